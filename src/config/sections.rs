@@ -1,0 +1,234 @@
+//! Every setting there is: its type, its default with the reason, and what it trades.
+//!
+//! The doc comments are the reference: `docs/configuration.md`, `config schema` and the file that `init` writes are made
+//! from them. A module receives its own section, never the whole [`Config`](super::Config).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::macros::{choice, section};
+use crate::secret::Secret;
+
+const fn rows(n: u32) -> NonZeroU32 {
+    NonZeroU32::new(n).expect("not zero")
+}
+
+section! {
+    /// The PostgreSQL database that holds the outbox.
+    pub struct DatabaseConfig in "database" {
+        /// Connection URL, `postgres://user:password@host:port/database`. `DATABASE_URL` sets it too. `url_file` names a file that holds it.
+        pub url: Secret = Secret::default(),
+        /// `disable`, `prefer` (TLS if the server offers it, certificate not checked), `require` (TLS, certificate not checked), `verify-ca`, or `verify-full` (chain and host name checked). `auto` means `verify-full`, but `disable` for Unix sockets and loopback hosts.
+        pub tls: TlsMode = TlsMode::Auto,
+        /// PEM file with the certificate authorities to trust. Unset: those of the operating system.
+        pub ca_file: Option<PathBuf> = None,
+        /// PEM file with the client certificate, for servers that ask for one. Needs `key_file`.
+        pub cert_file: Option<PathBuf> = None,
+        /// PEM file with the private key of `cert_file`.
+        pub key_file: Option<PathBuf> = None,
+        /// Connections for the lanes of the relay. Fewer than the shards an instance owns makes lanes wait for each other; more than the cores of PostgreSQL gains little.
+        pub pool_size: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
+        /// Longest wait for a new connection.
+        pub connect_timeout: Duration = Duration::from_secs(5),
+        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again.
+        pub statement_timeout: Duration = Duration::from_secs(30),
+    }
+}
+
+choice! {
+    /// How the connection to PostgreSQL is protected.
+    pub enum TlsMode { Auto = "auto", Disable = "disable", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca", VerifyFull = "verify-full" }
+}
+
+section! {
+    /// The outbox table.
+    pub struct OutboxConfig in "outbox" {
+        /// Shards that keys are spread over, used by `migrate up` while the table is still empty. One lane works per shard, so this bounds the number of instances that share the work.
+        pub shards: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
+    }
+}
+
+section! {
+    /// The relay: from `outbox_events` to Kafka.
+    pub struct RelayConfig in "relay" {
+        /// Whether `run` relays at all. Off for an instance that only consumes.
+        pub enabled: bool = true,
+        /// What a crash may repeat. `at-least-once`: at most one batch per shard again, contiguous and in the same order.
+        pub delivery: Delivery = Delivery::AtLeastOnce,
+        /// `key`: id order per key among the rows that are visible.
+        pub ordering: Ordering = Ordering::Key,
+        /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats.
+        pub batch_rows: NonZeroU32 = rows(2_000),
+        /// Most payload bytes in one batch of a shard, so that memory stays bounded whatever the rows hold. One row always fits, up to `max_record_bytes`.
+        pub batch_bytes: ByteSize = ByteSize::mib(4),
+        /// Largest record (key, value and headers, uncompressed). A larger one fails as a message and is never loaded. The topic's own `max.message.bytes` applies as well.
+        pub max_record_bytes: ByteSize = ByteSize::b(1_000_000),
+        /// Wait before looking for new rows just after some were found.
+        pub poll_min: Duration = Duration::from_millis(5),
+        /// Longest wait between two looks when the outbox is idle: the latency of the first event after a pause.
+        pub poll_max: Duration = Duration::from_millis(250),
+        /// How long an instance owns its shards without renewing. Shorter means faster takeover after a crash, and less patience with a stalled host.
+        pub lease: Duration = Duration::from_secs(15),
+        /// Time without any acknowledgement after which the producer is thrown away and the rest of the batch is sent with a new one. Kafka's own retries come first: this is for a client that is stuck.
+        pub publish_timeout: Duration = Duration::from_secs(120),
+        /// How long a topic that does not exist is waited for before its events fail.
+        pub unknown_topic_grace: Duration = Duration::from_secs(30),
+    }
+}
+
+choice! {
+    /// Delivery guarantee of the relay.
+    pub enum Delivery { AtLeastOnce = "at-least-once" }
+}
+
+choice! {
+    /// Which order is promised.
+    pub enum Ordering { Key = "key" }
+}
+
+section! {
+    /// Which topic an event goes to.
+    pub struct RoutingConfig in "routing" {
+        /// Topics that rows may name, as exact names or with `*` for any text. Empty: any topic. A row with another topic fails.
+        pub allowed_topics: Vec<String> = Vec::new(),
+        /// Rules for rows without a topic, first match wins: `[[routing.rule]]`.
+        pub rule: Vec<RoutingRule> = Vec::new(),
+    }
+}
+
+section! {
+    /// One rule for rows that name no topic.
+    pub struct RoutingRule in "routing.rule" {
+        /// Regular expression that the whole `aggregate_type` must match. Unset: any.
+        pub aggregate_type: Option<String> = None,
+        /// Regular expression that the whole `event_type` must match. Unset: any.
+        pub event_type: Option<String> = None,
+        /// The topic; `$1` or `${name}` insert groups of the expression (of `aggregate_type` if both are given), `{aggregate_type}` and `{event_type}` the row's own text.
+        pub topic: String = String::new(),
+    }
+}
+
+section! {
+    /// Headers of the Kafka records.
+    pub struct HeadersConfig in "headers" {
+        /// `cloudevents` (binary mode, `ce_*`), or `plain` (only `outbox-*`, the row's own headers and the trace headers).
+        pub profile: HeaderProfile = HeaderProfile::CloudEvents,
+        /// `ce_source` for rows without a source. Unset: `/` and the deployment name.
+        pub source: Option<String> = None,
+    }
+}
+
+choice! {
+    /// Which standard headers a record carries.
+    pub enum HeaderProfile { CloudEvents = "cloudevents", Plain = "plain" }
+}
+
+section! {
+    /// The connection to Kafka.
+    pub struct KafkaConfig in "kafka" {
+        /// Brokers to start from, `host:port,host:port`. `KAFKA_BOOTSTRAP_SERVERS` sets it too.
+        pub bootstrap_servers: String = String::new(),
+        /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`.
+        pub security_protocol: SecurityProtocol = SecurityProtocol::Plaintext,
+        /// SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+        pub sasl_mechanism: Option<String> = None,
+        /// SASL user name.
+        pub sasl_username: Option<String> = None,
+        /// SASL password. `sasl_password_file` names a file that holds it.
+        pub sasl_password: Secret = Secret::default(),
+        /// PEM file with the certificate authorities to trust. Unset: those of the operating system.
+        pub ca_file: Option<PathBuf> = None,
+        /// PEM file with the client certificate.
+        pub cert_file: Option<PathBuf> = None,
+        /// PEM file with the private key of `cert_file`.
+        pub key_file: Option<PathBuf> = None,
+        /// Passphrase of `key_file`. `key_password_file` names a file that holds it.
+        pub key_password: Secret = Secret::default(),
+        /// Any librdkafka setting, as text. Those that would break a promise are refused with the reason.
+        pub properties: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+choice! {
+    /// How the connection to Kafka is protected.
+    pub enum SecurityProtocol { Plaintext = "plaintext", Ssl = "ssl", SaslPlaintext = "sasl_plaintext", SaslSsl = "sasl_ssl" }
+}
+
+section! {
+    /// The companion consumer: from Kafka to projections.
+    pub struct ConsumerConfig in "consumer" {
+        /// Whether `run` consumes.
+        pub enabled: bool = true,
+        /// Consumer group: the name in Kafka, in `event_handled` and in `consumer_partitions`.
+        pub group: String = "outbox-relay".to_owned(),
+        /// Topics to read.
+        pub topics: Vec<String> = vec!["catalog-events".to_owned(), "order-events".to_owned()],
+        /// Most records that one PostgreSQL transaction folds.
+        pub batch_records: NonZeroU32 = rows(2_000),
+        /// How long to gather records before folding what there is: latency against transactions per second.
+        pub batch_wait: Duration = Duration::from_millis(20),
+        /// What to do with an event whose type no projection handles: `skip` counts it and goes on.
+        pub unknown_event: UnknownEvent = UnknownEvent::Skip,
+    }
+}
+
+choice! {
+    /// What the consumer does with an event type that no projection handles.
+    pub enum UnknownEvent { Skip = "skip" }
+}
+
+section! {
+    /// One projection: a SQL file that folds new events into a table. `[[projection]]`; without any, the built-in `product_metrics`.
+    pub struct ProjectionConfig in "projection" {
+        /// Name for logs and metrics.
+        pub name: String = String::new(),
+        /// Topics whose events it receives. Empty: all topics of the consumer.
+        pub topics: Vec<String> = Vec::new(),
+        /// Event types it handles. Empty: all.
+        pub event_types: Vec<String> = Vec::new(),
+        /// SQL file, relative to the settings file. It reads the relation `new_events`.
+        pub sql: PathBuf = PathBuf::new(),
+    }
+}
+
+section! {
+    /// The HTTP server for health and metrics.
+    pub struct AdminConfig in "admin" {
+        /// Whether `run` serves `/livez`, `/readyz` and `/metrics`.
+        pub enabled: bool = true,
+        /// Address and port. Port 0 takes a free one and logs it.
+        pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+    }
+}
+
+section! {
+    /// Logs.
+    pub struct TelemetryConfig in "telemetry" {
+        /// `auto` (text on a terminal, else JSON), `text` or `json`.
+        pub log_format: LogFormat = LogFormat::Auto,
+        /// Level, or levels per module, as in `info,outbox_relay::relay=debug`.
+        pub log_filter: String = "info".to_owned(),
+    }
+}
+
+choice! {
+    /// Format of log lines.
+    pub enum LogFormat { Auto = "auto", Text = "text", Json = "json" }
+}
+
+section! {
+    /// This process.
+    pub struct RunConfig in "run" {
+        /// Name of the deployment: all instances that share one outbox have the same one.
+        pub deployment: String = "outbox-relay".to_owned(),
+        /// Name of this instance in logs, metrics and `outbox_instances`. Unset: the host name and process id.
+        pub instance: Option<String> = None,
+        /// Longest drain after SIGTERM. What is not acknowledged by then stays PENDING.
+        pub shutdown_timeout: Duration = Duration::from_secs(10),
+    }
+}

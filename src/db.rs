@@ -1,0 +1,286 @@
+//! Connections to PostgreSQL: pools, TLS, session settings, and what an SQLSTATE means.
+//!
+//! Invariant: a connection goes back to its pool only after [`Connection::done`]. A future that is dropped in the middle
+//! of a transaction would otherwise hand the next user a session with that transaction still open, and an abandoned
+//! transaction pins the vacuum horizon for everybody.
+
+mod tls;
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, RecyclingMethod, Runtime};
+use tokio_postgres::error::SqlState;
+
+use crate::config::DatabaseConfig;
+use crate::error::{Code, Error};
+
+/// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
+/// locks from those of writers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Updates events, never inserts: the only role that the lock barrier may ignore.
+    Lane,
+    /// Leases, heartbeats and the barrier probe.
+    Lease,
+    Consumer,
+    /// Commands, health and gauges.
+    Admin,
+}
+
+impl Role {
+    pub fn application_name(self) -> &'static str {
+        match self {
+            Self::Lane => "outbox-relay lane",
+            Self::Lease => "outbox-relay lease",
+            Self::Consumer => "outbox-relay consumer",
+            Self::Admin => "outbox-relay admin",
+        }
+    }
+}
+
+/// A failure of the database, told apart by what the caller does about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// No connection, or it broke, or the server is starting, stopping, full or read-only: wait and try again. Whether a
+    /// COMMIT in flight took effect is unknown.
+    #[error("PostgreSQL is not reachable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server refused the user, the password, the database or the certificate: an operator must act.
+    #[error("PostgreSQL refused the connection")]
+    Denied(#[source] tokio_postgres::Error),
+    /// The statement failed: missing table, missing grant, bad data, or a bug.
+    #[error("statement failed")]
+    Statement(#[source] tokio_postgres::Error),
+}
+
+impl DbError {
+    /// Whether waiting can help.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// The SQLSTATE, if the server sent one.
+    pub fn sqlstate(&self) -> Option<&SqlState> {
+        match self {
+            Self::Unavailable(_) => None,
+            Self::Denied(error) | Self::Statement(error) => error.code(),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for DbError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(code) = error.code() else {
+            // No SQLSTATE: the connection broke, timed out or was never made. Errors of conversion on our side are bugs.
+            return if error.is_closed() || has_io_cause(&error) { Self::Unavailable(error.into()) } else { Self::Statement(error) };
+        };
+        // Classes of SQLSTATE: 08 connection, 53 resources, 57 operator intervention, 58 system, 40 rollback
+        // (serialization, deadlock), 55 object state (lock timeout). PostgreSQL documentation, appendix A.
+        match &code.code()[..2] {
+            "08" | "40" | "53" | "55" | "57" | "58" => Self::Unavailable(error.into()),
+            "28" | "3D" => Self::Denied(error),
+            // 25006: the server is read-only, as a standby during a failover is.
+            "25" if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Self::Unavailable(error.into()),
+            _ => Self::Statement(error),
+        }
+    }
+}
+
+fn has_io_cause(error: &tokio_postgres::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.is::<std::io::Error>() {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+impl From<deadpool_postgres::PoolError> for DbError {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        match error {
+            deadpool_postgres::PoolError::Backend(error) => error.into(),
+            deadpool_postgres::PoolError::PostCreateHook(HookError::Backend(error)) => error.into(),
+            other => Self::Unavailable(other.into()),
+        }
+    }
+}
+
+impl From<DbError> for Error {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Unavailable(_) => Self::new(Code::PostgresUnreachable, "cannot reach PostgreSQL")
+                .caused_by(error_source(error))
+                .hint("check database.url, and that the server runs and accepts connections; outbox-relay check tells more"),
+            DbError::Denied(_) => Self::new(Code::PostgresDenied, "PostgreSQL refused the connection")
+                .caused_by(error_source(error))
+                .hint("check the user, password and database in database.url, and pg_hba.conf"),
+            DbError::Statement(ref inner) => {
+                let outdated = matches!(
+                    inner.code(),
+                    Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN | &SqlState::UNDEFINED_FUNCTION)
+                );
+                let message = inner.as_db_error().map_or_else(|| inner.to_string(), |db| db.message().to_owned());
+                if outdated {
+                    Self::new(Code::SchemaOutdated, format!("the database schema is missing or older than this program: {message}"))
+                        .hint("run: outbox-relay migrate up")
+                } else {
+                    Self::new(Code::PostgresStatement, format!("a statement failed: {message}")).caused_by(error_source(error))
+                }
+            }
+        }
+    }
+}
+
+fn error_source(error: DbError) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        DbError::Unavailable(source) => source,
+        DbError::Denied(source) | DbError::Statement(source) => source.into(),
+    }
+}
+
+/// Where and how to connect. Cheap to clone; opens nothing by itself.
+#[derive(Debug, Clone)]
+pub struct Database {
+    config: tokio_postgres::Config,
+    tls: tls::Tls,
+    statement_timeout: Duration,
+}
+
+impl Database {
+    /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be read.
+    pub fn new(settings: &DatabaseConfig) -> Result<Self, Error> {
+        let mut config: tokio_postgres::Config = settings.url.expose().parse().map_err(|error: tokio_postgres::Error| {
+            // The parser's text never holds the URL, only the name of the bad part.
+            Error::new(Code::ConfigInvalid, format!("database.url is not a PostgreSQL URL: {error}"))
+                .hint("the form is postgres://user:password@host:port/database")
+        })?;
+        let tls = tls::Tls::new(settings, &config)?;
+        config
+            .ssl_mode(tls.mode())
+            .connect_timeout(settings.connect_timeout)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(3))
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(10));
+        Ok(Self { config, tls, statement_timeout: settings.statement_timeout })
+    }
+
+    /// A pool of `size` connections for one role. Connects on first use.
+    pub fn pool(&self, role: Role, size: usize) -> Pool {
+        self.pool_with_setup(role, size, "")
+    }
+
+    /// As [`Database::pool`], and runs `setup` (statements separated by `;`) on each new connection.
+    pub fn pool_with_setup(&self, role: Role, size: usize, setup: &'static str) -> Pool {
+        let config = self.session_config(role);
+        let manager = Manager::from_config(config, self.tls.connector(), ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let mut builder = deadpool_postgres::Pool::builder(manager)
+            .max_size(size)
+            .runtime(Runtime::Tokio1)
+            .create_timeout(Some(Duration::from_secs(10)));
+        if !setup.is_empty() {
+            builder = builder.post_create(Hook::async_fn(move |client, _| {
+                Box::pin(async move { client.batch_execute(setup).await.map_err(HookError::Backend) })
+            }));
+        }
+        let pool = builder.build().expect("a runtime is set, and nothing else can fail here");
+        Pool { inner: pool }
+    }
+
+    /// A connection outside any pool, for session state: advisory locks, COPY, migrations.
+    pub async fn connect(&self, role: Role) -> Result<tokio_postgres::Client, DbError> {
+        let (client, connection) = self.session_config(role).connect(self.tls.connector()).await?;
+        crate::supervisor::detach("postgres connection", async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "a PostgreSQL connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    /// The host and database, for messages. Never the password.
+    pub fn describe(&self) -> String {
+        let host = self.config.get_hosts().first().map_or_else(|| "localhost".to_owned(), |host| match host {
+            tokio_postgres::config::Host::Tcp(name) => name.clone(),
+            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+        });
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres");
+        format!("{host}:{port}/{database}")
+    }
+
+    fn session_config(&self, role: Role) -> tokio_postgres::Config {
+        let mut options = format!(
+            "-c statement_timeout={} -c idle_in_transaction_session_timeout=30000 -c lock_timeout={} -c jit=off -c timezone=UTC",
+            self.statement_timeout.as_millis(),
+            if role == Role::Lane { 5_000 } else { 0 },
+        );
+        if role == Role::Lane {
+            // The statistics of a queue table are always out of date, and a plan that was right for an empty table is
+            // a disaster for a full one. These leave the planner the partial index for the claim and the primary key
+            // for the settle, whatever it believes; `tests/it/query_plans.rs` holds it to that.
+            options.push_str(
+                " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c random_page_cost=0.1",
+            );
+        }
+        let mut config = self.config.clone();
+        config.application_name(role.application_name()).options(&options);
+        config
+    }
+}
+
+/// A pool for one [`Role`].
+#[derive(Debug, Clone)]
+pub struct Pool {
+    inner: deadpool_postgres::Pool,
+}
+
+impl Pool {
+    /// Waits for a free connection, or opens one.
+    pub async fn get(&self) -> Result<Connection, DbError> {
+        Ok(Connection { object: Some(self.inner.get().await?) })
+    }
+
+    /// Connections in use, idle and allowed, for the gauge.
+    pub fn usage(&self) -> (usize, usize, usize) {
+        let status = self.inner.status();
+        (status.size.saturating_sub(status.available), status.available, status.max_size)
+    }
+}
+
+/// A pooled connection that is thrown away unless its user says [`Connection::done`].
+pub struct Connection {
+    object: Option<Object>,
+}
+
+impl Connection {
+    /// The work is finished and no transaction is open: the pool may have the connection back.
+    pub fn done(mut self) {
+        drop(self.object.take());
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+impl Deref for Connection {
+    type Target = deadpool_postgres::ClientWrapper;
+
+    fn deref(&self) -> &Self::Target {
+        self.object.as_ref().expect("taken only when the connection is given up")
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.object.as_mut().expect("taken only when the connection is given up")
+    }
+}

@@ -1,0 +1,219 @@
+//! Every metric: name, labels, meaning. Nothing else in the code names one.
+//!
+//! Labels come from closed or configured sets (topics, shards, outcomes), never from keys, ids or error texts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// 5 ms to 60 s: what people wait for an event.
+const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// 0.5 ms to 10 s: what one database call or batch takes.
+const DURATION_BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const BATCH_BUCKETS: [f64; 10] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0];
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct TopicLabel {
+    pub topic: String,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct FailureLabels {
+    pub topic: String,
+    /// The class of the error, as in `docs/operations.md`.
+    pub reason: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ShardLabel {
+    pub shard: i64,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ComponentLabel {
+    /// `postgres` or `kafka`.
+    pub component: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct StateLabel {
+    pub state: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct PollLabel {
+    /// `full`, `partial` or `empty`.
+    pub result: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ConsumerLabels {
+    pub group: String,
+    pub topic: String,
+    /// `applied`, `duplicate`, `skipped` or `parked`.
+    pub outcome: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct PartitionLabels {
+    pub group: String,
+    pub topic: String,
+    pub partition: i64,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ProjectionLabel {
+    pub projection: String,
+}
+
+pub type FloatGauge = Gauge<f64, AtomicU64>;
+pub type CountGauge = Gauge<i64, AtomicI64>;
+
+/// All metrics of a process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    pub pending_events: CountGauge,
+    pub oldest_pending_age_seconds: FloatGauge,
+    pub failed_events: CountGauge,
+    pub held_events: CountGauge,
+    pub claimed_events: Family<TopicLabel, Counter>,
+    pub published_events: Family<TopicLabel, Counter>,
+    pub publish_failures: Family<FailureLabels, Counter>,
+    pub delivery_latency: Family<TopicLabel, Histogram>,
+    pub publish_duration: Histogram,
+    pub batch_events: Histogram,
+    pub poll_duration: Family<PollLabel, Histogram>,
+    pub db_pool_connections: Family<StateLabel, CountGauge>,
+    pub lease_held: Family<ShardLabel, CountGauge>,
+    pub sweep_found_below_watermark: Counter,
+    pub component_up: Family<ComponentLabel, CountGauge>,
+    pub consumer_lag_records: Family<PartitionLabels, CountGauge>,
+    pub consumer_events: Family<ConsumerLabels, Counter>,
+    pub process_duration: Family<ProjectionLabel, Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("outbox_relay");
+        macro_rules! register {
+            ($name:literal, $help:literal, $metric:expr) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+            ($name:literal, $help:literal, seconds $metric:expr) => {{
+                let metric = $metric;
+                registry.register_with_unit($name, $help, Unit::Seconds, metric.clone());
+                metric
+            }};
+        }
+        registry.register(
+            "build",
+            "What runs",
+            Info::new(vec![
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("librdkafka", rdkafka_version()),
+            ]),
+        );
+        let latency = || Histogram::new(LATENCY_BUCKETS);
+        let duration = || Histogram::new(DURATION_BUCKETS);
+        let pending_events = register!("pending_events", "Rows that wait to be published", CountGauge::default());
+        let oldest_pending_age_seconds =
+            register!("oldest_pending_age", "Age of the oldest row that waits: alert on this first", seconds FloatGauge::default());
+        let failed_events = register!("failed_events", "Rows that failed and need a decision", CountGauge::default());
+        let held_events = register!("held_events", "Rows that wait behind a failed or delayed row of their key", CountGauge::default());
+        let claimed_events = register!("claimed_events", "Rows claimed", Family::<TopicLabel, Counter>::default());
+        let published_events = register!("published_events", "Rows that Kafka acknowledged", Family::<TopicLabel, Counter>::default());
+        let publish_failures =
+            register!("publish_failures", "Failed attempts, by topic and class of error", Family::<FailureLabels, Counter>::default());
+        let delivery_latency = register!(
+            "delivery_latency",
+            "From the insert of the row (created_at) to the acknowledgement of Kafka",
+            seconds Family::<TopicLabel, Histogram>::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS))
+        );
+        let publish_duration = register!("publish_duration", "From handing over a batch to its last acknowledgement", seconds latency());
+        let batch_events = register!("batch_events", "Events per batch", Histogram::new(BATCH_BUCKETS));
+        let poll_duration = register!(
+            "poll_duration",
+            "Time of the settle-and-claim transaction",
+            seconds Family::<PollLabel, Histogram>::new_with_constructor(|| Histogram::new(DURATION_BUCKETS))
+        );
+        let db_pool_connections =
+            register!("db_pool_connections", "Connections of the lane pool", Family::<StateLabel, CountGauge>::default());
+        let lease_held = register!("lease_held", "1 for each shard this instance owns", Family::<ShardLabel, CountGauge>::default());
+        let sweep_found_below_watermark = register!(
+            "sweep_found_below_watermark",
+            "Rows found below the scan bound: must stay 0",
+            Counter::default()
+        );
+        let component_up = register!("component_up", "1 while PostgreSQL or Kafka answers", Family::<ComponentLabel, CountGauge>::default());
+        let consumer_lag_records =
+            register!("consumer_lag_records", "Records not yet folded, per partition", Family::<PartitionLabels, CountGauge>::default());
+        let consumer_events =
+            register!("consumer_events", "Records read by the consumer, by outcome", Family::<ConsumerLabels, Counter>::default());
+        let process_duration = register!(
+            "process_duration",
+            "Time of one fold of a batch",
+            seconds Family::<ProjectionLabel, Histogram>::new_with_constructor(|| Histogram::new(DURATION_BUCKETS))
+        );
+        // Sets that are known beforehand start at 0, so that rate() and absent() work from the first scrape.
+        for component in ["postgres", "kafka"] {
+            component_up.get_or_create(&ComponentLabel { component }).set(0);
+        }
+        for result in ["full", "partial", "empty"] {
+            drop(poll_duration.get_or_create(&PollLabel { result }));
+        }
+        let _ = duration;
+        Self {
+            registry: Arc::new(registry),
+            pending_events,
+            oldest_pending_age_seconds,
+            failed_events,
+            held_events,
+            claimed_events,
+            published_events,
+            publish_failures,
+            delivery_latency,
+            publish_duration,
+            batch_events,
+            poll_duration,
+            db_pool_connections,
+            lease_held,
+            sweep_found_below_watermark,
+            component_up,
+            consumer_lag_records,
+            consumer_events,
+            process_duration,
+        }
+    }
+
+    /// Sets whether a component answers.
+    pub fn set_component(&self, component: &'static str, up: bool) {
+        self.component_up.get_or_create(&ComponentLabel { component }).set(i64::from(up));
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut buffer = String::new();
+        text::encode(&mut buffer, &self.registry).expect("writing to a String cannot fail");
+        buffer
+    }
+}
+
+fn rdkafka_version() -> String {
+    crate::broker::librdkafka_version()
+}
