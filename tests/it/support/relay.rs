@@ -87,7 +87,7 @@ impl RelaySettings {
             .spawn()
             .expect("the binary starts");
         leave_to_the_reaper(child.id());
-        Relay { child, log, folder, ended: None }
+        Relay { child, log, _folder: folder, ended: None }
     }
 
     /// Starts the process and waits until `/readyz` says 200.
@@ -128,8 +128,7 @@ pub struct Relay {
     child: Child,
     pub log: PathBuf,
     /// Holds the log and the settings file.
-    #[expect(dead_code, reason = "removed on drop")]
-    folder: TempDir,
+    _folder: TempDir,
     ended: Option<ExitStatus>,
 }
 
