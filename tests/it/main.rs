@@ -3,4 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test may fail and may talk")]
 #![allow(clippy::large_futures, reason = "a scenario is one long future on a stack of its own")]
 
+mod bad_input;
+mod delivery;
+mod migrations;
+mod ordering;
+mod outage;
+mod shutdown;
 mod support;

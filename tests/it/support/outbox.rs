@@ -60,6 +60,26 @@ impl NewRow {
     }
 }
 
+/// Runs one statement as someone at a terminal would: with psql where there is one, and else by the simple protocol that
+/// psql uses. Returns the first column of the first row.
+pub async fn psql(database: &TestDatabase, statement: &str) -> String {
+    let arguments = ["-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-d", &database.url, "-c", statement];
+    match tokio::process::Command::new("psql").args(arguments).output().await {
+        Ok(output) => {
+            assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+        }
+        Err(_) => {
+            let messages = database.connect().await.simple_query(statement).await.expect("the statement");
+            let row = messages.iter().find_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            });
+            row.unwrap_or_default()
+        }
+    }
+}
+
 /// What the tests look at in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {

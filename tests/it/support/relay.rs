@@ -231,11 +231,12 @@ impl Drop for Relay {
     }
 }
 
-/// Shards with a live lease, by the name of the instance.
+/// Number of shards with a live lease, by the name of the instance.
 pub async fn leases(client: &Client) -> std::collections::BTreeMap<String, i64> {
     let rows = client
         .query(
-            "select owner::text, count(*) from outbox_shards where owner is not null and lease_until > clock_timestamp() group by owner",
+            "select name, count(*) from outbox_shards join outbox_instances on instance = owner \
+             where lease_until > clock_timestamp() group by name",
             &[],
         )
         .await
