@@ -26,6 +26,7 @@ async fn a_row_inserted_with_psql_is_the_record_that_the_contract_describes() {
     let statement = NewRow::new(&topic.name, "4711", r#"{"b": 1, "a": [1.50, null, "ü\n"], "b": 2}"#)
         .text("event_id", "0190a5de-0000-7000-8000-000000000001")
         .text("partition_key", "customer:42")
+        .sql("event_version", "3")
         .text("headers", r#"{"x-tenant": "7", "x-empty": "", "Ünicode": "✓"}"#)
         .text("correlation_id", "saga-88f1")
         .text("causation_id", "cmd-3")
@@ -59,6 +60,8 @@ async fn a_row_inserted_with_psql_is_the_record_that_the_contract_describes() {
         ("ce_source", "/shop"),
         ("ce_subject", "4711"),
         ("ce_time", "2031-05-04T09:12:44.123456Z"),
+        ("ce_aggregatetype", "Order"),
+        ("ce_eventversion", "3"),
         ("content-type", "application/json"),
     ]);
     assert_eq!(headers(record), expected);
@@ -97,6 +100,8 @@ async fn the_least_row_has_only_the_headers_that_are_always_there() {
         ("ce_type", "OrderCreatedEvent"),
         ("ce_source", "/shop"),
         ("ce_subject", "4711"),
+        ("ce_aggregatetype", "Order"),
+        ("ce_eventversion", "1"),
         ("content-type", "application/json"),
     ]);
     assert_eq!((record.outbox_id(), found), (id, expected));
@@ -110,6 +115,25 @@ async fn the_plain_profile_adds_nothing_of_cloudevents() {
     let record = &topic.wait_for_records(1).await[0];
     let names: Vec<&str> = headers(record).into_keys().collect();
     assert_eq!(names, ["outbox-event-id", "outbox-id", "x"]);
+}
+
+/// Services forward the headers of what they consumed: those must not make the new record look like the old one.
+#[tokio::test]
+async fn own_headers_replace_the_standard_ones_but_not_the_identity() {
+    let (database, topic, _relay) = relay_of("own", |settings| settings).await;
+    let client = database.connect().await;
+    let headers_of_another = r#"{"outbox-id": "1", "outbox-event-id": "x", "outbox-replay-of": "9", "correlation-id": "own",
+        "content-type": "application/vnd.shop+json", "ce_source": "/own"}"#;
+    let row =
+        NewRow::new(&topic.name, "4711", "{}").text("headers", headers_of_another).text("correlation_id", "column");
+    let id = row.insert(&client).await;
+    let record = &topic.wait_for_records(1).await[0];
+    assert_eq!(record.outbox_id(), id);
+    assert_ne!(record.header("outbox-event-id"), Some("x"));
+    assert_eq!(record.header("outbox-replay-of"), None);
+    assert_eq!(record.header("correlation-id"), Some("own"));
+    assert_eq!(record.header("content-type"), Some("application/vnd.shop+json"));
+    assert_eq!(record.header("ce_source"), Some("/own"));
 }
 
 #[tokio::test]

@@ -4,9 +4,14 @@
 #![allow(clippy::large_futures, reason = "a scenario is one long future on a stack of its own")]
 
 mod bad_input;
+mod cli;
+mod consumer;
+mod crash;
 mod delivery;
 mod migrations;
 mod ordering;
 mod outage;
+mod query_plans;
 mod shutdown;
+mod sql_files;
 mod support;

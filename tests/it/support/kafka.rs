@@ -244,3 +244,30 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
+
+#[tokio::test]
+async fn a_reader_sees_every_record_of_every_partition_as_it_was_written() {
+    use rdkafka::message::{Header, OwnedHeaders};
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    let topic = Topic::create("reader", 3).await;
+    let producer: BaseProducer = client_config(&topic.bootstrap).create().expect("producer");
+    for n in 0..30 {
+        let (key, value) = (format!("k{n}"), format!("v{n}"));
+        let headers = OwnedHeaders::new().insert(Header { key: "outbox-id", value: Some(&n.to_string()) });
+        let record =
+            BaseRecord::to(&topic.name).key(&key).headers(headers).timestamp(1_000 + n).partition((n % 3) as i32);
+        let record = if n == 7 { record } else { record.payload(&value) };
+        producer.send(record).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("acknowledged");
+    let records = topic.wait_for_records(30).await;
+    assert_eq!(records.len(), 30);
+    let seven = records.iter().find(|record| record.outbox_id() == 7).expect("the seventh");
+    assert_eq!(
+        (seven.key_text(), seven.value_text(), seven.timestamp_ms, seven.partition),
+        (Some("k7"), None, Some(1_007), 1)
+    );
+    assert_eq!(seven.offset, 2);
+    assert_eq!(sent_ids(&records)["k29"], [29]);
+}

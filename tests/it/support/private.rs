@@ -144,3 +144,21 @@ impl Drop for Guarded {
         drop(self.guard.wait());
     }
 }
+
+#[tokio::test]
+async fn a_private_server_comes_back_on_its_port_with_its_data() {
+    let (kafka, postgres) = tokio::join!(PrivateKafka::start(), PrivatePostgres::start());
+    let topic = super::Topic::create_on(&kafka.bootstrap, "private", 1).await;
+    kafka.stop(StopMode::Crash).await;
+    let database = super::TestDatabase { url: postgres.url.clone() };
+    database.connect().await.batch_execute("create table t ()").await.expect("a table");
+    postgres.restart(StopMode::Crash).await;
+    database.reconnect().await.query_one("select count(*) from t", &[]).await.expect("the table is there");
+    kafka.start_again().await;
+    assert_eq!(topic.len().await, 0, "the topic is there");
+    let folders = [kafka.parts.folder.clone(), postgres.parts.folder.clone()];
+    drop((kafka, postgres));
+    for folder in folders {
+        assert!(!folder.exists(), "{} was left behind", folder.display());
+    }
+}
