@@ -19,6 +19,23 @@ const fn rows(n: u32) -> NonZeroU32 {
 }
 
 section! {
+    /// All settings, checked. Modules receive their section by value.
+    pub struct Config in "" {
+        pub database: DatabaseConfig = DatabaseConfig::default(),
+        pub outbox: OutboxConfig = OutboxConfig::default(),
+        pub relay: RelayConfig = RelayConfig::default(),
+        pub routing: RoutingConfig = RoutingConfig::default(),
+        pub headers: HeadersConfig = HeadersConfig::default(),
+        pub kafka: KafkaConfig = KafkaConfig::default(),
+        pub consumer: ConsumerConfig = ConsumerConfig::default(),
+        pub projection: Vec<ProjectionConfig> = Vec::new(),
+        pub admin: AdminConfig = AdminConfig::default(),
+        pub telemetry: TelemetryConfig = TelemetryConfig::default(),
+        pub run: RunConfig = RunConfig::default(),
+    }
+}
+
+section! {
     /// The PostgreSQL database that holds the outbox.
     pub struct DatabaseConfig in "database" {
         /// Connection URL, `postgres://user:password@host:port/database`. `DATABASE_URL` sets it too. `url_file` names a file that holds it.
