@@ -6,12 +6,15 @@
 
 mod effective;
 mod environment;
+mod example;
 mod macros;
 mod mask;
 mod problem;
 mod reader;
+mod reference;
 mod report;
 mod rules;
+mod schema;
 mod sections;
 mod source;
 mod spec;
@@ -28,12 +31,14 @@ use toml::de::DeTable;
 
 use mask::Masked;
 use reader::{Reader, Scope};
-use source::SettingsFile;
 use spec::Section as _;
 
 pub use effective::{EffectiveValue, effective};
+pub use example::commented_toml;
 pub use problem::{Origin, Problem, Provenance};
+pub use reference::reference_markdown;
 pub use report::{ConfigError, ProblemRow};
+pub use schema::schema;
 pub use sections::*;
 pub use source::Sources;
 
@@ -92,8 +97,16 @@ impl Config {
         if reader.problems.is_empty() {
             return Ok(Loaded { config, provenance: reader.provenance, file: file.map(|file| file.path) });
         }
-        let Reader { problems, hidden, .. } = reader;
-        let shown = file.as_ref().map(|file| (file.name(), masked(file, table.as_ref().map(Spanned::get_ref), hidden)));
+        let Reader { problems, mut hidden, .. } = reader;
+        let shown = file.as_ref().map(|file| {
+            if let Some(table) = &table {
+                mask::in_values(table.get_ref(), &mut hidden);
+            }
+            mask::in_lines(&file.text, &mut hidden);
+            let broken = syntax.iter().filter_map(|error| Some(error.span()?.start));
+            mask::in_broken_lines(&file.text, broken, &root.open_keys(), &mut hidden);
+            (file.name(), Masked::new(&file.text, hidden))
+        });
         Err(ConfigError::new(problems, shown))
     }
 }
@@ -109,12 +122,4 @@ fn report_syntax(reader: &mut Reader<'_>, errors: &[toml::de::Error]) {
     }
     reader.problems.retain(|problem| problem.origin.position().is_none_or(|(line, _)| !lines.contains(&line)));
     reader.problems.extend(problems);
-}
-
-fn masked(file: &SettingsFile, table: Option<&DeTable<'_>>, mut hidden: Vec<std::ops::Range<usize>>) -> Masked {
-    if let Some(table) = table {
-        mask::in_values(table, &mut hidden);
-    }
-    mask::in_lines(&file.text, &mut hidden);
-    Masked::new(&file.text, hidden)
 }

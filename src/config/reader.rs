@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
     /// A place in the settings file.
     pub(super) fn place(&self, span: Range<usize>) -> Origin {
         let Some(file) = self.file else { return Origin::Default };
-        let before = &file.text[..span.start.min(file.text.len())];
+        let before = &file.text[..file.text.floor_char_boundary(span.start)];
         let line = before.matches('\n').count() + 1;
         let column = before[before.rfind('\n').map_or(0, |end| end + 1)..].chars().count() + 1;
         Origin::File { name: file.name(), line, column, span }

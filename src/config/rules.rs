@@ -16,6 +16,8 @@ use super::{Config, ConsumerConfig, DatabaseConfig, HeadersConfig, Needs, Outbox
 use super::value::Scalar;
 use names::{is_name, legal_topic};
 
+pub(super) use kafka::refused_properties;
+
 /// Adds every broken rule to the problems of `reader`.
 pub(super) fn check(config: &Config, needs: Needs, reader: &mut Reader<'_>) {
     let mut rules = Rules { reader };

@@ -130,6 +130,13 @@ impl SectionSpec {
         keys
     }
 
+    /// Every key in the whole file that holds no secret.
+    pub(super) fn open_keys(&self) -> Vec<String> {
+        let tables = self.tables();
+        let keys = |table: &&Self| table.keys().into_iter().filter(|key| !table.is_secret(key)).collect::<Vec<_>>();
+        tables.iter().flat_map(keys).collect()
+    }
+
     /// This table and every one below it, in the order of the reference.
     pub(super) fn tables(&self) -> Vec<&Self> {
         let mut tables = vec![self];
@@ -176,4 +183,18 @@ impl SectionSpec {
 /// `section.key`, or `key` at the top.
 pub(super) fn join(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
+}
+
+/// A doc comment as one line.
+pub(super) fn prose(doc: &str) -> String {
+    doc.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A default as TOML. JSON of texts, numbers, truth values and lists of them is TOML; unset is empty text.
+pub(super) fn toml_text(value: &Value) -> String {
+    match value {
+        Value::Null => "\"\"".to_owned(),
+        Value::Array(items) => format!("[{}]", items.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => value.to_string(),
+    }
 }

@@ -70,3 +70,11 @@ listen = "localhost:80"
     }
     println!("{:?}", Config::load(&sources, Needs::DATABASE).unwrap().config);
 }
+
+#[test]
+fn write() {
+    std::fs::create_dir_all("docs").unwrap();
+    std::fs::write("docs/configuration.md", reference_markdown()).unwrap();
+    std::fs::write("relay.toml", commented_toml()).unwrap();
+    std::fs::write("/tmp/relay.schema.json", schema().to_string()).unwrap();
+}

@@ -20,6 +20,7 @@ use super::spec::Kind;
 use super::suggest;
 
 pub(super) use containers::{is_secret_property, scalar_settings};
+pub(super) use units::{DURATION_PATTERN, SIZE_PATTERN};
 
 /// Anything that can be a field of a section: a [`Scalar`], an optional one, a list, a map, or another section.
 pub(super) trait Setting: Sized {

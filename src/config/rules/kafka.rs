@@ -93,6 +93,11 @@ const REFUSED: &[Refused] = &[
     refused(&["ssl.key.password"], &[], "it has a setting of its own", "use `kafka.key_password` or `kafka.key_password_file`"),
 ];
 
+/// Names, reason and advice of the settings that are refused, for the reference.
+pub(in crate::config) fn refused_properties() -> impl Iterator<Item = (&'static [&'static str], &'static str, &'static str)> {
+    REFUSED.iter().map(|refused| (refused.names, refused.why, refused.help))
+}
+
 /// Mechanisms that go by user name and password.
 const WITH_PASSWORD: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
