@@ -4,6 +4,7 @@
 //! groups, but it keeps its records in memory, at most 5 MB per partition, and then forgets the oldest
 //! (`rdkafka_mock.c`). It answers no admin requests, so topics are made through its handle.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -44,7 +45,7 @@ pub struct DemoKafka {
     settings: KafkaConfig,
     topics: Topics,
     /// Owns the mock cluster, and reads end offsets.
-    client: BaseConsumer,
+    client: Arc<BaseConsumer>,
     in_process: bool,
 }
 
@@ -67,7 +68,7 @@ impl DemoKafka {
             cluster.bootstrap_servers()
         };
         let settings = KafkaConfig { bootstrap_servers, ..KafkaConfig::default() };
-        Ok(Self { settings, topics, client, in_process: true })
+        Ok(Self { settings, topics, client: Arc::new(client), in_process: true })
     }
 
     /// Makes new topics, named after `run`, on the Kafka at `bootstrap_servers`; nothing that is there is touched.
@@ -89,8 +90,10 @@ impl DemoKafka {
                     .hint("the demo makes two topics of its own; give it a Kafka where it may")
             })?;
         }
-        let client = config.set("group.id", CLIENT_ID).create().map_err(unreachable)?;
-        Ok(Self { settings, topics, client, in_process: false })
+        let client: BaseConsumer = config.set("group.id", CLIENT_ID).create().map_err(unreachable)?;
+        let kafka = Self { settings, topics, client: Arc::new(client), in_process: false };
+        kafka.wait_until_ready().await?;
+        Ok(kafka)
     }
 
     pub fn settings(&self) -> &KafkaConfig {
@@ -105,26 +108,31 @@ impl DemoKafka {
         self.in_process
     }
 
-    /// How many records the topics have ever received. Blocks for a round trip per partition.
-    pub fn records(&self) -> Result<u64> {
-        let mut records = 0;
-        for topic in self.topics.names() {
-            for partition in 0..PARTITIONS {
-                let (_, end) = self.client.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT).map_err(unreachable)?;
-                records += u64::try_from(end).unwrap_or(0); // The topics are ours: they began at offset 0.
+    /// How many records the topics have ever received.
+    pub async fn records(&self) -> Result<u64> {
+        let (client, topics) = (Arc::clone(&self.client), self.topics.names());
+        let count = move || {
+            let mut records = 0;
+            for topic in topics {
+                for partition in 0..PARTITIONS {
+                    let (_, end) = client.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT).map_err(unreachable)?;
+                    records += u64::try_from(end).unwrap_or(0); // The topics are ours: they began at offset 0.
+                }
             }
-        }
-        Ok(records)
+            Ok(records)
+        };
+        let counted = tokio::task::spawn_blocking(count).await;
+        counted.map_err(|error| Error::new(Code::Unexpected, "counting records panicked").caused_by(error))?
     }
 
     /// Waits until every partition has a leader that answers: a topic that was just created may not have one yet.
-    pub fn wait_until_ready(&self) -> Result<()> {
+    async fn wait_until_ready(&self) -> Result<()> {
         let started = Instant::now();
         loop {
-            match self.records() {
+            match self.records().await {
                 Ok(_) => return Ok(()),
                 Err(error) if started.elapsed() > REQUEST_TIMEOUT => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     }
@@ -160,10 +168,10 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_kafka_in_this_process_counts_what_it_receives() {
+    #[tokio::test]
+    async fn the_kafka_in_this_process_counts_what_it_receives() {
         let kafka = DemoKafka::in_process().unwrap();
-        assert_eq!(kafka.records().unwrap(), 0);
+        assert_eq!(kafka.records().await.unwrap(), 0);
         let mut config = client_config::common(kafka.settings(), "test");
         let producer: BaseProducer = config.set("enable.idempotence", "true").create().unwrap();
         for n in 0..100 {
@@ -172,6 +180,6 @@ mod tests {
             producer.send(BaseRecord::to(&topic).key(&key).payload("{}")).map_err(|(error, _)| error).unwrap();
         }
         producer.flush(REQUEST_TIMEOUT).unwrap();
-        assert_eq!(kafka.records().unwrap(), 100);
+        assert_eq!(kafka.records().await.unwrap(), 100);
     }
 }

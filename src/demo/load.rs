@@ -44,7 +44,7 @@ const LATE_EVENTS: usize = 3;
 /// What the writers do.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadSettings {
-    /// Events per second, all writers together.
+    /// Events per second that commit, all writers together; what rolls back comes on top.
     pub rate: u32,
     /// The same seed gives the same business.
     pub seed: u64,
@@ -102,8 +102,9 @@ struct Pace {
 
 impl Pace {
     fn of_writer(rate: u32, number: u16) -> Self {
+        let written = f64::from(rate.max(1)) * 100.0 / f64::from(100 - ROLLBACKS_PERCENT);
         let events = (rate / TRANSACTIONS_PER_SECOND).clamp(1, EVENTS_PER_TRANSACTION_MAX);
-        let every = Duration::from_secs_f64(f64::from(events) * f64::from(WRITERS) / f64::from(rate.max(1)));
+        let every = Duration::from_secs_f64(f64::from(events) * f64::from(WRITERS) / written);
         Self { events: events as usize, every, first_after: every.mul_f64(f64::from(number) / f64::from(WRITERS)) }
     }
 }
@@ -323,7 +324,8 @@ mod tests {
         for rate in [1, 50, 999, 2_000, 20_000, 150_000] {
             let paces: Vec<_> = (0..WRITERS).map(|number| Pace::of_writer(rate, number)).collect();
             let sum: f64 = paces.iter().map(|pace| pace.events as f64 / pace.every.as_secs_f64()).sum();
-            assert!((sum / f64::from(rate) - 1.0).abs() < 0.01, "{sum} instead of {rate}");
+            let committed = sum * f64::from(100 - ROLLBACKS_PERCENT) / 100.0;
+            assert!((committed / f64::from(rate) - 1.0).abs() < 0.01, "{committed} instead of {rate}");
             assert!(paces.iter().all(|pace| pace.first_after < pace.every), "a writer misses its first turn at {rate}");
         }
     }
