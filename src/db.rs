@@ -60,6 +60,18 @@ impl DbError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// The message with every cause, for one line of a log.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            text.push_str(": ");
+            text.push_str(&inner.to_string());
+            cause = inner.source();
+        }
+        text
+    }
+
     /// The SQLSTATE, if the server sent one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
