@@ -1,1 +1,32 @@
-fn main(){}
+//! The binary: parses the command line, runs one command, and turns its outcome into an exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use outbox_relay::cli::Cli;
+use outbox_relay::error::{Code, Error, Result};
+use outbox_relay::{commands, output};
+
+fn main() -> ExitCode {
+    // A usage error ends here, with exit status 2.
+    let cli = Cli::parse();
+    output::set_colour(cli.global.color);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::report(&error);
+            ExitCode::from(error.code().exit() as u8)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(Code::Unexpected, "cannot start the runtime").caused_by(error))?;
+    let outcome = runtime.block_on(commands::run(cli));
+    // A thread that is still waiting for the network must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
