@@ -1,10 +1,9 @@
 //! The HTTP server of a running instance: `/livez`, `/readyz[?verbose]`, `/healthz`, `/metrics`.
 //!
 //! Owns the routes; the connections are `serve`'s, what is healthy is decided by those who hold the handles of
-//! [`health::Health`]. Knows no database and no broker, so an answer takes no longer because one of them is down.
+//! [`Health`]. Knows no database and no broker, so an answer takes no longer because one of them is down.
 //! Invariant: no request reads or changes data. Routes that do need tokens; with these, any address may be listened on.
 
-pub mod health;
 mod serve;
 
 use std::io;
@@ -20,10 +19,11 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::config::AdminConfig;
 use crate::error::{Code, Error, Result};
+use crate::health::{Health, Report};
 use crate::metrics::Metrics;
-use health::{Health, Report};
 
 /// Longest work on one request. Today every answer comes from memory, so only a bug can reach it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -147,7 +147,7 @@ fn failure(status: StatusCode, code: &str, message: &str, path: &str) -> Respons
     let body = serde_json::json!({
         "code": code,
         "message": message,
-        "timestamp": jiff::Timestamp::now().to_string(),
+        "timestamp": clock::wall().to_string(),
         "path": path,
         "details": null,
     });
