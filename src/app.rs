@@ -1,1 +1,107 @@
-//! (being written)
+//! Settings to a running process: the only place that puts the modules together.
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::broker::admin::Admin;
+use crate::broker::client_config;
+use crate::broker::publisher::PublisherSettings;
+use crate::broker::topics::TopicCatalog;
+use crate::config::Config;
+use crate::db::{Database, Role};
+use crate::error::Result;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::outbox::PgOutbox;
+use crate::outbox::leases::Leases;
+use crate::relay::encode::Encoder;
+use crate::relay::routing::Routing;
+use crate::relay::{self, AckTap, RelayHealth};
+use crate::supervisor::Supervisor;
+
+/// Everything that `run` may run, built and not yet started.
+pub struct App {
+    config: Config,
+    instance: Uuid,
+    name: String,
+    database: Database,
+    metrics: Metrics,
+    health: Health,
+    ack_tap: Option<AckTap>,
+}
+
+impl App {
+    /// Builds from checked settings. Connects to nothing yet.
+    ///
+    /// Errors: a certificate, a URL or a librdkafka setting that cannot be used.
+    pub fn build(config: Config) -> Result<Self> {
+        let database = Database::new(&config.database)?;
+        let instance = Uuid::new_v4();
+        let name = config.run.instance.clone().unwrap_or_else(|| default_instance_name(instance));
+        Ok(Self { config, instance, name, database, metrics: Metrics::new(), health: Health::default(), ack_tap: None })
+    }
+
+    /// Calls `tap` with the ids of each acknowledged batch, for measuring.
+    #[must_use]
+    pub fn with_ack_tap(mut self, tap: AckTap) -> Self {
+        self.ack_tap = Some(tap);
+        self
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Name of this instance in logs and in `outbox_instances`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs until `stop` is cancelled and everything in hand is settled, or until a part fails; then the rest stops too.
+    pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        let mut supervisor = Supervisor::new(stop.clone());
+        if self.config.relay.enabled {
+            supervisor.spawn("relay", relay::run(self.relay_parts()?, stop.clone()));
+        }
+        supervisor.wait().await
+    }
+
+    fn relay_parts(&self) -> Result<relay::Parts> {
+        let Config { relay, routing, headers, kafka, run, database, .. } = &self.config;
+        let lease_pool = self.database.pool(Role::Lease, 2);
+        let lane_pool = self.database.pool(Role::Lane, usize::from(database.pool_size.get()));
+        let client_id = format!("{}-{}", run.deployment, self.name);
+        let record_bytes_max = relay.max_record_bytes.as_u64();
+        let health = RelayHealth::new(self.health.check("postgres"), self.health.check("kafka"), self.metrics.clone());
+        Ok(relay::Parts {
+            outbox: PgOutbox::new(lane_pool, relay.lease),
+            leases: Leases::new(lease_pool.clone(), self.instance, self.name.clone(), relay.lease),
+            lease_pool,
+            admin_pool: self.database.pool(Role::Admin, 1),
+            catalog: TopicCatalog::new(Admin::new(kafka)?, relay.unknown_topic_grace),
+            encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),
+            publisher: PublisherSettings {
+                client: client_config::producer(kafka, &client_id, record_bytes_max),
+                publish_timeout: relay.publish_timeout,
+                name: String::new(),
+            },
+            client_id,
+            metrics: self.metrics.clone(),
+            health,
+            ack_tap: self.ack_tap.clone(),
+            shutdown_timeout: run.shutdown_timeout,
+            settings: relay.clone(),
+        })
+    }
+}
+
+/// Host and process, or a part of the instance's own id where the host has no name.
+fn default_instance_name(instance: Uuid) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    if host.is_empty() { instance.simple().to_string()[..8].to_owned() } else { format!("{host}-{}", std::process::id()) }
+}

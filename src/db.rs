@@ -218,7 +218,7 @@ impl Database {
             self.statement_timeout.as_millis(),
             if role == Role::Lane { 5_000 } else { 0 },
         );
-        if role == Role::Lane {
+        if matches!(role, Role::Lane | Role::Lease) {
             // The statistics of a queue table are always out of date, and a plan that was right for an empty table is
             // a disaster for a full one. These leave the planner the partial index for the claim and the primary key
             // for the settle, whatever it believes; `tests/it/query_plans.rs` holds it to that.

@@ -1,8 +1,8 @@
 //! An event as the outbox holds it.
 
 use std::fmt;
-use std::time::SystemTime;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 /// Number of a shard, 0 to the number of shards less one.
@@ -13,11 +13,17 @@ pub type ShardId = i16;
 pub struct OutboxEvent {
     pub id: i64,
     pub event_id: Uuid,
+    pub event_type: String,
+    pub event_version: i32,
     pub aggregate_type: Option<String>,
     pub aggregate_id: Option<String>,
-    pub event_type: String,
     pub topic: Option<String>,
-    pub partition_key: Option<String>,
+    /// The key of the record, by which order is kept: `partition_key`, else the aggregate id, else none. Of a key that is
+    /// too long to be sent, its digest; `key_bytes` tells.
+    pub key: Option<String>,
+    pub key_bytes: u32,
+    /// What the row takes in memory. Above the limit of a record the payload and the headers were not read.
+    pub bytes: u64,
     pub payload: Payload,
     /// The JSON text of the `headers` column.
     pub headers: Option<String>,
@@ -26,16 +32,9 @@ pub struct OutboxEvent {
     pub source: Option<String>,
     pub traceparent: Option<String>,
     pub retry_count: i32,
-    /// Seconds until the event is due; `None` when it is due now.
+    /// Seconds until the event is due, by the clock of the database; `None` when it is due now.
     pub due_in_seconds: Option<f64>,
-    pub created_at: SystemTime,
-}
-
-impl OutboxEvent {
-    /// The key of the record: `partition_key`, else the aggregate, else none. Order is kept per key.
-    pub fn key(&self) -> Option<&str> {
-        self.partition_key.as_deref().or(self.aggregate_id.as_deref())
-    }
+    pub created_at: Timestamp,
 }
 
 /// What the record's value will be.
@@ -47,8 +46,6 @@ pub enum Payload {
     Raw(Vec<u8>),
     /// Both columns null: a tombstone.
     Tombstone,
-    /// Larger than a record may be, so it was not read. The size is in bytes.
-    TooLarge(u64),
 }
 
 impl fmt::Debug for Payload {
@@ -58,7 +55,6 @@ impl fmt::Debug for Payload {
             Self::Json(bytes) => write!(f, "Json({} bytes)", bytes.len()),
             Self::Raw(bytes) => write!(f, "Raw({} bytes)", bytes.len()),
             Self::Tombstone => f.write_str("Tombstone"),
-            Self::TooLarge(bytes) => write!(f, "TooLarge({bytes} bytes)"),
         }
     }
 }

@@ -1,1 +1,151 @@
-//! (being written)
+//! The schema: embedded migrations, applied once however many instances start together.
+//!
+//! refinery has no lock of its own, so everything here runs under an advisory lock. Each migration is one transaction.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::db::{Database, DbError, Role};
+use crate::error::{Code, Error, Result};
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// Key of the advisory lock: the bytes of "outbox" as a number. Any other program that takes the same lock would only wait.
+const LOCK_KEY: i64 = 0x6f75_7462_6f78;
+
+/// Longest wait for another instance that migrates. Migrations of a large table take long; a lock that is never released
+/// must not hang a start for ever. A guess.
+const LOCK_WAIT: Duration = Duration::from_secs(300);
+
+const LOCK: &str = include_str!("migrations/sql/lock.sql");
+const SET_SHARDS: &str = include_str!("migrations/sql/set_shards.sql");
+const SHARDS: &str = include_str!("migrations/sql/shards.sql");
+const EVENTS_EXIST: &str = include_str!("migrations/sql/events_exist.sql");
+
+/// One migration and whether the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationStatus {
+    pub version: i32,
+    pub name: String,
+    /// RFC 3339; `None` if it is still to be applied.
+    pub applied_on: Option<String>,
+}
+
+/// Applies what is missing. Returns those that this call applied: none when another instance was faster.
+/// `shards` counts only while the outbox is empty; otherwise a different number is an error.
+///
+/// Errors: [`Code::MigrationFailed`] when an applied migration differs from ours, or a statement fails; what was applied
+/// before it stays.
+pub async fn up(database: &Database, shards: NonZeroU16) -> Result<Vec<MigrationStatus>> {
+    let mut client = locked(database).await?;
+    let report = embedded::migrations::runner().run_async(&mut client).await.map_err(failed)?;
+    set_shards(&client, i32::from(shards.get())).await?;
+    // The lock is of the session, and the session ends here.
+    Ok(report.applied_migrations().iter().map(describe).collect())
+}
+
+/// What `up` would do.
+pub async fn status(database: &Database) -> Result<Vec<MigrationStatus>> {
+    let mut client = database.connect(Role::Admin).await?;
+    let runner = embedded::migrations::runner();
+    let applied = match runner.get_applied_migrations_async(&mut client).await {
+        Ok(applied) => applied,
+        // No history table yet: nothing was applied.
+        Err(error) if sqlstate(&error) == Some(SqlState::UNDEFINED_TABLE) => Vec::new(),
+        Err(error) => return Err(failed(error)),
+    };
+    Ok(runner
+        .get_migrations()
+        .iter()
+        .map(|known| {
+            let done = applied.iter().find(|done| done.version() == known.version());
+            let mut described = describe(known);
+            described.applied_on = done.and_then(|done| describe(done).applied_on);
+            described
+        })
+        .collect())
+}
+
+/// All migrations as one SQL script, for people who apply schemas with tools of their own.
+pub fn sql() -> String {
+    let mut script = String::new();
+    for migration in embedded::migrations::runner().get_migrations() {
+        script.push_str(&format!("-- {migration}\n{}\n", migration.sql().unwrap_or_default()));
+    }
+    script
+}
+
+/// A session that holds the lock, and so is alone.
+async fn locked(database: &Database) -> Result<Client> {
+    let client = database.connect(Role::Admin).await?;
+    let setup = format!("set statement_timeout = {}; set idle_in_transaction_session_timeout = 0", LOCK_WAIT.as_millis());
+    client.batch_execute(&setup).await.map_err(DbError::from)?;
+    client.query_one(LOCK, &[&LOCK_KEY]).await.map_err(|error| match error.code() {
+        Some(&SqlState::QUERY_CANCELED) => Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
+            .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again"),
+        _ => DbError::from(error).into(),
+    })?;
+    // From here on a statement may take as long as it needs.
+    client.batch_execute("set statement_timeout = 0").await.map_err(DbError::from)?;
+    Ok(client)
+}
+
+async fn set_shards(client: &Client, wanted: i32) -> Result<()> {
+    let current: i32 = client.query_one(SHARDS, &[]).await.map_err(DbError::from)?.get(0);
+    if current == wanted {
+        return Ok(());
+    }
+    let in_use: bool = client.query_one(EVENTS_EXIST, &[]).await.map_err(DbError::from)?.get(0);
+    if in_use {
+        return Err(Error::new(
+            Code::MigrationFailed,
+            format!("outbox.shards is {wanted}, but the outbox has {current} shards and is in use"),
+        )
+        .hint(format!("set outbox.shards = {current}: a key must not be in two shards at once")));
+    }
+    client.batch_execute(&SET_SHARDS.replace("{shards}", &wanted.to_string())).await.map_err(DbError::from)?;
+    tracing::info!(shards = wanted, "the outbox is empty: number of shards set");
+    Ok(())
+}
+
+fn describe(migration: &refinery::Migration) -> MigrationStatus {
+    MigrationStatus {
+        version: migration.version(),
+        name: migration.name().to_owned(),
+        applied_on: migration.applied_on().map(|at| {
+            let (hour, minute, second) = at.time().as_hms();
+            format!("{}T{hour:02}:{minute:02}:{second:02}Z", at.date())
+        }),
+    }
+}
+
+fn sqlstate(error: &refinery::Error) -> Option<SqlState> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(postgres) = inner.downcast_ref::<tokio_postgres::Error>() {
+            return postgres.code().cloned();
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+fn failed(error: refinery::Error) -> Error {
+    let (message, hint) = match error.kind() {
+        refinery::error::Kind::DivergentVersion(applied, _) => (
+            format!("migration {applied} was applied with other contents"),
+            "this database was migrated by a changed copy; compare with: outbox-relay migrate sql",
+        ),
+        refinery::error::Kind::MissingVersion(missing) => (
+            format!("the database has migration {missing}, which this version does not know"),
+            "a newer version has migrated it; run that version",
+        ),
+        _ => ("a migration failed".to_owned(), "nothing of it was applied; see the cause, put it right, and run: outbox-relay migrate up"),
+    };
+    Error::new(Code::MigrationFailed, message).caused_by(error).hint(hint)
+}

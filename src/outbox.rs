@@ -1,1 +1,374 @@
-//! (being written)
+//! The outbox table as lanes use it: one transaction that settles a batch and claims the next one, under a fence.
+//!
+//! Leaves to others what a record looks like (`relay::encode`) and how it reaches Kafka (`broker`). Knows no Kafka.
+//! Invariants: a statement that changes a shard's rows runs under [`Fence`], in the transaction that locked the shard's row;
+//! events are settled by id list, never by a range, because a lower id may be committed later.
+
+pub mod backlog;
+pub mod barrier;
+pub mod leases;
+
+mod rows;
+mod statements;
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::pin::pin;
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use futures_util::TryStreamExt;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::db::{DbError, Pool};
+use crate::event::{OutboxEvent, ShardId};
+use statements as sql;
+
+/// The right to change a shard's rows: this owner, in this epoch. A new owner raises the epoch, and every statement of the
+/// former one then finds no row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    pub shard: ShardId,
+    pub owner: Uuid,
+    pub epoch: i64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// Another instance owns the shard. Nothing was changed.
+    #[error("shard {} belongs to another instance since epoch {} ended", .0.shard, .0.epoch)]
+    Fenced(Fence),
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl From<tokio_postgres::Error> for OutboxError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Db(error.into())
+    }
+}
+
+/// What became of the batch in hand.
+#[derive(Debug, Default)]
+pub struct Settlement {
+    /// Acknowledged by Kafka: id, partition, offset.
+    pub published: Vec<(i64, i32, i64)>,
+    pub failed: Vec<Failed>,
+    /// Not sent, because an earlier event of their key failed.
+    pub held: Vec<i64>,
+}
+
+impl Settlement {
+    pub fn is_empty(&self) -> bool {
+        self.published.is_empty() && self.failed.is_empty() && self.held.is_empty()
+    }
+}
+
+/// An event that Kafka or our own checks refused.
+#[derive(Debug)]
+pub struct Failed {
+    pub id: i64,
+    /// Held from now on; `None` for an event without a key.
+    pub key: Option<String>,
+    /// For `last_error`: class, cause, and what to do.
+    pub reason: String,
+}
+
+/// What the caller makes of one claimed event, in id order.
+pub enum Verdict<R> {
+    /// Publish this record.
+    Publish(R),
+    /// The event can never be published as it is: it fails, and its key is held. The text goes to `last_error`.
+    Refuse(String),
+    /// Not now, and nothing after it either: the batch ends before this event.
+    Stop,
+}
+
+/// Where the next batch comes from.
+pub enum Source<'a> {
+    /// The next events that wait.
+    Waiting,
+    /// The events of a batch that was in flight.
+    Manifest(&'a [i64]),
+    /// Nothing: only settle.
+    Nothing,
+}
+
+/// Bounds of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub rows: NonZeroU32,
+    pub bytes: u64,
+    pub record_bytes: u64,
+}
+
+/// An event to publish.
+#[derive(Debug)]
+pub struct Claimed<R> {
+    pub id: i64,
+    pub key: Option<String>,
+    pub record: R,
+}
+
+/// A claimed batch. Its ids stand in the manifest of the shard, so a successor sends the same events in the same order.
+#[derive(Debug)]
+pub struct Batch<R> {
+    pub seq: i64,
+    pub events: Vec<Claimed<R>>,
+}
+
+/// What one step found.
+#[derive(Debug)]
+pub struct Step<R> {
+    pub batch: Option<Batch<R>>,
+    /// Rows that changed state without being published (failed, held, released): there may be more to claim at once.
+    pub moved: u64,
+    /// Acknowledged events whose row was not PENDING any more: somebody changed or deleted it by hand.
+    pub missing: u64,
+    /// The claim came back with as many rows as it may have.
+    pub full: bool,
+}
+
+/// The state of a shard, as its owner reads it after an interruption.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardState {
+    pub batch_seq: i64,
+    pub batch_ids: Option<Vec<i64>>,
+}
+
+/// The outbox in PostgreSQL. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PgOutbox {
+    pool: Pool,
+    lease: Duration,
+}
+
+/// Keys released in one transaction, so that a large release does not hold the shard's row for long. A guess.
+const RELEASE_KEYS_MAX: i64 = 1_000;
+
+impl PgOutbox {
+    /// `pool` is of [`Role::Lane`](crate::db::Role::Lane). `lease` is what each batch renews the shard's lease to.
+    pub fn new(pool: Pool, lease: Duration) -> Self {
+        Self { pool, lease }
+    }
+
+    /// One commit of a lane: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
+    ///
+    /// `horizon`, if given, is a barrier id below which no row can appear any more; `low_id` then moves up to it.
+    /// `judge` sees the claimed events in id order.
+    ///
+    /// Errors: [`OutboxError::Fenced`] and statement errors change nothing. After [`DbError::Unavailable`] the outcome of
+    /// the commit is unknown: read [`PgOutbox::state`] and compare `batch_seq`.
+    /// Not cancel safe in that sense either: when the future is dropped the commit may or may not have happened.
+    pub async fn step<R>(
+        &self,
+        fence: Fence,
+        settlement: &Settlement,
+        source: Source<'_>,
+        limits: Limits,
+        horizon: Option<i64>,
+        mut judge: impl FnMut(OutboxEvent) -> Verdict<R>,
+    ) -> Result<Step<R>, OutboxError> {
+        let mut connection = self.pool.get().await?;
+        let tx = connection.transaction().await?;
+        let row = tx.query_opt(&tx.prepare_cached(sql::FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
+        let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
+        let (mut low_id, batch_seq): (i64, i64) = (row.get("low_id"), row.get("batch_seq"));
+        let had_batch: bool = row.get("has_batch");
+        let (any_held, release_due): (bool, bool) = (row.get("any_held"), row.get("release_due"));
+
+        let missing = settle(&tx, fence.shard, settlement).await?;
+        let mut moved = (settlement.failed.len() + settlement.held.len()) as u64;
+        if release_due && matches!(source, Source::Waiting) {
+            let released = tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &[&fence.shard, &RELEASE_KEYS_MAX]).await?;
+            low_id = released.get("low_id");
+            moved += u64::try_from(released.get::<_, i64>("released")).unwrap_or(0);
+        }
+
+        let claim = self.claim(&tx, fence.shard, low_id, &source, limits).await?;
+        let full = claim.len() >= limits.rows.get() as usize;
+        let sorted = sort_out(&tx, fence.shard, claim, any_held || !settlement.failed.is_empty(), &mut judge).await?;
+        moved += apply(&tx, fence.shard, &sorted).await?;
+
+        let mut new_low_id = low_id;
+        if let Some(horizon) = horizon {
+            let lowest = tx.query_opt(&tx.prepare_cached(sql::LOWEST_PENDING).await?, &[&fence.shard, &low_id]).await?;
+            let lowest = lowest.map_or(i64::MAX, |row| row.get(0));
+            new_low_id = low_id.max(lowest.min(horizon.saturating_add(1)));
+        }
+
+        let batch = match source {
+            Source::Manifest(_) if !sorted.publish.is_empty() => Some(Batch { seq: batch_seq, events: sorted.publish }),
+            Source::Waiting if !sorted.publish.is_empty() => Some(Batch { seq: batch_seq + 1, events: sorted.publish }),
+            Source::Waiting | Source::Manifest(_) | Source::Nothing => None,
+        };
+        if batch.is_some() || had_batch || new_low_id != low_id {
+            let ids: Option<Vec<i64>> = batch.as_ref().map(|batch| batch.events.iter().map(|event| event.id).collect());
+            let seq = batch.as_ref().map_or(batch_seq, |batch| batch.seq);
+            let params: [&(dyn ToSql + Sync); 7] =
+                [&fence.shard, &fence.owner, &fence.epoch, &seq, &ids, &new_low_id, &self.lease.as_secs_f64()];
+            if tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await? == 0 {
+                return Err(OutboxError::Fenced(fence));
+            }
+        }
+        tx.commit().await?;
+        connection.done();
+        Ok(Step { batch, moved, missing, full })
+    }
+
+    /// The shard's manifest, to find out whether a commit whose answer was lost took effect.
+    pub async fn state(&self, fence: Fence) -> Result<ShardState, OutboxError> {
+        let connection = self.pool.get().await?;
+        let row = connection.query_opt(sql::SHARD_STATE, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
+        let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
+        let state = ShardState { batch_seq: row.get("batch_seq"), batch_ids: row.get("batch_ids") };
+        connection.done();
+        Ok(state)
+    }
+
+    /// Which of these idle shards have something to do.
+    pub async fn due(&self, shards: &[ShardId]) -> Result<Vec<ShardId>, DbError> {
+        let connection = self.pool.get().await?;
+        let statement = connection.prepare_cached(sql::SHARDS_DUE).await?;
+        let rows = connection.query(&statement, &[&shards]).await?;
+        connection.done();
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Connections of the lanes: used, idle, allowed.
+    pub fn pool_usage(&self) -> (usize, usize, usize) {
+        self.pool.usage()
+    }
+
+    /// Rows are turned into events as they arrive, so that the wire format and the events are not in memory together.
+    async fn claim(
+        &self,
+        tx: &Transaction<'_>,
+        shard: ShardId,
+        low_id: i64,
+        source: &Source<'_>,
+        limits: Limits,
+    ) -> Result<Vec<OutboxEvent>, OutboxError> {
+        let (rows, bytes, record_bytes) = (
+            i64::from(limits.rows.get()),
+            i64::try_from(limits.bytes).unwrap_or(i64::MAX),
+            i64::try_from(limits.record_bytes).unwrap_or(i64::MAX),
+        );
+        let (statement, params): (_, Vec<&(dyn ToSql + Sync)>) = match source {
+            Source::Nothing => return Ok(Vec::new()),
+            Source::Waiting => (tx.prepare_cached(sql::CLAIM).await?, vec![&shard, &low_id, &rows, &bytes, &record_bytes]),
+            Source::Manifest(ids) => (tx.prepare_cached(sql::CLAIM_MANIFEST).await?, vec![ids, &record_bytes]),
+        };
+        let mut stream = pin!(tx.query_raw(&statement, params).await?);
+        let mut events = Vec::new();
+        while let Some(row) = stream.try_next().await? {
+            events.push(rows::event(&row)?);
+        }
+        Ok(events)
+    }
+}
+
+/// Claimed events by what happens to them next.
+struct Sorted<R> {
+    publish: Vec<Claimed<R>>,
+    failed: Vec<Failed>,
+    held: Vec<i64>,
+    /// Id, key and seconds to wait, of events that are not due yet.
+    delayed: Vec<(i64, Option<String>, f64)>,
+}
+
+/// Walks the batch in id order, so that nothing of a key goes past an event of that key which has to wait.
+async fn sort_out<R>(
+    tx: &Transaction<'_>,
+    shard: ShardId,
+    claim: Vec<OutboxEvent>,
+    any_held: bool,
+    judge: &mut impl FnMut(OutboxEvent) -> Verdict<R>,
+) -> Result<Sorted<R>, OutboxError> {
+    let mut sorted = Sorted { publish: Vec::with_capacity(claim.len()), failed: Vec::new(), held: Vec::new(), delayed: Vec::new() };
+    let mut held_keys = if any_held { held_among(tx, shard, &claim).await? } else { HashSet::new() };
+    for event in claim {
+        let (id, key) = (event.id, event.key.clone());
+        if key.as_ref().is_some_and(|key| held_keys.contains(key)) {
+            sorted.held.push(id);
+        } else if let Some(seconds) = event.due_in_seconds {
+            held_keys.extend(key.clone());
+            sorted.delayed.push((id, key, seconds));
+        } else {
+            match judge(event) {
+                Verdict::Publish(record) => sorted.publish.push(Claimed { id, key, record }),
+                Verdict::Refuse(reason) => {
+                    held_keys.extend(key.clone());
+                    sorted.failed.push(Failed { id, key, reason });
+                }
+                Verdict::Stop => break,
+            }
+        }
+    }
+    Ok(sorted)
+}
+
+async fn held_among(tx: &Transaction<'_>, shard: ShardId, claim: &[OutboxEvent]) -> Result<HashSet<String>, OutboxError> {
+    let keys: Vec<&str> = claim.iter().filter_map(|event| event.key.as_deref()).collect::<HashSet<_>>().into_iter().collect();
+    let rows = tx.query(&tx.prepare_cached(sql::HELD_AMONG).await?, &[&shard, &keys]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Settles the batch in hand. Returns how many acknowledged events had no PENDING row any more.
+async fn settle(tx: &Transaction<'_>, shard: ShardId, settlement: &Settlement) -> Result<u64, OutboxError> {
+    let mut missing = 0;
+    if !settlement.published.is_empty() {
+        let (mut ids, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, partition, offset) in &settlement.published {
+            ids.push(*id);
+            partitions.push(*partition);
+            offsets.push(*offset);
+        }
+        let moved = tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;
+        missing = (settlement.published.len() as u64).saturating_sub(moved);
+    }
+    let nothing_due: Vec<(i64, Option<String>, f64)> = Vec::new();
+    fail_and_hold(tx, shard, &settlement.failed, &settlement.held, &nothing_due).await?;
+    Ok(missing)
+}
+
+/// Writes what the claim sorted out. Returns how many rows changed state.
+async fn apply<R>(tx: &Transaction<'_>, shard: ShardId, sorted: &Sorted<R>) -> Result<u64, OutboxError> {
+    let mut held = sorted.held.clone();
+    held.extend(sorted.delayed.iter().map(|(id, _, _)| *id));
+    fail_and_hold(tx, shard, &sorted.failed, &held, &sorted.delayed).await?;
+    Ok((sorted.failed.len() + held.len()) as u64)
+}
+
+async fn fail_and_hold(
+    tx: &Transaction<'_>,
+    shard: ShardId,
+    failed: &[Failed],
+    held: &[i64],
+    delayed: &[(i64, Option<String>, f64)],
+) -> Result<(), OutboxError> {
+    if !failed.is_empty() {
+        let (ids, reasons): (Vec<i64>, Vec<&str>) = failed.iter().map(|failed| (failed.id, failed.reason.as_str())).unzip();
+        tx.execute(&tx.prepare_cached(sql::SETTLE_FAILED).await?, &[&ids, &reasons]).await?;
+    }
+    if !held.is_empty() {
+        tx.execute(&tx.prepare_cached(sql::SETTLE_HELD).await?, &[&held]).await?;
+    }
+    // An event without a key that fails holds nobody; one that is delayed has to be found again when it is due.
+    let mut keys: HashMap<i64, (Option<&str>, &str, Option<f64>)> = HashMap::new();
+    keys.extend(failed.iter().filter(|f| f.key.is_some()).map(|f| (f.id, (f.key.as_deref(), "failed", None))));
+    keys.extend(delayed.iter().map(|(id, key, seconds)| (*id, (key.as_deref(), "delayed", Some(*seconds)))));
+    if !keys.is_empty() {
+        let (mut ids, mut names, mut reasons, mut waits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (id, (key, reason, wait)) in keys {
+            ids.push(id);
+            names.push(key);
+            reasons.push(reason);
+            waits.push(wait);
+        }
+        let params: [&(dyn ToSql + Sync); 5] = [&shard, &ids, &names, &reasons, &waits];
+        tx.execute(&tx.prepare_cached(sql::HOLD_KEYS).await?, &params).await?;
+    }
+    Ok(())
+}

@@ -1,1 +1,190 @@
-//! (being written)
+//! The relay: the shards that this instance owns, one lane for each, and what lanes share.
+//!
+//! Only this module knows both the outbox and the broker.
+
+pub mod encode;
+pub mod routing;
+
+mod gauges;
+mod horizon;
+mod lane;
+mod ownership;
+mod wakeup;
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::broker::publisher::PublisherSettings;
+use crate::broker::topics::TopicCatalog;
+use crate::config::RelayConfig;
+use crate::db::{DbError, Pool};
+use crate::error::Result;
+use crate::event::ShardId;
+use crate::health::Check;
+use crate::metrics::Metrics;
+use crate::outbox::barrier::Barrier;
+use crate::outbox::leases::Leases;
+use crate::outbox::{Limits, PgOutbox};
+use encode::Encoder;
+use wakeup::Wakeup;
+
+/// Called with the ids of the events that Kafka has just acknowledged, before they are settled. Must not block.
+pub type AckTap = Arc<dyn Fn(&[i64]) + Send + Sync>;
+
+/// What the relay is made of; `app` puts it together.
+pub struct Parts {
+    pub settings: RelayConfig,
+    pub outbox: PgOutbox,
+    pub leases: Leases,
+    /// Of the lease role, for the barrier and the sweep.
+    pub lease_pool: Pool,
+    /// Of the admin role, for the gauges.
+    pub admin_pool: Pool,
+    pub catalog: TopicCatalog,
+    pub encoder: Encoder,
+    /// A template: each lane sets its own name and client id.
+    pub publisher: PublisherSettings,
+    pub client_id: String,
+    pub metrics: Metrics,
+    pub health: RelayHealth,
+    pub ack_tap: Option<AckTap>,
+    /// How long a stop may take before what is in flight is given up.
+    pub shutdown_timeout: Duration,
+}
+
+/// What all lanes of an instance share.
+struct Lanes {
+    instance: Uuid,
+    outbox: PgOutbox,
+    catalog: TopicCatalog,
+    encoder: Encoder,
+    publisher: PublisherSettings,
+    client_id: String,
+    limits: Limits,
+    metrics: Metrics,
+    health: RelayHealth,
+    wakeup: Wakeup,
+    horizon: AtomicI64,
+    owned: Mutex<Vec<ShardId>>,
+    ack_tap: Option<AckTap>,
+}
+
+impl Lanes {
+    /// No row with an id up to this one can appear any more.
+    fn horizon(&self) -> i64 {
+        self.horizon.load(Ordering::Acquire)
+    }
+
+    fn owned_shards(&self) -> Vec<ShardId> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_owned(&self, shards: Vec<ShardId>) {
+        *self.owned.lock().unwrap_or_else(PoisonError::into_inner) = shards;
+    }
+}
+
+/// The relay's lines in `/readyz` and its component gauges.
+pub struct RelayHealth {
+    postgres: Check,
+    kafka: Check,
+    metrics: Metrics,
+}
+
+impl RelayHealth {
+    pub fn new(postgres: Check, kafka: Check, metrics: Metrics) -> Self {
+        Self { postgres, kafka, metrics }
+    }
+
+    fn postgres_works(&self) {
+        self.postgres.ok();
+        self.metrics.set_component("postgres", true);
+    }
+
+    fn postgres_failed(&self, error: &DbError) {
+        self.postgres.failing(error.to_string());
+        self.metrics.set_component("postgres", false);
+    }
+
+    fn kafka_works(&self) {
+        self.kafka.ok();
+        self.metrics.set_component("kafka", true);
+    }
+
+    fn kafka_failed(&self, reason: &str) {
+        self.kafka.failing(reason);
+        self.metrics.set_component("kafka", false);
+    }
+}
+
+/// Runs the relay until `stop`, then drains the lanes, gives the shards up and returns.
+///
+/// Errors: [`Code::Fenced`](crate::error::Code::Fenced) when another instance owns a shard that this one believed to own.
+pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
+    let settings = parts.settings;
+    let limits = Limits {
+        rows: settings.batch_rows,
+        bytes: settings.batch_bytes.as_u64(),
+        record_bytes: settings.max_record_bytes.as_u64(),
+    };
+    let lanes = Arc::new(Lanes {
+        instance: parts.leases.instance(),
+        outbox: parts.outbox,
+        catalog: parts.catalog,
+        encoder: parts.encoder,
+        publisher: parts.publisher,
+        client_id: parts.client_id,
+        limits,
+        metrics: parts.metrics,
+        health: parts.health,
+        wakeup: Wakeup::default(),
+        horizon: AtomicI64::new(0),
+        owned: Mutex::default(),
+        ack_tap: parts.ack_tap,
+    });
+    // They end with the stop, or with the owner when it fails.
+    let helpers = stop.child_token();
+    let background = async {
+        tokio::join!(
+            wakeup::run(&lanes.wakeup, &lanes.outbox, settings.poll_min, settings.poll_max, helpers.clone()),
+            horizon::run(Arc::clone(&lanes), Barrier::new(parts.lease_pool), helpers.clone()),
+            gauges::run(Arc::clone(&lanes), parts.admin_pool, helpers.clone()),
+            watch_kafka(Arc::clone(&lanes), helpers.clone()),
+        )
+    };
+    let owner = ownership::Owner::new(Arc::clone(&lanes), parts.leases, settings.lease, parts.shutdown_timeout);
+    let main = async {
+        let ended = owner.run(stop.clone()).await;
+        helpers.cancel();
+        ended
+    };
+    let (ended, _) = tokio::join!(main, background);
+    ended
+}
+
+/// Asks Kafka about the known topics once a minute, and more often while it does not answer, so that readiness and limits
+/// are current even when nothing is published.
+async fn watch_kafka(lanes: Arc<Lanes>, stop: CancellationToken) {
+    const REFRESH: Duration = Duration::from_secs(60);
+    const RETRY: Duration = Duration::from_secs(2);
+    while !stop.is_cancelled() {
+        let wait = match lanes.catalog.ping_and_refresh().await {
+            Ok(()) => {
+                lanes.health.kafka_works();
+                REFRESH
+            }
+            Err(error) => {
+                lanes.health.kafka_failed(&error.chain());
+                RETRY
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Typed settings to librdkafka settings, and the ones that may not be overridden.
+//! Typed settings to librdkafka settings: what the promises rest on, and what users may add.
 
 use rdkafka::ClientConfig;
 
@@ -8,7 +8,64 @@ use crate::config::KafkaConfig;
 /// `client_id` shows in the broker's logs and quotas.
 pub fn common(settings: &KafkaConfig, client_id: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &settings.bootstrap_servers);
-    config.set("client.id", client_id);
+    config
+        .set("bootstrap.servers", &settings.bootstrap_servers)
+        .set("client.id", client_id)
+        .set("security.protocol", settings.security_protocol.as_str())
+        .set("socket.keepalive.enable", "true")
+        .set("socket.nagle.disable", "true")
+        .set("socket.timeout.ms", "10000")
+        // An outage ends for us within a second of its end.
+        .set("reconnect.backoff.ms", "100")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("allow.auto.create.topics", "false")
+        // A new partition or a leader that moved is seen in a minute even where no error tells.
+        .set("topic.metadata.refresh.interval.ms", "60000");
+    let mut set = |name: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            config.set(name, value);
+        }
+    };
+    set("sasl.mechanism", settings.sasl_mechanism.as_deref());
+    set("sasl.username", settings.sasl_username.as_deref());
+    set("sasl.password", Some(settings.sasl_password.expose()).filter(|text| !text.is_empty()));
+    set("ssl.ca.location", settings.ca_file.as_deref().and_then(|path| path.to_str()));
+    set("ssl.certificate.location", settings.cert_file.as_deref().and_then(|path| path.to_str()));
+    set("ssl.key.location", settings.key_file.as_deref().and_then(|path| path.to_str()));
+    set("ssl.key.password", Some(settings.key_password.expose()).filter(|text| !text.is_empty()));
+    for (name, value) in &settings.properties {
+        config.set(name, value);
+    }
+    config
+}
+
+/// The producer of one lane. These settings come after the user's, because the promises rest on them:
+/// - `message.timeout.ms = 0`: with a timeout, messages in the middle of a partition can expire while later ones are
+///   acknowledged, which is a hole in the order. Time limits are the publisher's, which then sends all again in order.
+/// - one request in flight and `enable.gapless.guarantee`: when a broker refuses a batch, nothing later of that partition
+///   was sent, and nothing will be before the publisher has looked at it. Lanes run side by side, so the wait for one
+///   answer costs little.
+/// - `murmur2_random`: keys land in the partitions where Java producers put them.
+pub fn producer(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    // Tuning that users may change: these come first.
+    config
+        .set("linger.ms", "0")
+        .set("compression.type", "lz4")
+        .set("batch.size", "1000000")
+        .set("queue.buffering.max.messages", "100000")
+        .set("queue.buffering.max.kbytes", "65536");
+    for (name, value) in common(settings, client_id).config_map().clone() {
+        config.set(name, value);
+    }
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("message.timeout.ms", "0")
+        .set("max.in.flight.requests.per.connection", "1")
+        .set("enable.gapless.guarantee", "true")
+        .set("partitioner", "murmur2_random")
+        // The limit of librdkafka counts a little differently from ours; ours decides.
+        .set("message.max.bytes", (record_bytes_max + 1024).max(1_000_000).to_string());
     config
 }

@@ -1,0 +1,104 @@
+# Every target with a ## comment shows in `make help`. The work is in scripts/; here are the names for it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+COMPOSE := docker compose -f docker/compose.yaml
+FOR ?= 20s
+TOPICS ?= catalog-events catalog-events-dlq order-events order-events-dlq
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Try
+
+.PHONY: demo
+demo: ## See it work in one command: real PostgreSQL, stand-in Kafka (FOR=20s)
+	@scripts/install-deps.sh demo
+	cargo build --release --locked
+	$(TARGET)/release/outbox-relay demo --for $(FOR)
+
+.PHONY: up
+up: ## Start PostgreSQL and Kafka for development, without Docker
+	@scripts/install-deps.sh test
+	@scripts/dev-parts.sh up
+
+.PHONY: down
+down: ## Stop them; the data stays in target/dev
+	@scripts/dev-parts.sh down
+
+.PHONY: migrate
+migrate: build ## Create or update the schema
+	scripts/relay.sh migrate up
+
+.PHONY: run
+run: build ## Run the relay against the parts that `make up` started
+	scripts/relay.sh run
+
+.PHONY: topics-create
+topics-create: ## Create the topics (TOPICS="name[:partitions] ...")
+	@[[ ! -f $(TARGET)/dev/env ]] || . $(TARGET)/dev/env; \
+	  scripts/kafka-topics.sh "$${KAFKA_BOOTSTRAP_SERVERS:?run make up, or set KAFKA_BOOTSTRAP_SERVERS}" $(TOPICS)
+
+.PHONY: health-check
+health-check: build ## Check PostgreSQL, schema, Kafka and topics
+	@scripts/health-check.sh
+
+.PHONY: monitor-lag
+monitor-lag: build ## Show the consumer's lag (LAG_THRESHOLD=1000)
+	@scripts/consumer-lag-monitor.sh
+
+##@ Develop
+
+.PHONY: build
+build: ## Build the release binary
+	@scripts/install-deps.sh build
+	cargo build --release --locked
+
+.PHONY: test
+test: ## Run all tests against a real PostgreSQL and a real Kafka
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	scripts/with-parts.sh cargo test --locked
+
+.PHONY: check
+check: ## Formatting, lints and documentation, as CI does
+	cargo fmt --check
+	@$(MAKE) --no-print-directory lint docs
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt
+
+.PHONY: lint
+lint: ## Clippy, warnings are errors
+	cargo clippy --all-targets --locked -- -D warnings
+
+.PHONY: docs
+docs: ## Build the API documentation, warnings are errors
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
+
+.PHONY: deny
+deny: ## Licences, advisories and sources of the dependencies (needs cargo-deny)
+	cargo deny --locked check
+
+.PHONY: clean
+clean: ## Stop the development parts and remove all build output and data
+	@[[ ! -d $(TARGET)/dev ]] || scripts/dev-parts.sh remove
+	cargo clean
+
+##@ Docker
+
+.PHONY: docker-build
+docker-build: ## Build the image
+	$(COMPOSE) build relay
+
+.PHONY: docker-up
+docker-up: ## Start PostgreSQL, Kafka, Kafka UI (http://localhost:9099) and the relay in containers
+	$(COMPOSE) up --build --detach --wait
+
+.PHONY: docker-down
+docker-down: ## Stop the containers and remove their data
+	$(COMPOSE) down --volumes

@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# A real single-node Kafka (KRaft) on 127.0.0.1 without Docker, for demo, tests and development.
+# Owns DIR (data, server.properties, port, pid, kafka.log) and the jars in <target>/parts/kafka-<version>.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+  cat <<'EOF'
+usage: kafka.sh fetch                  fetch the jars once; prints their folder
+       kafka.sh start DIR [options]    start; on an existing DIR with the same data, ports and options as before
+       kafka.sh stop|kill DIR          SIGTERM and wait | SIGKILL
+       kafka.sh pause|resume DIR       SIGSTOP | SIGCONT
+       kafka.sh status DIR             running (0), paused (0) or stopped (3)
+       kafka.sh tool CLASS [args]      one of Kafka's own command line tools
+
+options of start (given ones are remembered for the next start):
+  --port N              port of the client listener (default: a free one)
+  --advertised-port N   tell clients to come back on this port: for a proxy between them and the broker
+  --config KEY=VALUE    any broker setting, repeatable; a new list replaces the remembered one
+
+writes: DIR/port (client listener), DIR/direct-port (second listener, never advertised through the proxy),
+        DIR/pid, DIR/kafka.log
+EOF
+}
+
+version=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$repo_root/scripts/kafka-pom.xml")
+libs=$parts_dir/kafka-$version
+
+fetch() {
+  [[ -d $libs ]] && return
+  mkdir -p "$parts_dir"
+  (
+    flock 9
+    [[ -d $libs ]] && exit # somebody else was faster
+    say "fetching Kafka $version"
+    rm -rf "$libs.part"
+    # 9>&-: nothing that outlives us may hold the lock
+    maven dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$libs.part" 9>&-
+    [[ -f $libs.part/kafka_2.13-$version.jar ]] || die "maven brought no Kafka broker"
+    mv "$libs.part" "$libs"
+  ) 9>"$parts_dir/.kafka.lock"
+}
+
+java=${JAVA_HOME:+$JAVA_HOME/bin/}java
+jvm=("$java" -cp "$libs/*" -Dlog4j2.configurationFile="$repo_root/scripts/kafka-log4j2.properties")
+
+cluster_id() { echo "A$(head -c 60 /dev/urandom | base64 -w0 | tr -dc 'A-Za-z0-9' | cut -c1-20)A"; }
+
+# The pid of the broker of this DIR, if it runs: a recycled pid or a zombie does not count.
+broker_pid() {
+  local pid
+  pid=$(cat "$dir/pid" 2>/dev/null) && [[ -n $pid ]] || return 1
+  tr '\0' '\n' 2>/dev/null <"/proc/$pid/cmdline" | grep -qxF -- "$dir/server.properties" || return 1
+  echo "$pid"
+}
+
+signal() {
+  local pid
+  pid=$(broker_pid) || die "no broker running in $dir"
+  kill "-$1" "$pid"
+}
+
+gone() { ! broker_pid >/dev/null; }
+ports_free() {
+  local file
+  for file in "$dir"/{port,direct-port,controller-port}; do
+    ! port_in_use "$(<"$file")" || return 1
+  done
+}
+# A killed JVM disappears before the kernel has closed its sockets.
+wait_gone() { wait_for "$1" gone && wait_for 10 ports_free; }
+started() { tail -c "+$log_start" "$dir/kafka.log" | grep -q 'Kafka Server started' && port_in_use "$(<"$dir/port")"; }
+started_or_gone() { started || gone; }
+
+remembered() { cat "$dir/$1" 2>/dev/null || true; }
+
+configure() {
+  local port=$1 advertised=$2 direct=$3 controller=$4
+  cat >"$dir/server.properties" <<EOF
+process.roles=broker,controller
+node.id=1
+log.dirs=$dir/data
+listeners=CLIENT://127.0.0.1:$port,DIRECT://127.0.0.1:$direct,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=CLIENT://127.0.0.1:$advertised,DIRECT://127.0.0.1:$direct
+listener.security.protocol.map=CLIENT:PLAINTEXT,DIRECT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=DIRECT
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:$controller
+auto.create.topics.enable=false
+default.replication.factor=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=4
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+group.initial.rebalance.delay.ms=0
+log.retention.check.interval.ms=3600000
+log.cleaner.dedupe.buffer.size=16777216
+num.network.threads=2
+num.io.threads=4
+background.threads=2
+$(remembered config)
+EOF
+}
+
+start() {
+  local port='' advertised='' configs=()
+  while (($#)); do
+    (($# > 1)) || die "$1 needs a value"
+    case $1 in
+      --port) port=$2 ;;
+      --advertised-port) advertised=$2 ;;
+      --config) configs+=("$2") ;;
+      *) die "unknown option $1" ;;
+    esac
+    shift 2
+  done
+  exec 8>"$dir/.lock"; flock 8
+  if ! gone; then say "already running on port $(<"$dir/port")"; return; fi
+  need "$java"
+  fetch
+
+  [[ -n $port ]] || port=$(remembered port)
+  [[ -n $port ]] || port=$(free_port)
+  [[ -n $advertised ]] || advertised=$(remembered advertised-port)
+  ((${#configs[@]} == 0)) || printf '%s\n' "${configs[@]}" >"$dir/config"
+  [[ -z $advertised ]] || echo "$advertised" >"$dir/advertised-port"
+  [[ -s $dir/direct-port ]] || free_port >"$dir/direct-port"
+  [[ -s $dir/controller-port ]] || free_port >"$dir/controller-port"
+  echo "$port" >"$dir/port"
+  wait_for 3 ports_free || die "port $port, $(<"$dir/direct-port") or $(<"$dir/controller-port") is taken by another process"
+  configure "$port" "${advertised:-$port}" "$(<"$dir/direct-port")" "$(<"$dir/controller-port")"
+
+  touch "$dir/kafka.log"
+  log_start=$(($(stat -c %s "$dir/kafka.log") + 1))
+  if [[ ! -f $dir/data/meta.properties ]]; then
+    "${jvm[@]}" -Xmx128m -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format -t "$(cluster_id)" -c "$dir/server.properties" \
+      >>"$dir/kafka.log" 2>&1 </dev/null 8>&- || { tail -n 20 "$dir/kafka.log" >&2; die "formatting the storage failed"; }
+  fi
+  # setsid: a Ctrl-C meant for the caller must not take the broker along
+  setsid "${jvm[@]}" -Xms128m -Xmx384m -XX:+ExitOnOutOfMemoryError kafka.Kafka "$dir/server.properties" \
+    >>"$dir/kafka.log" 2>&1 </dev/null 8>&- &
+  echo $! >"$dir/pid"
+  wait_for 90 started_or_gone || true
+  started || {
+    tail -n 40 "$dir/kafka.log" >&2
+    gone || kill -KILL "$(broker_pid)"
+    die "the broker did not start; see $dir/kafka.log"
+  }
+  say "Kafka $version on 127.0.0.1:$port, pid $(<"$dir/pid")"
+}
+
+stop() {
+  local pid
+  pid=$(broker_pid) || { say "not running"; return; }
+  kill -CONT "$pid" # a paused process would sleep through the SIGTERM
+  kill -TERM "$pid"
+  wait_gone 30 || { say "does not stop within 30 s, killing it"; kill -KILL "$pid"; wait_gone 10; }
+  rm -f "$dir/pid"
+}
+
+tool() {
+  [[ -n ${1:-} ]] || { usage >&2; exit 2; }
+  need "$java"
+  fetch
+  exec "${jvm[@]}" -Xmx256m -XX:TieredStopAtLevel=1 -Dkafka.log.target=SYSTEM_ERR "$@"
+}
+
+status() {
+  local pid
+  pid=$(broker_pid) || { echo stopped; exit 3; }
+  if grep -q '^State:[[:space:]]*T' "/proc/$pid/status"; then echo paused; else echo running; fi
+}
+
+command=${1:-}
+case $command in
+  fetch) fetch; echo "$libs"; exit ;;
+  tool) shift; tool "$@" ;;
+  start | stop | kill | pause | resume | status) [[ -n ${2:-} ]] || { usage >&2; exit 2; } ;;
+  -h | --help) usage; exit ;;
+  *) usage >&2; exit 2 ;;
+esac
+dir=$(absolute "$2")
+shift 2
+case $command in
+  start) start "$@" ;;
+  stop) stop ;;
+  kill) signal KILL; wait_gone 10; rm -f "$dir/pid" ;;
+  pause) signal STOP ;;
+  resume) signal CONT ;;
+  status) status ;;
+esac

@@ -1,0 +1,198 @@
+//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::client_config;
+use crate::config::KafkaConfig;
+use crate::error::{Code, Error, Result};
+
+/// Longest wait for one answer of the cluster.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the cluster says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterFacts {
+    /// Id and `host:port` of each broker.
+    pub brokers: Vec<(i32, String)>,
+}
+
+/// What the cluster says of a topic. Settings are `None` where the broker does not tell (no DescribeConfigs, no grant).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicFacts {
+    pub partitions: usize,
+    pub replication: usize,
+    pub max_message_bytes: Option<u64>,
+    pub min_insync_replicas: Option<u32>,
+}
+
+/// Low and end offset of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionOffsets {
+    pub partition: i32,
+    pub low: i64,
+    pub end: i64,
+}
+
+/// librdkafka's own log lines at debug level: what matters of them we report ourselves, once.
+pub struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
+    }
+}
+
+/// A connection for questions. Cheap to clone. Every call waits at most five seconds for each answer.
+#[derive(Clone)]
+pub struct Admin {
+    client: Arc<AdminClient<QuietContext>>,
+    settings: KafkaConfig,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// Connects in the background. Errors: [`Code::KafkaConfig`] for settings that librdkafka refuses.
+    pub fn new(settings: &KafkaConfig) -> Result<Self> {
+        use rdkafka::config::FromClientConfigAndContext;
+        let config = client_config::common(settings, "outbox-relay-admin");
+        let client = AdminClient::from_config_and_context(&config, QuietContext).map_err(refused_settings)?;
+        Ok(Self { client: Arc::new(client), settings: settings.clone() })
+    }
+
+    pub async fn cluster(&self) -> Result<ClusterFacts> {
+        let client = Arc::clone(&self.client);
+        blocking(move || {
+            let metadata = client.inner().fetch_metadata(None, ANSWER_TIMEOUT).map_err(unreachable)?;
+            let brokers = metadata.brokers().iter().map(|broker| (broker.id(), format!("{}:{}", broker.host(), broker.port()))).collect();
+            Ok(ClusterFacts { brokers })
+        })
+        .await
+    }
+
+    /// `None` when the topic does not exist.
+    pub async fn topic(&self, name: &str) -> Result<Option<TopicFacts>> {
+        let (client, topic) = (Arc::clone(&self.client), name.to_owned());
+        let found = blocking(move || {
+            let metadata = client.inner().fetch_metadata(Some(&topic), ANSWER_TIMEOUT).map_err(unreachable)?;
+            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+            match found.error() {
+                None => {}
+                Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) => {
+                    return Ok(None);
+                }
+                // A topic that exists but has no leader, or that we may not see yet.
+                Some(error) => return Err(unreachable(KafkaError::MetadataFetch(RDKafkaErrorCode::from(error)))),
+            }
+            let partitions = found.partitions();
+            let replication = partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
+            Ok((!partitions.is_empty()).then_some((partitions.len(), replication)))
+        })
+        .await?;
+        let Some((partitions, replication)) = found else { return Ok(None) };
+        let settings = self.topic_settings(name).await;
+        let number = |key: &str| settings.get(key).and_then(|value| value.parse::<u64>().ok());
+        Ok(Some(TopicFacts {
+            partitions,
+            replication,
+            max_message_bytes: number("max.message.bytes"),
+            min_insync_replicas: number("min.insync.replicas").and_then(|value| u32::try_from(value).ok()),
+        }))
+    }
+
+    /// Low and end offset of each partition. Empty when the topic does not exist.
+    pub async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>> {
+        let Some(facts) = self.topic(topic).await? else { return Ok(Vec::new()) };
+        let (client, topic) = (Arc::clone(&self.client), topic.to_owned());
+        blocking(move || {
+            (0..facts.partitions)
+                .map(|partition| {
+                    let partition = i32::try_from(partition).unwrap_or(i32::MAX);
+                    let (low, end) = client.inner().fetch_watermarks(&topic, partition, ANSWER_TIMEOUT).map_err(unreachable)?;
+                    Ok(PartitionOffsets { partition, low, end })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// What a group has committed in Kafka; `None` for a partition without a commit.
+    pub async fn committed(&self, group: &str, partitions: &[(String, i32)]) -> Result<Vec<(String, i32, Option<i64>)>> {
+        let mut config = client_config::common(&self.settings, "outbox-relay-admin");
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        let wanted = partitions.to_vec();
+        blocking(move || {
+            // Committed offsets are asked for by a consumer of the group that never subscribes, so it takes nothing over.
+            let consumer: BaseConsumer = config.create().map_err(refused_settings)?;
+            let mut list = TopicPartitionList::new();
+            for (topic, partition) in &wanted {
+                list.add_partition(topic, *partition);
+            }
+            let committed = consumer.committed_offsets(list, ANSWER_TIMEOUT).map_err(unreachable)?;
+            Ok(committed
+                .elements()
+                .iter()
+                .map(|element| {
+                    let offset = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
+                    (element.topic().to_owned(), element.partition(), offset)
+                })
+                .collect())
+        })
+        .await
+    }
+
+    /// Settings of a topic by name; empty when the broker does not tell.
+    async fn topic_settings(&self, topic: &str) -> HashMap<String, String> {
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
+        match self.client.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await {
+            Ok(resources) => resources
+                .into_iter()
+                .flatten()
+                .flat_map(|resource| resource.entries)
+                .filter_map(|entry| Some((entry.name, entry.value?)))
+                .collect(),
+            Err(error) => {
+                tracing::debug!(topic, error = %error, "the broker does not tell the settings of the topic");
+                HashMap::new()
+            }
+        }
+    }
+
+}
+
+/// librdkafka's calls block; they run where that is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|join| Err(Error::new(Code::Unexpected, "a call to Kafka panicked").caused_by(join)))
+}
+
+pub(super) fn unreachable(error: KafkaError) -> Error {
+    Error::new(Code::KafkaUnreachable, "cannot reach Kafka")
+        .caused_by(error)
+        .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
+}
+
+pub(super) fn refused_settings(error: KafkaError) -> Error {
+    Error::new(Code::KafkaConfig, "the Kafka client refuses its settings")
+        .caused_by(error)
+        .hint("see [kafka] and [kafka.properties]; names and values are those of librdkafka")
+}

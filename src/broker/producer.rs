@@ -1,0 +1,144 @@
+//! One librdkafka producer and what it reports.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+
+use super::{Headers, Record};
+
+/// The answer for one record, by its index in the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) index: usize,
+    pub(super) outcome: Result<(i32, i64), RDKafkaErrorCode>,
+}
+
+/// Gathers delivery reports until the publisher takes them, and tells whether the brokers answer.
+struct Context {
+    reports: Mutex<Vec<Report>>,
+    brokers_up: Arc<AtomicBool>,
+}
+
+impl Context {
+    fn reports(&self) -> MutexGuard<'_, Vec<Report>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AllBrokersDown)) {
+            self.brokers_up.store(false, Ordering::Relaxed);
+        }
+        tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let outcome = match result {
+            Ok(message) => {
+                self.brokers_up.store(true, Ordering::Relaxed);
+                Ok((message.partition(), message.offset()))
+            }
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+        };
+        self.reports().push(Report { index, outcome });
+    }
+}
+
+/// Why a record was not taken.
+#[derive(Debug)]
+pub(super) enum SendError {
+    /// The queue of the client is full: take reports and try again.
+    QueueFull,
+    Code(RDKafkaErrorCode),
+}
+
+/// A producer of its own for one lane, driven by the thread that owns it: reports arrive during [`Producer::poll`] only.
+pub(super) struct Producer {
+    inner: BaseProducer<Context>,
+    unreported: usize,
+}
+
+impl Producer {
+    /// Connects in the background. `brokers_up` is set by every acknowledgement and cleared when no broker can be reached.
+    pub(super) fn new(config: &ClientConfig, records_max: usize, brokers_up: Arc<AtomicBool>) -> KafkaResult<Self> {
+        let context = Context { reports: Mutex::new(Vec::with_capacity(records_max)), brokers_up };
+        Ok(Self { inner: BaseProducer::from_config_and_context(config, context)?, unreported: 0 })
+    }
+
+    /// Hands a record over; its report will carry `index`.
+    pub(super) fn send(&mut self, record: &Record, index: usize) -> Result<(), SendError> {
+        let mut base = BaseRecord::<str, [u8], usize>::with_opaque_to(&record.topic, index)
+            .timestamp(record.timestamp_ms)
+            .headers(owned_headers(&record.headers));
+        if let Some(key) = &record.key {
+            base = base.key(key.as_str());
+        }
+        if let Some(value) = &record.value {
+            base = base.payload(value.as_slice());
+        }
+        match self.inner.send(base) {
+            Ok(()) => {
+                self.unreported += 1;
+                Ok(())
+            }
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(SendError::QueueFull),
+            Err((error, _)) => Err(SendError::Code(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown))),
+        }
+    }
+
+    /// Records handed over whose report has not been taken.
+    pub(super) fn unreported(&self) -> usize {
+        self.unreported
+    }
+
+    /// Takes the reports that are there, waiting up to `wait` if there are none. `rdkafka` waits in whole milliseconds and
+    /// always to the end, so anything but zero costs at least one.
+    pub(super) fn poll(&mut self, wait: Duration) -> Vec<Report> {
+        self.inner.poll(Duration::ZERO);
+        if self.inner.context().reports().is_empty() && !wait.is_zero() {
+            self.inner.poll(wait);
+        }
+        let reports = std::mem::take(&mut *self.inner.context().reports());
+        self.unreported -= reports.len();
+        reports
+    }
+
+    /// The error after which this producer sends nothing any more.
+    pub(super) fn fatal(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.inner.client().fatal_error()
+    }
+
+    /// Gives up what is queued but not in flight; it will be reported as purged.
+    pub(super) fn purge_queue(&self) {
+        self.inner.purge(PurgeConfig::default().queue());
+    }
+
+    /// Gives up everything. What was in flight may be in the log.
+    pub(super) fn purge_all(&self) {
+        self.inner.purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+fn owned_headers(headers: &Headers) -> OwnedHeaders {
+    let mut owned = OwnedHeaders::new_with_capacity(headers.len());
+    for (key, value) in headers.iter() {
+        owned = owned.insert(Header { key, value: Some(value) });
+    }
+    owned
+}

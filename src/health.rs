@@ -1,0 +1,240 @@
+//! Whether this process is ready (named checks) and alive (heartbeats of its loops).
+//!
+//! Components hold handles and report; nothing here asks anybody. A check counts as failing until it has reported `ok`
+//! once, so an instance is not ready while it starts.
+//! Invariant: liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock;
+
+/// All checks and heartbeats of a process. Cheap to clone; clones share the same state.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    next: u64,
+    stopping: bool,
+    checks: BTreeMap<u64, Named<Result<(), String>>>,
+    heartbeats: BTreeMap<u64, Named<Pulse>>,
+}
+
+#[derive(Debug)]
+struct Named<T> {
+    name: Cow<'static, str>,
+    state: T,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pulse {
+    last: Duration,
+    limit: Duration,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        // Each change is one assignment, so a panic elsewhere leaves nothing half done.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Health {
+    /// Registers a readiness check. It fails with "starting" until its first report, and is gone with its handle.
+    pub fn check(&self, name: impl Into<Cow<'static, str>>) -> Check {
+        let mut entries = self.shared.lock();
+        let id = entries.next;
+        entries.next += 1;
+        entries.checks.insert(id, Named { name: name.into(), state: Err("starting".to_owned()) });
+        Check { id, shared: Arc::clone(&self.shared) }
+    }
+
+    /// Registers a loop that promises to call [`Heartbeat::beat`] at least once per `limit`, whatever it waits for.
+    /// The first beat is now; the promise ends with the handle.
+    pub fn heartbeat(&self, name: impl Into<Cow<'static, str>>, limit: Duration) -> Heartbeat {
+        let mut entries = self.shared.lock();
+        let id = entries.next;
+        entries.next += 1;
+        entries.heartbeats.insert(id, Named { name: name.into(), state: Pulse { last: clock::monotonic(), limit } });
+        Heartbeat { id, shared: Arc::clone(&self.shared) }
+    }
+
+    /// The process is about to stop: not ready from now on, so that nobody sends it more, and still alive.
+    pub fn stopping(&self) {
+        self.shared.lock().stopping = true;
+    }
+
+    /// The checks, in the order they were registered in.
+    pub fn readiness(&self) -> Report {
+        let entries = self.shared.lock();
+        let mut lines: Vec<_> = entries.checks.values().map(|check| (check.name.clone(), check.state.clone())).collect();
+        if entries.stopping {
+            lines.push((Cow::Borrowed("shutdown"), Err("the process is stopping".to_owned())));
+        }
+        Report { lines }
+    }
+
+    /// The heartbeats, in the order they were registered in.
+    pub fn liveness(&self) -> Report {
+        self.liveness_at(clock::monotonic())
+    }
+
+    fn liveness_at(&self, now: Duration) -> Report {
+        let entries = self.shared.lock();
+        let line = |pulse: Pulse| {
+            let silent = now.saturating_sub(pulse.last);
+            if silent <= pulse.limit {
+                Ok(())
+            } else {
+                Err(format!("silent for {:.1} s, more than {:.1} s", silent.as_secs_f64(), pulse.limit.as_secs_f64()))
+            }
+        };
+        Report { lines: entries.heartbeats.values().map(|beat| (beat.name.clone(), line(beat.state))).collect() }
+    }
+}
+
+/// Handle of one readiness check.
+#[derive(Debug)]
+pub struct Check {
+    id: u64,
+    shared: Arc<Shared>,
+}
+
+impl Check {
+    pub fn ok(&self) {
+        self.set(Ok(()));
+    }
+
+    /// `reason` is shown to anybody who asks `/readyz`: no addresses with passwords, no keys, no payloads.
+    pub fn failing(&self, reason: impl Into<String>) {
+        self.set(Err(reason.into()));
+    }
+
+    fn set(&self, state: Result<(), String>) {
+        if let Some(check) = self.shared.lock().checks.get_mut(&self.id) {
+            check.state = state;
+        }
+    }
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.shared.lock().checks.remove(&self.id);
+    }
+}
+
+/// Handle of one loop.
+#[derive(Debug)]
+pub struct Heartbeat {
+    id: u64,
+    shared: Arc<Shared>,
+}
+
+impl Heartbeat {
+    pub fn beat(&self) {
+        self.beat_at(clock::monotonic());
+    }
+
+    fn beat_at(&self, now: Duration) {
+        if let Some(beat) = self.shared.lock().heartbeats.get_mut(&self.id) {
+            beat.state.last = now;
+        }
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.shared.lock().heartbeats.remove(&self.id);
+    }
+}
+
+/// The outcome of all checks at one moment. Displays as a line per check, `[+]name ok` or `[-]name failed: reason`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    lines: Vec<(Cow<'static, str>, Result<(), String>)>,
+}
+
+impl Report {
+    pub fn is_ok(&self) -> bool {
+        self.lines.iter().all(|(_, state)| state.is_ok())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, state) in &self.lines {
+            match state {
+                Ok(()) => writeln!(f, "[+]{name} ok")?,
+                Err(reason) => writeln!(f, "[-]{name} failed: {reason}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_process_is_not_ready_until_every_check_has_reported() {
+        let health = Health::default();
+        let (postgres, kafka) = (health.check("postgres"), health.check("kafka"));
+        postgres.ok();
+        assert!(!health.readiness().is_ok());
+        kafka.ok();
+        assert!(health.readiness().is_ok());
+    }
+
+    #[test]
+    fn a_check_ends_with_its_handle() {
+        let health = Health::default();
+        let gone = health.check("lane 3");
+        gone.failing("no broker answers");
+        drop(gone);
+        assert!(health.readiness().is_ok());
+    }
+
+    #[test]
+    fn a_stopping_process_is_alive_and_not_ready() {
+        let health = Health::default();
+        health.check("postgres").ok();
+        health.stopping();
+        assert!(!health.readiness().is_ok());
+        assert!(health.liveness().is_ok());
+    }
+
+    #[test]
+    fn a_silent_loop_makes_the_process_dead_until_it_beats_again() {
+        let health = Health::default();
+        let beat = health.heartbeat("lanes", LIMIT);
+        let start = clock::monotonic();
+        beat.beat_at(start);
+        assert!(health.liveness_at(start + LIMIT).is_ok());
+        let late = start + LIMIT + Duration::from_secs(1);
+        assert_eq!(health.liveness_at(late).to_string(), "[-]lanes failed: silent for 31.0 s, more than 30.0 s\n");
+        beat.beat_at(late);
+        assert!(health.liveness_at(late).is_ok());
+    }
+
+    #[test]
+    fn a_loop_that_ended_is_not_missed() {
+        let health = Health::default();
+        let start = clock::monotonic();
+        drop(health.heartbeat("lane 3", LIMIT));
+        assert!(health.liveness_at(start + LIMIT * 10).is_ok());
+    }
+}

@@ -1,0 +1,2 @@
+-- Number of shards of the installed outbox.
+select outbox_shard_count()

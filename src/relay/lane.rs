@@ -1,0 +1,402 @@
+//! One lane: settles the batch in hand, claims the next one, publishes it in order, and starts again.
+//!
+//! Owns the order of events of its shard. Knows no SQL (`outbox`) and no librdkafka (`broker`).
+//! Invariants: at most one batch is in flight per lane; a claimed batch runs to its settle and no branch of a `select!`
+//! can drop it; a stop is not an attempt. `tests/it/ordering.rs` fails if order is lost.
+
+use std::collections::HashSet;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Lanes, wakeup};
+use crate::broker::publisher::Publisher;
+use crate::broker::topics::Topic;
+use crate::broker::{Delivery, Record};
+use crate::clock::{Permit, monotonic, wall};
+use crate::event::OutboxEvent;
+use crate::metrics::{FailureLabels, PollLabel, TopicLabel};
+use crate::outbox::{Batch, Claimed, Failed, Fence, OutboxError, Settlement, Source, Step, Verdict};
+use crate::retry::Backoff;
+
+/// How often a lane moves its `low_id`. The bound saves index reads; a second of them costs nothing.
+const LOW_ID_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait before asking again for a topic that does not exist, and after records that Kafka would not take yet.
+const KAFKA_RETRY: Duration = Duration::from_millis(500);
+/// Least time between two questions about topics whose events fail.
+const MISSING_RETRY: Duration = Duration::from_secs(2);
+
+/// How a lane ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was told to, and everything in hand is settled: the lease may be given away.
+    Drained,
+    /// The lease is over or another instance has it. What was in hand belongs to the next owner.
+    LostLease,
+}
+
+/// What a lane has in hand between two steps.
+enum Hand {
+    /// Nothing is in flight; the settlement, mostly empty, is still to be written.
+    Settled(Settlement),
+    /// A former owner's batch, to be sent again as it was.
+    Inherited(Vec<i64>),
+}
+
+pub(super) struct Lane {
+    fence: Fence,
+    permit: Permit,
+    shared: Arc<Lanes>,
+    publisher: Publisher,
+    low_id_moved: Duration,
+    /// Topics that the last claim met and that nobody has asked the cluster about.
+    unknown_topics: HashSet<String>,
+    /// The last claim stopped before an event whose topic does not exist yet.
+    awaits_topic: bool,
+    /// Topics whose events fail because they do not exist, and when the cluster was last asked about them.
+    missing_topics: HashSet<String>,
+    missing_asked: Duration,
+}
+
+impl Lane {
+    pub(super) fn new(fence: Fence, permit: Permit, shared: Arc<Lanes>) -> std::io::Result<Self> {
+        let mut settings = shared.publisher.clone();
+        settings.name = format!("lane-{}", fence.shard);
+        settings.client.set("client.id", format!("{}-{}", shared.client_id, fence.shard));
+        let publisher = Publisher::start(settings)?;
+        let low_id_moved = monotonic();
+        Ok(Self {
+            fence,
+            permit,
+            shared,
+            publisher,
+            low_id_moved,
+            unknown_topics: HashSet::new(),
+            awaits_topic: false,
+            missing_topics: HashSet::new(),
+            missing_asked: Duration::ZERO,
+        })
+    }
+
+    /// Relays until `stop` is cancelled, then settles what is in hand and returns. `inherited` is the manifest that a former
+    /// owner left.
+    pub(super) async fn run(mut self, inherited: Option<Vec<i64>>, stop: CancellationToken) -> Ended {
+        let mut hand = inherited.map_or_else(|| Hand::Settled(Settlement::default()), Hand::Inherited);
+        let mut backoff = Backoff::for_connection();
+        loop {
+            if !self.permit.holds() && !self.permit.is_ended() {
+                return Ended::LostLease;
+            }
+            let stopping = stop.is_cancelled();
+            if stopping && !matches!(&hand, Hand::Settled(settlement) if !settlement.is_empty()) {
+                // Nothing in hand but perhaps an inherited manifest, which stays for the next owner.
+                return Ended::Drained;
+            }
+            let step = match self.step(&hand, stopping).await {
+                Ok(step) => step,
+                Err(OutboxError::Fenced(_)) => return Ended::LostLease,
+                Err(OutboxError::Db(error)) => {
+                    self.shared.health.postgres_failed(&error);
+                    let wait = backoff.next_wait();
+                    tracing::warn!(shard = self.fence.shard, error = %chain(&error), wait = ?wait, "the outbox cannot be read");
+                    if self.permit.is_ended() {
+                        return Ended::LostLease;
+                    }
+                    self.pause(wait, &stop).await;
+                    match self.recover(hand, &stop).await {
+                        Some(recovered) => hand = recovered,
+                        None => return Ended::LostLease,
+                    }
+                    continue;
+                }
+            };
+            backoff.reset();
+            self.shared.health.postgres_works();
+            if step.missing > 0 {
+                tracing::error!(shard = self.fence.shard, rows = step.missing, "published rows were changed or deleted by somebody else before they were settled");
+            }
+            hand = Hand::Settled(Settlement::default());
+            self.ask_about_missing().await;
+            match step.batch {
+                Some(batch) => hand = Hand::Settled(self.publish(batch).await),
+                None if stopping => return Ended::Drained,
+                None if step.moved > 0 => {}
+                None => self.wait_for_work(&stop).await,
+            }
+        }
+    }
+
+    async fn step(&mut self, hand: &Hand, stopping: bool) -> Result<Step<Record>, OutboxError> {
+        let nothing = Settlement::default();
+        let (settlement, source) = match hand {
+            Hand::Settled(settlement) if stopping => (settlement, Source::Nothing),
+            Hand::Settled(settlement) => (settlement, Source::Waiting),
+            Hand::Inherited(ids) => (&nothing, Source::Manifest(ids)),
+        };
+        let horizon = (monotonic().saturating_sub(self.low_id_moved) > LOW_ID_INTERVAL).then(|| {
+            self.low_id_moved = monotonic();
+            self.shared.horizon()
+        });
+        let started = monotonic();
+        let shared = Arc::clone(&self.shared);
+        let mut judge = Judge { shared: &shared, unknown: HashSet::new(), missing: HashSet::new(), awaited: false };
+        let step = shared
+            .outbox
+            .step(self.fence, settlement, source, shared.limits, horizon, |event| judge.verdict(event))
+            .await?;
+        (self.unknown_topics, self.awaits_topic) = (judge.unknown, judge.awaited);
+        self.missing_topics.extend(judge.missing);
+        let result = match (&step.batch, step.full) {
+            (_, true) => "full",
+            (Some(_), false) => "partial",
+            (None, false) => "empty",
+        };
+        let took = monotonic().saturating_sub(started);
+        self.shared.metrics.poll_duration.get_or_create(&PollLabel { result }).observe(took.as_secs_f64());
+        Ok(step)
+    }
+
+    /// Publishes a batch and says what has to be settled. When the permit ends, that is only what was acknowledged.
+    async fn publish(&self, batch: Batch<Record>) -> Settlement {
+        let metrics = &self.shared.metrics;
+        metrics.batch_events.observe(batch.events.len() as f64);
+        let (mut records, mut origins) = (Vec::with_capacity(batch.events.len()), Vec::with_capacity(batch.events.len()));
+        for Claimed { id, key, record } in batch.events {
+            origins.push(Origin { id, key, created_ms: record.timestamp_ms });
+            records.push(record);
+        }
+        let records = Arc::new(records);
+        let started = monotonic();
+        let deliveries = self.publisher.publish(Arc::clone(&records), self.permit.clone()).await;
+        metrics.publish_duration.observe(monotonic().saturating_sub(started).as_secs_f64());
+        if self.publisher.brokers_up() {
+            self.shared.health.kafka_works();
+        } else {
+            self.shared.health.kafka_failed("no broker can be reached");
+        }
+        self.account(&records, origins, deliveries)
+    }
+
+    fn account(&self, records: &[Record], origins: Vec<Origin>, deliveries: Vec<Delivery>) -> Settlement {
+        let metrics = &self.shared.metrics;
+        let now_ms = wall().as_millisecond();
+        let mut settlement = Settlement { published: Vec::with_capacity(records.len()), ..Settlement::default() };
+        let mut per_topic = PerTopic::default();
+        let mut unsent = 0_u64;
+        for ((record, origin), delivery) in records.iter().zip(origins).zip(deliveries) {
+            match delivery {
+                Delivery::Acked { partition, offset } => {
+                    per_topic.published(metrics, &record.topic, (now_ms - origin.created_ms) as f64 / 1_000.0);
+                    settlement.published.push((origin.id, partition, offset));
+                }
+                Delivery::Refused { class, reason } => {
+                    metrics.publish_failures.get_or_create(&FailureLabels { topic: record.topic.clone(), reason: class }).inc();
+                    settlement.failed.push(Failed { id: origin.id, key: origin.key, reason: format!("{class}: refused by Kafka: {reason}") });
+                }
+                Delivery::Withheld => settlement.held.push(origin.id),
+                Delivery::Unsent => unsent += 1,
+            }
+        }
+        per_topic.flush();
+        if unsent > 0 && self.permit.holds() {
+            tracing::warn!(shard = self.fence.shard, events = unsent, "Kafka did not take part of a batch; it stays PENDING and is sent again");
+        }
+        if let Some(tap) = &self.shared.ack_tap {
+            let ids: Vec<i64> = settlement.published.iter().map(|(id, _, _)| *id).collect();
+            tap(&ids);
+        }
+        settlement
+    }
+
+    /// After a lost answer: did the commit happen? The manifest tells by its number of batch and by its ids.
+    /// `None` when the lease is over.
+    async fn recover(&mut self, hand: Hand, stop: &CancellationToken) -> Option<Hand> {
+        let mut backoff = Backoff::for_connection();
+        loop {
+            match self.shared.outbox.state(self.fence).await {
+                Ok(state) => {
+                    return Some(match (hand, state.batch_ids) {
+                        // What we wanted to settle is still in flight for the database: the commit did not happen.
+                        (Hand::Settled(settlement), Some(ids)) if belongs_to(&settlement, &ids) => Hand::Settled(settlement),
+                        // A batch that we have not seen: the commit happened, its answer was lost.
+                        (_, Some(ids)) => Hand::Inherited(ids),
+                        // Nothing in flight: settled, and nothing was claimed. A settlement is safe to write twice.
+                        (Hand::Settled(settlement), None) => Hand::Settled(settlement),
+                        (Hand::Inherited(_), None) => Hand::Settled(Settlement::default()),
+                    });
+                }
+                Err(OutboxError::Fenced(_)) => return None,
+                Err(OutboxError::Db(error)) => {
+                    self.shared.health.postgres_failed(&error);
+                    if !self.permit.holds() || self.permit.is_ended() {
+                        return None;
+                    }
+                    self.pause(backoff.next_wait(), stop).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until the shard has something to do. Cancel safe: nothing is claimed here.
+    async fn wait_for_work(&mut self, stop: &CancellationToken) {
+        let unknown = mem::take(&mut self.unknown_topics);
+        if !unknown.is_empty() || self.awaits_topic {
+            if let Err(error) = self.shared.catalog.learn(&unknown).await {
+                self.shared.health.kafka_failed(&error.chain());
+                self.pause(KAFKA_RETRY, stop).await;
+            } else if self.awaits_topic {
+                self.pause(KAFKA_RETRY, stop).await;
+            }
+            return;
+        }
+        wakeup::wait(&self.shared.wakeup, self.fence.shard, stop).await;
+    }
+
+    /// A topic that was missing may have been created: its next events need not fail.
+    async fn ask_about_missing(&mut self) {
+        if self.missing_topics.is_empty() || monotonic().saturating_sub(self.missing_asked) < MISSING_RETRY {
+            return;
+        }
+        self.missing_asked = monotonic();
+        let missing = mem::take(&mut self.missing_topics);
+        if let Err(error) = self.shared.catalog.learn(&missing).await {
+            self.shared.health.kafka_failed(&error.chain());
+        }
+    }
+
+    /// Waits, but not for a stop that has come already: a lane that drains waits for PostgreSQL like any other.
+    async fn pause(&self, wait: Duration, stop: &CancellationToken) {
+        if stop.is_cancelled() {
+            return tokio::time::sleep(wait).await;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Whether the manifest is that of the batch this settlement is about.
+fn belongs_to(settlement: &Settlement, manifest: &[i64]) -> bool {
+    let first = settlement
+        .published
+        .first()
+        .map(|(id, _, _)| *id)
+        .or_else(|| settlement.failed.first().map(|failed| failed.id))
+        .or_else(|| settlement.held.first().copied());
+    first.is_some_and(|id| manifest.binary_search(&id).is_ok())
+}
+
+/// Where a record came from.
+struct Origin {
+    id: i64,
+    key: Option<String>,
+    created_ms: i64,
+}
+
+/// Decides about claimed events with what is known without asking anybody.
+struct Judge<'a> {
+    shared: &'a Lanes,
+    unknown: HashSet<String>,
+    missing: HashSet<String>,
+    awaited: bool,
+}
+
+impl Judge<'_> {
+    fn verdict(&mut self, event: OutboxEvent) -> Verdict<Record> {
+        let record = match self.shared.encoder.encode(event) {
+            Ok(record) => record,
+            Err(refusal) => return self.refuse(refusal.class(), String::new(), refusal.to_string()),
+        };
+        match self.shared.catalog.look_up(&record.topic) {
+            Topic::Unknown => {
+                self.unknown.insert(record.topic);
+                Verdict::Stop
+            }
+            Topic::Awaited => {
+                self.unknown.insert(record.topic);
+                self.awaited = true;
+                Verdict::Stop
+            }
+            Topic::Missing => {
+                let reason = format!("unknown-topic: the topic {} does not exist; create it, then retry the event", record.topic);
+                self.missing.insert(record.topic.clone());
+                self.refuse("unknown-topic", record.topic, reason)
+            }
+            Topic::Exists { max_message_bytes } => {
+                let size = record.size() as u64;
+                match max_message_bytes {
+                    Some(limit) if size > limit => {
+                        let reason = format!("too-large: the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}", record.topic);
+                        self.refuse("too-large", record.topic, reason)
+                    }
+                    _ => Verdict::Publish(record),
+                }
+            }
+        }
+    }
+
+    fn refuse(&self, class: &'static str, topic: String, reason: String) -> Verdict<Record> {
+        self.shared.metrics.publish_failures.get_or_create(&FailureLabels { topic, reason: class }).inc();
+        Verdict::Refuse(reason)
+    }
+}
+
+/// Counters of one batch, looked up once per run of events with the same topic.
+#[derive(Default)]
+struct PerTopic {
+    current: Option<(String, prometheus_client::metrics::counter::Counter, prometheus_client::metrics::histogram::Histogram)>,
+    count: u64,
+}
+
+impl PerTopic {
+    fn published(&mut self, metrics: &crate::metrics::Metrics, topic: &str, latency_seconds: f64) {
+        if self.current.as_ref().is_none_or(|(name, _, _)| name != topic) {
+            self.flush();
+            let label = TopicLabel { topic: topic.to_owned() };
+            let counter = metrics.published_events.get_or_create(&label).clone();
+            let latency = metrics.delivery_latency.get_or_create(&label).clone();
+            self.current = Some((topic.to_owned(), counter, latency));
+        }
+        if let Some((_, _, latency)) = &self.current {
+            latency.observe(latency_seconds.max(0.0));
+        }
+        self.count += 1;
+    }
+
+    fn flush(&mut self) {
+        if let Some((_, counter, _)) = &self.current {
+            counter.inc_by(self.count);
+        }
+        self.count = 0;
+    }
+}
+
+fn chain(error: &crate::db::DbError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settlement(ids: &[i64]) -> Settlement {
+        Settlement { published: ids.iter().map(|id| (*id, 0, 0)).collect(), ..Settlement::default() }
+    }
+
+    #[test]
+    fn a_manifest_is_ours_when_it_holds_what_we_settle() {
+        assert!(belongs_to(&settlement(&[3, 5]), &[3, 5, 9]));
+        assert!(!belongs_to(&settlement(&[3, 5]), &[11, 12]));
+        assert!(!belongs_to(&Settlement::default(), &[11, 12]));
+    }
+}

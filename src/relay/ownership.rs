@@ -1,0 +1,264 @@
+//! Which shards this instance owns: heartbeat, renewal, fair share, takeover, hand-over.
+//!
+//! One loop owns all of it; lanes are told by tokens and answer by ending. Time that decides about ownership is the
+//! database's; this process only subtracts a margin by its own monotonic clock, so that it stops before its lease ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Lanes;
+use super::lane::{Ended, Lane};
+use crate::clock::{Permit, monotonic};
+use crate::db::DbError;
+use crate::error::{Code, Error, Result};
+use crate::event::ShardId;
+use crate::metrics::ShardLabel;
+use crate::outbox::Fence;
+use crate::outbox::leases::{Acquired, Census, Leases};
+
+/// Longest wait between two looks at who lives and what is free: how fast a hand-over is.
+const TICK_MAX: Duration = Duration::from_secs(1);
+
+struct Owned {
+    epoch: i64,
+    permit: Permit,
+    stop: CancellationToken,
+}
+
+pub(super) struct Owner {
+    lanes: Arc<Lanes>,
+    leases: Leases,
+    lease: Duration,
+    shutdown_timeout: Duration,
+    owned: HashMap<ShardId, Owned>,
+    running: JoinSet<(ShardId, i64, Ended)>,
+    renewed: Duration,
+}
+
+impl Owner {
+    pub(super) fn new(lanes: Arc<Lanes>, leases: Leases, lease: Duration, shutdown_timeout: Duration) -> Self {
+        Self { lanes, leases, lease, shutdown_timeout, owned: HashMap::new(), running: JoinSet::new(), renewed: Duration::ZERO }
+    }
+
+    /// Runs until `stop`, then drains. Errors: fenced.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        let tick = TICK_MAX.min(self.lease / 5);
+        let fenced = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break None,
+                Some(ended) = self.running.join_next() => {
+                    if let Some(error) = self.lane_ended(ended).await {
+                        break Some(error);
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep(if self.renewed.is_zero() { Duration::ZERO } else { tick }) => {}
+            }
+            match self.tick().await {
+                Ok(None) => {}
+                Ok(Some(error)) => break Some(error),
+                Err(error) => {
+                    self.lanes.health.postgres_failed(&error);
+                    tracing::warn!(error = %error, "the leases cannot be renewed");
+                    // Nothing was learnt; try again with the next tick. Lanes end by themselves when their permits are over.
+                    self.renewed = self.renewed.max(Duration::from_nanos(1));
+                }
+            }
+        };
+        self.drain(fenced.is_some()).await;
+        fenced.map_or(Ok(()), Err)
+    }
+
+    /// One look: renew what we have, say that we live, give up what is too much, take what is free.
+    async fn tick(&mut self) -> Result<Option<Error>, DbError> {
+        if let Some(error) = self.renew().await? {
+            return Ok(Some(error));
+        }
+        let census = self.leases.heartbeat().await?;
+        self.lanes.health.postgres_works();
+        let share = fair_share(census);
+        let draining = self.owned.values().filter(|owned| owned.stop.is_cancelled()).count();
+        let active = self.owned.len() - draining;
+        if active > share {
+            self.give_up(active - share);
+        } else if active < share && census.free > 0 {
+            let asked = monotonic();
+            for acquired in self.leases.acquire(share - active).await? {
+                self.start_lane(acquired, asked);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Renews every lease at least three times in its length. A shard that was not renewed belongs to somebody else.
+    async fn renew(&mut self) -> Result<Option<Error>, DbError> {
+        if self.owned.is_empty() || monotonic().saturating_sub(self.renewed) < self.lease / 4 {
+            self.renewed = self.renewed.max(Duration::from_nanos(1));
+            return Ok(None);
+        }
+        let mine: Vec<(ShardId, i64)> = self.owned.iter().map(|(shard, owned)| (*shard, owned.epoch)).collect();
+        let asked = monotonic();
+        let renewed = self.leases.renew(&mine).await?;
+        self.renewed = asked;
+        for shard in &renewed {
+            if let Some(owned) = self.owned.get(shard) {
+                owned.permit.extend(permit_end(asked, self.lease));
+            }
+        }
+        let lost = mine.iter().find(|(shard, _)| !renewed.contains(shard));
+        Ok(lost.map(|(shard, epoch)| fenced(*shard, *epoch)))
+    }
+
+    fn start_lane(&mut self, acquired: Acquired, asked: Duration) {
+        let Acquired { shard, epoch, batch_ids, taken_over } = acquired;
+        let fence = Fence { shard, owner: self.leases.instance(), epoch };
+        let permit = Permit::new(permit_end(asked, self.lease));
+        let stop = CancellationToken::new();
+        let lane = match Lane::new(fence, permit.clone(), Arc::clone(&self.lanes)) {
+            Ok(lane) => lane,
+            // The lease runs out by itself, and somebody with threads to spare takes the shard.
+            Err(error) => return tracing::error!(shard, error = %error, "a lane cannot be started"),
+        };
+        let in_flight = batch_ids.as_ref().map_or(0, Vec::len);
+        tracing::info!(shard, epoch, taken_over, in_flight, "shard acquired");
+        self.owned.insert(shard, Owned { epoch, permit, stop: stop.clone() });
+        self.running.spawn(async move { (shard, epoch, lane.run(batch_ids, stop).await) });
+        self.publish_owned();
+    }
+
+    /// Asks the lanes of some shards to drain; the leases are released when they have.
+    fn give_up(&mut self, count: usize) {
+        let mut shards: Vec<ShardId> = self.owned.iter().filter(|(_, owned)| !owned.stop.is_cancelled()).map(|(shard, _)| *shard).collect();
+        shards.sort_unstable();
+        for shard in shards.into_iter().rev().take(count) {
+            tracing::info!(shard, "shard is given up for another instance");
+            self.owned[&shard].stop.cancel();
+        }
+    }
+
+    /// A lane has ended. `Some` is the end of this process.
+    async fn lane_ended(&mut self, joined: Result<(ShardId, i64, Ended), tokio::task::JoinError>) -> Option<Error> {
+        let (shard, epoch, ended) = match joined {
+            Ok(ended) => ended,
+            Err(join) => return Some(Error::new(Code::Unexpected, "a lane panicked").caused_by(join)),
+        };
+        let owned = self.owned.remove(&shard);
+        self.publish_owned();
+        match ended {
+            Ended::Drained => {
+                if let Err(error) = self.leases.release(shard, epoch).await {
+                    tracing::warn!(shard, error = %error, "the lease could not be released; it runs out by itself");
+                }
+                None
+            }
+            Ended::LostLease => {
+                drop(owned);
+                // Still ours by the database's word? Then time ran out only for us (PostgreSQL was away), nobody took the
+                // shard, and it can be taken again like any other.
+                match self.leases.renew(&[(shard, epoch)]).await {
+                    Ok(renewed) if renewed.is_empty() => Some(fenced(shard, epoch)),
+                    Ok(_) => {
+                        tracing::warn!(shard, "the lease ran out while PostgreSQL was away; the shard is taken again");
+                        if let Err(error) = self.leases.release(shard, epoch).await {
+                            tracing::warn!(shard, error = %error, "the lease could not be released; it runs out by itself");
+                        }
+                        None
+                    }
+                    Err(_) => None,
+                }
+            }
+        }
+    }
+
+    /// Stops every lane, waits for them, releases the leases. After the timeout, what is in flight is given up and stays
+    /// PENDING with its manifest.
+    async fn drain(mut self, lost: bool) {
+        for owned in self.owned.values() {
+            owned.stop.cancel();
+            if lost {
+                owned.permit.end();
+            }
+        }
+        let deadline = tokio::time::Instant::now() + self.shutdown_timeout.mul_f64(0.7);
+        let mut given_up = false;
+        while !self.running.is_empty() {
+            // Renewed to the end: a lane that drains slowly must not lose its shard for that.
+            if let Err(error) = self.renew().await {
+                tracing::debug!(error = %error, "the leases cannot be renewed while draining");
+            }
+            tokio::select! {
+                Some(joined) = self.running.join_next() => {
+                    drop(self.lane_ended(joined).await);
+                }
+                () = tokio::time::sleep_until(deadline), if !given_up => {
+                    tracing::warn!(shards = self.running.len(), "not everything in flight was acknowledged in time; it stays PENDING");
+                    for owned in self.owned.values() {
+                        owned.permit.end();
+                    }
+                    given_up = true;
+                }
+                () = tokio::time::sleep(self.lease / 4) => {}
+            }
+        }
+        if let Err(error) = self.leases.leave().await {
+            tracing::debug!(error = %error, "this instance could not be taken off the list");
+        }
+    }
+
+    fn publish_owned(&self) {
+        let mut shards: Vec<ShardId> = self.owned.keys().copied().collect();
+        shards.sort_unstable();
+        for shard in self.lanes.owned_shards() {
+            if !shards.contains(&shard) {
+                self.lanes.metrics.lease_held.get_or_create(&ShardLabel { shard: i64::from(shard) }).set(0);
+            }
+        }
+        for shard in &shards {
+            self.lanes.metrics.lease_held.get_or_create(&ShardLabel { shard: i64::from(*shard) }).set(1);
+        }
+        self.lanes.set_owned(shards);
+    }
+}
+
+/// Shards that one of the live instances should have at most.
+fn fair_share(census: Census) -> usize {
+    census.shards.div_ceil(census.live.max(1))
+}
+
+/// When a lane must have stopped sending: before the lease that was asked for at `asked` can end. The margin is a fifth of
+/// the lease, three seconds at most: time for a request in flight to be answered.
+fn permit_end(asked: Duration, lease: Duration) -> Duration {
+    asked + lease - (lease / 5).min(Duration::from_secs(3))
+}
+
+fn fenced(shard: ShardId, epoch: i64) -> Error {
+    Error::new(Code::Fenced, format!("another instance took over shard {shard} (our epoch was {epoch})"))
+        .hint("this process was stopped or cut off for longer than relay.lease; its supervisor should start it again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn fair_shares_cover_all_shards_and_differ_by_one_batch_at_most(shards in 1_usize..200, live in 1_usize..50) {
+            let share = fair_share(Census { live, shards, free: 0 });
+            prop_assert!(share * live >= shards, "every shard has somebody who may take it");
+            prop_assert!((share - 1) * live < shards, "nobody may take more than needed");
+        }
+
+        #[test]
+        fn a_permit_ends_before_its_lease(asked_ms in 0_u64..1_000_000, lease_ms in 1_000_u64..600_000) {
+            let (asked, lease) = (Duration::from_millis(asked_ms), Duration::from_millis(lease_ms));
+            let end = permit_end(asked, lease);
+            prop_assert!(end < asked + lease && end > asked);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Waking idle lanes: one cheap query for all idle shards of this instance, soon after work and seldom when idle.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::ShardId;
+use crate::outbox::PgOutbox;
+
+/// The lanes that wait.
+#[derive(Debug, Default)]
+pub(super) struct Wakeup {
+    idle: Mutex<HashMap<ShardId, Arc<Notify>>>,
+    /// A lane became idle, so it had work a moment ago: look again soon.
+    changed: Notify,
+}
+
+impl Wakeup {
+    fn idle(&self) -> MutexGuard<'_, HashMap<ShardId, Arc<Notify>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, shards: &[ShardId]) {
+        let idle = self.idle();
+        for shard in shards {
+            if let Some(lane) = idle.get(shard) {
+                lane.notify_one();
+            }
+        }
+    }
+}
+
+/// Waits until the shard has something to do, or `stop`. Cancel safe.
+pub(super) async fn wait(wakeup: &Wakeup, shard: ShardId, stop: &CancellationToken) {
+    let woken = Arc::new(Notify::new());
+    wakeup.idle().insert(shard, Arc::clone(&woken));
+    wakeup.changed.notify_one();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = woken.notified() => {}
+    }
+    wakeup.idle().remove(&shard);
+}
+
+/// Looks for work of idle lanes until `stop`. While PostgreSQL is away the lanes are left alone.
+pub(super) async fn run(wakeup: &Wakeup, outbox: &PgOutbox, poll_min: Duration, poll_max: Duration, stop: CancellationToken) {
+    let mut wait = poll_min;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(wait) => {}
+            // Not at once: what a lane has just drained is refilled by writers that need a moment too.
+            () = wakeup.changed.notified(), if wait > poll_min => {
+                wait = poll_min;
+                continue;
+            }
+        }
+        let idle: Vec<ShardId> = wakeup.idle().keys().copied().collect();
+        if idle.is_empty() {
+            wakeup.changed.notified().await_or(&stop).await;
+            wait = poll_min;
+            continue;
+        }
+        match outbox.due(&idle).await {
+            Ok(due) if due.is_empty() => wait = (wait * 2).min(poll_max),
+            Ok(due) => {
+                wakeup.wake(&due);
+                wait = poll_min;
+            }
+            // The lanes report the outage; this is only the look.
+            Err(_) => wait = poll_max,
+        }
+    }
+}
+
+/// A wait that a stop ends.
+trait OrStop {
+    async fn await_or(self, stop: &CancellationToken);
+}
+
+impl<F: Future<Output = ()>> OrStop for F {
+    async fn await_or(self, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self => {}
+        }
+    }
+}
