@@ -49,7 +49,7 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 const ERROR_LASTS: Duration = Duration::from_secs(30);
 
 /// What the promises rest on: not to be overridden by `[kafka.properties]`.
-const FIXED: [(&str, &str); 9] = [
+const FIXED: [(&str, &str); 10] = [
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
     ("enable.partition.eof", "false"),
@@ -63,18 +63,18 @@ const FIXED: [(&str, &str); 9] = [
     // For lag and for whether a broker is connected.
     ("statistics.interval.ms", "5000"),
     ("allow.auto.create.topics", "false"),
+    // How soon a topic that is created later, and new partitions, are noticed.
+    ("topic.metadata.refresh.interval.ms", "10000"),
 ];
 
 /// Defaults that `[kafka.properties]` may override.
-const DEFAULTS: [(&str, &str); 5] = [
+const DEFAULTS: [(&str, &str); 4] = [
     ("session.timeout.ms", "30000"),
     ("max.poll.interval.ms", "300000"),
     // Prefetched over all partitions: bounds memory. librdkafka lowers fetch.max.bytes to the same.
     ("queued.max.messages.kbytes", "16384"),
     // A full prefetch queue is looked at again after this; the default of a second would starve a fast fold.
     ("fetch.queue.backoff.ms", "10"),
-    // How soon a topic that is created later, and new partitions, are noticed.
-    ("topic.metadata.refresh.interval.ms", "10000"),
 ];
 
 /// The companion consumer, ready to run.
