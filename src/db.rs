@@ -75,7 +75,7 @@ impl DbError {
     /// The SQLSTATE, if the server sent one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
-            Self::Unavailable(_) => None,
+            Self::Unavailable(source) => source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code),
             Self::Denied(error) | Self::Statement(error) => error.code(),
         }
     }
@@ -243,6 +243,9 @@ impl Database {
         config
     }
 }
+
+/// A transaction on a [`Connection`]; rolled back when dropped.
+pub type Transaction<'a> = deadpool_postgres::Transaction<'a>;
 
 /// A pool for one [`Role`].
 #[derive(Debug, Clone)]

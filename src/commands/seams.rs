@@ -52,7 +52,7 @@ pub(super) struct Only {
 
 /// `app::run`: here the admin server alone.
 pub(super) async fn run_app(config: Config, only: Only, stop: CancellationToken) -> Result<()> {
-    let health = crate::admin::health::Health::default();
+    let health = crate::health::Health::default();
     let server = crate::admin::Server::bind(&config.admin, health, crate::metrics::Metrics::new()).await?;
     server.run(stop).await
 }
