@@ -333,6 +333,13 @@ mod tests {
         let client = Database::new(&postgres.settings("postgres")).unwrap().connect(Role::Admin).await.unwrap();
         let durable: bool = client.query_one(include_str!("sql/durability.sql"), &[]).await.unwrap().get(0);
         assert!(durable, "the demo would measure something that is not the real thing");
+        #[cfg(target_os = "linux")]
+        {
+            let watchdog = postgres.server.watchdog.id();
+            let stat = std::fs::read_to_string(format!("/proc/{watchdog}/stat")).unwrap();
+            let group = stat.rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap();
+            assert_eq!(group, watchdog.to_string(), "Ctrl-C would stop the server before the relay");
+        }
         let (port, folder) = (postgres.port, postgres.scratch.folder().to_owned());
         assert!(postgres.psql_command("shop").contains(&format!("127.0.0.1:{port}/shop?passfile=")));
         assert!(!postgres.psql_command("shop").contains(postgres.password.expose()));

@@ -118,25 +118,25 @@ fn remove_leftovers(base: &Path, owner: u32) -> usize {
 }
 
 /// Stops the server of a data folder at once where we can be sure which process it is: its working directory is the data
-/// folder. Elsewhere it goes by itself: a PostgreSQL whose lock file has disappeared stops within a minute.
-fn stop_abandoned_server(data: &Path) {
-    let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return };
-    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else { return };
+/// folder. Elsewhere it goes by itself: a PostgreSQL whose lock file has disappeared stops within a minute. Returns whether
+/// a process was told to stop.
+fn stop_abandoned_server(data: &Path) -> bool {
+    let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };
+    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else { return false };
     let works_there =
         fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| data.canonicalize().is_ok_and(|data| cwd == data));
-    if works_there {
-        let killed = Command::new("/bin/sh")
-            .args(["-c", r#"kill -QUIT "$1""#, "sh", &pid.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        tracing::info!(
-            pid,
-            stopped = killed.is_ok_and(|status| status.success()),
-            "stopped the server of a killed demo"
-        );
+    if !works_there {
+        return false;
     }
+    let told = Command::new("/bin/sh")
+        .args(["-c", r#"kill -QUIT "$1""#, "sh", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    tracing::info!(pid, told, "stopping the server of a killed demo");
+    told
 }
 
 /// Whether a user with no rights of ours can reach `folder`: every part of the way must be open to others.
@@ -217,8 +217,7 @@ mod tests {
         // A recycled process id: the process has nothing to do with the folder.
         fs::create_dir_all(&data).unwrap();
         fs::write(data.join("postmaster.pid"), format!("{}\n", bystander.id())).unwrap();
-        stop_abandoned_server(&data);
-        assert!(bystander.try_wait().unwrap().is_none(), "an unrelated process was stopped");
+        assert!(!stop_abandoned_server(&data), "an unrelated process was told to stop");
         bystander.kill().unwrap();
         bystander.wait().unwrap();
     }
