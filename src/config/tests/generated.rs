@@ -23,7 +23,7 @@ fn the_committed_files_are_what_the_declarations_say() {
         "docs/configuration.md",
         command,
     );
-    let command = "cargo run --quiet -- config example > relay.toml";
+    let command = "cargo run --quiet -- init --force";
     assert_same(include_str!("../../../relay.toml"), &commented_toml(), "relay.toml", command);
 }
 
