@@ -6,6 +6,7 @@
 
 pub mod backlog;
 pub mod barrier;
+pub mod inspect;
 pub mod leases;
 
 mod rows;
