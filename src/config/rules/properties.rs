@@ -36,7 +36,7 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
     entry(
         &["acks", "request.required.acks"],
         &["all", "-1"],
-        "with fewer acknowledgements a record that counts as published can be lost",
+        "a record that counts as published could be lost with its broker",
         FIXED,
     ),
     entry(

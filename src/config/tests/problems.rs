@@ -86,7 +86,7 @@ error[OR-C001]: bad value for `kafka.properties.acks`
   --> relay.toml:16:8
    |
 16 | acks = 1
-   |        ^ with fewer acknowledgements a record that counts as published can be lost
+   |        ^ a record that counts as published could be lost with its broker
    |
    = help: remove it: outbox-relay sets it itself
 
