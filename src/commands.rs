@@ -6,6 +6,7 @@
 mod check;
 mod completions;
 mod config;
+mod demo;
 mod events;
 mod health;
 mod init;
@@ -13,7 +14,6 @@ mod lag;
 mod man;
 mod migrate;
 mod run;
-mod seams;
 mod signals;
 
 use std::sync::LazyLock;
@@ -117,7 +117,7 @@ pub async fn run(cli: Cli) -> Result<()> {
     // Boxed, so that the largest command does not decide how much stack the others take.
     match cli.command {
         Command::Run(args) => Box::pin(run::run(&context, &args)).await,
-        Command::Demo(args) => Box::pin(seams::demo(&context, args)).await,
+        Command::Demo(args) => Box::pin(demo::run(&context, args)).await,
         Command::Init(args) => Ok(init::run(&args)?),
         Command::Migrate(command) => Box::pin(migrate::run(&context, &command)).await,
         Command::Check => Box::pin(check::run(&context)).await,

@@ -60,10 +60,22 @@ impl DbError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// The message with every cause, for one line of a log.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            text.push_str(": ");
+            text.push_str(&inner.to_string());
+            cause = inner.source();
+        }
+        text
+    }
+
     /// The SQLSTATE, if the server sent one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
-            Self::Unavailable(_) => None,
+            Self::Unavailable(source) => source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code),
             Self::Denied(error) | Self::Statement(error) => error.code(),
         }
     }
@@ -231,6 +243,9 @@ impl Database {
         config
     }
 }
+
+/// A transaction on a [`Connection`]; rolled back when dropped.
+pub type Transaction<'a> = deadpool_postgres::Transaction<'a>;
 
 /// A pool for one [`Role`].
 #[derive(Debug, Clone)]

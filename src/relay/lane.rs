@@ -100,7 +100,7 @@ impl Lane {
                 Err(OutboxError::Db(error)) => {
                     self.shared.health.postgres_failed(&error);
                     let wait = backoff.next_wait();
-                    tracing::warn!(shard = self.fence.shard, error = %chain(&error), wait = ?wait, "the outbox cannot be read");
+                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "the outbox cannot be read");
                     if self.permit.is_ended() {
                         return Ended::LostLease;
                     }
@@ -372,17 +372,6 @@ impl PerTopic {
         }
         self.count = 0;
     }
-}
-
-fn chain(error: &crate::db::DbError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,326 @@
+//! The partitions that the group gave this instance: which are read and from where, which wait and until when, and what
+//! is buffered of them.
+//!
+//! Pure. Times are monotonic, since the start of the process.
+//! Invariant: a partition is read only between taking its fence and losing it, and what is buffered of it follows its
+//! folded offset: whenever the assignment is handed to Kafka anew, buffers are empty and reading starts at that offset.
+
+use std::time::Duration;
+
+use super::record::{Place, Record};
+use crate::retry::Backoff;
+
+/// Most bytes of records buffered over all partitions, besides what librdkafka prefetches. A guess: enough for a full
+/// batch of ordinary events, and one record larger than that still fits.
+const BUFFER_BYTES_MAX: usize = 8 << 20;
+
+/// Before a partition that another instance took, while it is still assigned to us, is taken back. By then a rebalance
+/// would have told us (session timeout 30 s); if none came, nobody else may be reading it.
+const FENCED_WAIT: Duration = Duration::from_secs(45);
+/// Before a partition with lost records is looked at again, in case an operator has decided.
+const LOST_WAIT: Duration = Duration::from_secs(30);
+/// Before a projection that does not work is tried again: first and longest wait.
+const BLOCKED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Why a partition is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// Just assigned.
+    New,
+    /// PostgreSQL or Kafka does not answer.
+    Unavailable(String),
+    /// A projection or the schema is broken.
+    Blocked(String),
+    /// Another instance has taken it.
+    Fenced,
+    /// The log does not hold the next offset.
+    Lost(String),
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting { why: Why, due: Duration },
+    Reading { epoch: i64, buffer: Vec<Record> },
+}
+
+#[derive(Debug)]
+struct Slot {
+    place: Place,
+    state: State,
+    /// Offset after the last folded record; 0 until the fence was taken once.
+    next_offset: i64,
+    unavailable: Backoff,
+    blocked: Backoff,
+}
+
+/// A batch to fold.
+#[derive(Debug)]
+pub struct Batch {
+    pub place: Place,
+    pub epoch: i64,
+    pub records: Vec<Record>,
+}
+
+/// All partitions of this instance.
+#[derive(Debug)]
+pub struct Assignment {
+    slots: Vec<Slot>,
+    batch_records: usize,
+    buffered_bytes: usize,
+    full: bool,
+    buffered: bool,
+}
+
+impl Assignment {
+    /// `batch_records`: most records buffered of one partition.
+    pub fn new(batch_records: usize) -> Self {
+        Self { slots: Vec::new(), batch_records, buffered_bytes: 0, full: false, buffered: false }
+    }
+
+    /// The group has given us exactly these.
+    pub fn assign(&mut self, places: Vec<Place>, now: Duration) {
+        let slot = |place| Slot {
+            place,
+            state: State::Waiting { why: Why::New, due: now },
+            next_offset: 0,
+            unavailable: Backoff::for_connection(),
+            blocked: Backoff::new(BLOCKED_WAIT.0, BLOCKED_WAIT.1),
+        };
+        self.slots = places.into_iter().map(slot).collect();
+        self.reset_buffer();
+    }
+
+    /// The partitions whose fence is to be taken now.
+    pub fn due(&self, now: Duration) -> Vec<Place> {
+        let due = self.slots.iter().filter(|slot| matches!(slot.state, State::Waiting { due, .. } if due <= now));
+        due.map(|slot| slot.place.clone()).collect()
+    }
+
+    /// When the next partition becomes due.
+    pub fn next_due(&self) -> Option<Duration> {
+        let waiting = self.slots.iter().filter_map(|slot| match slot.state {
+            State::Waiting { due, .. } => Some(due),
+            State::Reading { .. } => None,
+        });
+        waiting.min()
+    }
+
+    /// Its fence is taken: it is read from `next_offset`, once the assignment is handed to Kafka.
+    pub fn read(&mut self, place: &Place, epoch: i64, next_offset: i64) {
+        if let Some(slot) = self.slot(place) {
+            slot.state = State::Reading { epoch, buffer: Vec::new() };
+            slot.next_offset = next_offset;
+        }
+    }
+
+    /// It is not read any more; what is buffered of it is dropped.
+    pub fn wait(&mut self, place: &Place, why: Why, now: Duration) {
+        let Some(slot) = self.slot(place) else { return };
+        let wait = match &why {
+            Why::New => Duration::ZERO,
+            Why::Unavailable(_) => slot.unavailable.next_wait(),
+            Why::Blocked(_) => slot.blocked.next_wait(),
+            Why::Fenced => FENCED_WAIT,
+            Why::Lost(_) => LOST_WAIT,
+        };
+        slot.state = State::Waiting { why, due: now + wait };
+    }
+
+    /// Every partition that is read is looked at anew before it is read on.
+    pub fn recheck(&mut self, why: &str, now: Duration) {
+        for place in self.reading().map(|(place, _)| place.clone()).collect::<Vec<_>>() {
+            self.wait(&place, Why::Unavailable(why.to_owned()), now);
+        }
+        self.reset_buffer();
+    }
+
+    /// The partitions that are read, with the offset after the last folded record.
+    pub fn reading(&self) -> impl Iterator<Item = (&Place, i64)> {
+        self.slots.iter().filter_map(|slot| match slot.state {
+            State::Reading { .. } => Some((&slot.place, slot.next_offset)),
+            State::Waiting { .. } => None,
+        })
+    }
+
+    /// Offset after the last folded record, whether the partition is read or waits.
+    pub fn next_offset(&self, place: &Place) -> Option<i64> {
+        self.slots.iter().find(|slot| slot.place == *place).map(|slot| slot.next_offset)
+    }
+
+    /// The partitions that are not read, with the reason.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Place, &Why)> {
+        self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Waiting { why, .. } => Some((&slot.place, why)),
+            State::Reading { .. } => None,
+        })
+    }
+
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.slots.iter().map(|slot| &slot.place)
+    }
+
+    /// Buffers a record. One of a partition that is not read, or before its offset, is a leftover from an earlier
+    /// assignment and is dropped.
+    pub fn push(&mut self, topic: &str, partition: i32, record: Record) {
+        let batch_records = self.batch_records;
+        let slot = self.slots.iter_mut().find(|slot| slot.place.partition == partition && slot.place.topic == topic);
+        let Some(Slot { state: State::Reading { buffer, .. }, next_offset, .. }) = slot else { return };
+        if record.offset < buffer.last().map_or(*next_offset, |last| last.offset + 1) {
+            return;
+        }
+        self.buffered_bytes += record.size();
+        buffer.push(record);
+        self.buffered = true;
+        self.full |= buffer.len() >= batch_records || self.buffered_bytes >= BUFFER_BYTES_MAX;
+    }
+
+    /// Nothing more should be gathered before a fold.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub fn is_empty(&self) -> bool {
+        !self.buffered
+    }
+
+    /// Takes what is buffered, one batch per partition.
+    pub fn take_batches(&mut self) -> Vec<Batch> {
+        let batches = self.slots.iter_mut().filter_map(|slot| match &mut slot.state {
+            State::Reading { epoch, buffer, .. } if !buffer.is_empty() => {
+                Some(Batch { place: slot.place.clone(), epoch: *epoch, records: std::mem::take(buffer) })
+            }
+            State::Reading { .. } | State::Waiting { .. } => None,
+        });
+        let batches = batches.collect();
+        self.reset_buffer();
+        batches
+    }
+
+    /// The partition is folded up to here.
+    pub fn folded(&mut self, place: &Place, folded_offset: i64) {
+        if let Some(slot) = self.slot(place) {
+            slot.next_offset = folded_offset;
+            slot.unavailable.reset();
+            slot.blocked.reset();
+        }
+    }
+
+    fn slot(&mut self, place: &Place) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.place == *place)
+    }
+
+    /// Drops what is buffered, before the assignment is handed to Kafka anew.
+    pub fn reset_buffer(&mut self) {
+        for slot in &mut self.slots {
+            if let State::Reading { buffer, .. } = &mut slot.state {
+                buffer.clear();
+            }
+        }
+        self.buffered_bytes = 0;
+        self.full = false;
+        self.buffered = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn place(partition: i32) -> Place {
+        Place { topic: "orders".to_owned(), partition }
+    }
+
+    fn record(offset: i64, bytes: usize) -> Record {
+        Record::new("orders", 0, offset, None, Vec::new(), None, Some(vec![b'x'; bytes]))
+    }
+
+    fn offsets(batch: &Batch) -> Vec<i64> {
+        batch.records.iter().map(|record| record.offset).collect()
+    }
+
+    /// Two partitions, the first read from offset 10.
+    fn reading_one(batch_records: usize) -> Assignment {
+        let mut assignment = Assignment::new(batch_records);
+        assignment.assign(vec![place(0), place(1)], NOW);
+        assignment.read(&place(0), 7, 10);
+        assignment
+    }
+
+    #[test]
+    fn what_is_not_read_is_not_buffered() {
+        let mut assignment = reading_one(100);
+        for (partition, offset) in [(1, 10), (2, 10), (0, 9), (0, 10), (0, 12), (0, 11), (0, 12), (0, 13)] {
+            assignment.push("orders", partition, record(offset, 1));
+        }
+        assignment.push("catalog", 0, record(20, 1));
+        let batches = assignment.take_batches();
+        assert_eq!(batches.len(), 1);
+        assert_eq!((batches[0].epoch, offsets(&batches[0])), (7, vec![10, 12, 13]));
+        assert!(assignment.is_empty() && assignment.take_batches().is_empty());
+    }
+
+    #[test]
+    fn a_buffer_is_full_by_records_of_one_partition_or_by_bytes() {
+        let mut assignment = reading_one(2);
+        assignment.push("orders", 0, record(10, 1));
+        assert!(!assignment.is_full());
+        assignment.push("orders", 0, record(11, 1));
+        assert!(assignment.is_full());
+        assignment.take_batches();
+        assert!(!assignment.is_full());
+        assignment.push("orders", 0, record(12, BUFFER_BYTES_MAX));
+        assert!(assignment.is_full(), "one large record fits, and fills it");
+    }
+
+    #[test]
+    fn a_partition_waits_as_long_as_its_reason_asks() {
+        let mut assignment = reading_one(10);
+        assert_eq!(assignment.due(NOW), [place(1)]);
+        assignment.wait(&place(0), Why::Fenced, NOW);
+        assignment.wait(&place(1), Why::Lost("gone".to_owned()), NOW);
+        assert!(assignment.due(NOW + LOST_WAIT - Duration::from_millis(1)).is_empty());
+        assert_eq!(assignment.next_due(), Some(NOW + LOST_WAIT));
+        assert_eq!(assignment.due(NOW + LOST_WAIT), [place(1)]);
+        assert_eq!(assignment.due(NOW + FENCED_WAIT), [place(0), place(1)]);
+        assert_eq!(assignment.reading().count(), 0);
+    }
+
+    #[test]
+    fn waits_grow_until_a_fold_succeeds() {
+        let mut assignment = reading_one(10);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            assignment.wait(&place(0), Why::Unavailable("down".to_owned()), NOW);
+            waits.push(assignment.slots[0].state.due() - NOW);
+            assignment.read(&place(0), 8, 10);
+        }
+        assert!(waits[7] > waits[0] * 8 && waits[7] <= Duration::from_secs(2), "{waits:?}");
+        assignment.folded(&place(0), 11);
+        assignment.wait(&place(0), Why::Unavailable("down".to_owned()), NOW);
+        assert!(assignment.slots[0].state.due() - NOW <= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn after_a_fold_it_reads_on_behind_it() {
+        let mut assignment = reading_one(10);
+        assignment.push("orders", 0, record(10, 1));
+        assignment.take_batches();
+        assignment.folded(&place(0), 11);
+        assignment.push("orders", 0, record(10, 1));
+        assert!(assignment.is_empty());
+        assert_eq!(assignment.reading().collect::<Vec<_>>(), [(&place(0), 11)]);
+        assignment.assign(vec![place(1)], NOW);
+        assert_eq!(assignment.due(NOW), [place(1)], "an earlier assignment is forgotten");
+    }
+
+    impl State {
+        fn due(&self) -> Duration {
+            match self {
+                Self::Waiting { due, .. } => *due,
+                Self::Reading { .. } => panic!("it is read"),
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Why a fold failed, and whether an event, the statement or the database is to blame.
+//!
+//! Invariant: only [`Cause::Data`] ever leads to a parked event, and only when that event fails alone.
+
+use crate::db::DbError;
+
+/// Why a fold failed. Nothing was committed, except that after [`Cause::Unavailable`] the fate of a COMMIT is unknown.
+/// `Display` holds nothing of the events, so it is fit for logs.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    #[error("{}", describe(projection.as_deref(), source))]
+    Database {
+        /// The projection whose statement failed, if it was one.
+        projection: Option<String>,
+        source: DbError,
+    },
+    #[error("projection {projection}: it returned the ordinal {ordinal}, which is not in new_events")]
+    Ordinal { projection: String, ordinal: i32 },
+}
+
+/// What a failure means for the records of the part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Something in the data: fewer records may pass, and a single one is the culprit.
+    Data,
+    /// PostgreSQL cancelled a statement that ran too long: fewer records may pass, but no record is to blame.
+    TooSlow,
+    /// Wait and try again.
+    Unavailable,
+    /// The statement, the schema or a grant is wrong: an operator must act, and no record is to blame.
+    Program,
+}
+
+impl FoldError {
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Database { source, .. } => cause(source),
+            Self::Ordinal { .. } => Cause::Program,
+        }
+    }
+
+    /// For `consumer_parked`, beside the event: may quote it.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Database { projection, source } => {
+                let code = source.sqlstate().map_or("no SQLSTATE", |code| code.code());
+                format!("{}{} ({code})", prefix(projection.as_deref()), message(source))
+            }
+            Self::Ordinal { .. } => self.to_string(),
+        }
+    }
+}
+
+impl<E: Into<DbError>> From<E> for FoldError {
+    fn from(error: E) -> Self {
+        Self::Database { projection: None, source: error.into() }
+    }
+}
+
+fn cause(error: &DbError) -> Cause {
+    let code = error.sqlstate().map(|code| code.code());
+    match error {
+        // query_canceled: the statement timeout, if it was not an operator.
+        DbError::Unavailable(_) if code == Some("57014") => Cause::TooSlow,
+        DbError::Unavailable(_) | DbError::Denied(_) => Cause::Unavailable,
+        DbError::Statement(_) => match code.and_then(|code| code.get(..2)) {
+            // Classes of SQLSTATE: cardinality, data exception, constraint, check option, program limit (a key too long
+            // for an index), raised by PL/pgSQL. PostgreSQL documentation, appendix A.
+            Some("21" | "22" | "23" | "44" | "54" | "P0") => Cause::Data,
+            _ => Cause::Program,
+        },
+    }
+}
+
+fn describe(projection: Option<&str>, error: &DbError) -> String {
+    match (cause(error), error) {
+        (Cause::TooSlow, _) => format!("{}it took longer than database.statement_timeout", prefix(projection)),
+        (Cause::Data, _) => {
+            // The message of PostgreSQL may quote the payload.
+            let code = error.sqlstate().map_or("no SQLSTATE", |code| code.code());
+            format!("{}refused by PostgreSQL ({code})", prefix(projection))
+        }
+        (Cause::Program, _) => format!("{}{}", prefix(projection), message(error)),
+        (Cause::Unavailable, DbError::Denied(_)) => "PostgreSQL refused the connection".to_owned(),
+        (Cause::Unavailable, _) => "PostgreSQL is not reachable".to_owned(),
+    }
+}
+
+fn message(error: &DbError) -> String {
+    match error {
+        DbError::Statement(inner) | DbError::Denied(inner) => {
+            inner.as_db_error().map_or_else(|| inner.to_string(), |db| db.message().to_owned())
+        }
+        DbError::Unavailable(inner) => inner.to_string(),
+    }
+}
+
+fn prefix(projection: Option<&str>) -> String {
+    projection.map_or_else(String::new, |name| format!("projection {name}: "))
+}

@@ -1,0 +1,176 @@
+//! Folds one batch of a partition: what is folded, skipped or parked, and what a failure means.
+//!
+//! Knows neither Kafka nor SQL. The offset moves with every part that is folded, so a batch that fails half way goes on
+//! from there.
+//! Invariant: a record is parked only when PostgreSQL refuses it alone, or its projection names it, or its value is not
+//! JSON. A failure of the database or of a projection's statement never parks anything.
+
+use std::ops::Range;
+
+use super::failure::{Cause, FoldError};
+use super::plan::Plan;
+use super::record::{Place, Record};
+use super::store::{Counts, Fate, Outcome, Part, Store};
+
+/// Immediate repeats of a part after PostgreSQL was not available: a connection that died while it was idle, a deadlock.
+/// What lasts longer is waited for by the consumer, which goes on polling meanwhile.
+const REPEATS_MAX: u32 = 2;
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Folded {
+    /// Of the parts that were committed.
+    pub counts: Counts,
+    /// The offset after the last committed record; `None` when nothing was committed.
+    pub next_offset: Option<i64>,
+    pub end: End,
+}
+
+/// How the batch ended.
+#[derive(Debug)]
+pub enum End {
+    /// Every record is folded, parked or skipped.
+    Done,
+    /// Another instance has the partition. The rest is dropped.
+    Fenced,
+    /// The rest has to be read and folded again later.
+    Failed(FoldError),
+}
+
+/// Folds `records` (offsets ascending) of one partition.
+///
+/// Cancel safe: the parts that were committed stay so, with their offset.
+pub async fn fold_batch(store: &Store, place: &Place, epoch: i64, records: &[Record]) -> Folded {
+    let mut batch = Batch::new(store, place, epoch, records);
+    let end = batch.run().await;
+    Folded { counts: batch.counts, next_offset: batch.next_offset, end }
+}
+
+struct Batch<'a> {
+    store: &'a Store,
+    place: &'a Place,
+    epoch: i64,
+    records: &'a [Record],
+    fates: Vec<Fate>,
+    plan: Plan,
+    counts: Counts,
+    next_offset: Option<i64>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(store: &'a Store, place: &'a Place, epoch: i64, records: &'a [Record]) -> Self {
+        let handled = |record: &Record| {
+            let event_type = record.event.event_type.as_deref();
+            store.projections().iter().any(|projection| projection.handles(&place.topic, event_type))
+        };
+        let fates = records.iter().map(|record| first_fate(record, handled(record))).collect();
+        let plan = Plan::new(records.len());
+        Self { store, place, epoch, records, fates, plan, counts: Counts::default(), next_offset: None }
+    }
+
+    async fn run(&mut self) -> End {
+        let mut repeats = 0;
+        while let Some(range) = self.plan.next() {
+            let part = Part {
+                place: self.place,
+                epoch: self.epoch,
+                records: &self.records[range.clone()],
+                fates: &self.fates[range.clone()],
+            };
+            match self.store.fold(part).await {
+                Ok(Outcome::Folded(counts)) => {
+                    if counts.parked > 0 {
+                        // The reasons may quote the events, so they are in consumer_parked only.
+                        let (events, offset) = (counts.parked, self.first_parked(&range));
+                        tracing::warn!(partition = %self.place, events, offset, "parked in consumer_parked: they cannot be folded");
+                    }
+                    self.counts.add(counts);
+                    self.next_offset = Some(self.records[range.end - 1].offset + 1);
+                    self.plan.done();
+                    repeats = 0;
+                }
+                Ok(Outcome::Ahead { next_offset }) => {
+                    tracing::info!(partition = %self.place, next_offset, "already folded: the answer to a commit was lost");
+                    self.next_offset = Some(next_offset);
+                    self.plan.skip_to(self.records.partition_point(|record| record.offset < next_offset));
+                }
+                Ok(Outcome::Fenced) => return End::Fenced,
+                Ok(Outcome::Refused(refused)) => {
+                    for (index, reason) in refused {
+                        self.fates[range.start + index] = Fate::Park(reason);
+                    }
+                }
+                Err(error) => match error.cause() {
+                    Cause::Data => {
+                        if !self.isolate(&range, &error) {
+                            return End::Failed(error);
+                        }
+                    }
+                    Cause::TooSlow => {
+                        if !self.plan.split() {
+                            return End::Failed(error);
+                        }
+                        tracing::warn!(partition = %self.place, records = range.len(), "{error}: trying half of it");
+                    }
+                    Cause::Unavailable if repeats < REPEATS_MAX => repeats += 1,
+                    Cause::Unavailable | Cause::Program => return End::Failed(error),
+                },
+            }
+        }
+        End::Done
+    }
+
+    /// The part holds an event that fails: halves it, or parks the event if it is alone. `false` if even parking failed.
+    fn isolate(&mut self, range: &Range<usize>, error: &FoldError) -> bool {
+        if self.plan.split() {
+            tracing::debug!(partition = %self.place, records = range.len(), "{error}: looking for it");
+            return true;
+        }
+        if matches!(self.fates[range.start], Fate::Park(_)) {
+            return false;
+        }
+        self.fates[range.start] = Fate::Park(error.reason());
+        true
+    }
+
+    fn first_parked(&self, range: &Range<usize>) -> Option<i64> {
+        let parked = range.clone().find(|index| matches!(self.fates[*index], Fate::Park(_)));
+        parked.map(|index| self.records[index].offset)
+    }
+}
+
+/// What is to happen to a record as far as it can be told without PostgreSQL. The value of an event that nobody handles
+/// is not looked at.
+fn first_fate(record: &Record, handled: bool) -> Fate {
+    if !handled {
+        return Fate::Skip;
+    }
+    match record.json() {
+        Ok(_) => Fate::Fold,
+        Err(reason) => Fate::Park(reason),
+    }
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.applied += other.applied;
+        self.duplicate += other.duplicate;
+        self.skipped += other.skipped;
+        self.parked += other.parked;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_nobody_handles_is_skipped_whatever_its_value() {
+        let record = |value: &[u8]| Record::new("t", 0, 0, None, Vec::new(), None, Some(value.to_vec()));
+        assert_eq!(first_fate(&record(b"\xff\xff"), false), Fate::Skip);
+        assert_eq!(first_fate(&record(b"{}"), true), Fate::Fold);
+        assert!(matches!(first_fate(&record(b"\xff\xff"), true), Fate::Park(reason) if reason.contains("not JSON")));
+        let tombstone = Record::new("t", 0, 0, None, Vec::new(), None, None);
+        assert_eq!(first_fate(&tombstone, true), Fate::Fold, "whether null makes sense is for the projection to say");
+    }
+}
