@@ -4,15 +4,14 @@ mod judge;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use super::super::seams::migrations;
 use super::finding::{Finding, Part};
-use crate::commands::admin_pool;
+use crate::clock;
+use crate::commands::{Result, admin_pool};
 use crate::config::Config;
 use crate::db::{Database, DbError};
-use crate::error::Result;
-use crate::outbox::inspect::{self, server::Inspector};
+use crate::migrations;
+use crate::outbox::inspect;
+use crate::outbox::inspect::server::{Inspector, is_refused_by_pooler};
 
 /// Transactions older than this are reported. The relay's own last milliseconds.
 const LONG_TRANSACTION: Duration = Duration::from_secs(60);
@@ -26,6 +25,10 @@ pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Resu
     let database = Database::new(&settings.database)?;
     let inspector = match Inspector::connect(&database).await {
         Ok(inspector) => inspector,
+        Err(error) if is_refused_by_pooler(&error) => {
+            findings.push(judge::pooler_refuses(&error.into()));
+            return Ok(Vec::new());
+        }
         Err(error) => {
             findings.push(Finding::failed(Part::Postgres, "postgres.connection", &error.into()));
             return Ok(Vec::new());
@@ -47,9 +50,9 @@ async fn server(
     inspector: &Inspector,
     findings: &mut Vec<Finding>,
 ) {
-    let before = Timestamp::now();
+    let before = clock::wall();
     let answer = inspector.server().await;
-    let after = Timestamp::now();
+    let after = clock::wall();
     let Some(facts) = known(Part::Postgres, "postgres.connection", answer, findings) else { return };
     judge::server(&facts, where_to, findings);
     judge::clock(facts.clock, before, after, findings);

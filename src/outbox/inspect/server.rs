@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
+
 use crate::db::{Database, DbError, Role};
 
 const SERVER: &str = include_str!("../sql/check_server.sql");
@@ -68,6 +70,14 @@ pub struct OpenTransaction {
     pub username: String,
     pub state: String,
     pub age_seconds: f64,
+}
+
+/// Whether a connection failed because a pooler does not know the session settings that we ask for. PgBouncer answers
+/// with a protocol violation, unless it is told to ignore them.
+pub fn is_refused_by_pooler(error: &DbError) -> bool {
+    let DbError::Unavailable(source) = error else { return false };
+    source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code)
+        == Some(&SqlState::PROTOCOL_VIOLATION)
 }
 
 /// A session for questions to the server.

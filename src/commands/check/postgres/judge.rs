@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::commands::check::finding::{Finding, Part};
 use crate::config::Config;
+use crate::error::Error;
 use crate::outbox::inspect::server::{Grant, IdentityFacts, OpenTransaction, ServerFacts};
 use crate::output;
 
@@ -144,6 +145,16 @@ pub(super) fn pooler(transaction_pooled: bool, facts: &ServerFacts, findings: &m
     });
 }
 
+pub(super) fn pooler_refuses(error: &Error) -> Finding {
+    Finding::problem(
+        Part::Postgres,
+        "postgres.pooler",
+        "a pooler refuses the session settings that we ask for",
+        error.chain(),
+        "point database.url at the server itself; or at a pool in session mode, with ignore_startup_parameters = options in PgBouncer",
+    )
+}
+
 pub(super) fn transactions(open: &[OpenTransaction], sees_all: bool, findings: &mut Vec<Finding>) {
     for transaction in open {
         let pid = transaction.pid.map_or_else(String::new, |pid| format!("pid {pid}, "));
@@ -266,7 +277,7 @@ pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
             "schema.tables",
             format!("{relation} does not exist, or is not in the search_path"),
             "the statements that need it fail",
-            "run: outbox-relay migrate up; if the tables are in a schema of their own: alter role … set search_path = …",
+            "run: outbox-relay migrate up; if the tables are in a schema of their own, set the search_path of the role",
         ));
     }
     if findings.len() == before {
@@ -275,8 +286,6 @@ pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
 }
 
 pub(super) fn claim_index(indexes: &[(String, bool)], findings: &mut Vec<Finding>) {
-    let create =
-        "create index concurrently outbox_events_pending on outbox_events (shard, id) where status = 'PENDING'";
     findings.push(match indexes.iter().find(|(_, usable)| *usable) {
         Some((name, _)) => Finding::ok(Part::Schema, "schema.claim_index", format!("index {name} serves the claim")),
         None => match indexes.first() {
@@ -292,7 +301,7 @@ pub(super) fn claim_index(indexes: &[(String, bool)], findings: &mut Vec<Finding
                 "schema.claim_index",
                 "no index serves the claim",
                 "every claim reads the whole table",
-                create,
+                "make outbox_events_pending again, as in outbox-relay migrate sql, but CONCURRENTLY",
             ),
         },
     });
@@ -310,14 +319,14 @@ pub(super) fn identity(identity: Option<&IdentityFacts>, findings: &mut Vec<Find
             "schema.identity",
             "outbox_events.id can be set by the application",
             "an id below those already published, or out of turn, breaks the order of its key and may be found only by the sweep",
-            "alter table outbox_events alter column id set generated always",
+            "for table outbox_events: alter column id set generated always",
         ),
         Some(IdentityFacts { cache: Some(cache), .. }) => Finding::problem(
             Part::Schema,
             "schema.identity",
             format!("the sequence of outbox_events.id caches {cache} ids"),
             "sessions then draw ids ahead of time, and later events get lower ids: their order is lost, and the scan may pass them",
-            "alter table outbox_events alter column id set cache 1",
+            "for table outbox_events: alter column id set cache 1",
         ),
         Some(IdentityFacts { cache: None, .. }) => Finding::problem(
             Part::Schema,
