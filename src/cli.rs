@@ -125,9 +125,11 @@ pub struct RunArgs {
 Examples:
   outbox-relay demo
   outbox-relay demo --for 20s --rate 5000
+  outbox-relay demo --for 20s -o json 2>/dev/null
 
-Nothing that exists is touched: PostgreSQL runs from the binaries found on this machine, in a temporary directory.
-With --for it exits 0 only if every event arrived and the projection is right.")]
+Nothing that exists is touched: PostgreSQL runs from the binaries found on this machine, in a temporary directory, on a
+port of its own; Kafka runs in this process. No settings are read. It exits 0 only if every event arrived exactly once
+and the projection is right.")]
 pub struct DemoArgs {
     /// End by itself after this time, as in 20s; without it, Ctrl-C ends it
     #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
@@ -137,9 +139,21 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,
 
-    /// Keep the directory with the database when the demo ends
+    /// Relays that share the work, all in this process
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub instances: u16,
+
+    /// Use this Kafka instead of one in this process; two topics are made there and removed again
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
+
+    /// Keep the directory with the database (and the topics, with --kafka) when the demo ends
     #[arg(long)]
     pub keep: bool,
+
+    /// Number that decides all chance in the load
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 mod check;
 mod completions;
 mod config;
+mod demo;
 mod events;
 mod health;
 mod init;
@@ -52,7 +53,7 @@ pub async fn run(cli: Cli) -> Result<()> {
     // Boxed, so that the largest command does not decide how much stack the others take.
     match cli.command {
         Command::Run(args) => Box::pin(run::run(&context, &args)).await,
-        Command::Demo(args) => Box::pin(seams::demo(&context, args)).await,
+        Command::Demo(args) => Box::pin(demo::run(&context, args)).await,
         Command::Init(args) => init::run(&args),
         Command::Migrate(command) => Box::pin(migrate::run(&context, &command)).await,
         Command::Check => Box::pin(check::run(&context)).await,

@@ -62,13 +62,15 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<()> {
     outcome
 }
 
-struct Signals {
+/// The signals that stop a command which runs until it is told to.
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    /// From now on no signal ends the process by itself.
+    pub(super) fn new() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|error| Error::new(Code::Unexpected, "cannot listen for signals").caused_by(error))
         };
@@ -76,7 +78,7 @@ impl Signals {
     }
 
     /// Cancel safe.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -6,7 +6,6 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use crate::cli::DemoArgs;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::secret::Secret;
@@ -55,10 +54,6 @@ pub(super) async fn run_app(config: Config, only: Only, stop: CancellationToken)
     let health = crate::health::Health::default();
     let server = crate::admin::Server::bind(&config.admin, health, crate::metrics::Metrics::new()).await?;
     server.run(stop).await
-}
-
-pub(super) async fn demo(context: &Context, args: DemoArgs) -> Result<()> {
-    Err(missing("demo"))
 }
 
 pub(super) mod migrations {
