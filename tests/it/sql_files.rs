@@ -1,6 +1,9 @@
 //! Every statement of the product prepares against the schema: no column was renamed under it, no file is half written.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+use regex::Regex;
 
 use crate::support::{TestDatabase, repository};
 
@@ -44,9 +47,16 @@ async fn every_sql_file_prepares_against_the_migrated_schema() {
         }
         match client.prepare(&text).await {
             Ok(statement) => {
-                let parameters = statement.params().len();
-                let unnamed = (1..=parameters).filter(|n| !head_of(&text).contains(&format!("${n}")));
-                bad.extend(unnamed.map(|n| format!("{name}: the head does not say what ${n} is")));
+                let declared = declared_types(&head_of(&text));
+                for (n, inferred) in (1_usize..).zip(statement.params()) {
+                    match declared.get(&n) {
+                        None => bad.push(format!("{name}: the head does not give the type of ${n}")),
+                        Some(declared) if catalog_name(declared) != inferred.name() => {
+                            bad.push(format!("{name}: ${n} is {declared} by the head and {inferred} for PostgreSQL"));
+                        }
+                        Some(_) => {}
+                    }
+                }
             }
             Err(error) => {
                 let message = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
@@ -63,4 +73,31 @@ async fn every_sql_file_prepares_against_the_migrated_schema() {
 /// The comment lines before the statement.
 fn head_of(text: &str) -> String {
     text.lines().take_while(|line| line.starts_with("--")).collect::<Vec<_>>().join("\n")
+}
+
+/// `$1 bigint[]: their ids` as `1 -> bigint[]`. What the head says is what the code binds: PostgreSQL infers the type from
+/// the place where it meets the parameter first, and another type fails when the statement is run.
+fn declared_types(head: &str) -> HashMap<usize, String> {
+    let declaration = Regex::new(r"\$(\d+)\s+([a-z]\w*(?:\[\])?)").expect("a valid expression");
+    let found = declaration.captures_iter(head);
+    found.map(|found| (found[1].parse().expect("a small number"), found[2].to_owned())).collect()
+}
+
+fn catalog_name(declared: &str) -> String {
+    let (element, array) = declared.strip_suffix("[]").map_or((declared, ""), |element| (element, "_"));
+    let element = match element {
+        "smallint" => "int2",
+        "int" | "integer" => "int4",
+        "bigint" => "int8",
+        "boolean" => "bool",
+        other => other,
+    };
+    format!("{array}{element}")
+}
+
+#[test]
+fn types_are_read_from_the_head() {
+    let declared = declared_types("-- Moves. $1 bigint[]: ids. $2 text: why; $3 smallint is the shard, $1 again");
+    assert_eq!((declared.len(), catalog_name(&declared[&1])), (3, "_int8".to_owned()));
+    assert_eq!(catalog_name(&declared[&3]), "int2");
 }
