@@ -148,10 +148,6 @@ pub struct DemoArgs {
     /// The same seed writes the same events
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-
-    /// Folders to look for the programs of PostgreSQL in, besides the usual ones
-    #[arg(long, value_name = "DIR", env = "PATH", hide_env_values = true, value_delimiter = ':')]
-    pub postgres_path: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -18,7 +18,7 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<()> {
         keep: args.keep,
         bootstrap: args.kafka,
         seed: args.seed,
-        path: args.postgres_path,
+        path: crate::config::search_path(),
     };
     let work = demo::run(options, context.format(), stop.clone());
     match signals.run(work, &stop).await {
