@@ -272,7 +272,7 @@ pub struct EventsLsArgs {
     pub until: Option<When>,
 
     /// Most events to list
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
 
     /// Go on after this id: the last one of the page before

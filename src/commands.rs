@@ -23,7 +23,8 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::cli::{Cli, Command, Global};
 use crate::config::{Config, ConfigError, Loaded, Needs, Sources};
 use crate::db::{Database, DbError, Pool, Role};
-use crate::error::{Error, Exit};
+use crate::error::{Code, Error, Exit};
+use crate::outbox::inspect;
 use crate::output::{self, Format};
 use crate::telemetry::{self, Verbosity};
 
@@ -65,6 +66,12 @@ impl From<Error> for Failure {
 
 impl From<DbError> for Failure {
     fn from(error: DbError) -> Self {
+        if inspect::is_timeout(&error) {
+            let slow = Error::new(Code::PostgresStatement, "the statement took longer than database.statement_timeout");
+            return Self::Error(slow.hint(
+                "ask for less: ids and the states pending, failed and held are indexed; or wait longer, with --set database.statement_timeout=10m",
+            ));
+        }
         Self::Error(error.into())
     }
 }

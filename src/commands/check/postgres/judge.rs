@@ -14,8 +14,11 @@ const VERSION_MIN: i32 = 150_000;
 /// Difference of clocks that is worth a word. Leases use the database's clock alone, so it only distorts latencies.
 const CLOCK_DIFFERENCE_MAX_SECONDS: f64 = 1.0;
 
-/// Connections besides those of the lanes: leases and barrier, the consumer, health and gauges.
-const OTHER_CONNECTIONS: i64 = 6;
+/// Connections of the relay besides those of the lanes: leases and barrier two, gauges one.
+const RELAY_CONNECTIONS: i64 = 3;
+
+/// Connections of the consumer: folds at a time.
+const CONSUMER_CONNECTIONS: i64 = 4;
 
 pub(super) fn server(facts: &ServerFacts, where_to: &str, findings: &mut Vec<Finding>) {
     let tls = facts.tls_version.as_deref().unwrap_or("no TLS");
@@ -99,7 +102,9 @@ pub(super) fn durability(facts: &ServerFacts, findings: &mut Vec<Finding>) {
 }
 
 pub(super) fn connections(facts: &ServerFacts, settings: &Config, findings: &mut Vec<Finding>) {
-    let needed = i64::from(settings.database.pool_size.get()) + OTHER_CONNECTIONS;
+    let relay = i64::from(settings.database.pool_size.get()) + RELAY_CONNECTIONS;
+    let needed = (if settings.relay.enabled { relay } else { 0 })
+        + (if settings.consumer.enabled { CONSUMER_CONNECTIONS } else { 0 });
     let allowed =
         facts.role_connections_allowed.map_or(facts.connections_allowed, |role| role.min(facts.connections_allowed));
     let left = i64::from(facts.connections_allowed) - facts.connections_used;
@@ -205,6 +210,16 @@ pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Findi
     });
 }
 
+pub(super) fn history_hidden() -> Finding {
+    Finding::warning(
+        Part::Schema,
+        "schema.migrations",
+        "this role may not read which migrations are applied",
+        "whether the schema is as new as this program stays unknown",
+        "as the owner: grant select on refinery_schema_history to the role of database.url, or check as the owner",
+    )
+}
+
 /// What `run` needs with these settings, as (relation, privilege).
 pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static str)> {
     const RELAY: &[(&str, &str)] = &[
@@ -231,6 +246,9 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
         ("consumer_partitions", "update"),
         ("event_handled", "select"),
         ("event_handled", "insert"),
+        ("consumer_parked", "select"),
+        ("consumer_parked", "insert"),
+        ("consumer_parked", "update"),
     ];
     const PRODUCT_METRICS: &[(&str, &str)] =
         &[("product_metrics", "select"), ("product_metrics", "insert"), ("product_metrics", "update")];
