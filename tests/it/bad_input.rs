@@ -118,7 +118,7 @@ async fn a_route_to_an_illegal_or_forbidden_topic_fails_the_row() {
         allowed_topics = ["TOPIC", "order-*"]
         [[routing.rule]]
         event_type = "Illegal"
-        topic = "no such {aggregate_type}"
+        topic = "events.{aggregate_type}"
         [[routing.rule]]
         event_type = "TooLong(.*)"
         topic = "order-$1"
@@ -129,7 +129,7 @@ async fn a_route_to_an_illegal_or_forbidden_topic_fails_the_row() {
     let bad = vec![
         Bad {
             key: "illegal",
-            row: row("illegal").without("topic").text("event_type", "Illegal"),
+            row: row("illegal").without("topic").text("event_type", "Illegal").text("aggregate_type", "Order Line"),
             says: &["invalid-topic", "249"],
         },
         Bad {
