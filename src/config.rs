@@ -40,7 +40,7 @@ pub use reference::reference_markdown;
 pub use report::{ConfigError, ProblemRow};
 pub use schema::schema;
 pub use sections::*;
-pub use source::Sources;
+pub use source::{Sources, search_path};
 
 /// What a command cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

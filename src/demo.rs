@@ -159,7 +159,7 @@ impl Parts {
         ended?;
         let course = course?;
         output::note("Checking what arrived");
-        let verdict = Verdict::reach(&client, &self.kafka, GROUP, ledger.counts().committed).await?;
+        let verdict = Verdict::reach(&self.database, &self.kafka, GROUP, ledger.counts().committed).await?;
         let summary = self.summary(options, &course, &ledger, &tally, verdict);
         output::one(format, &summary, || summary.table())?;
         self.farewell(options);

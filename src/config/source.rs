@@ -180,3 +180,8 @@ impl SettingsFile {
         self.path.parent().unwrap_or(Path::new(""))
     }
 }
+
+/// The folders in which this process looks for programs.
+pub fn search_path() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}

@@ -327,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_private_server_works_durably_and_is_gone_when_dropped() {
-        let binaries = binaries::find(&[]).unwrap();
+        let binaries = binaries::find(&crate::config::search_path()).unwrap();
         let mut postgres = PrivatePostgres::start(&binaries, Afterwards::Remove).await.unwrap();
         postgres.check().unwrap();
         let client = Database::new(&postgres.settings("postgres")).unwrap().connect(Role::Admin).await.unwrap();
@@ -350,7 +350,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_password_is_refused() {
-        let binaries = binaries::find(&[]).unwrap();
+        let binaries = binaries::find(&crate::config::search_path()).unwrap();
         let postgres = PrivatePostgres::start(&binaries, Afterwards::Remove).await.unwrap();
         let stranger = settings(postgres.port, &Secret::new("guess"), "postgres");
         let refused = Database::new(&stranger).unwrap().connect(Role::Admin).await.map(drop).map_err(Error::from);
@@ -359,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn kept_data_is_there_after_a_clean_stop() {
-        let binaries = binaries::find(&[]).unwrap();
+        let binaries = binaries::find(&crate::config::search_path()).unwrap();
         let postgres = PrivatePostgres::start(&binaries, Afterwards::Keep).await.unwrap();
         let (port, folder) = (postgres.port, postgres.scratch.folder().to_owned());
         drop(postgres);
@@ -372,7 +372,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_does_not_start_shows_the_end_of_its_log() {
-        let binaries = binaries::find(&[]).unwrap();
+        let binaries = binaries::find(&crate::config::search_path()).unwrap();
         let settings = [SETTINGS.as_slice(), &["max_connections=none"]].concat();
         let error = PrivatePostgres::start_with(&binaries, Afterwards::Remove, &settings).await.unwrap_err();
         assert_eq!(error.code(), Code::PostgresUnreachable);
@@ -382,7 +382,7 @@ mod tests {
     /// What the kernel does when the owner is killed: the pipe closes, and nobody waits.
     #[tokio::test]
     async fn the_watchdog_stops_the_server_and_removes_the_folder_when_its_owner_is_gone() {
-        let binaries = binaries::find(&[]).unwrap();
+        let binaries = binaries::find(&crate::config::search_path()).unwrap();
         let mut postgres = PrivatePostgres::start(&binaries, Afterwards::Remove).await.unwrap();
         assert!(accepts_connections(postgres.port));
         drop(postgres.server.watchdog.stdin.take());

@@ -107,6 +107,16 @@ impl Summary {
         for check in &self.verdict.checks {
             text.push_str(&check_line(check));
         }
+        for wrong in &self.verdict.differences {
+            let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".to_owned());
+            let line = format!(
+                "     product {}: {}; expected {}\n",
+                wrong.product_id,
+                side(&wrong.folded),
+                side(&wrong.expected)
+            );
+            text.push_str(&line);
+        }
         text.push('\n');
         text.push_str(&self.products());
         text
