@@ -179,7 +179,7 @@ impl Lane {
         }
         let records = Arc::new(records);
         let started = monotonic();
-        let deliveries = self.publisher.publish(Arc::clone(&records), self.permit.clone()).await;
+        let deliveries = self.acknowledged(self.publisher.publish(Arc::clone(&records), self.permit.clone())).await;
         metrics.publish_duration.observe(monotonic().saturating_sub(started).as_secs_f64());
         if self.publisher.brokers_up() {
             self.shared.health.kafka_works();
@@ -187,6 +187,21 @@ impl Lane {
             self.shared.health.kafka_failed("no broker can be reached");
         }
         self.account(&records, &ids, deliveries)
+    }
+
+    /// Waits for a batch, and says so while no broker can be reached: a batch may wait as long as Kafka is away.
+    async fn acknowledged(&self, publishing: impl Future<Output = Vec<Delivery>>) -> Vec<Delivery> {
+        tokio::pin!(publishing);
+        loop {
+            tokio::select! {
+                deliveries = &mut publishing => return deliveries,
+                () = tokio::time::sleep(KAFKA_RETRY) => {
+                    if !self.publisher.brokers_up() {
+                        self.shared.health.kafka_failed("no broker can be reached");
+                    }
+                }
+            }
+        }
     }
 
     fn account(&self, records: &[Record], ids: &[i64], deliveries: Vec<Delivery>) -> Settlement {
