@@ -76,10 +76,11 @@ impl Summary {
         row(
             "inserted",
             &format!(
-                "{} events in {:.1} s ({}/s), in {} transactions; {} of these were kept open for a while",
+                "{} events in {:.1} s ({}/s of the {}/s asked for), in {} transactions; {} of these were kept open for a while",
                 grouped(self.inserted),
                 self.load_seconds,
                 grouped(self.inserted_per_second),
+                grouped(u64::from(self.rate)),
                 grouped(self.transactions),
                 grouped(self.late_transactions)
             ),

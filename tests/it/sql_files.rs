@@ -33,6 +33,11 @@ async fn every_sql_file_prepares_against_the_migrated_schema() {
     // The relation that projections read exists in the consumer's sessions.
     let relation = source.join("projection/sql/new_events.sql");
     client.batch_execute(&std::fs::read_to_string(relation).expect("it is there")).await.expect("new_events");
+    // So do the tables of the demo's shop in its private database.
+    for table in ["demo/sql/create_orders.sql", "demo/sql/create_likes.sql"] {
+        let create = std::fs::read_to_string(source.join(table)).expect("it is there");
+        client.batch_execute(&create).await.expect("a table of the demo");
+    }
     let mut bad = Vec::new();
     for path in &files {
         let name = path.strip_prefix(&source).expect("below src").to_str().expect("UTF-8");
