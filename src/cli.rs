@@ -6,7 +6,6 @@
 mod values;
 
 use std::path::PathBuf;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -31,13 +30,10 @@ Exit codes:
 Every setting of relay.toml can be given as OUTBOX_RELAY_<SECTION>__<KEY>, and as --set section.key=value;
 DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS work too. `outbox-relay config show` tells which value came from where.";
 
-static LONG_VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{}\nlibrdkafka {}", env!("CARGO_PKG_VERSION"), crate::broker::librdkafka_version()));
-
 /// Publishes the rows of a transactional outbox in PostgreSQL to Apache Kafka, in strict order per key, and folds the
 /// events into projections.
 #[derive(Debug, Parser)]
-#[command(name = "outbox-relay", version, long_version = LONG_VERSION.as_str(), max_term_width = 110)]
+#[command(name = "outbox-relay", version, max_term_width = 110)]
 #[command(after_help = "Start with: outbox-relay demo", after_long_help = EXIT_CODES)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
@@ -51,8 +47,8 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Settings file [default: relay.toml, if there is one]
-    #[arg(long, short, global = true, value_name = "FILE", env = "OUTBOX_RELAY_CONFIG")]
+    /// Settings file [env: OUTBOX_RELAY_CONFIG] [default: relay.toml or /etc/outbox-relay/relay.toml, if there]
+    #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// Set one value over file and environment, as in --set relay.batch_rows=500 (repeatable)
@@ -125,11 +121,9 @@ pub struct RunArgs {
 Examples:
   outbox-relay demo
   outbox-relay demo --for 20s --rate 5000
-  outbox-relay demo --for 20s -o json 2>/dev/null
 
-Nothing that exists is touched: PostgreSQL runs from the binaries found on this machine, in a temporary directory, on a
-port of its own; Kafka runs in this process. No settings are read. It exits 0 only if every event arrived exactly once
-and the projection is right.")]
+Nothing that exists is touched: PostgreSQL runs from the binaries found on this machine, in a temporary directory.
+With --for it exits 0 only if every event arrived and the projection is right.")]
 pub struct DemoArgs {
     /// End by itself after this time, as in 20s; without it, Ctrl-C ends it
     #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
@@ -139,19 +133,19 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,
 
-    /// Relays that share the work, all in this process
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+    /// Relays that share the work
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub instances: u16,
 
-    /// Use this Kafka instead of one in this process; two topics are made there and removed again
-    #[arg(long, value_name = "HOST:PORT")]
-    pub kafka: Option<String>,
-
-    /// Keep the directory with the database (and the topics, with --kafka) when the demo ends
+    /// Keep the directory with the database when the demo ends
     #[arg(long)]
     pub keep: bool,
 
-    /// Number that decides all chance in the load
+    /// Use this Kafka rather than the one in the process; topics of the demo's own are made there and removed
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
+
+    /// The same seed writes the same events
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
@@ -278,7 +272,7 @@ pub struct EventsLsArgs {
     pub until: Option<When>,
 
     /// Most events to list
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
 
     /// Go on after this id: the last one of the page before

@@ -88,7 +88,8 @@ impl Config {
             broken: BTreeSet::new(),
             hidden: Vec::new(),
         };
-        let config = Scope::section(&mut reader, String::new(), table.as_ref().map(Spanned::get_ref), false, Self::default());
+        let config =
+            Scope::section(&mut reader, String::new(), table.as_ref().map(Spanned::get_ref), false, Self::default());
         // What is missing may be in the part that could not be read.
         let is_whole = unread.is_none() && syntax.is_empty();
         rules::check(&config, if is_whole { needs } else { Needs::NOTHING }, &mut reader);

@@ -2,20 +2,20 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use outbox_relay::cli::Cli;
-use outbox_relay::error::{Code, Error, Result};
-use outbox_relay::{commands, output};
+use outbox_relay::commands::{self, Result};
+use outbox_relay::error::{Code, Error};
+use outbox_relay::output;
 
 fn main() -> ExitCode {
     // A usage error ends here, with exit status 2.
-    let cli = Cli::parse();
+    let cli = commands::parse();
     output::set_colour(cli.global.color);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::report(&error);
-            ExitCode::from(error.code().exit() as u8)
+        Err(failure) => {
+            failure.report();
+            ExitCode::from(failure.exit() as u8)
         }
     }
 }

@@ -70,11 +70,6 @@ pub fn set_colour(colour: Colour) {
     .write_global();
 }
 
-/// Whether log lines on standard error may have colour.
-pub fn stderr_has_colour() -> bool {
-    anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
-}
-
 /// Prints `document` as JSON, `rows` as one line each, or `table`, by `format`. For a single thing the document is its one
 /// row.
 pub fn data<D, R>(format: Format, document: &D, rows: &[R], table: impl FnOnce() -> String) -> Result<()>

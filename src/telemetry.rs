@@ -6,7 +6,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, TelemetryConfig};
 use crate::error::{Code, Error, Result};
-use crate::output;
 
 /// How much more or less than the settings say, from `-v` and `-q`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +47,9 @@ pub fn init(settings: &TelemetryConfig, verbosity: Verbosity) -> Result<()> {
     let installed = if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     } else {
-        builder.with_ansi(output::stderr_has_colour()).with_target(false).try_init()
+        // As `--color`, NO_COLOR and the terminal have it.
+        let colour = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+        builder.with_ansi(colour).with_target(false).try_init()
     };
     installed.map_err(|error| Error::new(Code::Unexpected, "logging is already set up").caused_by(error))
 }

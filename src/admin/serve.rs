@@ -160,12 +160,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_over_the_limit_are_served_when_one_ends() {
+    async fn connections_over_the_limit_wait_until_one_ends() {
         let (address, _stop, _) = start(short()).await;
+        let began = std::time::Instant::now();
         let _silent = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
         let mut third = TcpStream::connect(address).await.unwrap();
         third.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         assert!(read_all(&mut third).await.ends_with("here"));
+        assert!(began.elapsed() >= short().headers, "it was served beside the two that are allowed");
     }
 
     #[tokio::test]

@@ -7,12 +7,13 @@ mod finding;
 mod kafka;
 mod postgres;
 
-use super::Context;
-use crate::error::{Code, Error, Result};
+use super::{Context, Result};
+use crate::config::Needs;
+use crate::error::{Code, Error};
 use finding::Level;
 
 pub(super) async fn run(context: &Context) -> Result<()> {
-    let settings = context.settings()?;
+    let settings = context.settings(Needs::BOTH)?;
     let mut findings = Vec::new();
     let topics = postgres::look(&settings, &mut findings).await?;
     kafka::look(&settings, &topics, &mut findings).await?;
@@ -23,5 +24,5 @@ pub(super) async fn run(context: &Context) -> Result<()> {
     if problems == 0 {
         return Ok(());
     }
-    Err(Error::new(Code::CheckNotMet, format!("{problems} problem(s), {warnings} warning(s)")))
+    Err(Error::new(Code::CheckNotMet, format!("{problems} problem(s), {warnings} warning(s)")).into())
 }

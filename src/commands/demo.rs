@@ -1,19 +1,16 @@
-//! `demo`: everything at work with parts of its own, until its time is over or a signal comes.
-
-use std::process;
+//! `demo`: flags and signals for [`crate::demo`].
 
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
-use super::run::Signals;
+use super::signals::Signals;
+use super::{Context, Result};
 use crate::cli::DemoArgs;
-use crate::config;
 use crate::demo::{self, DemoOptions};
-use crate::error::{Exit, Result};
-use crate::output;
+use crate::error::{Code, Error};
 
 pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<()> {
-    let mut signals = Signals::new()?;
+    let signals = Signals::listen()?;
+    let stop = CancellationToken::new();
     let options = DemoOptions {
         duration: args.duration,
         rate: args.rate,
@@ -21,20 +18,12 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<()> {
         keep: args.keep,
         bootstrap: args.kafka,
         seed: args.seed,
-        path: config::search_path(),
+        path: crate::config::search_path(),
     };
-    let stop = CancellationToken::new();
-    let mut work = Box::pin(demo::run(options, context.format(), stop.clone()));
-    tokio::select! {
-        outcome = &mut work => return outcome,
-        name = signals.next() => {
-            output::note(&format!("{name}: the writers stop, what they wrote is delivered and checked; a second signal exits at once"));
-            stop.cancel();
-        }
-    }
-    tokio::select! {
-        outcome = &mut work => outcome,
-        // The watchdog of the private PostgreSQL sees this process end, and stops and removes it.
-        _ = signals.next() => process::exit(Exit::Unexpected as i32),
+    let work = demo::run(options, context.format(), stop.clone());
+    match signals.run(work, &stop).await {
+        Some(outcome) => Ok(outcome?),
+        // Dropped where it was; its parts have stopped with it.
+        None => Err(Error::new(Code::Unexpected, "interrupted before everything had arrived").into()),
     }
 }

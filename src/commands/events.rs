@@ -4,15 +4,16 @@
 
 mod view;
 
-use super::{Context, admin_pool};
+use super::{Context, Result, admin_pool};
 use crate::cli::{EventRef, EventsCommand, EventsLsArgs, When};
+use crate::config::Needs;
 use crate::db::Pool;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error};
 use crate::outbox::inspect::events::{self, Details, Filter, Moment, Page};
 use crate::output;
 
 pub(super) async fn run(context: &Context, command: &EventsCommand) -> Result<()> {
-    let pool = admin_pool(&context.settings()?)?;
+    let pool = admin_pool(&context.settings(Needs::DATABASE)?)?;
     match command {
         EventsCommand::Ls(args) => ls(context, &pool, args).await,
         EventsCommand::Show { events } => show(context, &pool, events).await,
@@ -25,8 +26,7 @@ async fn ls(context: &Context, pool: &Pool, args: &EventsLsArgs) -> Result<()> {
     // A full page: there may be more.
     let next = (found.len() == args.limit as usize).then(|| found.last().map(|event| event.id)).flatten();
     let lines: Vec<view::Line<'_>> = found.iter().map(view::Line::new).collect();
-    let document = view::List { events: &lines, next_after: next };
-    output::data(context.format(), &document, &lines, || view::table(&found))?;
+    output::data(context.format(), &lines, &lines, || view::table(&found))?;
     if found.is_empty() {
         output::note("no event matches");
     } else if let Some(next) = next {
@@ -69,13 +69,14 @@ async fn show(context: &Context, pool: &Pool, wanted: &[EventRef]) -> Result<()>
         }
         found.extend(rows);
     }
-    let whole = found.iter().map(view::Whole::new).collect::<Result<Vec<_>>>()?;
+    let whole = found.iter().map(view::Whole::new).collect::<Result<Vec<_>, Error>>()?;
     if !whole.is_empty() {
-        output::data(context.format(), &view::WholeList { events: &whole }, &whole, || view::blocks(&found))?;
+        output::data(context.format(), &whole, &whole, || view::blocks(&found))?;
     }
     if missing.is_empty() {
         return Ok(());
     }
     Err(Error::new(Code::NotFound, format!("no event {}", missing.join(", ")))
-        .hint("outbox-relay events ls lists what is there"))
+        .hint("outbox-relay events ls lists what is there")
+        .into())
 }

@@ -8,9 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Context;
+use super::{Context, Result};
 use crate::cli::HealthArgs;
-use crate::error::{Code, Error, Result};
+use crate::config::Needs;
+use crate::error::{Code, Error, Result as OrError};
 use crate::output;
 
 /// Most bytes of an answer that are read. A list of checks has a few hundred.
@@ -29,7 +30,7 @@ pub(super) async fn run(context: &Context, args: &HealthArgs) -> Result<()> {
     let target = match &args.url {
         Some(url) => Target::from_url(url)?,
         // Without a URL only the address is needed, but settings that do not load would mislead.
-        None => Target::from_listen(context.settings()?.admin.listen)?,
+        None => Target::from_listen(context.settings(Needs::NOTHING)?.admin.listen)?,
     };
     let path = format!("{}{}", target.base, if args.ready { "/readyz?verbose" } else { "/livez?verbose" });
     let url = format!("http://{}{path}", target.authority);
@@ -50,7 +51,7 @@ pub(super) async fn run(context: &Context, args: &HealthArgs) -> Result<()> {
         return Ok(());
     }
     let what = if args.ready { "not ready" } else { "not healthy" };
-    Err(Error::new(Code::Unhealthy, format!("{} answers {}: the instance is {what}", answer.url, answer.status)))
+    Err(Error::new(Code::Unhealthy, format!("{} answers {}: the instance is {what}", answer.url, answer.status)).into())
 }
 
 fn nobody(url: &str) -> Error {
@@ -71,7 +72,7 @@ struct Target {
 }
 
 impl Target {
-    fn from_url(url: &str) -> Result<Self> {
+    fn from_url(url: &str) -> OrError<Self> {
         let wrong = |why: &str| {
             Error::new(Code::Usage, format!("--url {why}"))
                 .hint("the form is http://host:port; TLS is for a proxy in front, ask behind it")
@@ -93,7 +94,7 @@ impl Target {
         Ok(Self { authority, base: if base.is_empty() { String::new() } else { format!("/{base}") } })
     }
 
-    fn from_listen(listen: SocketAddr) -> Result<Self> {
+    fn from_listen(listen: SocketAddr) -> OrError<Self> {
         if listen.port() == 0 {
             return Err(Error::new(
                 Code::Usage,

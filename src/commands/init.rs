@@ -3,13 +3,13 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 
-use super::seams;
 use crate::cli::InitArgs;
+use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::output;
 
 pub(super) fn run(args: &InitArgs) -> Result<()> {
-    let text = seams::settings_template();
+    let text = config::commented_toml();
     if args.dry_run {
         return output::raw(text.as_bytes());
     }

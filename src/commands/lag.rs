@@ -6,16 +6,21 @@
 mod view;
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::seams::admin::{Admin, PartitionOffsets};
-use super::{Context, admin_pool};
+use super::{Context, Result, admin_pool};
+use crate::broker::admin::{Admin, PartitionOffsets};
 use crate::cli::LagArgs;
-use crate::config::Config;
+use crate::config::{Config, Needs};
 use crate::db::Pool;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error};
 use crate::outbox::inspect::{self, Position, TopicBacklog};
+use crate::retry::Backoff;
+
+/// With growing waits, about three seconds: what a single broker took to make its first coordinator.
+const COMMITTED_RETRIES: u32 = 4;
 
 /// What waits in the outbox.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -84,26 +89,32 @@ struct GroupLag {
 #[derive(Debug, Serialize)]
 struct Report {
     outbox: OutboxLag,
-    /// `null` when Kafka could not be asked.
+    /// `null` when Kafka could not be asked, or there is no consumer here and no `--group`.
     consumer: Option<GroupLag>,
 }
 
 pub(super) async fn run(context: &Context, args: &LagArgs) -> Result<()> {
-    let settings = context.settings()?;
-    let group = args.group.clone().unwrap_or_else(|| settings.consumer.group.clone());
+    let settings = context.settings(Needs::DATABASE)?;
+    let own_group = settings.consumer.enabled.then(|| settings.consumer.group.clone());
+    let group = args.group.clone().or(own_group);
+    let settings = if group.is_some() { context.settings(Needs::BOTH)? } else { settings };
     let pool = admin_pool(&settings)?;
     let outbox = outbox_lag(inspect::backlog_by_topic(&pool).await?);
     // Without Kafka the half that is known is still worth printing.
-    let (consumer, failed) = match group_lag(&settings, &pool, group).await {
-        Ok(consumer) => (Some(consumer), None),
-        Err(error) => (None, Some(error)),
+    let (consumer, failed) = match group {
+        None => (None, None),
+        Some(group) => match group_lag(&settings, &pool, group).await {
+            Ok(consumer) => (Some(consumer), None),
+            Err(error) => (None, Some(error)),
+        },
     };
     let report = Report { outbox, consumer };
     view::print(context.format(), &report)?;
     if let Some(error) = failed {
         return Err(error);
     }
-    args.fail_over.map_or(Ok(()), |limit| check(&report, limit))
+    args.fail_over.map_or(Ok(()), |limit| check(&report, limit))?;
+    Ok(())
 }
 
 fn outbox_lag(topics: Vec<TopicBacklog>) -> OutboxLag {
@@ -148,11 +159,27 @@ async fn group_lag(settings: &Config, pool: &Pool, group: String) -> Result<Grou
         .map(|(topic, offsets)| (topic.clone(), offsets.partition))
         .filter(|(topic, partition)| !known.contains_key(&(topic.as_str(), *partition)))
         .collect();
-    let committed = if unknown.is_empty() { Vec::new() } else { admin.committed(&group, &unknown).await? };
+    let committed = committed(&admin, &group, &unknown).await?;
     let partitions = partition_lags(&group, &ends, &known, &committed);
     Ok(GroupLag { total: partitions.iter().map(|partition| partition.lag).sum(), group, partitions, missing_topics })
 }
 
+/// What Kafka has as committed. A cluster that has just started has no coordinator yet, so it is asked a few times.
+async fn committed(admin: &Admin, group: &str, partitions: &[(String, i32)]) -> Result<Committed, Error> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
+    for _ in 0..COMMITTED_RETRIES {
+        if let Ok(committed) = admin.committed(group, partitions).await {
+            return Ok(committed);
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+    admin.committed(group, partitions).await
+}
+
+type Committed = Vec<(String, i32, Option<i64>)>;
 type Known<'a> = HashMap<(&'a str, i32), i64>;
 
 fn known_positions(positions: &[Position]) -> Known<'_> {
@@ -199,7 +226,7 @@ fn partition_lags(
         .collect()
 }
 
-fn check(report: &Report, limit: u64) -> Result<()> {
+fn check(report: &Report, limit: u64) -> Result<(), Error> {
     let over = |count: i64| u64::try_from(count).is_ok_and(|count| count > limit);
     let mut reasons = Vec::new();
     if over(report.outbox.pending) {

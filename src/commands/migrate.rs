@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 
-use super::{Context, seams};
+use super::{Context, Result};
 use crate::cli::MigrateCommand;
+use crate::config::Needs;
 use crate::db::Database;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error};
+use crate::migrations::{self, MigrationStatus};
 use crate::output::{self, Align, Cell, Table, Tone};
-use seams::migrations::{self, MigrationStatus};
 
 #[derive(Debug, Serialize)]
 struct Line<'a> {
@@ -17,21 +18,16 @@ struct Line<'a> {
     applied_on: Option<&'a str>,
 }
 
-#[derive(Debug, Serialize)]
-struct Document<'a> {
-    migrations: &'a [Line<'a>],
-}
-
 pub(super) async fn run(context: &Context, command: &MigrateCommand) -> Result<()> {
     match command {
-        MigrateCommand::Sql => output::raw(migrations::sql().as_bytes()),
+        MigrateCommand::Sql => Ok(output::raw(migrations::sql().as_bytes())?),
         MigrateCommand::Up { dry_run } => up(context, *dry_run).await,
         MigrateCommand::Status => status(context).await,
     }
 }
 
 async fn up(context: &Context, dry_run: bool) -> Result<()> {
-    let settings = context.settings()?;
+    let settings = context.settings(Needs::DATABASE)?;
     let database = Database::new(&settings.database)?;
     let (done, remark) = if dry_run {
         let mut missing = migrations::status(&database).await?;
@@ -49,7 +45,7 @@ async fn up(context: &Context, dry_run: bool) -> Result<()> {
 }
 
 async fn status(context: &Context) -> Result<()> {
-    let database = Database::new(&context.settings()?.database)?;
+    let database = Database::new(&context.settings(Needs::DATABASE)?.database)?;
     let all = migrations::status(&database).await?;
     print(context, &all)?;
     let missing = all.iter().filter(|migration| migration.applied_on.is_none()).count();
@@ -57,7 +53,8 @@ async fn status(context: &Context) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Code::SchemaOutdated, format!("{missing} migration(s) are not applied"))
-        .hint("run: outbox-relay migrate up"))
+        .hint("run: outbox-relay migrate up")
+        .into())
 }
 
 fn print(context: &Context, migrations: &[MigrationStatus]) -> Result<()> {
@@ -65,7 +62,7 @@ fn print(context: &Context, migrations: &[MigrationStatus]) -> Result<()> {
         .iter()
         .map(|known| Line { version: known.version, name: &known.name, applied_on: known.applied_on.as_deref() })
         .collect();
-    output::data(context.format(), &Document { migrations: &lines }, &lines, || {
+    output::data(context.format(), &lines, &lines, || {
         if lines.is_empty() {
             return String::new();
         }
@@ -75,5 +72,6 @@ fn print(context: &Context, migrations: &[MigrationStatus]) -> Result<()> {
             table.row([Cell::new(line.version), Cell::new(line.name), applied]);
         }
         table.render()
-    })
+    })?;
+    Ok(())
 }

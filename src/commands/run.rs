@@ -2,86 +2,78 @@
 
 use std::process;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, seams};
+use super::signals::Signals;
+use super::{Context, Result};
+use crate::app::App;
 use crate::cli::{Part, RunArgs};
-use crate::error::{Code, Error, Exit, Result};
+use crate::config::{Config, Needs};
+use crate::error::{Code, Error, Exit};
 use crate::telemetry;
 
 pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<()> {
-    let settings = context.settings()?;
+    let mut settings = context.settings(Needs::BOTH)?;
     telemetry::init(&settings.telemetry, context.verbosity())?;
-    // Before the work begins, so that no signal meets the default action, which is to die at once.
-    let mut signals = Signals::new()?;
-
-    let wanted = |part, enabled| if args.only.is_empty() { enabled } else { args.only.contains(&part) };
-    let only = seams::Only {
-        relay: wanted(Part::Relay, settings.relay.enabled),
-        consumer: wanted(Part::Consumer, settings.consumer.enabled),
-        admin: wanted(Part::Admin, settings.admin.enabled),
-    };
-    if args.only.is_empty() && !(only.relay || only.consumer) {
-        return Err(Error::new(Code::Usage, "there is nothing to run: relay and consumer are both off")
-            .hint("enable one in the settings (relay.enabled, consumer.enabled), or name it with --only"));
-    }
+    choose_parts(&mut settings, &args.only)?;
+    let signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let (relay, consumer, admin) = (settings.relay.enabled, settings.consumer.enabled, settings.admin.enabled);
+    let deployment = settings.run.deployment.clone();
+    let app = App::build(settings)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        relay = only.relay,
-        consumer = only.consumer,
-        admin = only.admin,
-        deployment = settings.run.deployment,
+        instance = app.name(),
+        deployment,
+        relay,
+        consumer,
+        admin,
         "outbox-relay starts"
     );
-
-    let stop = CancellationToken::new();
-    let mut work = Box::pin(seams::run_app(settings, only, stop.clone()));
-    let ended = tokio::select! {
-        ended = &mut work => Some(ended),
-        name = signals.next() => {
-            tracing::info!(signal = name, "stopping: the batch in hand is finished; a second signal exits at once");
-            stop.cancel();
-            None
-        }
+    let Some(outcome) = signals.run(app.run(stop.clone()), &stop).await else {
+        // Nothing may run after this, no destructor of a client that waits for its broker either.
+        process::exit(Exit::Unexpected as i32);
     };
-    let outcome = match ended {
-        Some(outcome) => outcome,
-        None => tokio::select! {
-            outcome = &mut work => outcome,
-            name = signals.next() => {
-                tracing::warn!(signal = name, "second signal: exit without waiting");
-                // Nothing may run after this, no destructor of a client that waits for its broker either.
-                process::exit(Exit::Unexpected as i32);
-            }
-        },
-    };
-    if outcome.is_ok() {
-        tracing::info!("outbox-relay stopped");
-    }
-    outcome
+    outcome?;
+    tracing::info!("outbox-relay stopped");
+    Ok(())
 }
 
-/// The signals that stop a command which runs until it is told to.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+/// `--only` names what runs, whatever the settings enable.
+fn choose_parts(settings: &mut Config, only: &[Part]) -> Result<(), Error> {
+    if !only.is_empty() {
+        settings.relay.enabled = only.contains(&Part::Relay);
+        settings.consumer.enabled = only.contains(&Part::Consumer);
+        settings.admin.enabled = only.contains(&Part::Admin);
+    } else if !(settings.relay.enabled || settings.consumer.enabled) {
+        return Err(Error::new(Code::Usage, "there is nothing to run: the relay and the consumer are both off")
+            .hint("set relay.enabled or consumer.enabled, or name a part with --only"));
+    }
+    Ok(())
 }
 
-impl Signals {
-    /// From now on no signal ends the process by itself.
-    pub(super) fn new() -> Result<Self> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Error::new(Code::Unexpected, "cannot listen for signals").caused_by(error))
-        };
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(only: &[Part], relay: bool, consumer: bool) -> Option<(bool, bool, bool)> {
+        let mut settings = Config::default();
+        settings.relay.enabled = relay;
+        settings.consumer.enabled = consumer;
+        choose_parts(&mut settings, only).ok()?;
+        Some((settings.relay.enabled, settings.consumer.enabled, settings.admin.enabled))
     }
 
-    /// Cancel safe.
-    pub(super) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+    #[test]
+    fn only_names_exactly_what_runs() {
+        assert_eq!(parts(&[], true, false), Some((true, false, true)));
+        assert_eq!(parts(&[Part::Consumer], true, false), Some((false, true, false)));
+        assert_eq!(parts(&[Part::Relay, Part::Admin], false, true), Some((true, false, true)));
+        assert_eq!(parts(&[Part::Admin], false, false), Some((false, false, true)));
+    }
+
+    #[test]
+    fn a_process_with_nothing_to_do_does_not_start() {
+        assert_eq!(parts(&[], false, false), None);
     }
 }

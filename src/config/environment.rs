@@ -10,7 +10,8 @@ use super::suggest;
 const PREFIX: &str = "OUTBOX_RELAY_";
 
 /// Names that many tools share. The `OUTBOX_RELAY_` form wins over them.
-const SHARED: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("KAFKA_BOOTSTRAP_SERVERS", "kafka.bootstrap_servers")];
+const SHARED: [(&str, &str); 2] =
+    [("DATABASE_URL", "database.url"), ("KAFKA_BOOTSTRAP_SERVERS", "kafka.bootstrap_servers")];
 
 /// A value that a variable or a flag gives.
 #[derive(Debug, Clone)]
@@ -39,7 +40,12 @@ pub(super) fn gather(sources: &Sources, root: &SectionSpec, problems: &mut Vec<P
     let mut given = Vec::new();
     for (name, key) in SHARED {
         if let Some(text) = variable(sources, name, problems) {
-            given.push(Given { key: key.to_owned(), text, origin: Origin::Variable(name.to_owned()), layer: Layer::SharedVariable });
+            given.push(Given {
+                key: key.to_owned(),
+                text,
+                origin: Origin::Variable(name.to_owned()),
+                layer: Layer::SharedVariable,
+            });
         }
     }
     for name in sources.variables.keys() {
@@ -101,19 +107,24 @@ fn key_of_variable(rest: &str, names: &BTreeMap<String, &Leaf>) -> Option<Result
 /// is called `outbox-relay` or begins so. They are not ours. None has `__`, and no setting looks like them.
 fn is_service_link(rest: &str) -> bool {
     let rest = format!("_{rest}");
-    !rest[1..].contains("__") && (rest.ends_with("_SERVICE_HOST") || rest.contains("_SERVICE_PORT") || rest.ends_with("_PORT") || {
-        let mut parts = rest.split("_PORT_");
-        let after = parts.nth(1).unwrap_or_default();
-        let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
-        digits > 0 && ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| after[digits..].starts_with(protocol))
-    })
+    !rest[1..].contains("__")
+        && (rest.ends_with("_SERVICE_HOST") || rest.contains("_SERVICE_PORT") || rest.ends_with("_PORT") || {
+            let mut parts = rest.split("_PORT_");
+            let after = parts.nth(1).unwrap_or_default();
+            let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+            digits > 0 && ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| after[digits..].starts_with(protocol))
+        })
 }
 
 fn variable(sources: &Sources, name: &str, problems: &mut Vec<Problem>) -> Option<String> {
     let value = sources.variables.get(name).filter(|value| !value.is_empty())?;
     let text = value.to_str().map(str::to_owned);
     if text.is_none() {
-        problems.push(Problem::new(format!("bad value in {name}"), "it is not UTF-8", Origin::Variable(name.to_owned())));
+        problems.push(Problem::new(
+            format!("bad value in {name}"),
+            "it is not UTF-8",
+            Origin::Variable(name.to_owned()),
+        ));
     }
     text
 }
@@ -136,14 +147,20 @@ fn unknown_variable(name: &str, rest: &str, root: &SectionSpec, origin: Origin) 
 
 fn only_in_file(path: &str, origin: Origin) -> Problem {
     let title = format!("`{origin}` cannot set `{path}`");
-    Problem { key: Some(path.to_owned()), ..Problem::new(title, "a list of tables can only stand in the settings file", origin) }
-        .help(format!("write it there, as `[[{path}]]`"))
+    Problem {
+        key: Some(path.to_owned()),
+        ..Problem::new(title, "a list of tables can only stand in the settings file", origin)
+    }
+    .help(format!("write it there, as `[[{path}]]`"))
 }
 
 fn flag_value(flag: &Flag, root: &SectionSpec, leaves: &[Leaf], problems: &mut Vec<Problem>) -> Option<Given> {
     let origin = Origin::Flag(flag.name.clone());
     let Some((key, text)) = &flag.setting else {
-        problems.push(Problem::new("bad value for --set", "expected `section.key=value`", origin).help("as in `--set relay.batch_rows=500`"));
+        problems.push(
+            Problem::new("bad value for --set", "expected `section.key=value`", origin)
+                .help("as in `--set relay.batch_rows=500`"),
+        );
         return None;
     };
     let leaf = leaves.iter().find(|leaf| match leaf.kind {
@@ -163,7 +180,8 @@ fn flag_value(flag: &Flag, root: &SectionSpec, leaves: &[Leaf], problems: &mut V
         }
         Some(LeafKind::Secret) => {
             let help = format!("use the environment, `{}`, or a file, `--set {key}_file=PATH`", variable_of(key));
-            problems.push(Problem::of(key, "a command line can be read by every process on the host", origin).help(help));
+            problems
+                .push(Problem::of(key, "a command line can be read by every process on the host", origin).help(help));
             None
         }
         Some(LeafKind::Plain | LeafKind::SecretFile | LeafKind::Map) => {
@@ -178,7 +196,16 @@ mod tests {
 
     #[test]
     fn service_links_of_kubernetes_are_told_from_settings() {
-        for name in ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_ADMIN", "PORT", "PORT_8080_TCP", "PORT_8080_TCP_ADDR", "ADMIN_SERVICE_HOST", "ADMIN_PORT_80_TCP_PROTO"] {
+        for name in [
+            "SERVICE_HOST",
+            "SERVICE_PORT",
+            "SERVICE_PORT_ADMIN",
+            "PORT",
+            "PORT_8080_TCP",
+            "PORT_8080_TCP_ADDR",
+            "ADMIN_SERVICE_HOST",
+            "ADMIN_PORT_80_TCP_PROTO",
+        ] {
             assert!(is_service_link(name), "{name}");
         }
         for name in ["ADMIN_LISTEN", "RELAY__PORT", "DATABASE_URL", "REPORT", "PORT_X", "RELAY__SERVICE_HOST"] {

@@ -130,16 +130,23 @@ pub(super) fn in_lines(text: &str, hidden: &mut Vec<Range<usize>>) {
 }
 
 /// The lines of syntax errors, behind their first word: a password whose key is misspelt too would be shown else. Lines
-/// that begin with one of `known`, the keys that hold no secret, stay.
-pub(super) fn in_broken_lines(text: &str, errors: impl Iterator<Item = usize>, known: &[String], hidden: &mut Vec<Range<usize>>) {
+/// that have one key only, and that is one of `known`, the keys that hold no secret, stay.
+pub(super) fn in_broken_lines(
+    text: &str,
+    errors: impl Iterator<Item = usize>,
+    known: &[String],
+    hidden: &mut Vec<Range<usize>>,
+) {
     for offset in errors {
         let offset = text.floor_char_boundary(offset);
         let start = text[..offset].rfind('\n').map_or(0, |end| end + 1);
         let line = text[start..].lines().next().unwrap_or_default();
         let indent = line.len() - line.trim_start().len();
         let word = indent + line[indent..].find(|c: char| !is_word(c)).unwrap_or(line.len() - indent);
-        let is_known = known.iter().any(|key| line[indent..word].rsplit('.').next() == Some(key));
-        if !is_known && !line[indent..].starts_with('[') {
+        let is_known = known.iter().any(|key| line[indent..word].rsplit('.').next() == Some(key))
+            && line.matches('=').count() == 1;
+        let is_heading = line[indent..].starts_with('[') && !line.contains(['=', '"', '\'']);
+        if !is_known && !is_heading {
             let rest = line[word..].trim_start_matches(['"', '\'', ' ', '\t', '=']);
             hidden.push(start + line.len() - rest.len()..start + line.len());
         }

@@ -9,7 +9,12 @@ use std::ops::Range;
 pub enum Origin {
     Default,
     /// A place in the settings file. Lines and columns count from 1, columns in characters.
-    File { name: String, line: usize, column: usize, span: Range<usize> },
+    File {
+        name: String,
+        line: usize,
+        column: usize,
+        span: Range<usize>,
+    },
     /// An environment variable.
     Variable(String),
     /// A flag of the command line, as in `--set relay.batch_rows`.
@@ -108,7 +113,15 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn new(title: impl Into<String>, why: impl Into<String>, origin: Origin) -> Self {
-        Self { key: None, title: title.into(), why: why.into(), origin, help: None, related: Vec::new(), overrides: None }
+        Self {
+            key: None,
+            title: title.into(),
+            why: why.into(),
+            origin,
+            help: None,
+            related: Vec::new(),
+            overrides: None,
+        }
     }
 
     pub(super) fn of(key: impl Into<String>, why: impl Into<String>, origin: Origin) -> Self {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::environment::variable_of;
-use super::rules::refused_properties;
+use super::rules::REFUSED;
 use super::spec::{FieldSpec, Kind, Section as _, SectionSpec, join, prose, toml_text};
 use super::{Config, example};
 
@@ -63,10 +63,15 @@ fn add_field(spec: &SectionSpec, field: &FieldSpec, page: &mut String) {
     }
     add(page, format_args!("\n{}.\n", facts.join(". ")));
     if key == "kafka.properties" {
-        add(page, format_args!("\nRefused, unless the value says what holds anyway:\n\n| librdkafka setting | why | instead |\n|---|---|---|\n"));
-        for (names, why, help) in refused_properties() {
-            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-            add(page, format_args!("| {} | {why} | {help} |\n", names.join(", ")));
+        add(
+            page,
+            format_args!(
+                "\nRefused, unless the value says what holds anyway:\n\n| librdkafka setting | why | instead |\n|---|---|---|\n"
+            ),
+        );
+        for refused in REFUSED {
+            let names: Vec<_> = refused.names.iter().map(|name| format!("`{name}`")).collect();
+            add(page, format_args!("| {} | {} | {} |\n", names.join(", "), refused.why, refused.help));
         }
     }
 }

@@ -83,9 +83,9 @@ impl ConfigError {
         };
         let mut group = match place {
             Some((span, (name, masked))) => {
-                let snippet = Snippet::source(masked.text()).path(name.as_str()).annotation(
-                    AnnotationKind::Primary.span(visible(masked, span)).label(problem.why.as_str()),
-                );
+                let snippet = Snippet::source(masked.text())
+                    .path(name.as_str())
+                    .annotation(AnnotationKind::Primary.span(visible(masked, span)).label(problem.why.as_str()));
                 let related = problem.related.iter().filter_map(|(origin, word)| Some((origin.span()?, word)));
                 let snippet = related.fold(snippet, |snippet, (span, word)| {
                     snippet.annotation(AnnotationKind::Context.span(visible(masked, &span)).label(word.as_str()))

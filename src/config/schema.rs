@@ -45,7 +45,9 @@ fn property(field: &FieldSpec) -> Value {
         Kind::Text | Kind::Path | Kind::Address => json!({ "type": "string" }),
         Kind::Secret => json!({ "type": "string", "writeOnly": true }),
         Kind::Duration => json!({ "type": "string", "pattern": DURATION_PATTERN }),
-        Kind::Size => json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": SIZE_PATTERN }] }),
+        Kind::Size => {
+            json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": SIZE_PATTERN }] })
+        }
         Kind::Choice(words) => json!({ "enum": words }),
         Kind::List => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::Map => json!({ "type": "object", "additionalProperties": { "$ref": "#/$defs/property" } }),

@@ -54,10 +54,13 @@ impl Sources {
     /// The environment of this process, and the settings file: `config` if given (`--config`), else the one that
     /// `OUTBOX_RELAY_CONFIG` names, else `./relay.toml`, else `/etc/outbox-relay/relay.toml`.
     pub fn of_process(config: Option<&Path>) -> Self {
-        let sources = Self::none().with_variables(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))));
+        let sources = Self::none()
+            .with_variables(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))));
         let file = match (config, sources.variables.get(CONFIG_VARIABLE)) {
             (Some(path), _) => FileChoice::Named(path.to_owned(), Origin::Flag("--config".to_owned())),
-            (None, Some(path)) if !path.is_empty() => FileChoice::Named(path.into(), Origin::Variable(CONFIG_VARIABLE.to_owned())),
+            (None, Some(path)) if !path.is_empty() => {
+                FileChoice::Named(path.into(), Origin::Variable(CONFIG_VARIABLE.to_owned()))
+            }
             (None, _) => FileChoice::Searched(SEARCHED.map(PathBuf::from).to_vec()),
         };
         Self { file, ..sources }
@@ -79,7 +82,10 @@ impl Sources {
 
     /// Environment variables, those of others included.
     #[must_use]
-    pub fn with_variables<N: Into<String>, V: Into<OsString>>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Self {
+    pub fn with_variables<N: Into<String>, V: Into<OsString>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
         self.variables.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
         self
     }
@@ -108,14 +114,26 @@ impl Sources {
             FileChoice::Text(path, text) => Ok(Some(SettingsFile { path: path.clone(), text: text.clone() })),
             FileChoice::Named(path, origin) => match std::fs::read(path) {
                 Ok(bytes) => SettingsFile::new(path, bytes).map(Some),
-                Err(error) => Err(unreadable(path, &error, origin.clone(), "outbox-relay init writes a settings file; without --config, ./relay.toml is used if it exists")),
+                Err(error) => Err(unreadable(
+                    path,
+                    &error,
+                    origin.clone(),
+                    "outbox-relay init writes a settings file; without --config, ./relay.toml is used if it exists",
+                )),
             },
             FileChoice::Searched(paths) => {
                 for path in paths {
                     match std::fs::read(path) {
                         Ok(bytes) => return SettingsFile::new(path, bytes).map(Some),
                         Err(error) if error.kind() == ErrorKind::NotFound => {}
-                        Err(error) => return Err(unreadable(path, &error, Origin::Default, "make it readable for this user, or name another file with --config")),
+                        Err(error) => {
+                            return Err(unreadable(
+                                path,
+                                &error,
+                                Origin::Default,
+                                "make it readable for this user, or name another file with --config",
+                            ));
+                        }
                     }
                 }
                 Ok(None)
@@ -125,7 +143,9 @@ impl Sources {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error, origin: Origin, help: &str) -> Box<Problem> {
-    Box::new(Problem::new(format!("cannot read the settings file {}", path.display()), error.to_string(), origin).help(help))
+    Box::new(
+        Problem::new(format!("cannot read the settings file {}", path.display()), error.to_string(), origin).help(help),
+    )
 }
 
 /// The settings file as text.
@@ -144,7 +164,9 @@ impl SettingsFile {
                 let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
                 let why = format!("line {line} is not UTF-8");
                 let title = format!("cannot read the settings file {}", path.display());
-                Err(Box::new(Problem::new(title, why, Origin::Default).help("save it as UTF-8, the only encoding of TOML")))
+                Err(Box::new(
+                    Problem::new(title, why, Origin::Default).help("save it as UTF-8, the only encoding of TOML"),
+                ))
             }
         }
     }

@@ -37,7 +37,10 @@ pub(super) struct FieldSpec {
 #[derive(Debug)]
 pub(super) enum Kind {
     Bool,
-    Integer { min: u64, max: u64 },
+    Integer {
+        min: u64,
+        max: u64,
+    },
     Text,
     /// Text that is never shown. `<key>_file` may name a file that holds it.
     Secret,

@@ -35,17 +35,24 @@ pub(super) fn for_key(root: &SectionSpec, section: &SectionSpec, key: &str) -> A
     let owners: Vec<_> = others().filter(|table| table.keys().contains(&wanted)).collect();
     if let Some(first) = owners.first() {
         let places: Vec<_> = owners.iter().map(|table| table.heading()).collect();
-        return Advice { help: format!("`{wanted}` belongs to {}", places.join(" or ")), may_be_secret: first.is_secret(&wanted) };
+        return Advice {
+            help: format!("`{wanted}` belongs to {}", places.join(" or ")),
+            may_be_secret: first.is_secret(&wanted),
+        };
     }
-    if !section.path.is_empty() && root.field(&wanted).is_some() {
-        return Advice { help: format!("`{wanted}` is a section at the top: [{wanted}]"), may_be_secret: true };
+    if let Some(table) = others().find(|table| table.path == wanted) {
+        let help = format!("`{wanted}` is a section at the top: {}", table.heading());
+        return Advice { help, may_be_secret: true };
     }
     let near = |table: &SectionSpec| closest(key, table.keys().iter().map(String::as_str)).map(str::to_owned);
     if let Some(near) = near(section) {
         return Advice { help: format!("did you mean `{near}`?"), may_be_secret: section.is_secret(&near) };
     }
     if let Some((table, near)) = others().find_map(|table| near(table).map(|near| (table, near))) {
-        return Advice { help: format!("did you mean `{near}` of {}?", table.heading()), may_be_secret: table.is_secret(&near) };
+        return Advice {
+            help: format!("did you mean `{near}` of {}?", table.heading()),
+            may_be_secret: table.is_secret(&near),
+        };
     }
     let keys: Vec<_> = section.fields.iter().map(|field| field.key).collect();
     let of = if section.path.is_empty() { "sections".to_owned() } else { format!("keys of {}", section.heading()) };

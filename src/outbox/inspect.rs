@@ -6,6 +6,8 @@
 pub mod events;
 pub mod server;
 
+use tokio_postgres::error::SqlState;
+
 use crate::db::{DbError, Pool};
 
 const BACKLOG_BY_TOPIC: &str = include_str!("sql/backlog_by_topic.sql");
@@ -14,6 +16,18 @@ const PENDING_TOPICS: &str = include_str!("sql/pending_topics.sql");
 
 /// Rows read to learn which topics the backlog names. A guess: enough to meet every topic, and read in milliseconds.
 const PENDING_TOPICS_ROWS: i64 = 50_000;
+
+/// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is as good
+/// as an outage; an operator who asked for too much has to know.
+pub fn is_timeout(error: &DbError) -> bool {
+    answered(error) == Some(&SqlState::QUERY_CANCELED)
+}
+
+/// The SQLSTATE, of outages too.
+fn answered(error: &DbError) -> Option<&SqlState> {
+    let DbError::Unavailable(source) = error else { return error.sqlstate() };
+    source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code)
+}
 
 /// Rows of one topic that are not finished.
 #[derive(Debug, Clone, PartialEq)]

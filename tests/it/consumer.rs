@@ -46,13 +46,13 @@ impl Shop {
                    case n % 10 when 0 then 'LikeRemovedEvent' when 1 then 'LikeAddedEvent' when 2 then 'LikeAddedEvent' \
                      when 3 then 'ProductViewEvent' when 4 then 'ProductViewEvent' when 5 then 'ProductViewEvent' \
                      when 6 then 'OrderCancelledEvent' when 7 then 'PaymentCompletedEvent' else 'OrderCreatedEvent' end, \
-                   n, case when n % 10 < 6 then $1 else $2 end, \
+                   n::int, case when n % 10 < 6 then $1 else $2 end, \
                    case when n % 10 < 6 then jsonb_build_object('productId', n * 7 % 50, 'userId', n) \
                      when n % 10 = 7 then jsonb_build_object('orderId', n, 'amount', 10.5) \
                      else jsonb_build_object('orderId', n, 'items', jsonb_build_array( \
                        jsonb_build_object('productId', n % 50, 'quantity', 1 + n % 3, 'amount', (n % 100) * 1.25), \
                        jsonb_build_object('productId', (n + 1) % 50, 'quantity', 1, 'amount', 9.99))) end \
-                 from generate_series(1, $3) as n",
+                 from generate_series(1, $3::bigint) as n",
                 &[&self.catalog.name, &self.orders.name, &count],
             )
             .await

@@ -16,7 +16,12 @@ const SHARDS: i64 = 8;
 
 /// What Kafka has against what was committed.
 async fn report(client: &Client, topic: &Topic) -> Report {
-    order::check(&committed_ids(client).await, &sent_ids(&topic.records().await))
+    let (mut committed, mut sent) = (committed_ids(client).await, sent_ids(&topic.records().await));
+    // Without a key there is no order, but nothing may be lost either.
+    for ids in [committed.get_mut(""), sent.get_mut("")].into_iter().flatten() {
+        ids.sort_unstable();
+    }
+    order::check(&committed, &sent)
 }
 
 /// Three instances behind a supervisor that starts an ended one again, as systemd or Kubernetes would.
@@ -106,8 +111,8 @@ async fn write_100_000(database: &TestDatabase, topic: &Topic) {
         client
             .execute(
                 "insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload) \
-                 select 'Order', 'key-' || (n * 7 + $1) % 1000, 'OrderCreatedEvent', $2, jsonb_build_object('n', n) \
-                 from generate_series($1 * 250, $1 * 250 + 249) as n",
+                 select 'Order', 'key-' || (n * 7 + $1::bigint) % 1000, 'OrderCreatedEvent', $2, jsonb_build_object('n', n) \
+                 from generate_series($1::bigint * 250, $1::bigint * 250 + 249) as n",
                 &[&batch, &topic.name],
             )
             .await
@@ -259,6 +264,8 @@ async fn a_transaction_that_stays_open_while_thousands_pass_is_not_forgotten() {
     report(&client, &topic).await.expect_kept().expect_no_repeats();
     // And then the bound follows.
     wait_until("the bound passes what was published", Duration::from_secs(30), async || {
+        // A lane moves it while it works.
+        crate::support::outbox::insert_many(&client, &topic.name, 50, 50).await;
         let low: i64 = client.query_one("select min(low_id) from outbox_shards", &[]).await.expect("low_id").get(0);
         if low > early[15] { Ok(()) } else { Err(format!("low_id is {low}")) }
     })

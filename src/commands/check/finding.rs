@@ -79,7 +79,9 @@ impl Finding {
     /// A question that could not be asked.
     pub(super) fn failed(part: Part, check: &'static str, error: &Error) -> Self {
         let fix = error.hint_text().unwrap_or("see the message").to_owned();
-        Self::problem(part, check, error.to_string(), error.chain(), fix)
+        let (what, chain) = (error.to_string(), error.chain());
+        let cause = chain.strip_prefix(&what).map(|rest| rest.trim_start_matches(": ")).filter(|rest| !rest.is_empty());
+        Self::problem(part, check, what.clone(), cause.unwrap_or("it does not say more"), fix)
     }
 }
 
@@ -109,7 +111,10 @@ fn text(document: &Document<'_>) -> String {
             text.push_str(&lines(finding));
         }
     }
-    text.push_str(&format!("{} problem(s), {} warning(s)\n", document.problems, document.warnings));
+    // With problems the error of the command says so.
+    if document.problems == 0 {
+        text.push_str(&format!("no problem, {} warning(s)\n", document.warnings));
+    }
     text
 }
 
@@ -131,6 +136,17 @@ fn lines(finding: &Finding) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn a_question_that_failed_tells_the_cause_once() {
+        let cause = std::io::Error::other("connection refused");
+        let error = Error::new(Code::KafkaUnreachable, "cannot reach Kafka").caused_by(cause).hint("is it up?");
+        let finding = Finding::failed(Part::Kafka, "kafka.connection", &error);
+        let expected =
+            Finding::problem(Part::Kafka, "kafka.connection", "cannot reach Kafka", "connection refused", "is it up?");
+        assert_eq!(finding, expected);
+    }
 
     #[test]
     fn json_names_the_check_the_level_the_cause_and_the_fix() {
@@ -159,7 +175,7 @@ mod tests {
         let text = anstream::adapter::strip_str(&text(&document)).to_string();
         assert_eq!(
             text,
-            "PostgreSQL\n  ! the clocks differ\n      why: because\n      fix: ntp\nKafka\n  ✓ 3 brokers\n0 problem(s), 1 warning(s)\n"
+            "PostgreSQL\n  ! the clocks differ\n      why: because\n      fix: ntp\nKafka\n  ✓ 3 brokers\nno problem, 1 warning(s)\n"
         );
     }
 }

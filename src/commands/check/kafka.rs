@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::finding::{Finding, Part};
 use super::postgres::PendingTopics;
-use crate::commands::seams::admin::{Admin, TopicFacts};
+use crate::broker::admin::{Admin, TopicFacts};
 use crate::config::Config;
 use crate::error::Result;
 
@@ -48,7 +48,7 @@ pub(super) async fn look(settings: &Config, pending: &PendingTopics, findings: &
     for (topic, needs) in topics_needed(settings, pending) {
         match admin.topic(&topic).await {
             Ok(Some(facts)) => judge_topic(&topic, &facts, brokers.len(), settings, findings),
-            Ok(None) => findings.push(missing(&topic, &needs, settings)),
+            Ok(None) => findings.push(missing(&topic, &needs, brokers.len(), settings)),
             Err(error) => findings.push(Finding::failed(Part::Kafka, "kafka.topic", &error)),
         }
     }
@@ -90,16 +90,24 @@ fn routing(settings: &Config, pending: &PendingTopics, findings: &mut Vec<Findin
     }
 }
 
-fn missing(topic: &str, needs: &[Need], settings: &Config) -> Finding {
+fn missing(topic: &str, needs: &[Need], brokers: usize, settings: &Config) -> Finding {
     let why = needs.iter().map(Need::text).collect::<Vec<_>>().join("; ");
-    let waits = settings.relay.unknown_topic_grace.as_secs();
+    let grace = settings.relay.unknown_topic_grace.as_secs();
+    let leads_to = if needs.iter().all(|need| *need == Need::Consumed) {
+        "it waits until the topic is there".to_owned()
+    } else {
+        format!("events for it wait {grace} s and then fail")
+    };
+    // As safe as this cluster can be.
+    let replicas = brokers.clamp(1, 3);
+    let in_sync = replicas.saturating_sub(1).max(1);
     Finding::problem(
         Part::Kafka,
         "kafka.topic",
         format!("topic {topic} does not exist"),
-        format!("{why}. Events for it wait for {waits} s and then fail; the consumer waits"),
+        format!("{why}; {leads_to}"),
         format!(
-            "kafka-topics.sh --create --topic {topic} --partitions … --replication-factor 3 --config min.insync.replicas=2"
+            "kafka-topics.sh --create --topic {topic} --replication-factor {replicas} --config min.insync.replicas={in_sync}"
         ),
     )
 }

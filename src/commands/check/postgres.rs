@@ -4,15 +4,16 @@ mod judge;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use super::super::seams::migrations;
 use super::finding::{Finding, Part};
-use crate::commands::admin_pool;
+use crate::clock;
+use crate::commands::{Result, admin_pool};
 use crate::config::Config;
 use crate::db::{Database, DbError};
-use crate::error::Result;
-use crate::outbox::inspect::{self, server::Inspector};
+use crate::error::Error;
+use crate::migrations;
+use crate::outbox::inspect;
+use crate::outbox::inspect::server::{Inspector, is_refused_by_pooler};
+use crate::projection::{Projection, prepare_all};
 
 /// Transactions older than this are reported. The relay's own last milliseconds.
 const LONG_TRANSACTION: Duration = Duration::from_secs(60);
@@ -26,6 +27,10 @@ pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Resu
     let database = Database::new(&settings.database)?;
     let inspector = match Inspector::connect(&database).await {
         Ok(inspector) => inspector,
+        Err(error) if is_refused_by_pooler(&error) => {
+            findings.push(judge::pooler_refuses(&error.into()));
+            return Ok(Vec::new());
+        }
         Err(error) => {
             findings.push(Finding::failed(Part::Postgres, "postgres.connection", &error.into()));
             return Ok(Vec::new());
@@ -47,9 +52,9 @@ async fn server(
     inspector: &Inspector,
     findings: &mut Vec<Finding>,
 ) {
-    let before = Timestamp::now();
+    let before = clock::wall();
     let answer = inspector.server().await;
-    let after = Timestamp::now();
+    let after = clock::wall();
     let Some(facts) = known(Part::Postgres, "postgres.connection", answer, findings) else { return };
     judge::server(&facts, where_to, findings);
     judge::clock(facts.clock, before, after, findings);
@@ -67,7 +72,11 @@ async fn server(
 }
 
 async fn schema(settings: &Config, database: &Database, inspector: &Inspector, findings: &mut Vec<Finding>) {
+    let history = inspector.grants(&[("refinery_schema_history", "select")]).await;
+    let Some(history) = known(Part::Schema, "schema.migrations", history, findings) else { return };
+    let readable = history.iter().all(|grant| grant.granted != Some(false));
     match migrations::status(database).await {
+        _ if !readable => findings.push(judge::history_hidden()),
         Ok(migrations) => {
             let missing: Vec<i32> =
                 migrations.iter().filter(|known| known.applied_on.is_none()).map(|known| known.version).collect();
@@ -90,6 +99,33 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
     let identity = inspector.identity().await;
     if let Some(identity) = known(Part::Schema, "schema.identity", identity, findings) {
         judge::identity(identity.as_ref(), findings);
+    }
+    projections(settings, database, findings).await;
+}
+
+/// Whether PostgreSQL takes the SQL of the projections.
+async fn projections(settings: &Config, database: &Database, findings: &mut Vec<Finding>) {
+    if !settings.consumer.enabled {
+        return;
+    }
+    let loaded = if settings.projection.is_empty() {
+        Ok(vec![Projection::product_metrics()])
+    } else {
+        settings.projection.iter().map(Projection::load).collect::<Result<Vec<_>, Error>>()
+    };
+    let prepared = match &loaded {
+        Ok(projections) => prepare_all(database, projections).await,
+        Err(_) => Ok(()),
+    };
+    match (loaded, prepared) {
+        (Err(error), _) | (Ok(_), Err(error)) => {
+            findings.push(Finding::failed(Part::Schema, "schema.projections", &error));
+        }
+        (Ok(projections), Ok(())) => {
+            let names: Vec<&str> = projections.iter().map(Projection::name).collect();
+            let text = format!("the SQL of the projections is good: {}", names.join(", "));
+            findings.push(Finding::ok(Part::Schema, "schema.projections", text));
+        }
     }
 }
 

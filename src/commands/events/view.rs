@@ -13,13 +13,6 @@ const KEY_WIDTH: usize = 40;
 const ERROR_WIDTH: usize = 60;
 
 #[derive(Debug, Serialize)]
-pub(super) struct List<'a> {
-    pub(super) events: &'a [Line<'a>],
-    /// The id for `--after`, when the page was full.
-    pub(super) next_after: Option<i64>,
-}
-
-#[derive(Debug, Serialize)]
 pub(super) struct Line<'a> {
     id: i64,
     event_id: String,
@@ -62,11 +55,6 @@ impl<'a> Line<'a> {
             published_offset: event.published_offset,
         }
     }
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct WholeList<'a> {
-    pub(super) events: &'a [Whole<'a>],
 }
 
 #[derive(Debug, Serialize)]
@@ -301,9 +289,8 @@ mod tests {
     fn a_list_never_holds_a_payload() {
         let event = event();
         let line = Line::new(&event.summary);
-        let text = serde_json::to_string(&List { events: &[line], next_after: Some(17) }).unwrap();
+        let text = serde_json::to_string(&[line]).unwrap();
         assert!(!text.contains("payload") && !text.contains("price"), "{text}");
-        assert!(text.ends_with(r#""next_after":17}"#), "{text}");
         assert!(!table(&[event.summary]).contains("price"));
     }
 

@@ -10,13 +10,39 @@ impl RoutingConfig {
     pub(super) fn check(&self, rules: &mut Rules<'_, '_>) {
         for (index, pattern) in self.allowed_topics.iter().enumerate() {
             if let Err(why) = legal_topic(&pattern.replace('*', "x")) {
-                rules.refuse(&[&format!("routing.allowed_topics[{index}]")], why, "write an exact topic, or `*` for any text, as in `order-*`");
+                rules.refuse(
+                    &[&format!("routing.allowed_topics[{index}]")],
+                    why,
+                    "write an exact topic, or `*` for any text, as in `order-*`",
+                );
             }
         }
         for (index, rule) in self.rule.iter().enumerate() {
-            rule.check(&format!("routing.rule[{index}]"), rules);
+            let path = format!("routing.rule[{index}]");
+            rule.check(&path, rules);
+            let is_fixed = legal_topic(&rule.topic).is_ok();
+            if is_fixed
+                && !self.allowed_topics.is_empty()
+                && !self.allowed_topics.iter().any(|allowed| fits(&rule.topic, allowed))
+            {
+                let why = format!(
+                    "`{}` is not among `routing.allowed_topics`, so every row of this rule would fail",
+                    rule.topic
+                );
+                rules.refuse(
+                    &[&format!("{path}.topic"), "routing.allowed_topics"],
+                    why,
+                    "add it to `routing.allowed_topics`",
+                );
+            }
         }
     }
+}
+
+/// Whether a topic fits a name in which `*` stands for any text.
+fn fits(topic: &str, pattern: &str) -> bool {
+    let pattern = regex::escape(pattern).replace("\\*", ".*");
+    Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|pattern| pattern.is_match(topic))
 }
 
 impl RoutingRule {
@@ -29,19 +55,31 @@ impl RoutingRule {
         }
         let topic = format!("{path}.topic");
         if self.topic.is_empty() {
-            rules.refuse(&[&topic], "the rule has no topic", "set `topic`, as in `topic = \"{aggregate_type}-events\"`");
+            rules.refuse(
+                &[&topic],
+                "the rule has no topic",
+                "set `topic`, as in `topic = \"{aggregate_type}-events\"`",
+            );
             return;
         }
         let of = if self.aggregate_type.is_some() { ("aggregate_type", aggregate) } else { ("event_type", event) };
         match literals(&self.topic) {
-            Err(why) => rules.refuse(&[&topic], why, "`$1` and `${name}` insert groups; `{aggregate_type}` and `{event_type}` the row's own text"),
+            Err(why) => rules.refuse(
+                &[&topic],
+                why,
+                "`$1` and `${name}` insert groups; `{aggregate_type}` and `{event_type}` the row's own text",
+            ),
             Ok((text, groups)) => {
                 if let Err(why) = legal_topic(&text) {
                     rules.refuse(&[&topic], why, "Kafka accepts 1 to 249 letters, digits, `.`, `_` and `-`");
                 }
                 if let (field, Some(regex)) = of {
                     for group in groups.iter().filter(|group| !has_group(&regex, group)) {
-                        rules.refuse(&[&topic, &format!("{path}.{field}")], format!("`{field}` has no group `{group}`"), group_help(group));
+                        rules.refuse(
+                            &[&topic, &format!("{path}.{field}")],
+                            format!("`{field}` has no group `{group}`"),
+                            group_help(group),
+                        );
                     }
                 }
             }
@@ -50,13 +88,19 @@ impl RoutingRule {
 
     fn expression(&self, field: &str, text: Option<&str>, path: &str, rules: &mut Rules<'_, '_>) -> Option<Regex> {
         let text = text?;
-        Regex::new(&format!("^(?:{text})$"))
-            .map_err(|_| {
-                // The error of the expression as written, without our anchors, speaks of the user's columns.
-                let why = Regex::new(text).err().map_or_else(|| "unbalanced parentheses".to_owned(), |error| last_line(&error));
-                rules.refuse(&[&format!("{path}.{field}")], format!("not a regular expression: {why}"), "in TOML, 'single quotes' keep backslashes as they are");
-            })
-            .ok()
+        // Alone first: `a)(b` is wrong, and only our own parentheses would make it right.
+        match Regex::new(text).and_then(|_| Regex::new(&format!("^(?:{text})$"))) {
+            Ok(regex) => Some(regex),
+            Err(error) => {
+                let why = format!("not a regular expression: {}", last_line(&error));
+                rules.refuse(
+                    &[&format!("{path}.{field}")],
+                    why,
+                    "in TOML, 'single quotes' keep backslashes as they are",
+                );
+                None
+            }
+        }
     }
 }
 

@@ -142,7 +142,8 @@ impl Setting for BTreeMap<String, String> {
 
 /// Whether a librdkafka setting holds something that must not be shown.
 pub(in crate::config) fn is_secret_property(name: &str) -> bool {
-    const SECRET: [&str; 8] = ["password", "passphrase", "secret", "pem", "jaas", "private.key", "oauthbearer.config", "credentials"];
+    const SECRET: [&str; 8] =
+        ["password", "passphrase", "secret", "pem", "jaas", "private.key", "oauthbearer.config", "credentials"];
     let name = name.to_ascii_lowercase();
     SECRET.iter().any(|part| name.contains(part))
 }

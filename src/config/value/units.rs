@@ -100,7 +100,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_with_their_units() {
-        for (text, millis) in [("250ms", 250), ("5s", 5_000), ("15m", 900_000), ("7d", 604_800_000), ("1h30m", 5_400_000), ("0s", 0)] {
+        for (text, millis) in
+            [("250ms", 250), ("5s", 5_000), ("15m", 900_000), ("7d", 604_800_000), ("1h30m", 5_400_000), ("0s", 0)]
+        {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(millis), "{text}");
         }
         for text in ["", "5", "0", "s", "5 s", "-5s", "1.5s", "5y", "5S", "ms5", "99999999999999999999s", "9999999d"] {
@@ -110,7 +112,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_their_units() {
-        for (text, bytes) in [("64KiB", 65_536), ("4MiB", 4_194_304), ("1000", 1_000), ("1 MB", 1_000_000), ("2kB", 2_000), ("7B", 7)] {
+        for (text, bytes) in
+            [("64KiB", 65_536), ("4MiB", 4_194_304), ("1000", 1_000), ("1 MB", 1_000_000), ("2kB", 2_000), ("7B", 7)]
+        {
             assert_eq!(parse_size(text).unwrap().as_u64(), bytes, "{text}");
         }
         for text in ["", "KiB", "1.5MiB", "-1", "4mib", "4TiB", "1  MB", "18446744073709551616"] {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
+
 use crate::db::{Database, DbError, Role};
 
 const SERVER: &str = include_str!("../sql/check_server.sql");
@@ -68,6 +70,12 @@ pub struct OpenTransaction {
     pub username: String,
     pub state: String,
     pub age_seconds: f64,
+}
+
+/// Whether a connection failed because a pooler does not know the session settings that we ask for. PgBouncer answers
+/// with a protocol violation, unless it is told to ignore them.
+pub fn is_refused_by_pooler(error: &DbError) -> bool {
+    super::answered(error) == Some(&SqlState::PROTOCOL_VIOLATION)
 }
 
 /// A session for questions to the server.

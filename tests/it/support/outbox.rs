@@ -152,8 +152,8 @@ pub async fn insert_many(client: &Client, topic: &str, keys: i64, count: i64) {
     let inserted = client
         .execute(
             "insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload) \
-             select 'Order', 'k' || n % $2, 'OrderCreatedEvent', $1, jsonb_build_object('n', n, 'pad', repeat('x', 200)) \
-             from generate_series(0, $3 - 1) as n",
+             select 'Order', 'k' || n % $2::bigint, 'OrderCreatedEvent', $1, jsonb_build_object('n', n, 'pad', repeat('x', 200)) \
+             from generate_series(0, $3::bigint - 1) as n",
             &[&topic, &keys, &count],
         )
         .await

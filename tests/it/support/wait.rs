@@ -27,13 +27,14 @@ where
         let mut last = "never looked".to_owned();
         loop {
             ticks.tick().await;
+            let looked = Instant::now();
             match timeout_at(end, check()).await {
                 Ok(Ok(value)) => return value,
                 Ok(Err(state)) if Instant::now() < end => last = state,
                 Ok(Err(state)) => panic!("{caller}: not within {limit:?}: {what}\n  last state: {state}"),
                 Err(_) => panic!(
-                    "{caller}: not within {limit:?}: {what}\n  the last look hung; the one before ({:?} after the start): {last}",
-                    start.elapsed()
+                    "{caller}: not within {limit:?}: {what}\n  last state: {last}\n  (the look at {:?} did not end)",
+                    looked - start
                 ),
             }
         }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::commands::check::finding::{Finding, Part};
 use crate::config::Config;
+use crate::error::Error;
 use crate::outbox::inspect::server::{Grant, IdentityFacts, OpenTransaction, ServerFacts};
 use crate::output;
 
@@ -13,8 +14,11 @@ const VERSION_MIN: i32 = 150_000;
 /// Difference of clocks that is worth a word. Leases use the database's clock alone, so it only distorts latencies.
 const CLOCK_DIFFERENCE_MAX_SECONDS: f64 = 1.0;
 
-/// Connections besides those of the lanes: leases and barrier, the consumer, health and gauges.
-const OTHER_CONNECTIONS: i64 = 6;
+/// Connections of the relay besides those of the lanes: leases and barrier two, gauges one.
+const RELAY_CONNECTIONS: i64 = 3;
+
+/// Connections of the consumer: folds at a time.
+const CONSUMER_CONNECTIONS: i64 = 4;
 
 pub(super) fn server(facts: &ServerFacts, where_to: &str, findings: &mut Vec<Finding>) {
     let tls = facts.tls_version.as_deref().unwrap_or("no TLS");
@@ -98,7 +102,9 @@ pub(super) fn durability(facts: &ServerFacts, findings: &mut Vec<Finding>) {
 }
 
 pub(super) fn connections(facts: &ServerFacts, settings: &Config, findings: &mut Vec<Finding>) {
-    let needed = i64::from(settings.database.pool_size.get()) + OTHER_CONNECTIONS;
+    let relay = i64::from(settings.database.pool_size.get()) + RELAY_CONNECTIONS;
+    let needed = (if settings.relay.enabled { relay } else { 0 })
+        + (if settings.consumer.enabled { CONSUMER_CONNECTIONS } else { 0 });
     let allowed =
         facts.role_connections_allowed.map_or(facts.connections_allowed, |role| role.min(facts.connections_allowed));
     let left = i64::from(facts.connections_allowed) - facts.connections_used;
@@ -142,6 +148,16 @@ pub(super) fn pooler(transaction_pooled: bool, facts: &ServerFacts, findings: &m
     } else {
         Finding::ok(Part::Postgres, "postgres.pooler", "the connection goes to the server itself, not to a pooler")
     });
+}
+
+pub(super) fn pooler_refuses(error: &Error) -> Finding {
+    Finding::problem(
+        Part::Postgres,
+        "postgres.pooler",
+        "a pooler refuses the session settings that we ask for",
+        error.chain(),
+        "point database.url at the server itself; or at a pool in session mode, with ignore_startup_parameters = options in PgBouncer",
+    )
 }
 
 pub(super) fn transactions(open: &[OpenTransaction], sees_all: bool, findings: &mut Vec<Finding>) {
@@ -194,6 +210,16 @@ pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Findi
     });
 }
 
+pub(super) fn history_hidden() -> Finding {
+    Finding::warning(
+        Part::Schema,
+        "schema.migrations",
+        "this role may not read which migrations are applied",
+        "whether the schema is as new as this program stays unknown",
+        "as the owner: grant select on refinery_schema_history to the role of database.url, or check as the owner",
+    )
+}
+
 /// What `run` needs with these settings, as (relation, privilege).
 pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static str)> {
     const RELAY: &[(&str, &str)] = &[
@@ -220,6 +246,9 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
         ("consumer_partitions", "update"),
         ("event_handled", "select"),
         ("event_handled", "insert"),
+        ("consumer_parked", "select"),
+        ("consumer_parked", "insert"),
+        ("consumer_parked", "update"),
     ];
     const PRODUCT_METRICS: &[(&str, &str)] =
         &[("product_metrics", "select"), ("product_metrics", "insert"), ("product_metrics", "update")];
@@ -266,7 +295,7 @@ pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
             "schema.tables",
             format!("{relation} does not exist, or is not in the search_path"),
             "the statements that need it fail",
-            "run: outbox-relay migrate up; if the tables are in a schema of their own: alter role … set search_path = …",
+            "run: outbox-relay migrate up; if the tables are in a schema of their own, set the search_path of the role",
         ));
     }
     if findings.len() == before {
@@ -275,8 +304,6 @@ pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
 }
 
 pub(super) fn claim_index(indexes: &[(String, bool)], findings: &mut Vec<Finding>) {
-    let create =
-        "create index concurrently outbox_events_pending on outbox_events (shard, id) where status = 'PENDING'";
     findings.push(match indexes.iter().find(|(_, usable)| *usable) {
         Some((name, _)) => Finding::ok(Part::Schema, "schema.claim_index", format!("index {name} serves the claim")),
         None => match indexes.first() {
@@ -292,7 +319,7 @@ pub(super) fn claim_index(indexes: &[(String, bool)], findings: &mut Vec<Finding
                 "schema.claim_index",
                 "no index serves the claim",
                 "every claim reads the whole table",
-                create,
+                "make outbox_events_pending again, as in outbox-relay migrate sql, but CONCURRENTLY",
             ),
         },
     });
@@ -310,14 +337,14 @@ pub(super) fn identity(identity: Option<&IdentityFacts>, findings: &mut Vec<Find
             "schema.identity",
             "outbox_events.id can be set by the application",
             "an id below those already published, or out of turn, breaks the order of its key and may be found only by the sweep",
-            "alter table outbox_events alter column id set generated always",
+            "for table outbox_events: alter column id set generated always",
         ),
         Some(IdentityFacts { cache: Some(cache), .. }) => Finding::problem(
             Part::Schema,
             "schema.identity",
             format!("the sequence of outbox_events.id caches {cache} ids"),
             "sessions then draw ids ahead of time, and later events get lower ids: their order is lost, and the scan may pass them",
-            "alter table outbox_events alter column id set cache 1",
+            "for table outbox_events: alter column id set cache 1",
         ),
         Some(IdentityFacts { cache: None, .. }) => Finding::problem(
             Part::Schema,
