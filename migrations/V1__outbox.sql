@@ -132,7 +132,7 @@ create view outbox_claimable as
 select id, shard, status, event_id, aggregate_type, aggregate_id, event_type, event_version, topic,
   outbox_key_of(partition_key, aggregate_id) as key,
   octet_length(coalesce(partition_key, aggregate_id)) as key_bytes,
-  payload, payload_raw, headers, correlation_id, causation_id, source, traceparent, retry_count, available_at, created_at,
+  payload, payload_raw, headers, correlation_id, causation_id, source, traceparent, available_at, created_at,
   (case
     when payload is null then coalesce(octet_length(payload_raw), 0)
     when pg_column_compression(payload) is null then pg_column_size(payload)

@@ -3,6 +3,7 @@
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::admin;
 use crate::broker::admin::Admin;
 use crate::broker::client_config;
 use crate::broker::publisher::PublisherSettings;
@@ -14,6 +15,8 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::outbox::PgOutbox;
 use crate::outbox::leases::Leases;
+use crate::projection::Projection;
+use crate::projection::consumer::Consumer;
 use crate::relay::encode::Encoder;
 use crate::relay::routing::Routing;
 use crate::relay::{self, AckTap, RelayHealth};
@@ -63,11 +66,52 @@ impl App {
 
     /// Runs until `stop` is cancelled and everything in hand is settled, or until a part fails; then the rest stops too.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        // First, so that a port that is taken ends the start before anything else begins.
+        let server = match self.config.admin.enabled {
+            true => Some(admin::Server::bind(&self.config.admin, self.health.clone(), self.metrics.clone()).await?),
+            false => None,
+        };
         let mut supervisor = Supervisor::new(stop.clone());
         if self.config.relay.enabled {
             supervisor.spawn("relay", relay::run(self.relay_parts()?, stop.clone()));
         }
-        supervisor.wait().await
+        if self.config.consumer.enabled {
+            supervisor.spawn("consumer", self.consumer()?.run(stop.clone()));
+        }
+        let (health, stopping) = (self.health.clone(), stop.clone());
+        supervisor.spawn("readiness", async move {
+            stopping.cancelled().await;
+            health.stopping();
+            Ok(())
+        });
+        // The server answers to the end of the drain: not ready, but alive.
+        let drained = CancellationToken::new();
+        let work = async {
+            let outcome = supervisor.wait().await;
+            drained.cancel();
+            outcome
+        };
+        let serve = async {
+            match server {
+                Some(server) => server.run(drained.clone()).await,
+                None => Ok(()),
+            }
+        };
+        let (outcome, served) = tokio::join!(work, serve);
+        outcome.and(served)
+    }
+
+    fn consumer(&self) -> Result<Consumer> {
+        let Config { consumer, kafka, projection, run, .. } = &self.config;
+        let projections = if projection.is_empty() {
+            vec![Projection::product_metrics()]
+        } else {
+            projection.iter().map(Projection::load).collect::<Result<_>>()?
+        };
+        let client = client_config::common(kafka, &format!("{}-{}-consumer", run.deployment, self.name));
+        let consumer = Consumer::new(&self.database, client, consumer.clone(), projections, self.metrics.clone());
+        consumer.status().report_to(self.health.check("consumer"));
+        Ok(consumer)
     }
 
     fn relay_parts(&self) -> Result<relay::Parts> {

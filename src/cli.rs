@@ -1,1 +1,372 @@
-//! (being written)
+//! The command line as types: every command, flag and help text. Does no work.
+//!
+//! Invariant: a command stands here only when it works; the help, the completions and the man pages are made from these
+//! types, so what is listed is what there is.
+
+mod values;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
+
+use crate::event::EventStatus;
+use crate::output::{Colour, Format};
+pub use values::{EventRef, Part, When};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done
+   1  unexpected failure
+   2  wrong usage
+   3  configuration invalid
+   4  PostgreSQL or Kafka not reachable
+   5  partly done
+   6  a check or threshold was not met, or the thing asked for does not exist
+  75  another instance took over
+  78  PostgreSQL and Kafka disagree: an operator is needed
+
+Every setting of relay.toml can be given as OUTBOX_RELAY_<SECTION>__<KEY>, and as --set section.key=value;
+DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS work too. `outbox-relay config show` tells which value came from where.";
+
+/// Publishes the rows of a transactional outbox in PostgreSQL to Apache Kafka, in strict order per key, and folds the
+/// events into projections.
+#[derive(Debug, Parser)]
+#[command(name = "outbox-relay", version, max_term_width = 110)]
+#[command(after_help = "Start with: outbox-relay demo", after_long_help = EXIT_CODES)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Settings file [env: OUTBOX_RELAY_CONFIG] [default: relay.toml or /etc/outbox-relay/relay.toml, if there]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Set one value over file and environment, as in --set relay.batch_rows=500 (repeatable)
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+
+    /// Form of the data on standard output
+    #[arg(long, short, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+
+    /// When to use colour; NO_COLOR is honoured
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
+    pub color: Colour,
+
+    /// Log more: -v debug, -vv trace
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Log less: -q errors, -qq nothing
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose")]
+    pub quiet: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the relay, the consumer and the admin server, as configured
+    Run(RunArgs),
+    /// Try it: a private PostgreSQL, an in-process Kafka and a load of events
+    Demo(DemoArgs),
+    /// Write a commented relay.toml
+    Init(InitArgs),
+    /// Create or update the database schema
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
+    /// Check connections, grants, schema and topics: each finding with its cause and fix
+    #[command(visible_alias = "doctor")]
+    Check,
+    /// Ask the running instance whether it lives, for container health checks
+    Health(HealthArgs),
+    /// Look at the events of the outbox
+    #[command(subcommand)]
+    Events(EventsCommand),
+    /// Show the backlog of the outbox and the lag of the consumer, per partition
+    Lag(LagArgs),
+    /// Show, validate and document the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one per command
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay run
+  outbox-relay run --only relay,admin
+  outbox-relay run --set admin.listen=0.0.0.0:8080
+
+SIGTERM or SIGINT finishes the batch in hand, releases the shards and exits 0; a second signal exits at once.")]
+pub struct RunArgs {
+    /// Run only these parts, whatever the settings enable
+    #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
+    pub only: Vec<Part>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay demo
+  outbox-relay demo --for 20s --rate 5000
+
+Nothing that exists is touched: PostgreSQL runs from the binaries found on this machine, in a temporary directory.
+With --for it exits 0 only if every event arrived and the projection is right.")]
+pub struct DemoArgs {
+    /// End by itself after this time, as in 20s; without it, Ctrl-C ends it
+    #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
+    pub duration: Option<Duration>,
+
+    /// Events to insert per second
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+
+    /// Relays that share the work
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub instances: u16,
+
+    /// Keep the directory with the database when the demo ends
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Use this Kafka rather than the one in the process; topics of the demo's own are made there and removed
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
+
+    /// The same seed writes the same events
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay init
+  outbox-relay init --path /etc/outbox-relay/relay.toml
+  outbox-relay init --dry-run | less")]
+pub struct InitArgs {
+    /// Where to write it
+    #[arg(long, value_name = "FILE", default_value = "relay.toml")]
+    pub path: PathBuf,
+
+    /// Overwrite a file that exists
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print the file instead of writing it
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// Bring the schema up to date; safe to start from many instances at once
+    Up {
+        /// Say what would be applied, and apply nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show which migrations are applied; exits 6 when some are not
+    Status,
+    /// Print the SQL of all migrations, for those who apply it themselves
+    Sql,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay health                  is the process alive (GET /livez)
+  outbox-relay health --ready          can it do its work (GET /readyz)
+  outbox-relay health --url http://relay:8080")]
+pub struct HealthArgs {
+    /// Ask for readiness rather than for liveness
+    #[arg(long)]
+    pub ready: bool,
+
+    /// Base address of the admin server [default: http:// and admin.listen]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Longest wait for the answer
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EventsCommand {
+    /// List events, newest first
+    Ls(Box<EventsLsArgs>),
+    /// Show events with everything that is known of them, payload included
+    Show {
+        /// The id of the row, or its event_id
+        #[arg(required = true, value_name = "ID|EVENT_ID", value_parser = values::event_ref)]
+        events: Vec<EventRef>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay events ls --status failed,held
+  outbox-relay events ls --key order-42 --oldest-first
+  outbox-relay events ls --topic order-events --since 2h
+  outbox-relay events ls --since 2026-05-01T00:00:00Z --until 2026-05-02T00:00:00Z -o ndjson --limit 100000
+
+All filters must match. Times are RFC 3339, a date (midnight UTC), or how long ago: 15m, 2h, 7d.
+The payload is not listed; `events show ID` prints it.")]
+pub struct EventsLsArgs {
+    /// Only the row with this id
+    #[arg(long, value_name = "ID")]
+    pub id: Option<i64>,
+
+    /// Only the row with this event_id
+    #[arg(long, value_name = "UUID")]
+    pub event_id: Option<Uuid>,
+
+    /// Only events with this key (partition_key, else aggregate_id)
+    #[arg(long)]
+    pub key: Option<String>,
+
+    /// Only these states
+    #[arg(long, value_name = "STATUS", value_enum, ignore_case = true, value_delimiter = ',')]
+    pub status: Vec<EventStatus>,
+
+    /// Only rows that name this topic
+    #[arg(long)]
+    pub topic: Option<String>,
+
+    /// Only this event type
+    #[arg(long, value_name = "TYPE")]
+    pub event_type: Option<String>,
+
+    /// Only this aggregate type
+    #[arg(long, value_name = "TYPE")]
+    pub aggregate_type: Option<String>,
+
+    /// Only this aggregate
+    #[arg(long, value_name = "ID")]
+    pub aggregate_id: Option<String>,
+
+    /// Only this correlation id
+    #[arg(long, value_name = "ID")]
+    pub correlation_id: Option<String>,
+
+    /// Only events created at or after this time
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub since: Option<When>,
+
+    /// Only events created before this time
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub until: Option<When>,
+
+    /// Most events to list
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+
+    /// Go on after this id: the last one of the page before
+    #[arg(long, value_name = "ID")]
+    pub after: Option<i64>,
+
+    /// Begin with the oldest
+    #[arg(long)]
+    pub oldest_first: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay lag
+  outbox-relay lag --fail-over 10000 -o json     for a monitoring check: exits 6 above it")]
+pub struct LagArgs {
+    /// Consumer group [default: consumer.group]
+    #[arg(long)]
+    pub group: Option<String>,
+
+    /// Exit 6 when more than N events wait in the outbox, or the group is more than N records behind
+    #[arg(long, value_name = "N")]
+    pub fail_over: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the values in force, each with where it came from; secrets are masked
+    Show,
+    /// Print the JSON Schema of relay.toml, for editors
+    Schema,
+    /// Check the settings without connecting to anything; exits 3 when there are problems
+    Validate,
+    /// Print the reference of all settings as Markdown
+    Reference,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay completions bash > /etc/bash_completion.d/outbox-relay
+  outbox-relay completions zsh > ~/.zfunc/_outbox-relay")]
+pub struct CompletionsArgs {
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay man | man -l -
+  outbox-relay man --dir /usr/local/share/man/man1")]
+pub struct ManArgs {
+    /// Write one page per command into this directory
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_has_a_help_text() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no text", command.get_name());
+            for arg in command.get_arguments().filter(|arg| arg.get_id() != "shell") {
+                assert!(arg.get_help().is_some(), "{} {} has no text", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        command.get_subcommands().filter(|command| command.get_name() != "help").for_each(check);
+    }
+
+    #[test]
+    fn global_flags_work_after_the_command() {
+        let cli =
+            Cli::try_parse_from(["outbox-relay", "events", "ls", "-o", "ndjson", "--set", "a.b=1", "--set", "c.d=2"]);
+        let global = cli.unwrap().global;
+        assert_eq!((global.output, global.set.len()), (Format::Ndjson, 2));
+    }
+
+    #[test]
+    fn a_list_of_states_is_read_in_any_case() {
+        let cli = Cli::try_parse_from(["outbox-relay", "events", "ls", "--status", "FAILED,held"]).unwrap();
+        let Command::Events(EventsCommand::Ls(args)) = cli.command else { panic!("not events ls: {cli:?}") };
+        assert_eq!(args.status, [EventStatus::Failed, EventStatus::Held]);
+    }
+}

@@ -1,1 +1,143 @@
-//! (being written)
+//! The commands, one file each. A command loads the settings it needs, does its work through the other modules, and prints
+//! through `output`.
+//!
+//! Invariant: data goes to standard output in the form asked for, and nothing else does.
+
+mod check;
+mod completions;
+mod config;
+mod demo;
+mod events;
+mod health;
+mod init;
+mod lag;
+mod man;
+mod migrate;
+mod run;
+mod signals;
+
+use std::sync::LazyLock;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::cli::{Cli, Command, Global};
+use crate::config::{Config, ConfigError, Loaded, Needs, Sources};
+use crate::db::{Database, DbError, Pool, Role};
+use crate::error::{Code, Error, Exit};
+use crate::outbox::inspect;
+use crate::output::{self, Format};
+use crate::telemetry::{self, Verbosity};
+
+static LONG_VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{}\nlibrdkafka {}", env!("CARGO_PKG_VERSION"), crate::broker::librdkafka_version()));
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Prints its own report, with the lines of the file.
+    Settings(Box<ConfigError>),
+    Error(Error),
+}
+
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    /// Tells the user, on standard error.
+    pub fn report(&self) {
+        match self {
+            Self::Settings(error) => output::note(error.render(true).trim_end()),
+            Self::Error(error) => output::report(error),
+        }
+    }
+
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Settings(_) => Exit::ConfigInvalid,
+            Self::Error(error) => error.code().exit(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<DbError> for Failure {
+    fn from(error: DbError) -> Self {
+        if inspect::is_timeout(&error) {
+            let slow = Error::new(Code::PostgresStatement, "the statement took longer than database.statement_timeout");
+            return Self::Error(slow.hint(
+                "ask for less: ids and the states pending, failed and held are indexed; or wait longer, with --set database.statement_timeout=10m",
+            ));
+        }
+        Self::Error(error.into())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Settings(Box::new(error))
+    }
+}
+
+/// What every command gets: the global flags, and the way to the settings.
+#[derive(Debug)]
+pub struct Context {
+    global: Global,
+}
+
+impl Context {
+    /// The settings, checked. `needs` is what the command cannot do without.
+    fn settings(&self, needs: Needs) -> Result<Config> {
+        Ok(self.load(needs)?.config)
+    }
+
+    /// The settings with the source of each value.
+    fn load(&self, needs: Needs) -> Result<Loaded, ConfigError> {
+        let sources = Sources::of_process(self.global.config.as_deref());
+        Config::load(&self.global.set.iter().fold(sources, |sources, pair| sources.with_set(pair)), needs)
+    }
+
+    pub fn format(&self) -> Format {
+        self.global.output
+    }
+
+    pub fn verbosity(&self) -> Verbosity {
+        Verbosity::from_flags(self.global.verbose, self.global.quiet)
+    }
+}
+
+/// Parses the command line of this process. A usage error ends it with status 2, `--help` and `--version` with 0.
+pub fn parse() -> Cli {
+    let matches = Cli::command().long_version(LONG_VERSION.as_str()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Runs the command of a parsed command line.
+pub async fn run(cli: Cli) -> Result<()> {
+    let context = Context { global: cli.global };
+    if !matches!(cli.command, Command::Run(_)) {
+        telemetry::init_for_command(context.verbosity())?;
+    }
+    // Boxed, so that the largest command does not decide how much stack the others take.
+    match cli.command {
+        Command::Run(args) => Box::pin(run::run(&context, &args)).await,
+        Command::Demo(args) => Box::pin(demo::run(&context, args)).await,
+        Command::Init(args) => Ok(init::run(&args)?),
+        Command::Migrate(command) => Box::pin(migrate::run(&context, &command)).await,
+        Command::Check => Box::pin(check::run(&context)).await,
+        Command::Health(args) => Box::pin(health::run(&context, &args)).await,
+        Command::Events(command) => Box::pin(events::run(&context, &command)).await,
+        Command::Lag(args) => Box::pin(lag::run(&context, &args)).await,
+        Command::Config(command) => config::run(&context, &command),
+        Command::Completions(args) => Ok(completions::run(&args)?),
+        Command::Man(args) => Ok(man::run(&args)?),
+    }
+}
+
+/// Connections of one command.
+fn admin_pool(settings: &Config) -> Result<Pool> {
+    Ok(Database::new(&settings.database)?.pool(Role::Admin, 2))
+}

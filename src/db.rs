@@ -60,6 +60,18 @@ impl DbError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// The message with every cause, for one line of a log.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            text.push_str(": ");
+            text.push_str(&inner.to_string());
+            cause = inner.source();
+        }
+        text
+    }
+
     /// The SQLSTATE, if the server sent one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
@@ -81,7 +93,10 @@ impl From<tokio_postgres::Error> for DbError {
             "08" | "40" | "53" | "55" | "57" | "58" => Self::Unavailable(error.into()),
             "28" | "3D" => Self::Denied(error),
             // 25006: the server is read-only, as a standby during a failover is.
-            "25" if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Self::Unavailable(error.into()),
+            // 25P03: we were stopped in the middle of a transaction, and the server did not wait for us.
+            "25" if matches!(*code, SqlState::READ_ONLY_SQL_TRANSACTION | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT) => {
+                Self::Unavailable(error.into())
+            }
             _ => Self::Statement(error),
         }
     }
@@ -214,8 +229,11 @@ impl Database {
 
     fn session_config(&self, role: Role) -> tokio_postgres::Config {
         let mut options = format!(
-            "-c statement_timeout={} -c idle_in_transaction_session_timeout=30000 -c lock_timeout={} -c jit=off -c timezone=UTC",
+            "-c statement_timeout={} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c jit=off -c timezone=UTC",
             self.statement_timeout.as_millis(),
+            // A process that is frozen in the middle of a transaction keeps its shard locked for as long: the lease is over,
+            // and nobody can take it. A lane is never idle for more than the milliseconds between two statements.
+            if role == Role::Lane { 3_000 } else { 30_000 },
             if role == Role::Lane { 5_000 } else { 0 },
         );
         if matches!(role, Role::Lane | Role::Lease) {

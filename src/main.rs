@@ -1,21 +1,32 @@
-#![allow(clippy::disallowed_methods)]
-use outbox_relay::{app::App, config::Config, db::Database, migrations, secret::Secret, telemetry};
-use tokio_util::sync::CancellationToken;
-#[tokio::main]
-async fn main() {
-    let mut c = Config::default();
-    c.database.url = Secret::new(std::env::var("DATABASE_URL").unwrap_or_default());
-    c.kafka.bootstrap_servers = std::env::var("KAFKA").unwrap_or_default();
-    if let Ok(r) = std::env::var("ROWS") { c.relay.batch_rows = r.parse().expect("n"); }
-    telemetry::init(&c.telemetry).expect("t");
-    if std::env::args().nth(1).as_deref() == Some("migrate") {
-        let db = Database::new(&c.database).expect("db");
-        tracing::info!("{:?}", migrations::up(&db, c.outbox.shards).await.map_err(|e| e.report()));
-        return;
+//! The binary: parses the command line, runs one command, and turns its outcome into an exit status.
+
+use std::process::ExitCode;
+
+use outbox_relay::cli::Cli;
+use outbox_relay::commands::{self, Result};
+use outbox_relay::error::{Code, Error};
+use outbox_relay::output;
+
+fn main() -> ExitCode {
+    // A usage error ends here, with exit status 2.
+    let cli = commands::parse();
+    output::set_colour(cli.global.color);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.report();
+            ExitCode::from(failure.exit() as u8)
+        }
     }
-    let stop = CancellationToken::new();
-    let s2 = stop.clone();
-    tokio::spawn(async move { let mut t = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("s"); t.recv().await; s2.cancel(); });
-    let r = App::build(c).expect("app").run(stop).await;
-    tracing::info!("{:?}", r.map_err(|e| e.report()));
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(Code::Unexpected, "cannot start the runtime").caused_by(error))?;
+    let outcome = runtime.block_on(commands::run(cli));
+    // A thread that is still waiting for the network must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }

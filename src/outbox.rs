@@ -6,6 +6,7 @@
 
 pub mod backlog;
 pub mod barrier;
+pub mod inspect;
 pub mod leases;
 
 mod rows;
@@ -13,11 +14,11 @@ mod statements;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
-use std::pin::pin;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use futures_util::TryStreamExt;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -107,7 +108,6 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Claimed<R> {
     pub id: i64,
-    pub key: Option<String>,
     pub record: R,
 }
 
@@ -168,7 +168,7 @@ impl PgOutbox {
         source: Source<'_>,
         limits: Limits,
         horizon: Option<i64>,
-        mut judge: impl FnMut(OutboxEvent) -> Verdict<R>,
+        mut judge: impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
     ) -> Result<Step<R>, OutboxError> {
         let mut connection = self.pool.get().await?;
         let tx = connection.transaction().await?;
@@ -241,7 +241,6 @@ impl PgOutbox {
         self.pool.usage()
     }
 
-    /// Rows are turned into events as they arrive, so that the wire format and the events are not in memory together.
     async fn claim(
         &self,
         tx: &Transaction<'_>,
@@ -249,7 +248,7 @@ impl PgOutbox {
         low_id: i64,
         source: &Source<'_>,
         limits: Limits,
-    ) -> Result<Vec<OutboxEvent>, OutboxError> {
+    ) -> Result<Vec<Row>, OutboxError> {
         let (rows, bytes, record_bytes) = (
             i64::from(limits.rows.get()),
             i64::try_from(limits.bytes).unwrap_or(i64::MAX),
@@ -260,12 +259,8 @@ impl PgOutbox {
             Source::Waiting => (tx.prepare_cached(sql::CLAIM).await?, vec![&shard, &low_id, &rows, &bytes, &record_bytes]),
             Source::Manifest(ids) => (tx.prepare_cached(sql::CLAIM_MANIFEST).await?, vec![ids, &record_bytes]),
         };
-        let mut stream = pin!(tx.query_raw(&statement, params).await?);
-        let mut events = Vec::new();
-        while let Some(row) = stream.try_next().await? {
-            events.push(rows::event(&row)?);
-        }
-        Ok(events)
+        let stream = tx.query_raw(&statement, params).await?;
+        Ok(stream.try_collect().await?)
     }
 }
 
@@ -282,23 +277,26 @@ struct Sorted<R> {
 async fn sort_out<R>(
     tx: &Transaction<'_>,
     shard: ShardId,
-    claim: Vec<OutboxEvent>,
+    claim: Vec<Row>,
     any_held: bool,
-    judge: &mut impl FnMut(OutboxEvent) -> Verdict<R>,
+    judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
 ) -> Result<Sorted<R>, OutboxError> {
     let mut sorted = Sorted { publish: Vec::with_capacity(claim.len()), failed: Vec::new(), held: Vec::new(), delayed: Vec::new() };
     let mut held_keys = if any_held { held_among(tx, shard, &claim).await? } else { HashSet::new() };
-    for event in claim {
-        let (id, key) = (event.id, event.key.clone());
-        if key.as_ref().is_some_and(|key| held_keys.contains(key)) {
+    // Row by row, so that a row's buffer is free as soon as its record is made.
+    for row in claim {
+        let event = rows::event(&row)?;
+        let id = event.id;
+        if event.key.is_some_and(|key| held_keys.contains(key)) {
             sorted.held.push(id);
         } else if let Some(seconds) = event.due_in_seconds {
-            held_keys.extend(key.clone());
-            sorted.delayed.push((id, key, seconds));
+            held_keys.extend(event.key.map(str::to_owned));
+            sorted.delayed.push((id, event.key.map(str::to_owned), seconds));
         } else {
-            match judge(event) {
-                Verdict::Publish(record) => sorted.publish.push(Claimed { id, key, record }),
+            match judge(&event) {
+                Verdict::Publish(record) => sorted.publish.push(Claimed { id, record }),
                 Verdict::Refuse(reason) => {
+                    let key = event.key.map(str::to_owned);
                     held_keys.extend(key.clone());
                     sorted.failed.push(Failed { id, key, reason });
                 }
@@ -309,8 +307,12 @@ async fn sort_out<R>(
     Ok(sorted)
 }
 
-async fn held_among(tx: &Transaction<'_>, shard: ShardId, claim: &[OutboxEvent]) -> Result<HashSet<String>, OutboxError> {
-    let keys: Vec<&str> = claim.iter().filter_map(|event| event.key.as_deref()).collect::<HashSet<_>>().into_iter().collect();
+async fn held_among(tx: &Transaction<'_>, shard: ShardId, claim: &[Row]) -> Result<HashSet<String>, OutboxError> {
+    let mut keys = HashSet::new();
+    for row in claim {
+        keys.extend(rows::event(row)?.key);
+    }
+    let keys: Vec<&str> = keys.into_iter().collect();
     let rows = tx.query(&tx.prepare_cached(sql::HELD_AMONG).await?, &[&shard, &keys]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -104,11 +104,11 @@ impl Admin {
             }
             let partitions = found.partitions();
             let replication = partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
-            Ok((!partitions.is_empty()).then_some((partitions.len(), replication)))
+            Ok((!partitions.is_empty()).then_some((partitions.len(), replication, metadata.orig_broker_id())))
         })
         .await?;
-        let Some((partitions, replication)) = found else { return Ok(None) };
-        let settings = self.topic_settings(name).await;
+        let Some((partitions, replication, broker)) = found else { return Ok(None) };
+        let settings = self.topic_settings(name, broker).await;
         let number = |key: &str| settings.get(key).and_then(|value| value.parse::<u64>().ok());
         Ok(Some(TopicFacts {
             partitions,
@@ -159,9 +159,10 @@ impl Admin {
         .await
     }
 
-    /// Settings of a topic by name; empty when the broker does not tell.
-    async fn topic_settings(&self, topic: &str) -> HashMap<String, String> {
-        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
+    /// Settings of a topic by name; empty when the broker does not tell. Any broker may be asked; we ask one that has just
+    /// answered, so that a cluster without a controller (as librdkafka's mock) says no at once instead of never.
+    async fn topic_settings(&self, topic: &str, broker: i32) -> HashMap<String, String> {
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).broker_id(broker);
         match self.client.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await {
             Ok(resources) => resources
                 .into_iter()

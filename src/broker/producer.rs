@@ -107,16 +107,30 @@ impl Producer {
         self.unreported
     }
 
-    /// Takes the reports that are there, waiting up to `wait` if there are none. `rdkafka` waits in whole milliseconds and
-    /// always to the end, so anything but zero costs at least one.
+    /// Takes the reports that are there; if there are none, waits once, for `wait`, and looks again.
+    ///
+    /// Waiting is a sleep, since `rdkafka` waits in whole milliseconds and spends what is left of the last one spinning.
     pub(super) fn poll(&mut self, wait: Duration) -> Vec<Report> {
-        self.inner.poll(Duration::ZERO);
-        if self.inner.context().reports().is_empty() && !wait.is_zero() {
-            self.inner.poll(wait);
+        let mut reports = self.take_reports();
+        if reports.is_empty() && !wait.is_zero() {
+            std::thread::sleep(wait);
+            reports = self.take_reports();
         }
-        let reports = std::mem::take(&mut *self.inner.context().reports());
         self.unreported -= reports.len();
         reports
+    }
+
+    fn take_reports(&self) -> Vec<Report> {
+        let mut known = 0;
+        loop {
+            // One event of the client per call, with the reports of a whole request in it.
+            self.inner.poll(Duration::ZERO);
+            let mut reports = self.inner.context().reports();
+            if reports.len() == known {
+                return std::mem::take(&mut *reports);
+            }
+            known = reports.len();
+        }
     }
 
     /// The error after which this producer sends nothing any more.

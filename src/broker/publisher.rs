@@ -22,6 +22,8 @@ use crate::clock::{Permit, monotonic};
 
 /// How long requests in flight may take to be answered after a fatal error before they are given up.
 const FATAL_GRACE: Duration = Duration::from_secs(3);
+/// Sleep between two looks for reports when there were none: what it adds to the latency of a batch, at most.
+const REPORT_WAIT: Duration = Duration::from_micros(300);
 /// Wait between two attempts to create a producer.
 const CREATE_RETRY: Duration = Duration::from_millis(500);
 
@@ -292,7 +294,7 @@ fn hand_over(
                 return Ok(());
             }
             Err(SendError::QueueFull) => {
-                batch.take(producer.poll(Duration::from_millis(1)), None);
+                batch.take(producer.poll(REPORT_WAIT), None);
                 if !permit.holds() {
                     return Err(HandOver::Ended(interrupt(producer, batch)));
                 }
@@ -313,7 +315,7 @@ fn hand_over(
 fn drain(producer: &mut Producer, batch: &mut BatchState, permit: &Permit, timeout: Duration, alone: Option<usize>) -> Option<Pass> {
     let mut progress = monotonic();
     while producer.unreported() > 0 {
-        let reports = producer.poll(Duration::from_millis(1));
+        let reports = producer.poll(REPORT_WAIT);
         if !reports.is_empty() {
             progress = monotonic();
             batch.take(reports, alone);
@@ -337,7 +339,7 @@ fn end_fatal(producer: &mut Producer, batch: &mut BatchState, alone: Option<usiz
     producer.purge_queue();
     let end = monotonic() + FATAL_GRACE;
     while producer.unreported() > 0 && monotonic() < end {
-        batch.take(producer.poll(Duration::from_millis(1)), alone);
+        batch.take(producer.poll(REPORT_WAIT), alone);
     }
     give_up(producer, batch, "the client met a fatal error")
 }
@@ -358,7 +360,7 @@ fn collect_rest(producer: &mut Producer, batch: &mut BatchState) {
     producer.purge_all();
     let end = monotonic() + Duration::from_millis(500);
     while producer.unreported() > 0 && monotonic() < end {
-        batch.take(producer.poll(Duration::from_millis(1)), None);
+        batch.take(producer.poll(REPORT_WAIT), None);
     }
 }
 

@@ -1,4 +1,7 @@
 //! `section!` and `choice!`: a settings struct or a closed list of words, written once.
+//!
+//! From one declaration come the struct, its defaults, its specification (reference, JSON Schema, example file), its reader
+//! and its `Debug`, which masks secrets.
 
 macro_rules! section {
     (
@@ -8,7 +11,7 @@ macro_rules! section {
         }
     ) => {
         $(#[doc = $doc])*
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub struct $name {
             $( $(#[doc = $field_doc])* pub $field: $type, )*
         }
@@ -16,6 +19,51 @@ macro_rules! section {
         impl Default for $name {
             fn default() -> Self {
                 Self { $( $field: $default, )* }
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let mut output = f.debug_struct(stringify!($name));
+                $( output.field(stringify!($field), &format_args!("{}", $crate::config::value::Setting::json(&self.$field))); )*
+                output.finish()
+            }
+        }
+
+        impl $crate::config::spec::Section for $name {
+            fn spec() -> $crate::config::spec::SectionSpec {
+                let default = Self::default();
+                $crate::config::spec::SectionSpec {
+                    path: $path,
+                    repeated: false,
+                    doc: concat!($($doc, "\n"),*),
+                    fields: vec![ $( $crate::config::spec::FieldSpec {
+                        key: stringify!($field),
+                        doc: concat!($($field_doc, "\n"),*),
+                        kind: <$type as $crate::config::value::Setting>::kind(),
+                        default: $crate::config::value::Setting::json(&default.$field),
+                    } ),* ],
+                }
+            }
+
+            fn read_fields(scope: &mut $crate::config::reader::Scope<'_, '_>, fallback: Self) -> Self {
+                Self { $( $field: $crate::config::value::Setting::read(scope, stringify!($field), fallback.$field) ),* }
+            }
+        }
+
+        impl $crate::config::value::Setting for $name {
+            fn kind() -> $crate::config::spec::Kind {
+                $crate::config::spec::Kind::Table(<Self as $crate::config::spec::Section>::spec())
+            }
+
+            fn read(scope: &mut $crate::config::reader::Scope<'_, '_>, key: &str, fallback: Self) -> Self {
+                scope.table(key, fallback)
+            }
+
+            fn json(&self) -> serde_json::Value {
+                serde_json::Value::Object(serde_json::Map::from_iter([
+                    $( (stringify!($field).to_owned(), $crate::config::value::Setting::json(&self.$field)) ),*
+                ]))
             }
         }
     };
@@ -38,6 +86,27 @@ macro_rules! choice {
                 match self { $( Self::$variant => $text, )* }
             }
         }
+
+        impl $crate::config::value::Scalar for $name {
+            const KIND: $crate::config::spec::Kind = $crate::config::spec::Kind::Choice(&[ $( $text ),* ]);
+
+            fn from_toml(value: &toml::de::DeValue<'_>, _: &std::path::Path) -> Result<Self, $crate::config::value::Bad> {
+                $crate::config::value::string(value, <Self as $crate::config::value::Scalar>::KIND).and_then(Self::from_text)
+            }
+
+            fn from_text(text: &str) -> Result<Self, $crate::config::value::Bad> {
+                match text {
+                    $( $text => Ok(Self::$variant), )*
+                    _ => Err($crate::config::value::Bad::word(text, &[ $( $text ),* ])),
+                }
+            }
+
+            fn show(&self) -> serde_json::Value {
+                self.as_str().into()
+            }
+        }
+
+        $crate::config::value::scalar_settings!($name);
     };
 }
 

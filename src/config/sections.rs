@@ -19,6 +19,23 @@ const fn rows(n: u32) -> NonZeroU32 {
 }
 
 section! {
+    /// All settings, checked. Modules receive their section by value.
+    pub struct Config in "" {
+        pub database: DatabaseConfig = DatabaseConfig::default(),
+        pub outbox: OutboxConfig = OutboxConfig::default(),
+        pub relay: RelayConfig = RelayConfig::default(),
+        pub routing: RoutingConfig = RoutingConfig::default(),
+        pub headers: HeadersConfig = HeadersConfig::default(),
+        pub kafka: KafkaConfig = KafkaConfig::default(),
+        pub consumer: ConsumerConfig = ConsumerConfig::default(),
+        pub projection: Vec<ProjectionConfig> = Vec::new(),
+        pub admin: AdminConfig = AdminConfig::default(),
+        pub telemetry: TelemetryConfig = TelemetryConfig::default(),
+        pub run: RunConfig = RunConfig::default(),
+    }
+}
+
+section! {
     /// The PostgreSQL database that holds the outbox.
     pub struct DatabaseConfig in "database" {
         /// Connection URL, `postgres://user:password@host:port/database`. `DATABASE_URL` sets it too. `url_file` names a file that holds it.
@@ -48,7 +65,7 @@ choice! {
 section! {
     /// The outbox table.
     pub struct OutboxConfig in "outbox" {
-        /// Shards that keys are spread over, used by `migrate up` while the table is still empty. One lane works per shard, so this bounds the number of instances that share the work.
+        /// Shards that keys are spread over, used by `migrate up` while the table is still empty. One lane works per shard, so this bounds the number of instances that share the work. At most 32767.
         pub shards: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
     }
 }
@@ -62,9 +79,9 @@ section! {
         pub delivery: Delivery = Delivery::AtLeastOnce,
         /// `key`: id order per key among the rows that are visible.
         pub ordering: Ordering = Ordering::Key,
-        /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats.
+        /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats. At most 100000.
         pub batch_rows: NonZeroU32 = rows(2_000),
-        /// Most payload bytes in one batch of a shard, so that memory stays bounded whatever the rows hold. One row always fits, up to `max_record_bytes`.
+        /// Most payload bytes in one batch of a shard, so that memory stays bounded whatever the rows hold. One row always fits: not less than `max_record_bytes`.
         pub batch_bytes: ByteSize = ByteSize::mib(4),
         /// Largest record (key, value and headers, uncompressed). A larger one fails as a message and is never loaded. The topic's own `max.message.bytes` applies as well.
         pub max_record_bytes: ByteSize = ByteSize::b(1_000_000),
@@ -72,7 +89,7 @@ section! {
         pub poll_min: Duration = Duration::from_millis(5),
         /// Longest wait between two looks when the outbox is idle: the latency of the first event after a pause.
         pub poll_max: Duration = Duration::from_millis(250),
-        /// How long an instance owns its shards without renewing. Shorter means faster takeover after a crash, and less patience with a stalled host.
+        /// How long an instance owns its shards without renewing. Shorter means faster takeover after a crash, and less patience with a stalled host. At least 3s.
         pub lease: Duration = Duration::from_secs(15),
         /// Time without any acknowledgement after which the producer is thrown away and the rest of the batch is sent with a new one. Kafka's own retries come first: this is for a client that is stuck.
         pub publish_timeout: Duration = Duration::from_secs(120),
@@ -135,7 +152,7 @@ section! {
         pub bootstrap_servers: String = String::new(),
         /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`.
         pub security_protocol: SecurityProtocol = SecurityProtocol::Plaintext,
-        /// SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+        /// SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, which need user name and password; `OAUTHBEARER` or `GSSAPI`, whose settings go into `properties`.
         pub sasl_mechanism: Option<String> = None,
         /// SASL user name.
         pub sasl_username: Option<String> = None,
@@ -149,7 +166,7 @@ section! {
         pub key_file: Option<PathBuf> = None,
         /// Passphrase of `key_file`. `key_password_file` names a file that holds it.
         pub key_password: Secret = Secret::default(),
-        /// Any librdkafka setting, as text. Those that would break a promise are refused with the reason.
+        /// Any librdkafka setting. Those that would break a promise are refused with the reason.
         pub properties: BTreeMap<String, String> = BTreeMap::new(),
     }
 }

@@ -26,11 +26,11 @@ impl<'a> FromSql<'a> for JsonText<'a> {
 
 /// The columns stand in the order of `claim.sql` and `claim_manifest.sql`; by number, since a look-up by name compares
 /// the names of twenty columns for each value of each row.
-pub(super) fn event(row: &Row) -> Result<OutboxEvent, Error> {
-    let json: Option<JsonText<'_>> = row.try_get(13)?;
-    let raw: Option<&[u8]> = row.try_get(14)?;
-    let headers: Option<JsonText<'_>> = row.try_get(15)?;
-    let due_in: Option<f64> = row.try_get(11)?;
+pub(super) fn event(row: &Row) -> Result<OutboxEvent<'_>, Error> {
+    let json: Option<JsonText<'_>> = row.try_get(12)?;
+    let raw: Option<&[u8]> = row.try_get(13)?;
+    let headers: Option<JsonText<'_>> = row.try_get(14)?;
+    let due_in: Option<f64> = row.try_get(10)?;
     let bytes: i64 = row.try_get(8)?;
     Ok(OutboxEvent {
         id: row.try_get(0)?,
@@ -42,19 +42,20 @@ pub(super) fn event(row: &Row) -> Result<OutboxEvent, Error> {
         key: row.try_get(6)?,
         key_bytes: u32::try_from(row.try_get::<_, Option<i32>>(7)?.unwrap_or(0)).unwrap_or(0),
         bytes: u64::try_from(bytes).unwrap_or(0),
-        retry_count: row.try_get(9)?,
-        created_at: row.try_get(10)?,
+        created_at: row.try_get(9)?,
         due_in_seconds: due_in.filter(|seconds| *seconds > 0.0),
-        aggregate_id: row.try_get(12)?,
+        aggregate_id: row.try_get(11)?,
         payload: match (json, raw) {
-            (Some(text), _) => Payload::Json(text.0.to_vec()),
-            (None, Some(raw)) => Payload::Raw(raw.to_vec()),
+            (Some(text), _) => Payload::Json(text.0),
+            (None, Some(raw)) => Payload::Raw(raw),
             (None, None) => Payload::Tombstone,
         },
-        headers: headers.map(|text| String::from_utf8_lossy(text.0).into_owned()),
-        correlation_id: row.try_get(16)?,
-        causation_id: row.try_get(17)?,
-        source: row.try_get(18)?,
-        traceparent: row.try_get(19)?,
+        // PostgreSQL checks the encoding of what it stores, so this is UTF-8 unless the database has another encoding;
+        // an empty text is then refused as headers that are no object.
+        headers: headers.map(|text| std::str::from_utf8(text.0).unwrap_or_default()),
+        correlation_id: row.try_get(15)?,
+        causation_id: row.try_get(16)?,
+        source: row.try_get(17)?,
+        traceparent: row.try_get(18)?,
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Code;
+use crate::health::Check;
 
 /// What is wrong, in words for an operator, each with its code if waiting alone will not cure it.
 pub type Problems = BTreeMap<String, Option<Code>>;
@@ -20,12 +21,29 @@ struct State {
     /// Why it does not run, or not yet.
     not_running: Option<String>,
     problems: Problems,
+    /// Its line in `/readyz`.
+    check: Option<Check>,
+}
+
+impl State {
+    fn reason(&self) -> Option<String> {
+        let reasons: Vec<&str> = self.not_running.iter().chain(self.problems.keys()).map(String::as_str).collect();
+        if reasons.is_empty() { None } else { Some(reasons.join("; ")) }
+    }
+
+    fn tell(&self) {
+        match (&self.check, self.reason()) {
+            (Some(check), None) => check.ok(),
+            (Some(check), Some(reason)) => check.failing(reason),
+            (None, _) => {}
+        }
+    }
 }
 
 impl Default for ConsumerStatus {
     fn default() -> Self {
         let not_running = Some("the consumer has not started".to_owned());
-        Self { state: Arc::new(Mutex::new(State { not_running, problems: Problems::new() })) }
+        Self { state: Arc::new(Mutex::new(State { not_running, problems: Problems::new(), check: None })) }
     }
 }
 
@@ -36,15 +54,21 @@ impl ConsumerStatus {
 
     /// Every reason why it is not ready, `; ` between them. `None` when it is.
     pub fn reason(&self) -> Option<String> {
-        let state = self.lock();
-        let reasons: Vec<&str> = state.not_running.iter().chain(state.problems.keys()).map(String::as_str).collect();
-        if reasons.is_empty() { None } else { Some(reasons.join("; ")) }
+        self.lock().reason()
+    }
+
+    /// From now on this check says what [`ConsumerStatus::reason`] says.
+    pub fn report_to(&self, check: Check) {
+        let mut state = self.lock();
+        state.check = Some(check);
+        state.tell();
     }
 
     pub(super) fn not_running(&self, reason: &str) {
         let mut state = self.lock();
         state.not_running = Some(reason.to_owned());
         state.problems.clear();
+        state.tell();
     }
 
     /// It runs, and this is all that is wrong now. Logs what is new and what is over.
@@ -63,6 +87,7 @@ impl ConsumerStatus {
             tracing::info!("the consumer no longer waits: {problem}");
         }
         state.problems = problems;
+        state.tell();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

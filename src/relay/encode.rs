@@ -58,8 +58,8 @@ impl Encoder {
     }
 
     /// The record of an event.
-    pub fn encode(&self, mut event: OutboxEvent) -> Result<Record, EncodeError> {
-        let topic = self.routing.topic(&mut event)?;
+    pub fn encode(&self, event: &OutboxEvent<'_>) -> Result<Record, EncodeError> {
+        let topic = self.routing.topic(event)?;
         if event.key_bytes > KEY_BYTES_MAX {
             return Err(EncodeError::KeyTooLong { bytes: event.key_bytes });
         }
@@ -68,13 +68,12 @@ impl Encoder {
             // The payload was not even read.
             return Err(too_large(event.bytes));
         }
-        let headers = self.headers(&event)?;
+        let headers = self.headers(event)?;
         let value = match event.payload {
-            Payload::Json(text) => Some(text),
-            Payload::Raw(bytes) => Some(bytes),
+            Payload::Json(bytes) | Payload::Raw(bytes) => Some(bytes.to_vec()),
             Payload::Tombstone => None,
         };
-        let record = Record { topic, key: event.key, value, headers, timestamp_ms: event.created_at.as_millisecond() };
+        let record = Record { topic, key: event.key.map(str::to_owned), value, headers, timestamp_ms: event.created_at.as_millisecond() };
         let size = record.size() as u64;
         if size > self.record_bytes_max {
             return Err(too_large(size));
@@ -83,7 +82,7 @@ impl Encoder {
     }
 
     /// Ours that identify the record come first and cannot be replaced; the row's own come next and win over the rest.
-    fn headers(&self, event: &OutboxEvent) -> Result<Headers, EncodeError> {
+    fn headers(&self, event: &OutboxEvent<'_>) -> Result<Headers, EncodeError> {
         let mut headers = Headers::with_capacity(16, 384);
         let mut number = itoa(event.id);
         headers.push("outbox-id", number.as_bytes());
@@ -91,7 +90,7 @@ impl Encoder {
         let event_id = event.event_id.hyphenated().encode_lower(&mut buffer).as_bytes();
         headers.push("outbox-event-id", event_id);
         let mut own_names = false;
-        if let Some(text) = &event.headers {
+        if let Some(text) = event.headers {
             for (name, value) in own_headers(text)? {
                 // Forwarding all headers of a consumed record is common; its identity is not that of the new one.
                 if !name.starts_with("outbox-") {
@@ -106,7 +105,7 @@ impl Encoder {
             }
         };
         for (name, value) in
-            [("correlation-id", &event.correlation_id), ("causation-id", &event.causation_id), ("traceparent", &event.traceparent)]
+            [("correlation-id", event.correlation_id), ("causation-id", event.causation_id), ("traceparent", event.traceparent)]
         {
             if let Some(value) = value {
                 standard(name, value.as_bytes());
@@ -118,13 +117,13 @@ impl Encoder {
                 standard("ce_specversion", b"1.0");
                 standard("ce_id", event_id);
                 standard("ce_type", event.event_type.as_bytes());
-                standard("ce_source", event.source.as_deref().unwrap_or(&self.default_source).as_bytes());
+                standard("ce_source", event.source.unwrap_or(&self.default_source).as_bytes());
                 standard("ce_time", event.created_at.to_string().as_bytes());
-                if let Some(subject) = &event.aggregate_id {
+                if let Some(subject) = event.aggregate_id {
                     standard("ce_subject", subject.as_bytes());
                 }
                 // Extension attributes of ours, for consumers that tell repeats by aggregate and version.
-                if let Some(kind) = &event.aggregate_type {
+                if let Some(kind) = event.aggregate_type {
                     standard("ce_aggregatetype", kind.as_bytes());
                 }
                 number = itoa(i64::from(event.event_version));
@@ -178,25 +177,24 @@ pub(crate) mod tests {
     use super::*;
     use crate::config::RoutingConfig;
 
-    pub(crate) fn event() -> OutboxEvent {
+    pub(crate) fn event() -> OutboxEvent<'static> {
         OutboxEvent {
             id: 42,
             event_id: "0198f2c4-0000-7000-8000-000000000001".parse().unwrap(),
-            event_type: "OrderCreatedEvent".to_owned(),
+            event_type: "OrderCreatedEvent",
             event_version: 3,
-            aggregate_type: Some("Order".to_owned()),
-            aggregate_id: Some("90017".to_owned()),
-            topic: Some("order-events".to_owned()),
-            key: Some("90017".to_owned()),
+            aggregate_type: Some("Order"),
+            aggregate_id: Some("90017"),
+            topic: Some("order-events"),
+            key: Some("90017"),
             key_bytes: 5,
             bytes: 100,
-            payload: Payload::Json(b"{\"orderId\": 90017}".to_vec()),
+            payload: Payload::Json(b"{\"orderId\": 90017}"),
             headers: None,
             correlation_id: None,
             causation_id: None,
             source: None,
             traceparent: None,
-            retry_count: 0,
             due_in_seconds: None,
             created_at: "2031-05-04T09:12:44.123456Z".parse().unwrap(),
         }
@@ -217,7 +215,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cloudevents_record_carries_the_whole_envelope() {
-        let record = encoder(HeaderProfile::CloudEvents).encode(event()).unwrap();
+        let record = encoder(HeaderProfile::CloudEvents).encode(&event()).unwrap();
         assert_eq!(
             shown(&record),
             [
@@ -241,8 +239,8 @@ pub(crate) mod tests {
     #[test]
     fn own_headers_win_over_the_profile_but_not_over_the_identity() {
         let mut event = event();
-        event.headers = Some(r#"{"content-type": "application/avro", "outbox-id": "7", "tenant": "a"}"#.to_owned());
-        let headers = shown(&encoder(HeaderProfile::CloudEvents).encode(event).unwrap());
+        event.headers = Some(r#"{"content-type": "application/avro", "outbox-id": "7", "tenant": "a"}"#);
+        let headers = shown(&encoder(HeaderProfile::CloudEvents).encode(&event).unwrap());
         assert!(headers.contains(&pair("content-type", "application/avro")) && headers.contains(&pair("tenant", "a")));
         assert_eq!(headers.iter().filter(|(name, _)| name == "content-type" || name == "outbox-id").count(), 2);
         assert!(headers.contains(&pair("outbox-id", "42")));
@@ -251,8 +249,8 @@ pub(crate) mod tests {
     #[test]
     fn the_plain_profile_adds_only_identity_and_trace() {
         let mut event = event();
-        (event.correlation_id, event.traceparent) = (Some("c-1".to_owned()), Some("00-ab-cd-01".to_owned()));
-        let names: Vec<String> = shown(&encoder(HeaderProfile::Plain).encode(event).unwrap()).into_iter().map(|(name, _)| name).collect();
+        (event.correlation_id, event.traceparent) = (Some("c-1"), Some("00-ab-cd-01"));
+        let names: Vec<String> = shown(&encoder(HeaderProfile::Plain).encode(&event).unwrap()).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["outbox-id", "outbox-event-id", "correlation-id", "traceparent"]);
     }
 
@@ -260,8 +258,8 @@ pub(crate) mod tests {
     fn headers_that_are_not_an_object_of_strings_are_refused_and_named() {
         for (text, expected) in [("[1]", None), ("\"x\"", None), (r#"{"a": "x", "n": 3}"#, Some("n")), (r#"{"o": {}}"#, Some("o")), (r#"{"z": null}"#, Some("z"))] {
             let mut event = event();
-            event.headers = Some(text.to_owned());
-            let refused = encoder(HeaderProfile::CloudEvents).encode(event).unwrap_err();
+            event.headers = Some(text);
+            let refused = encoder(HeaderProfile::CloudEvents).encode(&event).unwrap_err();
             assert_eq!(refused, EncodeError::Headers(expected.map(str::to_owned)), "{text}");
         }
     }
@@ -269,22 +267,22 @@ pub(crate) mod tests {
     #[test]
     fn limits_are_told_with_both_figures() {
         let mut large = event();
-        large.payload = Payload::Raw(vec![0; 900]);
-        let error = encoder(HeaderProfile::CloudEvents).encode(large).unwrap_err();
+        large.payload = Payload::Raw(&[0; 900]);
+        let error = encoder(HeaderProfile::CloudEvents).encode(&large).unwrap_err();
         assert!(matches!(error, EncodeError::TooLarge { limit: 1_000, bytes: 1_001.. }), "{error}");
         let mut unread = event();
         unread.bytes = 5_000_000;
-        assert_eq!(encoder(HeaderProfile::Plain).encode(unread).unwrap_err(), EncodeError::TooLarge { bytes: 5_000_000, limit: 1_000 });
+        assert_eq!(encoder(HeaderProfile::Plain).encode(&unread).unwrap_err(), EncodeError::TooLarge { bytes: 5_000_000, limit: 1_000 });
         let mut long = event();
         long.key_bytes = 100_000;
-        assert_eq!(encoder(HeaderProfile::Plain).encode(long).unwrap_err(), EncodeError::KeyTooLong { bytes: 100_000 });
+        assert_eq!(encoder(HeaderProfile::Plain).encode(&long).unwrap_err(), EncodeError::KeyTooLong { bytes: 100_000 });
     }
 
     #[test]
     fn a_tombstone_has_no_value_and_no_content_type() {
         let mut event = event();
         event.payload = Payload::Tombstone;
-        let record = encoder(HeaderProfile::CloudEvents).encode(event).unwrap();
+        let record = encoder(HeaderProfile::CloudEvents).encode(&event).unwrap();
         assert_eq!(record.value, None);
         assert!(!record.headers.contains("content-type"));
     }

@@ -100,7 +100,7 @@ impl Lane {
                 Err(OutboxError::Db(error)) => {
                     self.shared.health.postgres_failed(&error);
                     let wait = backoff.next_wait();
-                    tracing::warn!(shard = self.fence.shard, error = %chain(&error), wait = ?wait, "the outbox cannot be read");
+                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "the outbox cannot be read");
                     if self.permit.is_ended() {
                         return Ended::LostLease;
                     }
@@ -162,9 +162,9 @@ impl Lane {
     async fn publish(&self, batch: Batch<Record>) -> Settlement {
         let metrics = &self.shared.metrics;
         metrics.batch_events.observe(batch.events.len() as f64);
-        let (mut records, mut origins) = (Vec::with_capacity(batch.events.len()), Vec::with_capacity(batch.events.len()));
-        for Claimed { id, key, record } in batch.events {
-            origins.push(Origin { id, key, created_ms: record.timestamp_ms });
+        let (mut records, mut ids) = (Vec::with_capacity(batch.events.len()), Vec::with_capacity(batch.events.len()));
+        for Claimed { id, record } in batch.events {
+            ids.push(id);
             records.push(record);
         }
         let records = Arc::new(records);
@@ -176,26 +176,26 @@ impl Lane {
         } else {
             self.shared.health.kafka_failed("no broker can be reached");
         }
-        self.account(&records, origins, deliveries)
+        self.account(&records, &ids, deliveries)
     }
 
-    fn account(&self, records: &[Record], origins: Vec<Origin>, deliveries: Vec<Delivery>) -> Settlement {
+    fn account(&self, records: &[Record], ids: &[i64], deliveries: Vec<Delivery>) -> Settlement {
         let metrics = &self.shared.metrics;
         let now_ms = wall().as_millisecond();
         let mut settlement = Settlement { published: Vec::with_capacity(records.len()), ..Settlement::default() };
         let mut per_topic = PerTopic::default();
         let mut unsent = 0_u64;
-        for ((record, origin), delivery) in records.iter().zip(origins).zip(deliveries) {
+        for ((record, id), delivery) in records.iter().zip(ids.iter().copied()).zip(deliveries) {
             match delivery {
                 Delivery::Acked { partition, offset } => {
-                    per_topic.published(metrics, &record.topic, (now_ms - origin.created_ms) as f64 / 1_000.0);
-                    settlement.published.push((origin.id, partition, offset));
+                    per_topic.published(metrics, &record.topic, (now_ms - record.timestamp_ms) as f64 / 1_000.0);
+                    settlement.published.push((id, partition, offset));
                 }
                 Delivery::Refused { class, reason } => {
                     metrics.publish_failures.get_or_create(&FailureLabels { topic: record.topic.clone(), reason: class }).inc();
-                    settlement.failed.push(Failed { id: origin.id, key: origin.key, reason: format!("{class}: refused by Kafka: {reason}") });
+                    settlement.failed.push(Failed { id, key: record.key.clone(), reason: format!("{class}: refused by Kafka: {reason}") });
                 }
-                Delivery::Withheld => settlement.held.push(origin.id),
+                Delivery::Withheld => settlement.held.push(id),
                 Delivery::Unsent => unsent += 1,
             }
         }
@@ -289,13 +289,6 @@ fn belongs_to(settlement: &Settlement, manifest: &[i64]) -> bool {
     first.is_some_and(|id| manifest.binary_search(&id).is_ok())
 }
 
-/// Where a record came from.
-struct Origin {
-    id: i64,
-    key: Option<String>,
-    created_ms: i64,
-}
-
 /// Decides about claimed events with what is known without asking anybody.
 struct Judge<'a> {
     shared: &'a Lanes,
@@ -305,7 +298,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn verdict(&mut self, event: OutboxEvent) -> Verdict<Record> {
+    fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
         let record = match self.shared.encoder.encode(event) {
             Ok(record) => record,
             Err(refusal) => return self.refuse(refusal.class(), String::new(), refusal.to_string()),
@@ -372,17 +365,6 @@ impl PerTopic {
         }
         self.count = 0;
     }
-}
-
-fn chain(error: &crate::db::DbError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ impl Owner {
                 Ok(Some(error)) => break Some(error),
                 Err(error) => {
                     self.lanes.health.postgres_failed(&error);
-                    tracing::warn!(error = %error, "the leases cannot be renewed");
+                    tracing::warn!(error = %error.chain(), "the leases cannot be renewed");
                     // Nothing was learnt; try again with the next tick. Lanes end by themselves when their permits are over.
                     self.renewed = self.renewed.max(Duration::from_nanos(1));
                 }
@@ -152,7 +152,7 @@ impl Owner {
         match ended {
             Ended::Drained => {
                 if let Err(error) = self.leases.release(shard, epoch).await {
-                    tracing::warn!(shard, error = %error, "the lease could not be released; it runs out by itself");
+                    tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
                 }
                 None
             }
@@ -165,7 +165,7 @@ impl Owner {
                     Ok(_) => {
                         tracing::warn!(shard, "the lease ran out while PostgreSQL was away; the shard is taken again");
                         if let Err(error) = self.leases.release(shard, epoch).await {
-                            tracing::warn!(shard, error = %error, "the lease could not be released; it runs out by itself");
+                            tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
                         }
                         None
                     }
@@ -189,7 +189,7 @@ impl Owner {
         while !self.running.is_empty() {
             // Renewed to the end: a lane that drains slowly must not lose its shard for that.
             if let Err(error) = self.renew().await {
-                tracing::debug!(error = %error, "the leases cannot be renewed while draining");
+                tracing::debug!(error = %error.chain(), "the leases cannot be renewed while draining");
             }
             tokio::select! {
                 Some(joined) = self.running.join_next() => {
@@ -206,7 +206,7 @@ impl Owner {
             }
         }
         if let Err(error) = self.leases.leave().await {
-            tracing::debug!(error = %error, "this instance could not be taken off the list");
+            tracing::debug!(error = %error.chain(), "this instance could not be taken off the list");
         }
     }
 

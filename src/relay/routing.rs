@@ -39,10 +39,10 @@ impl Routing {
         Ok(Self { rules, allowed })
     }
 
-    /// The topic of an event. Takes the event's own text out when it has one, so that nothing is copied.
-    pub fn topic(&self, event: &mut OutboxEvent) -> Result<String, RoutingError> {
-        let topic = match event.topic.take() {
-            Some(topic) => topic,
+    /// The topic of an event.
+    pub fn topic(&self, event: &OutboxEvent<'_>) -> Result<String, RoutingError> {
+        let topic = match event.topic {
+            Some(topic) => topic.to_owned(),
             None => self.rules.iter().find_map(|rule| rule.apply(event)).ok_or(RoutingError::NoTopic)?,
         };
         if !is_topic_name(&topic) {
@@ -61,19 +61,19 @@ impl Rule {
         Ok(Self { aggregate_type: compile(&rule.aggregate_type)?, event_type: compile(&rule.event_type)?, topic: rule.topic.clone() })
     }
 
-    fn apply(&self, event: &OutboxEvent) -> Option<String> {
-        let aggregate_type = event.aggregate_type.as_deref().unwrap_or_default();
+    fn apply(&self, event: &OutboxEvent<'_>) -> Option<String> {
+        let aggregate_type = event.aggregate_type.unwrap_or_default();
         let matches = |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text));
-        if !matches(&self.aggregate_type, aggregate_type) || !matches(&self.event_type, &event.event_type) {
+        if !matches(&self.aggregate_type, aggregate_type) || !matches(&self.event_type, event.event_type) {
             return None;
         }
         // Groups first: the row's text is inserted afterwards, so that a `$` in it means nothing.
         let grouped = match (&self.aggregate_type, &self.event_type) {
             (Some(pattern), _) => expand(pattern, aggregate_type, &self.topic),
-            (None, Some(pattern)) => expand(pattern, &event.event_type, &self.topic),
+            (None, Some(pattern)) => expand(pattern, event.event_type, &self.topic),
             (None, None) => self.topic.clone(),
         };
-        Some(grouped.replace("{aggregate_type}", aggregate_type).replace("{event_type}", &event.event_type))
+        Some(grouped.replace("{aggregate_type}", aggregate_type).replace("{event_type}", event.event_type))
     }
 }
 
@@ -123,8 +123,8 @@ mod tests {
 
     fn routed(routing: &Routing, aggregate: &str, kind: &str) -> Result<String, RoutingError> {
         let mut event = event();
-        (event.topic, event.aggregate_type, event.event_type) = (None, Some(aggregate.to_owned()), kind.to_owned());
-        routing.topic(&mut event)
+        (event.topic, event.aggregate_type, event.event_type) = (None, Some(aggregate), kind);
+        routing.topic(&event)
     }
 
     #[test]

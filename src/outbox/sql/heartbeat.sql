@@ -2,7 +2,7 @@
 -- $1 uuid: instance. $2 text: name. $3 text: version. $4 float8: lease in seconds.
 -- Returns the number of live instances, this one included, and the number of shards.
 with gone as (
-  delete from outbox_instances where heartbeat_at < clock_timestamp() - make_interval(secs => $4 * 10) and instance <> $1
+  delete from outbox_instances where heartbeat_at < clock_timestamp() - make_interval(secs => $4::float8 * 10) and instance <> $1
 ),
 beat as (
   insert into outbox_instances (instance, name, version) values ($1, $2, $3)

@@ -1,0 +1,135 @@
+//! PostgreSQL and the schema: asks, and hands the facts to `judge`.
+
+mod judge;
+
+use std::time::Duration;
+
+use super::finding::{Finding, Part};
+use crate::clock;
+use crate::commands::{Result, admin_pool};
+use crate::config::Config;
+use crate::db::{Database, DbError};
+use crate::error::Error;
+use crate::migrations;
+use crate::outbox::inspect;
+use crate::outbox::inspect::server::{Inspector, is_refused_by_pooler};
+use crate::projection::{Projection, prepare_all};
+
+/// Transactions older than this are reported. The relay's own last milliseconds.
+const LONG_TRANSACTION: Duration = Duration::from_secs(60);
+
+/// Topics that waiting rows name (`None`: routing decides), and how many rows were seen to.
+pub(super) type PendingTopics = Vec<(Option<String>, i64)>;
+
+/// Adds what there is to say of PostgreSQL and the schema. Returns the topics of the backlog, empty if it cannot be read.
+/// Errors: settings that make no connection possible.
+pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Result<PendingTopics> {
+    let database = Database::new(&settings.database)?;
+    let inspector = match Inspector::connect(&database).await {
+        Ok(inspector) => inspector,
+        Err(error) if is_refused_by_pooler(&error) => {
+            findings.push(judge::pooler_refuses(&error.into()));
+            return Ok(Vec::new());
+        }
+        Err(error) => {
+            findings.push(Finding::failed(Part::Postgres, "postgres.connection", &error.into()));
+            return Ok(Vec::new());
+        }
+    };
+    let where_to = database.describe();
+    server(settings, &where_to, &database, &inspector, findings).await;
+    schema(settings, &database, &inspector, findings).await;
+
+    let pool = admin_pool(settings)?;
+    // A schema that is not there has been reported already.
+    Ok(inspect::pending_topics(&pool).await.unwrap_or_default())
+}
+
+async fn server(
+    settings: &Config,
+    where_to: &str,
+    database: &Database,
+    inspector: &Inspector,
+    findings: &mut Vec<Finding>,
+) {
+    let before = clock::wall();
+    let answer = inspector.server().await;
+    let after = clock::wall();
+    let Some(facts) = known(Part::Postgres, "postgres.connection", answer, findings) else { return };
+    judge::server(&facts, where_to, findings);
+    judge::clock(facts.clock, before, after, findings);
+    judge::durability(&facts, findings);
+    judge::connections(&facts, settings, findings);
+
+    let pooled = inspector.is_transaction_pooled(database).await;
+    if let Some(pooled) = known(Part::Postgres, "postgres.pooler", pooled, findings) {
+        judge::pooler(pooled, &facts, findings);
+    }
+    let open = inspector.open_transactions(LONG_TRANSACTION).await;
+    if let Some(open) = known(Part::Postgres, "postgres.transactions", open, findings) {
+        judge::transactions(&open, facts.sees_all_sessions, findings);
+    }
+}
+
+async fn schema(settings: &Config, database: &Database, inspector: &Inspector, findings: &mut Vec<Finding>) {
+    let history = inspector.grants(&[("refinery_schema_history", "select")]).await;
+    let Some(history) = known(Part::Schema, "schema.migrations", history, findings) else { return };
+    let readable = history.iter().all(|grant| grant.granted != Some(false));
+    match migrations::status(database).await {
+        _ if !readable => findings.push(judge::history_hidden()),
+        Ok(migrations) => {
+            let missing: Vec<i32> =
+                migrations.iter().filter(|known| known.applied_on.is_none()).map(|known| known.version).collect();
+            judge::migrations(migrations.len(), &missing, findings);
+            if missing.len() == migrations.len() {
+                // Nothing is there: every other question would only say so again.
+                return;
+            }
+        }
+        Err(error) => findings.push(Finding::failed(Part::Schema, "schema.migrations", &error)),
+    }
+    let grants = inspector.grants(&judge::grants_needed(settings)).await;
+    if let Some(grants) = known(Part::Schema, "schema.grants", grants, findings) {
+        judge::grants(&grants, findings);
+    }
+    let indexes = inspector.claim_indexes().await;
+    if let Some(indexes) = known(Part::Schema, "schema.claim_index", indexes, findings) {
+        judge::claim_index(&indexes, findings);
+    }
+    let identity = inspector.identity().await;
+    if let Some(identity) = known(Part::Schema, "schema.identity", identity, findings) {
+        judge::identity(identity.as_ref(), findings);
+    }
+    projections(settings, database, findings).await;
+}
+
+/// Whether PostgreSQL takes the SQL of the projections.
+async fn projections(settings: &Config, database: &Database, findings: &mut Vec<Finding>) {
+    if !settings.consumer.enabled {
+        return;
+    }
+    let loaded = if settings.projection.is_empty() {
+        Ok(vec![Projection::product_metrics()])
+    } else {
+        settings.projection.iter().map(Projection::load).collect::<Result<Vec<_>, Error>>()
+    };
+    let prepared = match &loaded {
+        Ok(projections) => prepare_all(database, projections).await,
+        Err(_) => Ok(()),
+    };
+    match (loaded, prepared) {
+        (Err(error), _) | (Ok(_), Err(error)) => {
+            findings.push(Finding::failed(Part::Schema, "schema.projections", &error));
+        }
+        (Ok(projections), Ok(())) => {
+            let names: Vec<&str> = projections.iter().map(Projection::name).collect();
+            let text = format!("the SQL of the projections is good: {}", names.join(", "));
+            findings.push(Finding::ok(Part::Schema, "schema.projections", text));
+        }
+    }
+}
+
+/// The answer, or a finding that there is none.
+fn known<T>(part: Part, check: &'static str, answer: Result<T, DbError>, findings: &mut Vec<Finding>) -> Option<T> {
+    answer.map_err(|error| findings.push(Finding::failed(part, check, &error.into()))).ok()
+}

@@ -1,0 +1,518 @@
+//! What facts about PostgreSQL and the schema mean. Pure.
+
+use jiff::Timestamp;
+
+use crate::commands::check::finding::{Finding, Part};
+use crate::config::Config;
+use crate::error::Error;
+use crate::outbox::inspect::server::{Grant, IdentityFacts, OpenTransaction, ServerFacts};
+use crate::output;
+
+/// Oldest supported major version: what the tests run on.
+const VERSION_MIN: i32 = 150_000;
+
+/// Difference of clocks that is worth a word. Leases use the database's clock alone, so it only distorts latencies.
+const CLOCK_DIFFERENCE_MAX_SECONDS: f64 = 1.0;
+
+/// Connections of the relay besides those of the lanes: leases and barrier two, gauges one.
+const RELAY_CONNECTIONS: i64 = 3;
+
+/// Connections of the consumer: folds at a time.
+const CONSUMER_CONNECTIONS: i64 = 4;
+
+pub(super) fn server(facts: &ServerFacts, where_to: &str, findings: &mut Vec<Finding>) {
+    let tls = facts.tls_version.as_deref().unwrap_or("no TLS");
+    let text = format!("{} at {where_to}, as {}, {tls}", facts.version, facts.username);
+    findings.push(if facts.version_num < VERSION_MIN {
+        Finding::problem(
+            Part::Postgres,
+            "postgres.version",
+            text,
+            "versions before 15 are not supported: nothing here was tested with them",
+            "upgrade PostgreSQL to 15 or newer",
+        )
+    } else {
+        Finding::ok(Part::Postgres, "postgres.version", text)
+    });
+    if facts.is_standby || facts.is_read_only {
+        findings.push(Finding::problem(
+            Part::Postgres,
+            "postgres.writable",
+            if facts.is_standby { "the server is a standby" } else { "the server is read-only" },
+            "the relay cannot mark an event as published here",
+            "point database.url at the primary; with several hosts add target_session_attrs=read-write to it",
+        ));
+    }
+    if facts.is_superuser {
+        findings.push(Finding::warning(
+            Part::Postgres,
+            "postgres.role",
+            format!("{} is a superuser", facts.username),
+            "the relay needs far less, and a mistake or a leaked password would cost far more",
+            "run it as a role with the grants of docs/roles.sql; superuser is for migrate at most",
+        ));
+    }
+}
+
+pub(super) fn clock(server: f64, before: Timestamp, after: Timestamp, findings: &mut Vec<Finding>) {
+    // The server read its clock somewhere between the two; only what lies outside is a difference.
+    let (before, after) = (seconds(before), seconds(after));
+    let difference = if server < before { server - before } else { (server - after).max(0.0) };
+    findings.push(if difference.abs() > CLOCK_DIFFERENCE_MAX_SECONDS {
+        Finding::warning(
+            Part::Postgres,
+            "postgres.clock",
+            format!("the server's clock is {:.1} s {} this host's", difference.abs(), if difference > 0.0 { "ahead of" } else { "behind" }),
+            "measured latencies are wrong by as much; ownership of shards is not affected, it goes by the server's clock alone",
+            "synchronise both hosts (chrony, ntpd)",
+        )
+    } else {
+        Finding::ok(Part::Postgres, "postgres.clock", "the clocks of the server and this host agree")
+    });
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_microsecond() as f64 / 1e6
+}
+
+pub(super) fn durability(facts: &ServerFacts, findings: &mut Vec<Finding>) {
+    let off: Vec<&str> = [("fsync", facts.fsync), ("full_page_writes", facts.full_page_writes)]
+        .into_iter()
+        .filter_map(|(name, on)| (!on).then_some(name))
+        .collect();
+    if !off.is_empty() {
+        findings.push(Finding::warning(
+            Part::Postgres,
+            "postgres.durability",
+            format!("{} is off", off.join(" and ")),
+            "after a crash of the host the database may be corrupt and committed events lost",
+            "turn it on in postgresql.conf, unless the data may be thrown away",
+        ));
+    } else if facts.synchronous_commit == "off" {
+        findings.push(Finding::warning(
+            Part::Postgres,
+            "postgres.durability",
+            "synchronous_commit is off",
+            "after a crash the last moments of commits are gone: events of the application, and marks of events that Kafka already has, which are then published again",
+            "set synchronous_commit = on, at least for the role of the relay and of the application",
+        ));
+    } else {
+        findings.push(Finding::ok(Part::Postgres, "postgres.durability", "commits are durable"));
+    }
+}
+
+pub(super) fn connections(facts: &ServerFacts, settings: &Config, findings: &mut Vec<Finding>) {
+    let relay = i64::from(settings.database.pool_size.get()) + RELAY_CONNECTIONS;
+    let needed = (if settings.relay.enabled { relay } else { 0 })
+        + (if settings.consumer.enabled { CONSUMER_CONNECTIONS } else { 0 });
+    let allowed =
+        facts.role_connections_allowed.map_or(facts.connections_allowed, |role| role.min(facts.connections_allowed));
+    let left = i64::from(facts.connections_allowed) - facts.connections_used;
+    let text = format!(
+        "{} of {} connections are in use; an instance takes up to {needed}",
+        facts.connections_used, facts.connections_allowed
+    );
+    findings.push(if left < needed || i64::from(allowed) < needed {
+        Finding::warning(
+            Part::Postgres,
+            "postgres.connections",
+            text,
+            "an instance that gets no connection waits, and so do its shards; if this instance runs already, its own are counted",
+            "lower database.pool_size, or raise max_connections or the limit of the role",
+        )
+    } else {
+        Finding::ok(Part::Postgres, "postgres.connections", text)
+    });
+}
+
+pub(super) fn pooler(transaction_pooled: bool, facts: &ServerFacts, findings: &mut Vec<Finding>) {
+    // We have just connected: a server process that is older served somebody else before.
+    let reused = facts.session_age.is_some_and(|age| age > 10.0);
+    let settings_lost = facts.session_timezone != "UTC";
+    findings.push(if transaction_pooled {
+        Finding::problem(
+            Part::Postgres,
+            "postgres.pooler",
+            "a pooler in transaction mode is between us and the server",
+            "statements of one connection run in different sessions: prepared statements, session settings and locks do not hold",
+            "point database.url at the server itself, or at a pool in session mode",
+        )
+    } else if reused || settings_lost {
+        Finding::warning(
+            Part::Postgres,
+            "postgres.pooler",
+            "a pooler seems to be between us and the server",
+            "it may keep the settings we ask for from the session, timeouts among them",
+            "point database.url at the server itself if you can; session mode works",
+        )
+    } else {
+        Finding::ok(Part::Postgres, "postgres.pooler", "the connection goes to the server itself, not to a pooler")
+    });
+}
+
+pub(super) fn pooler_refuses(error: &Error) -> Finding {
+    Finding::problem(
+        Part::Postgres,
+        "postgres.pooler",
+        "a pooler refuses the session settings that we ask for",
+        error.chain(),
+        "point database.url at the server itself; or at a pool in session mode, with ignore_startup_parameters = options in PgBouncer",
+    )
+}
+
+pub(super) fn transactions(open: &[OpenTransaction], sees_all: bool, findings: &mut Vec<Finding>) {
+    for transaction in open {
+        let pid = transaction.pid.map_or_else(String::new, |pid| format!("pid {pid}, "));
+        let age = output::age(std::time::Duration::try_from_secs_f64(transaction.age_seconds).unwrap_or_default());
+        let fix = match transaction.pid {
+            Some(pid) => {
+                format!("find out what it does in pg_stat_activity; select pg_terminate_backend({pid}) ends it")
+            }
+            None => "commit prepared or rollback prepared, by whoever coordinates it".to_owned(),
+        };
+        findings.push(Finding::warning(
+            Part::Postgres,
+            "postgres.transactions",
+            format!(
+                "a transaction has been open for {age} ({pid}{}, user {}, {})",
+                transaction.application, transaction.username, transaction.state
+            ),
+            "until it ends, vacuum cannot remove published rows from the indexes, and claims become slower; if it has inserted events, they wait for it",
+            fix,
+        ));
+    }
+    if !open.is_empty() {
+        return;
+    }
+    findings.push(if sees_all {
+        Finding::ok(Part::Postgres, "postgres.transactions", "no transaction has been open for long")
+    } else {
+        Finding::ok(
+            Part::Postgres,
+            "postgres.transactions",
+            "no transaction of this role has been open for long (others are hidden: grant pg_read_all_stats to see them)",
+        )
+    });
+}
+
+pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Finding>) {
+    findings.push(if missing.is_empty() {
+        Finding::ok(Part::Schema, "schema.migrations", format!("all {known} migrations are applied"))
+    } else {
+        let list = missing.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+        Finding::problem(
+            Part::Schema,
+            "schema.migrations",
+            format!("migrations are missing: {list}"),
+            "the relay does not start on a schema older than itself",
+            "run: outbox-relay migrate up",
+        )
+    });
+}
+
+pub(super) fn history_hidden() -> Finding {
+    Finding::warning(
+        Part::Schema,
+        "schema.migrations",
+        "this role may not read which migrations are applied",
+        "whether the schema is as new as this program stays unknown",
+        "as the owner: grant select on refinery_schema_history to the role of database.url, or check as the owner",
+    )
+}
+
+/// What `run` needs with these settings, as (relation, privilege).
+pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static str)> {
+    const RELAY: &[(&str, &str)] = &[
+        ("outbox_events", "select"),
+        ("outbox_events", "update"),
+        ("outbox_claimable", "select"),
+        // SELECT … FOR UPDATE asks for it.
+        ("outbox_claimable", "update"),
+        ("outbox_events_id_seq", "select"),
+        ("outbox_shards", "select"),
+        ("outbox_shards", "update"),
+        ("outbox_instances", "select"),
+        ("outbox_instances", "insert"),
+        ("outbox_instances", "update"),
+        ("outbox_instances", "delete"),
+        ("outbox_held_keys", "select"),
+        ("outbox_held_keys", "insert"),
+        ("outbox_held_keys", "update"),
+        ("outbox_held_keys", "delete"),
+    ];
+    const CONSUMER: &[(&str, &str)] = &[
+        ("consumer_partitions", "select"),
+        ("consumer_partitions", "insert"),
+        ("consumer_partitions", "update"),
+        ("event_handled", "select"),
+        ("event_handled", "insert"),
+        ("consumer_parked", "select"),
+        ("consumer_parked", "insert"),
+        ("consumer_parked", "update"),
+    ];
+    const PRODUCT_METRICS: &[(&str, &str)] =
+        &[("product_metrics", "select"), ("product_metrics", "insert"), ("product_metrics", "update")];
+
+    let mut needed = Vec::new();
+    if settings.relay.enabled {
+        needed.extend(RELAY);
+    }
+    if settings.consumer.enabled {
+        needed.extend(CONSUMER);
+        // Projections of the operator's own are SQL files: what they need only they know.
+        if settings.projection.is_empty() {
+            needed.extend(PRODUCT_METRICS);
+        }
+    }
+    needed
+}
+
+pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
+    let before = findings.len();
+    let mut refused: Vec<(&str, Vec<&str>)> = Vec::new();
+    for grant in grants.iter().filter(|grant| grant.granted == Some(false)) {
+        match refused.iter_mut().find(|(relation, _)| *relation == grant.relation) {
+            Some((_, privileges)) => privileges.push(&grant.privilege),
+            None => refused.push((&grant.relation, vec![&grant.privilege])),
+        }
+    }
+    for (relation, privileges) in refused {
+        let list = privileges.join(", ");
+        findings.push(Finding::problem(
+            Part::Schema,
+            "schema.grants",
+            format!("no {list} on {relation}"),
+            "the statements that need it fail",
+            format!("as the owner: grant {list} on {relation} to the role of database.url"),
+        ));
+    }
+    let mut absent: Vec<&str> =
+        grants.iter().filter(|grant| grant.granted.is_none()).map(|grant| grant.relation.as_str()).collect();
+    absent.dedup();
+    for relation in absent {
+        findings.push(Finding::problem(
+            Part::Schema,
+            "schema.tables",
+            format!("{relation} does not exist, or is not in the search_path"),
+            "the statements that need it fail",
+            "run: outbox-relay migrate up; if the tables are in a schema of their own, set the search_path of the role",
+        ));
+    }
+    if findings.len() == before {
+        findings.push(Finding::ok(Part::Schema, "schema.grants", "the role has all privileges it needs"));
+    }
+}
+
+pub(super) fn claim_index(indexes: &[(String, bool)], findings: &mut Vec<Finding>) {
+    findings.push(match indexes.iter().find(|(_, usable)| *usable) {
+        Some((name, _)) => Finding::ok(Part::Schema, "schema.claim_index", format!("index {name} serves the claim")),
+        None => match indexes.first() {
+            Some((name, _)) => Finding::problem(
+                Part::Schema,
+                "schema.claim_index",
+                format!("index {name} is not valid"),
+                "PostgreSQL does not use it, so every claim reads the whole table",
+                format!("reindex index concurrently {name}"),
+            ),
+            None => Finding::problem(
+                Part::Schema,
+                "schema.claim_index",
+                "no index serves the claim",
+                "every claim reads the whole table",
+                "make outbox_events_pending again, as in outbox-relay migrate sql, but CONCURRENTLY",
+            ),
+        },
+    });
+}
+
+pub(super) fn identity(identity: Option<&IdentityFacts>, findings: &mut Vec<Finding>) {
+    let finding = match identity {
+        // Reported with the grants.
+        None => return,
+        Some(IdentityFacts { cache: Some(1), always: true }) => {
+            Finding::ok(Part::Schema, "schema.identity", "ids are drawn one at a time, by the inserting transaction")
+        }
+        Some(IdentityFacts { cache: Some(1), always: false }) => Finding::warning(
+            Part::Schema,
+            "schema.identity",
+            "outbox_events.id can be set by the application",
+            "an id below those already published, or out of turn, breaks the order of its key and may be found only by the sweep",
+            "for table outbox_events: alter column id set generated always",
+        ),
+        Some(IdentityFacts { cache: Some(cache), .. }) => Finding::problem(
+            Part::Schema,
+            "schema.identity",
+            format!("the sequence of outbox_events.id caches {cache} ids"),
+            "sessions then draw ids ahead of time, and later events get lower ids: their order is lost, and the scan may pass them",
+            "for table outbox_events: alter column id set cache 1",
+        ),
+        Some(IdentityFacts { cache: None, .. }) => Finding::problem(
+            Part::Schema,
+            "schema.identity",
+            "outbox_events.id comes from no sequence",
+            "the relay orders events by ids that are drawn by the inserting transaction",
+            "make it an identity column, as in: outbox-relay migrate sql",
+        ),
+    };
+    findings.push(finding);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::check::finding::Level;
+
+    fn facts() -> ServerFacts {
+        ServerFacts {
+            version_num: 150_018,
+            version: "15.18".to_owned(),
+            username: "relay".to_owned(),
+            database: "app".to_owned(),
+            is_superuser: false,
+            is_standby: false,
+            is_read_only: false,
+            fsync: true,
+            full_page_writes: true,
+            synchronous_commit: "on".to_owned(),
+            session_timezone: "UTC".to_owned(),
+            connections_allowed: 97,
+            connections_used: 5,
+            role_connections_allowed: None,
+            tls_version: Some("TLSv1.3".to_owned()),
+            sees_all_sessions: true,
+            clock: 1_000.5,
+            session_age: Some(0.01),
+        }
+    }
+
+    fn levels(judge: impl FnOnce(&mut Vec<Finding>)) -> Vec<(&'static str, Level)> {
+        let mut findings = Vec::new();
+        judge(&mut findings);
+        for finding in findings.iter().filter(|finding| finding.level != Level::Ok) {
+            assert!(finding.cause.is_some() && finding.fix.is_some(), "{finding:?}");
+        }
+        findings.iter().map(|finding| (finding.check, finding.level)).collect()
+    }
+
+    #[test]
+    fn a_server_as_it_should_be_gives_no_warning() {
+        let all = levels(|findings| {
+            server(&facts(), "db:5432/app", findings);
+            clock(1_000.5, at(1_000), at(1_001), findings);
+            durability(&facts(), findings);
+            connections(&facts(), &Config::default(), findings);
+            pooler(false, &facts(), findings);
+            transactions(&[], true, findings);
+            migrations(2, &[], findings);
+            claim_index(&[("outbox_events_pending".to_owned(), true)], findings);
+            identity(Some(&IdentityFacts { always: true, cache: Some(1) }), findings);
+        });
+        assert!(all.iter().all(|(_, level)| *level == Level::Ok), "{all:?}");
+    }
+
+    #[test]
+    fn an_old_or_read_only_server_and_a_superuser_are_named() {
+        let wrong = ServerFacts { version_num: 140_010, is_standby: true, is_superuser: true, ..facts() };
+        let expected = [
+            ("postgres.version", Level::Problem),
+            ("postgres.writable", Level::Problem),
+            ("postgres.role", Level::Warning),
+        ];
+        assert_eq!(levels(|findings| server(&wrong, "db:5432/app", findings)), expected);
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_slow_answer_is_not_a_difference_of_clocks() {
+        let level = |server| levels(|findings| clock(server, at(1_000), at(1_030), findings))[0].1;
+        assert_eq!(level(1_015.0), Level::Ok);
+        assert_eq!(level(998.0), Level::Warning);
+        assert_eq!(level(1_032.0), Level::Warning);
+    }
+
+    #[test]
+    fn settings_that_lose_commits_are_warned_of() {
+        let level = |facts: ServerFacts| levels(|findings| durability(&facts, findings))[0].1;
+        assert_eq!(level(ServerFacts { fsync: false, ..facts() }), Level::Warning);
+        assert_eq!(level(ServerFacts { synchronous_commit: "off".to_owned(), ..facts() }), Level::Warning);
+        assert_eq!(level(ServerFacts { synchronous_commit: "remote_apply".to_owned(), ..facts() }), Level::Ok);
+    }
+
+    #[test]
+    fn a_pooler_is_a_problem_in_transaction_mode_and_a_warning_otherwise() {
+        let level = |pooled, facts: ServerFacts| levels(|findings| pooler(pooled, &facts, findings))[0].1;
+        assert_eq!(level(true, facts()), Level::Problem);
+        assert_eq!(level(false, ServerFacts { session_age: Some(3_600.0), ..facts() }), Level::Warning);
+        assert_eq!(
+            level(false, ServerFacts { session_timezone: "Europe/Berlin".to_owned(), ..facts() }),
+            Level::Warning
+        );
+    }
+
+    #[test]
+    fn too_few_connections_are_warned_of_whoever_limits_them() {
+        let level = |facts: ServerFacts| levels(|findings| connections(&facts, &Config::default(), findings))[0].1;
+        assert_eq!(level(ServerFacts { connections_used: 90, ..facts() }), Level::Warning);
+        assert_eq!(level(ServerFacts { role_connections_allowed: Some(5), ..facts() }), Level::Warning);
+    }
+
+    #[test]
+    fn every_long_transaction_is_named() {
+        let open = OpenTransaction {
+            pid: Some(17),
+            application: "psql".to_owned(),
+            username: "app".to_owned(),
+            state: "idle in transaction".to_owned(),
+            age_seconds: 7_200.0,
+        };
+        let mut findings = Vec::new();
+        transactions(&[open], true, &mut findings);
+        assert_eq!(
+            findings[0].what,
+            "a transaction has been open for 2h 0m (pid 17, psql, user app, idle in transaction)"
+        );
+        assert!(findings[0].fix.as_deref().unwrap().contains("pg_terminate_backend(17)"));
+    }
+
+    #[test]
+    fn missing_grants_are_gathered_per_table() {
+        let grant = |relation: &str, privilege: &str, granted| Grant {
+            relation: relation.to_owned(),
+            privilege: privilege.to_owned(),
+            granted,
+        };
+        let mut findings = Vec::new();
+        let given = [
+            grant("outbox_shards", "select", Some(false)),
+            grant("outbox_shards", "update", Some(false)),
+            grant("outbox_events", "select", Some(true)),
+            grant("event_handled", "select", None),
+            grant("event_handled", "insert", None),
+        ];
+        grants(&given, &mut findings);
+        let what: Vec<_> = findings.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(
+            what,
+            ["no select, update on outbox_shards", "event_handled does not exist, or is not in the search_path"]
+        );
+    }
+
+    #[test]
+    fn an_index_that_is_missing_or_broken_is_a_problem() {
+        let level = |indexes: &[(String, bool)]| levels(|findings| claim_index(indexes, findings))[0].1;
+        assert_eq!(level(&[]), Level::Problem);
+        assert_eq!(level(&[("a".to_owned(), false)]), Level::Problem);
+        assert_eq!(level(&[("a".to_owned(), false), ("b".to_owned(), true)]), Level::Ok);
+    }
+
+    #[test]
+    fn cached_or_foreign_ids_are_a_problem() {
+        let level = |always, cache| levels(|findings| identity(Some(&IdentityFacts { always, cache }), findings))[0].1;
+        assert_eq!(level(true, Some(50)), Level::Problem);
+        assert_eq!(level(false, None), Level::Problem);
+        assert_eq!(level(false, Some(1)), Level::Warning);
+    }
+}

@@ -1,0 +1,297 @@
+//! `lag`: what waits in the outbox, and how far a consumer group is behind, per partition.
+//!
+//! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold; what Kafka has as
+//! committed is used for groups and partitions that are not there.
+
+mod view;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Context, Result, admin_pool};
+use crate::broker::admin::{Admin, PartitionOffsets};
+use crate::cli::LagArgs;
+use crate::config::{Config, Needs};
+use crate::db::Pool;
+use crate::error::{Code, Error};
+use crate::outbox::inspect::{self, Position, TopicBacklog};
+use crate::retry::Backoff;
+
+/// With growing waits, about three seconds: what a single broker took to make its first coordinator.
+const COMMITTED_RETRIES: u32 = 4;
+
+/// What waits in the outbox.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct OutboxLag {
+    pending: i64,
+    failed: i64,
+    held: i64,
+    oldest_pending_seconds: Option<f64>,
+    topics: Vec<TopicLag>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct TopicLag {
+    /// `null`: the rows name no topic, routing decides.
+    topic: Option<String>,
+    pending: i64,
+    failed: i64,
+    held: i64,
+    oldest_pending_seconds: Option<f64>,
+}
+
+/// Where a position comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    Postgres,
+    Kafka,
+    /// The group has not read this partition.
+    None,
+}
+
+/// What the position means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Ok,
+    NotStarted,
+    /// Kafka has deleted records that the group has not read.
+    RecordsLost,
+    /// The position is after the end: the topic was deleted and made again.
+    AheadOfLog,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct PartitionLag {
+    group: String,
+    topic: String,
+    partition: i32,
+    /// Where the group goes on; `null` if it has not begun.
+    next_offset: Option<i64>,
+    end_offset: i64,
+    lag: i64,
+    source: Source,
+    state: State,
+}
+
+#[derive(Debug, Serialize)]
+struct GroupLag {
+    group: String,
+    total: i64,
+    partitions: Vec<PartitionLag>,
+    /// Topics of the group that do not exist in Kafka.
+    missing_topics: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    outbox: OutboxLag,
+    /// `null` when Kafka could not be asked, or there is no consumer here and no `--group`.
+    consumer: Option<GroupLag>,
+}
+
+pub(super) async fn run(context: &Context, args: &LagArgs) -> Result<()> {
+    let settings = context.settings(Needs::DATABASE)?;
+    let own_group = settings.consumer.enabled.then(|| settings.consumer.group.clone());
+    let group = args.group.clone().or(own_group);
+    let settings = if group.is_some() { context.settings(Needs::BOTH)? } else { settings };
+    let pool = admin_pool(&settings)?;
+    let outbox = outbox_lag(inspect::backlog_by_topic(&pool).await?);
+    // Without Kafka the half that is known is still worth printing.
+    let (consumer, failed) = match group {
+        None => (None, None),
+        Some(group) => match group_lag(&settings, &pool, group).await {
+            Ok(consumer) => (Some(consumer), None),
+            Err(error) => (None, Some(error)),
+        },
+    };
+    let report = Report { outbox, consumer };
+    view::print(context.format(), &report)?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    args.fail_over.map_or(Ok(()), |limit| check(&report, limit))?;
+    Ok(())
+}
+
+fn outbox_lag(topics: Vec<TopicBacklog>) -> OutboxLag {
+    let sum = |part: fn(&TopicBacklog) -> i64| topics.iter().map(part).sum();
+    OutboxLag {
+        pending: sum(|topic| topic.pending),
+        failed: sum(|topic| topic.failed),
+        held: sum(|topic| topic.held),
+        oldest_pending_seconds: topics.iter().filter_map(|topic| topic.oldest_pending_seconds).reduce(f64::max),
+        topics: topics
+            .into_iter()
+            .map(|topic| TopicLag {
+                topic: topic.topic,
+                pending: topic.pending,
+                failed: topic.failed,
+                held: topic.held,
+                oldest_pending_seconds: topic.oldest_pending_seconds,
+            })
+            .collect(),
+    }
+}
+
+async fn group_lag(settings: &Config, pool: &Pool, group: String) -> Result<GroupLag> {
+    let positions = inspect::consumer_positions(pool, &group).await?;
+    let mut topics: BTreeSet<String> = settings.consumer.topics.iter().cloned().collect();
+    topics.extend(positions.iter().map(|position| position.topic.clone()));
+
+    let admin = Admin::new(&settings.kafka)?;
+    let mut ends: Vec<(String, PartitionOffsets)> = Vec::new();
+    let mut missing_topics = Vec::new();
+    for topic in topics {
+        let offsets = admin.offsets(&topic).await?;
+        if offsets.is_empty() {
+            missing_topics.push(topic);
+        } else {
+            ends.extend(offsets.into_iter().map(|offsets| (topic.clone(), offsets)));
+        }
+    }
+    let known = known_positions(&positions);
+    let unknown: Vec<(String, i32)> = ends
+        .iter()
+        .map(|(topic, offsets)| (topic.clone(), offsets.partition))
+        .filter(|(topic, partition)| !known.contains_key(&(topic.as_str(), *partition)))
+        .collect();
+    let committed = committed(&admin, &group, &unknown).await?;
+    let partitions = partition_lags(&group, &ends, &known, &committed);
+    Ok(GroupLag { total: partitions.iter().map(|partition| partition.lag).sum(), group, partitions, missing_topics })
+}
+
+/// What Kafka has as committed. A cluster that has just started has no coordinator yet, so it is asked a few times.
+async fn committed(admin: &Admin, group: &str, partitions: &[(String, i32)]) -> Result<Committed, Error> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
+    for _ in 0..COMMITTED_RETRIES {
+        if let Ok(committed) = admin.committed(group, partitions).await {
+            return Ok(committed);
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+    admin.committed(group, partitions).await
+}
+
+type Committed = Vec<(String, i32, Option<i64>)>;
+type Known<'a> = HashMap<(&'a str, i32), i64>;
+
+fn known_positions(positions: &[Position]) -> Known<'_> {
+    positions.iter().map(|at| ((at.topic.as_str(), at.partition), at.next_offset)).collect()
+}
+
+fn partition_lags(
+    group: &str,
+    ends: &[(String, PartitionOffsets)],
+    known: &Known<'_>,
+    committed: &[(String, i32, Option<i64>)],
+) -> Vec<PartitionLag> {
+    let committed: Known<'_> = committed
+        .iter()
+        .filter_map(|(topic, partition, offset)| offset.map(|offset| ((topic.as_str(), *partition), offset)))
+        .collect();
+    ends.iter()
+        .map(|(topic, offsets)| {
+            let at = (topic.as_str(), offsets.partition);
+            let (next_offset, source) = match (known.get(&at), committed.get(&at)) {
+                (Some(next), _) => (Some(*next), Source::Postgres),
+                (None, Some(next)) => (Some(*next), Source::Kafka),
+                (None, None) => (None, Source::None),
+            };
+            let state = match next_offset {
+                None => State::NotStarted,
+                Some(next) if next < offsets.low => State::RecordsLost,
+                Some(next) if next > offsets.end => State::AheadOfLog,
+                Some(_) => State::Ok,
+            };
+            // Records that are gone are not behind but lost; the state says so.
+            let from = next_offset.unwrap_or(offsets.low).max(offsets.low);
+            PartitionLag {
+                group: group.to_owned(),
+                topic: topic.clone(),
+                partition: offsets.partition,
+                next_offset,
+                end_offset: offsets.end,
+                lag: (offsets.end - from).max(0),
+                source,
+                state,
+            }
+        })
+        .collect()
+}
+
+fn check(report: &Report, limit: u64) -> Result<(), Error> {
+    let over = |count: i64| u64::try_from(count).is_ok_and(|count| count > limit);
+    let mut reasons = Vec::new();
+    if over(report.outbox.pending) {
+        reasons.push(format!("{} events wait in the outbox", report.outbox.pending));
+    }
+    if let Some(consumer) = report.consumer.as_ref().filter(|consumer| over(consumer.total)) {
+        reasons.push(format!("group {} is {} records behind", consumer.group, consumer.total));
+    }
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Code::CheckNotMet, format!("more than {limit}: {}", reasons.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(low: i64, end: i64) -> Vec<(String, PartitionOffsets)> {
+        vec![("orders".to_owned(), PartitionOffsets { partition: 0, low, end })]
+    }
+
+    fn lag(next: Option<i64>, committed: Option<i64>, low: i64, end: i64) -> (i64, Source, State) {
+        let known: Known<'_> = next.map(|next| (("orders", 0), next)).into_iter().collect();
+        let lags = partition_lags("g", &ends(low, end), &known, &[("orders".to_owned(), 0, committed)]);
+        (lags[0].lag, lags[0].source, lags[0].state)
+    }
+
+    #[test]
+    fn our_own_position_counts_before_kafkas() {
+        assert_eq!(lag(Some(90), Some(10), 0, 100), (10, Source::Postgres, State::Ok));
+        assert_eq!(lag(None, Some(10), 0, 100), (90, Source::Kafka, State::Ok));
+    }
+
+    #[test]
+    fn a_partition_that_was_never_read_is_behind_by_all_there_is() {
+        assert_eq!(lag(None, None, 40, 100), (60, Source::None, State::NotStarted));
+    }
+
+    #[test]
+    fn lost_records_and_a_new_log_are_told_apart_from_lag() {
+        assert_eq!(lag(Some(10), None, 40, 100), (60, Source::Postgres, State::RecordsLost));
+        assert_eq!(lag(Some(500), None, 0, 100), (0, Source::Postgres, State::AheadOfLog));
+    }
+
+    fn report(pending: i64, total: i64) -> Report {
+        let outbox = OutboxLag { pending, failed: 0, held: 0, oldest_pending_seconds: None, topics: Vec::new() };
+        let consumer = GroupLag { group: "g".to_owned(), total, partitions: Vec::new(), missing_topics: Vec::new() };
+        Report { outbox, consumer: Some(consumer) }
+    }
+
+    #[test]
+    fn either_backlog_passes_the_threshold_and_the_threshold_itself_is_allowed() {
+        assert!(check(&report(100, 100), 100).is_ok());
+        for over in [report(101, 0), report(0, 101)] {
+            assert_eq!(check(&over, 100).unwrap_err().code(), Code::CheckNotMet);
+        }
+    }
+
+    #[test]
+    fn totals_are_over_all_topics() {
+        let topic =
+            |pending, age| TopicBacklog { topic: None, pending, failed: 1, held: 2, oldest_pending_seconds: age };
+        let total = outbox_lag(vec![topic(3, Some(1.5)), topic(4, Some(9.0)), topic(0, None)]);
+        assert_eq!((total.pending, total.failed, total.held), (7, 3, 6));
+        assert_eq!(total.oldest_pending_seconds, Some(9.0));
+    }
+}

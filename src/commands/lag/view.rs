@@ -1,0 +1,138 @@
+//! Lag as tables and JSON.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{GroupLag, OutboxLag, PartitionLag, Report, Source, State, TopicLag};
+use crate::error::Result;
+use crate::output::{self, Align, Cell, Format, Table, Tone};
+
+/// One line of NDJSON.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Line<'a> {
+    Topic(&'a TopicLag),
+    Partition(&'a PartitionLag),
+}
+
+pub(super) fn print(format: Format, report: &Report) -> Result<()> {
+    let partitions = report.consumer.iter().flat_map(|consumer| &consumer.partitions).map(Line::Partition);
+    let lines: Vec<Line<'_>> = report.outbox.topics.iter().map(Line::Topic).chain(partitions).collect();
+    output::data(format, report, &lines, || {
+        let mut text = outbox(&report.outbox);
+        if let Some(consumer) = &report.consumer {
+            text.push('\n');
+            text.push_str(&group(consumer));
+        }
+        text
+    })
+}
+
+fn outbox(outbox: &OutboxLag) -> String {
+    let mut table = Table::new(&[
+        ("OUTBOX TOPIC", Align::Left),
+        ("PENDING", Align::Right),
+        ("OLDEST", Align::Right),
+        ("FAILED", Align::Right),
+        ("HELD", Align::Right),
+    ]);
+    let counted = |count: i64, tone| Cell::new(count).tone(if count > 0 { tone } else { Tone::Plain });
+    for topic in &outbox.topics {
+        table.row([
+            Cell::new(topic.topic.as_deref().unwrap_or("(by routing)")),
+            Cell::new(topic.pending),
+            Cell::optional(topic.oldest_pending_seconds.map(seconds)),
+            counted(topic.failed, Tone::Bad),
+            counted(topic.held, Tone::Warning),
+        ]);
+    }
+    table.row([
+        Cell::new("TOTAL"),
+        Cell::new(outbox.pending),
+        Cell::optional(outbox.oldest_pending_seconds.map(seconds)),
+        counted(outbox.failed, Tone::Bad),
+        counted(outbox.held, Tone::Warning),
+    ]);
+    table.render()
+}
+
+fn seconds(seconds: f64) -> String {
+    output::age(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+fn group(consumer: &GroupLag) -> String {
+    let mut table = Table::new(&[
+        ("GROUP", Align::Left),
+        ("TOPIC", Align::Left),
+        ("PARTITION", Align::Right),
+        ("NEXT", Align::Right),
+        ("END", Align::Right),
+        ("LAG", Align::Right),
+        ("NOTE", Align::Left),
+    ]);
+    for partition in &consumer.partitions {
+        table.row([
+            Cell::new(&partition.group),
+            Cell::new(&partition.topic),
+            Cell::new(partition.partition),
+            Cell::optional(partition.next_offset),
+            Cell::new(partition.end_offset),
+            Cell::new(partition.lag),
+            note(partition),
+        ]);
+    }
+    for topic in &consumer.missing_topics {
+        let missing = Cell::new("the topic does not exist").tone(Tone::Warning);
+        let nothing = || Cell::optional(None::<i64>);
+        table.row([Cell::new(&consumer.group), Cell::new(topic), nothing(), nothing(), nothing(), nothing(), missing]);
+    }
+    let blank = || Cell::new("");
+    table.row([Cell::new("TOTAL"), blank(), blank(), blank(), blank(), Cell::new(consumer.total), blank()]);
+    table.render()
+}
+
+fn note(partition: &PartitionLag) -> Cell {
+    match (partition.state, partition.source) {
+        (State::Ok, Source::Postgres | Source::None) => Cell::new(""),
+        (State::Ok, Source::Kafka) => Cell::new("as committed in Kafka").tone(Tone::Faint),
+        (State::NotStarted, _) => Cell::new("not read yet").tone(Tone::Faint),
+        (State::RecordsLost, _) => Cell::new("Kafka deleted records that were not read").tone(Tone::Bad),
+        (State::AheadOfLog, _) => Cell::new("after the end: was the topic made again?").tone(Tone::Bad),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_outbox_and_each_partition() {
+        let partition = PartitionLag {
+            group: "g".to_owned(),
+            topic: "orders".to_owned(),
+            partition: 3,
+            next_offset: None,
+            end_offset: 9,
+            lag: 9,
+            source: Source::None,
+            state: State::NotStarted,
+        };
+        let consumer = GroupLag {
+            group: "g".to_owned(),
+            total: 9,
+            partitions: vec![partition.clone()],
+            missing_topics: Vec::new(),
+        };
+        let outbox =
+            OutboxLag { pending: 1, failed: 0, held: 0, oldest_pending_seconds: Some(0.5), topics: Vec::new() };
+        let json = serde_json::to_value(Report { outbox, consumer: Some(consumer) }).unwrap();
+        assert_eq!(json["outbox"]["pending"], 1);
+        assert_eq!(json["consumer"]["partitions"][0]["state"], "not-started");
+        let line = serde_json::to_string(&Line::Partition(&partition)).unwrap();
+        assert!(
+            line.starts_with(r#"{"kind":"partition","group":"g","topic":"orders","partition":3,"next_offset":null"#),
+            "{line}"
+        );
+    }
+}

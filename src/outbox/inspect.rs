@@ -1,0 +1,91 @@
+//! The outbox as people look at it: events by filter, the backlog by topic, how far consumers are, and what the server says
+//! of itself.
+//!
+//! Reads only; nothing here is on the path of an event. The lanes' view is in the parent module.
+
+pub mod events;
+pub mod server;
+
+use tokio_postgres::error::SqlState;
+
+use crate::db::{DbError, Pool};
+
+const BACKLOG_BY_TOPIC: &str = include_str!("sql/backlog_by_topic.sql");
+const CONSUMER_POSITIONS: &str = include_str!("sql/consumer_positions.sql");
+const PENDING_TOPICS: &str = include_str!("sql/pending_topics.sql");
+
+/// Rows read to learn which topics the backlog names. A guess: enough to meet every topic, and read in milliseconds.
+const PENDING_TOPICS_ROWS: i64 = 50_000;
+
+/// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is as good
+/// as an outage; an operator who asked for too much has to know.
+pub fn is_timeout(error: &DbError) -> bool {
+    answered(error) == Some(&SqlState::QUERY_CANCELED)
+}
+
+/// The SQLSTATE, of outages too.
+fn answered(error: &DbError) -> Option<&SqlState> {
+    let DbError::Unavailable(source) = error else { return error.sqlstate() };
+    source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code)
+}
+
+/// Rows of one topic that are not finished.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopicBacklog {
+    /// `None`: the rows name no topic, routing decides.
+    pub topic: Option<String>,
+    pub pending: i64,
+    pub failed: i64,
+    pub held: i64,
+    /// Of the oldest PENDING row; `None` when there is none.
+    pub oldest_pending_seconds: Option<f64>,
+}
+
+/// The backlog by topic, the largest first. Reads every unfinished row: about a second per million.
+pub async fn backlog_by_topic(pool: &Pool) -> Result<Vec<TopicBacklog>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(BACKLOG_BY_TOPIC, &[]).await?;
+    connection.done();
+    Ok(rows
+        .iter()
+        .map(|row| TopicBacklog {
+            topic: row.get("topic"),
+            pending: row.get("pending"),
+            failed: row.get("failed"),
+            held: row.get("held"),
+            oldest_pending_seconds: row.get("oldest_age"),
+        })
+        .collect())
+}
+
+/// Topics that waiting rows name (`None`: routing decides), with the number of rows seen. Looks at the first
+/// 50,000 rows, so a rare topic behind them is missed.
+pub async fn pending_topics(pool: &Pool) -> Result<Vec<(Option<String>, i64)>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(PENDING_TOPICS, &[&PENDING_TOPICS_ROWS]).await?;
+    connection.done();
+    Ok(rows.iter().map(|row| (row.get("topic"), row.get("events"))).collect())
+}
+
+/// Where a consumer group goes on in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    pub topic: String,
+    pub partition: i32,
+    pub next_offset: i64,
+}
+
+/// How far a group has folded, by topic and partition. Empty for a group that is not ours.
+pub async fn consumer_positions(pool: &Pool, group: &str) -> Result<Vec<Position>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(CONSUMER_POSITIONS, &[&group]).await?;
+    connection.done();
+    Ok(rows
+        .iter()
+        .map(|row| Position {
+            topic: row.get("topic"),
+            partition: row.get("partition"),
+            next_offset: row.get("next_offset"),
+        })
+        .collect())
+}

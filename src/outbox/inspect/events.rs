@@ -1,0 +1,213 @@
+//! Events by filter, and one event with everything that is known of it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::db::{DbError, Pool};
+use crate::event::EventStatus;
+
+const LIST_EVENTS: &str = include_str!("../sql/list_events.sql");
+const SHOW_EVENT: &str = include_str!("../sql/show_event.sql");
+
+/// Which events to list; all conditions must hold.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub id: Option<i64>,
+    pub event_id: Option<Uuid>,
+    pub key: Option<String>,
+    /// Empty: any.
+    pub status: Vec<EventStatus>,
+    pub topic: Option<String>,
+    pub event_type: Option<String>,
+    pub aggregate_type: Option<String>,
+    pub aggregate_id: Option<String>,
+    pub correlation_id: Option<String>,
+    pub since: Moment,
+    pub until: Moment,
+}
+
+/// A bound on `created_at`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Moment {
+    #[default]
+    Any,
+    At(Timestamp),
+    /// Before now, by the clock of the database.
+    Ago(Duration),
+}
+
+impl Moment {
+    fn parameters(self) -> (Option<Timestamp>, Option<f64>) {
+        match self {
+            Self::Any => (None, None),
+            Self::At(at) => (Some(at), None),
+            Self::Ago(ago) => (None, Some(ago.as_secs_f64())),
+        }
+    }
+}
+
+/// Part of a list.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// The last id of the page before.
+    pub after: Option<i64>,
+    pub oldest_first: bool,
+    pub limit: u32,
+}
+
+/// An event without its payload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    pub id: i64,
+    pub event_id: Uuid,
+    pub status: String,
+    pub topic: Option<String>,
+    pub key: Option<String>,
+    pub event_type: String,
+    pub event_version: i32,
+    pub aggregate_type: Option<String>,
+    pub aggregate_id: Option<String>,
+    pub correlation_id: Option<String>,
+    pub retry_count: i32,
+    pub last_error: Option<String>,
+    pub created_at: Timestamp,
+    pub available_at: Option<Timestamp>,
+    pub published_at: Option<Timestamp>,
+    pub published_partition: Option<i32>,
+    pub published_offset: Option<i64>,
+}
+
+/// An event with everything that is known of it.
+#[derive(Clone, PartialEq)]
+pub struct Details {
+    pub summary: Summary,
+    pub causation_id: Option<String>,
+    pub source: Option<String>,
+    pub traceparent: Option<String>,
+    pub shard: i16,
+    /// `payload` as PostgreSQL prints it: numbers keep all their digits.
+    pub payload: Option<String>,
+    /// The same, indented.
+    pub payload_pretty: Option<String>,
+    pub payload_raw: Option<Vec<u8>>,
+    pub payload_base64: Option<String>,
+    /// JSON text.
+    pub headers: Option<String>,
+    pub hold: Option<Hold>,
+}
+
+/// Why the events of a key wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// The event that holds the key: the first one that failed or is delayed.
+    pub first_id: i64,
+    /// `failed` or `delayed`.
+    pub reason: String,
+    pub since: Timestamp,
+    /// `None`: until somebody releases it.
+    pub release_at: Option<Timestamp>,
+}
+
+/// The events that match, without their payload. A filter that no index serves reads the table from one end until the page
+/// is full, and may meet the statement timeout on a large one.
+pub async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Vec<Summary>, DbError> {
+    let status: Option<Vec<&str>> =
+        (!filter.status.is_empty()).then(|| filter.status.iter().map(|status| status.as_str()).collect());
+    let (since, since_ago) = filter.since.parameters();
+    let (until, until_ago) = filter.until.parameters();
+    let limit = i64::from(page.limit);
+    let connection = pool.get().await?;
+    let rows = connection
+        .query(
+            LIST_EVENTS,
+            &[
+                &filter.id,
+                &filter.event_id,
+                &filter.key,
+                &status,
+                &filter.topic,
+                &filter.event_type,
+                &filter.aggregate_type,
+                &filter.aggregate_id,
+                &filter.correlation_id,
+                &since,
+                &since_ago,
+                &until,
+                &until_ago,
+                &page.after,
+                &page.oldest_first,
+                &limit,
+            ],
+        )
+        .await?;
+    connection.done();
+    rows.iter().map(summary).collect()
+}
+
+/// The row with this id; none or one.
+pub async fn by_id(pool: &Pool, id: i64) -> Result<Vec<Details>, DbError> {
+    show(pool, Some(id), None).await
+}
+
+/// The rows with this `event_id`, oldest first: replays append copies.
+pub async fn by_event_id(pool: &Pool, event_id: Uuid) -> Result<Vec<Details>, DbError> {
+    show(pool, None, Some(event_id)).await
+}
+
+async fn show(pool: &Pool, id: Option<i64>, event_id: Option<Uuid>) -> Result<Vec<Details>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(SHOW_EVENT, &[&id, &event_id]).await?;
+    connection.done();
+    rows.iter().map(details).collect()
+}
+
+fn summary(row: &Row) -> Result<Summary, DbError> {
+    Ok(Summary {
+        id: row.try_get("id")?,
+        event_id: row.try_get("event_id")?,
+        status: row.try_get("status")?,
+        topic: row.try_get("topic")?,
+        key: row.try_get("key")?,
+        event_type: row.try_get("event_type")?,
+        event_version: row.try_get("event_version")?,
+        aggregate_type: row.try_get("aggregate_type")?,
+        aggregate_id: row.try_get("aggregate_id")?,
+        correlation_id: row.try_get("correlation_id")?,
+        retry_count: row.try_get("retry_count")?,
+        last_error: row.try_get("last_error")?,
+        created_at: row.try_get("created_at")?,
+        available_at: row.try_get("available_at")?,
+        published_at: row.try_get("published_at")?,
+        published_partition: row.try_get("published_partition")?,
+        published_offset: row.try_get("published_offset")?,
+    })
+}
+
+fn details(row: &Row) -> Result<Details, DbError> {
+    let first_id: Option<i64> = row.try_get("held_by")?;
+    let hold = match first_id {
+        None => None,
+        Some(first_id) => Some(Hold {
+            first_id,
+            reason: row.try_get("held_reason")?,
+            since: row.try_get("held_at")?,
+            release_at: row.try_get("release_at")?,
+        }),
+    };
+    Ok(Details {
+        summary: summary(row)?,
+        causation_id: row.try_get("causation_id")?,
+        source: row.try_get("source")?,
+        traceparent: row.try_get("traceparent")?,
+        shard: row.try_get("shard")?,
+        payload: row.try_get("payload")?,
+        payload_pretty: row.try_get("payload_pretty")?,
+        payload_raw: row.try_get("payload_raw")?,
+        payload_base64: row.try_get("payload_base64")?,
+        headers: row.try_get("headers")?,
+        hold,
+    })
+}

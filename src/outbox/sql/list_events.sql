@@ -1,0 +1,27 @@
+-- Events that match all filters, without their payload. A null filter matches everything. Changes nothing.
+-- $1 bigint: id. $2 uuid: event_id. $3 text: key. $4 text[]: states. $5 text: topic. $6 text: event type.
+-- $7 text: aggregate type. $8 text: aggregate id. $9 text: correlation id.
+-- $10 timestamptz, $11 float8: created since this time, and since so many seconds ago. $12, $13: created before, likewise.
+-- $14 bigint: go on after this id. $15 boolean: oldest first, else newest first. $16 bigint: most rows.
+-- It is run once per session, so it is planned for the values given: filters that are null fall away, and the order becomes
+-- that of the primary key.
+select id, event_id, status, topic, outbox_key_of(partition_key, aggregate_id) as key, event_type, event_version,
+  aggregate_type, aggregate_id, correlation_id, retry_count, last_error, created_at, available_at, published_at,
+  published_partition, published_offset
+from outbox_events
+where ($1::bigint is null or id = $1)
+  and ($2::uuid is null or event_id = $2)
+  and ($3::text is null or outbox_key_of(partition_key, aggregate_id) = outbox_key_of($3, null))
+  and ($4::text[] is null or status = any($4))
+  and ($5::text is null or topic = $5)
+  and ($6::text is null or event_type = $6)
+  and ($7::text is null or aggregate_type = $7)
+  and ($8::text is null or aggregate_id = $8)
+  and ($9::text is null or correlation_id = $9)
+  and ($10::timestamptz is null or created_at >= $10)
+  and ($11::float8 is null or created_at >= now() - make_interval(secs => $11))
+  and ($12::timestamptz is null or created_at < $12)
+  and ($13::float8 is null or created_at < now() - make_interval(secs => $13))
+  and ($14::bigint is null or case when $15::boolean then id > $14 else id < $14 end)
+order by case when $15 then id end, case when not $15 then id end desc
+limit $16

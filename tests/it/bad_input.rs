@@ -1,0 +1,188 @@
+//! Rows that can never be sent: they end FAILED with a reason, hold back their key and nothing else.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::support::outbox::{Row, row, wait_for_status};
+use crate::support::relay::RelaySettings;
+use crate::support::{NewRow, Relay, TestDatabase, Topic, holds_for, parts::parts};
+
+/// One bad row: its key, the row, and what `last_error` must say, its class among it.
+struct Bad {
+    key: &'static str,
+    row: NewRow,
+    says: &'static [&'static str],
+}
+
+async fn start(name: &str, file: &str) -> (TestDatabase, Client, Topic, Relay) {
+    let (database, topic) = tokio::join!(TestDatabase::migrated(name), Topic::create(name, 3));
+    let settings = RelaySettings::new(&database, &parts().kafka).file(&file.replace("TOPIC", &topic.name));
+    let relay = settings.start_ready().await;
+    let client = database.connect().await;
+    (database, client, topic, relay)
+}
+
+/// Inserts for each bad row: a good one of its key before, the bad one, a good one after, and good ones of other keys.
+/// Then: before and others are published, the bad one FAILED, the one after HELD.
+async fn check(client: &Client, topic: &Topic, relay: &mut Relay, bad: Vec<Bad>) {
+    let good = |key: &str| NewRow::new(&topic.name, key, r#"{"good": true}"#);
+    let mut cases = Vec::new();
+    for case in bad {
+        let before = good(case.key).insert(client).await;
+        let id = case.row.insert(client).await;
+        let after = good(case.key).insert(client).await;
+        cases.push((case, before, id, after));
+    }
+    let mut others = Vec::new();
+    for n in 0..50 {
+        others.push(good(&format!("other-{n}")).insert(client).await);
+    }
+    for id in others {
+        wait_for_status(client, id, "PUBLISHED").await;
+    }
+    for (case, before, id, after) in cases {
+        let (key, says) = (&case.key[..case.key.len().min(40)], case.says);
+        wait_for_status(client, before, "PUBLISHED").await;
+        let failed: Row = wait_for_status(client, id, "FAILED").await;
+        let error = failed.last_error.expect("a FAILED row says why");
+        for part in says {
+            assert!(error.to_lowercase().contains(&part.to_lowercase()), "key {key}: last_error does not say {part:?}: {error}");
+        }
+        assert_eq!(failed.published_partition, None, "key {key}");
+        let held = wait_for_status(client, after, "HELD").await;
+        assert_eq!(held.retry_count, 0, "key {key}: waiting is not an attempt");
+    }
+    // It stays so: what is held is not sent later.
+    let sent = topic.len().await;
+    holds_for("nothing more is sent", Duration::from_secs(2), async || {
+        let found = topic.len().await;
+        if found == sent { Ok(()) } else { Err(format!("{found} records, {sent} before")) }
+    })
+    .await;
+    assert!(relay.is_running(), "the relay goes on");
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_a_record_fails_and_holds_its_key_alone() {
+    let (_database, client, topic, mut relay) = start("bad-record", "").await;
+    let row = |key: &str| NewRow::new(&topic.name, key, "{}");
+    let long_key: &'static str = Box::leak("k".repeat(100_000).into_boxed_str());
+    let mut bad = vec![
+        Bad {
+            key: "payload",
+            row: row("payload").sql("payload", "jsonb_build_object('pad', repeat('x', 1200000))"),
+            says: &["too-large", "1000000", "bytes"],
+        },
+        Bad {
+            key: "raw",
+            row: row("raw").without("payload").sql("payload_raw", "convert_to(repeat('x', 3000000), 'UTF8')"),
+            says: &["too-large", "1000000", "bytes"],
+        },
+        Bad { key: "topic", row: row("topic").text("topic", "order events"), says: &["invalid-topic", "249"] },
+        Bad { key: "no-topic", row: row("no-topic").without("topic"), says: &["no-topic", "routing"] },
+        Bad { key: "empty-topic", row: row("empty-topic").text("topic", ""), says: &["invalid-topic"] },
+        Bad {
+            key: "own-headers",
+            row: row("own-headers").sql("headers", "jsonb_build_object('h', repeat('x', 1200000))"),
+            says: &["too-large", "1000000", "bytes"],
+        },
+    ];
+    for (key, headers) in [
+        ("headers-array", r#"["a"]"#),
+        ("headers-text", r#""a""#),
+        ("headers-number", r#"{"a": 1}"#),
+        ("headers-nested", r#"{"a": {"b": "c"}}"#),
+        ("headers-list", r#"{"a": ["b"]}"#),
+    ] {
+        bad.push(Bad { key, row: row(key).text("headers", headers), says: &["invalid-headers", "headers"] });
+    }
+    check(&client, &topic, &mut relay, bad).await;
+
+    // A key of 100 kB: the row before it cannot be sent either, so it has no place in the table above.
+    let first = row(long_key).insert(&client).await;
+    let second = row(long_key).insert(&client).await;
+    let failed = wait_for_status(&client, first, "FAILED").await;
+    let error = failed.last_error.expect("a FAILED row says why");
+    assert!(error.starts_with("key-too-long: ") && error.contains("100000") && error.len() < 1_000, "{error}");
+    wait_for_status(&client, second, "HELD").await;
+    assert!(!relay.log_text().contains(&"k".repeat(1_000)), "keys never reach the log");
+    let after = row("after").insert(&client).await;
+    wait_for_status(&client, after, "PUBLISHED").await;
+}
+
+#[tokio::test]
+async fn a_route_to_an_illegal_or_forbidden_topic_fails_the_row() {
+    let file = r#"
+        [routing]
+        allowed_topics = ["TOPIC", "order-*"]
+        [[routing.rule]]
+        event_type = "Illegal"
+        topic = "no such {aggregate_type}"
+        [[routing.rule]]
+        event_type = "TooLong(.*)"
+        topic = "order-$1"
+    "#;
+    let (_database, client, topic, mut relay) = start("bad-route", file).await;
+    let row = |key: &str| NewRow::new(&topic.name, key, "{}");
+    let long = format!("TooLong{}", "x".repeat(250));
+    let bad = vec![
+        Bad {
+            key: "illegal",
+            row: row("illegal").without("topic").text("event_type", "Illegal"),
+            says: &["invalid-topic", "249"],
+        },
+        Bad {
+            key: "long",
+            row: row("long").without("topic").text("event_type", &long),
+            says: &["invalid-topic", "249"],
+        },
+        Bad { key: "unrouted", row: row("unrouted").without("topic"), says: &["no-topic", "routing"] },
+        Bad {
+            key: "forbidden",
+            row: row("forbidden").text("topic", "payments"),
+            says: &["topic-not-allowed", "allowed_topics"],
+        },
+    ];
+    check(&client, &topic, &mut relay, bad).await;
+}
+
+/// The topic takes less than the relay's own limit: the relay knows before it sends, so nothing of the key overtakes.
+#[tokio::test]
+async fn a_row_over_the_limit_of_its_topic_fails_and_holds_its_key_alone() {
+    let database = TestDatabase::migrated("small-topic").await;
+    let topic = Topic::planned("small").created_with(3, &[("max.message.bytes", "20000")]).await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let client = database.connect().await;
+    let row = NewRow::new(&topic.name, "large", "{}");
+    let large =
+        row.sql("payload", "to_jsonb((select string_agg(md5(n::text), '') from generate_series(1, 1000) as n))");
+    check(&client, &topic, &mut relay, vec![Bad { key: "large", row: large, says: &["too-large", "20000", "bytes"] }])
+        .await;
+}
+
+/// Kafka refuses timestamps more than an hour ahead of its clock (`log.message.timestamp.after.max.ms`). Only the broker
+/// can say so, which makes it the sharpest case: the rows of other keys in the same request must not suffer for it.
+#[tokio::test]
+async fn a_row_from_the_future_fails_and_holds_its_key_alone() {
+    let (_database, client, topic, mut relay) = start("future", "").await;
+    let row = NewRow::new(&topic.name, "future", "{}").sql("created_at", "now() + interval '3 days'");
+    check(&client, &topic, &mut relay, vec![Bad { key: "future", row, says: &["refused", "timestamp"] }]).await;
+}
+
+/// A topic that never appears is an operator's problem for 30 s, and the row's afterwards.
+#[tokio::test]
+async fn a_topic_that_never_appears_fails_the_row_after_the_grace() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("no-topic"), Topic::create("there", 1));
+    let mut relay =
+        RelaySettings::new(&database, &parts().kafka).set("relay.unknown_topic_grace", "3s").start_ready().await;
+    let client = database.connect().await;
+    let missing = Topic::planned("missing");
+    let lost = NewRow::new(&missing.name, "a", "{}").insert(&client).await;
+    let other = NewRow::new(&topic.name, "b", "{}").insert(&client).await;
+    let failed = wait_for_status(&client, lost, "FAILED").await;
+    assert!(failed.last_error.expect("a reason").contains(&missing.name));
+    wait_for_status(&client, other, "PUBLISHED").await;
+    assert!(relay.is_running());
+    assert_eq!(row(&client, other).await.retry_count, 0);
+}

@@ -1,0 +1,109 @@
+//! Crashes at chosen places. `ordering.rs` has those at random ones.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::support::kafka::sent_ids;
+use crate::support::order;
+use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
+use crate::support::relay::{RelaySettings, leases};
+use crate::support::{PrivateKafka, Signal, TestDatabase, Topic, parts::parts, wait_until};
+
+/// Waits until a batch of `count` rows is in flight, all shards together.
+async fn wait_for_flight(client: &Client, count: i64) {
+    wait_until(&format!("{count} rows are in flight"), Duration::from_secs(30), async || {
+        let sum = "select coalesce(sum(cardinality(batch_ids)), 0)::bigint from outbox_shards";
+        let found: i64 = client.query_one(sum, &[]).await.expect("shards").get(0);
+        if found == count { Ok(()) } else { Err(format!("{found} rows")) }
+    })
+    .await;
+}
+
+async fn wait_for_len(topic: &Topic, count: i64) {
+    wait_until(&format!("Kafka has {count} records"), Duration::from_secs(30), async || {
+        let found = topic.len().await;
+        if found == count { Ok(()) } else { Err(format!("{found} records")) }
+    })
+    .await;
+}
+
+/// Everything acknowledged, nothing marked yet, SIGKILL: the worst moment. The batch is sent again, the whole of it, in
+/// the same order, and nothing else is.
+#[tokio::test]
+async fn a_crash_between_acknowledgement_and_mark_repeats_the_batch_in_the_same_order() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("worst"), PrivateKafka::start());
+    let topic = Topic::create_on(&kafka.bootstrap, "worst", 3).await;
+    let (client, mut lock) = (database.connect().await, database.connect().await);
+    let settings = RelaySettings::new(&database, &kafka.bootstrap);
+    let mut relay = settings.start_ready().await;
+    insert_many(&client, &topic.name, 40, 200).await;
+    wait_until_published(&database, Duration::from_secs(30)).await;
+
+    kafka.pause().await;
+    insert_many(&client, &topic.name, 40, 200).await;
+    wait_for_flight(&client, 200).await;
+    // With the shards locked, no lane gets past its fence: it can be told that all is acknowledged, and mark nothing.
+    let transaction = lock.transaction().await.expect("begin");
+    transaction.execute("select from outbox_shards for update", &[]).await.expect("the lock");
+    kafka.resume().await;
+    wait_for_len(&topic, 400).await;
+    relay.kill().await;
+    transaction.rollback().await.expect("rollback");
+    assert_eq!(counts(&client).await.get("PENDING"), Some(&200), "nothing of the batch was marked");
+    insert_many(&client, &topic.name, 40, 200).await;
+
+    let _relay = settings.start_ready().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 600);
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept().expect_no_late_repeats();
+    assert_eq!((report.repeats, report.reruns), (200, 40), "the batch again, once, for each of the 40 keys");
+    assert_eq!(most_attempts(&client).await, 0);
+}
+
+/// Frozen for longer than its lease and woken up: it finds itself fenced, marks nothing and says so with its exit code.
+#[tokio::test]
+async fn a_zombie_changes_nothing_and_exits_75() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("zombie"), Topic::create("zombie", 6));
+    let client = database.connect().await;
+    let settings = |name: &str| RelaySettings::new(&database, &parts().kafka).instance(name);
+    let mut zombie = settings("zombie").start_ready().await;
+    wait_until("it has all shards", Duration::from_secs(20), async || {
+        let leases = leases(&client).await;
+        if leases.get("zombie") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
+    })
+    .await;
+    zombie.signal(Signal::Stop);
+    insert_many(&client, &topic.name, 100, 2_000).await;
+    let heir = settings("heir").start_ready().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 2_000);
+    let fence = "select array_agg(owner::text || epoch || coalesce(batch_seq, 0) order by shard) from outbox_shards";
+    let before: Vec<String> = client.query_one(fence, &[]).await.expect("shards").get(0);
+    zombie.signal(Signal::Continue);
+    assert_eq!(zombie.wait_for_exit(Duration::from_secs(10)).await, Some(75), "{}", zombie.log_text());
+    let after: Vec<String> = client.query_one(fence, &[]).await.expect("shards").get(0);
+    assert_eq!(before, after, "the shards are as the heir left them");
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept().expect_no_repeats();
+    heir.expect_no_error_lines();
+}
+
+/// Rows that somebody deletes or marks while they are in flight are reported, and hold nobody up.
+#[tokio::test]
+async fn rows_that_vanish_in_flight_are_reported_and_the_rest_is_settled() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("vanish"), PrivateKafka::start());
+    let topic = Topic::create_on(&kafka.bootstrap, "vanish", 3).await;
+    let client = database.connect().await;
+    let mut relay = RelaySettings::new(&database, &kafka.bootstrap).start_ready().await;
+    insert_many(&client, &topic.name, 10, 50).await;
+    wait_until_published(&database, Duration::from_secs(30)).await;
+    kafka.pause().await;
+    insert_many(&client, &topic.name, 10, 50).await;
+    wait_for_flight(&client, 50).await;
+    let deleted = client.execute("delete from outbox_events where status = 'PENDING' and id % 10 = 0", &[]).await;
+    assert_eq!(deleted.expect("delete"), 5);
+    kafka.resume().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 95);
+    assert!(relay.log_text().contains("\"level\":\"ERROR\""), "somebody must look:\n{}", relay.log_text());
+    assert!(relay.is_running());
+}

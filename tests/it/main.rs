@@ -1,0 +1,17 @@
+//! Scenarios on real parts: a PostgreSQL, a Kafka and the binary as it ships. See `support/parts.rs` for how they start.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test may fail and may talk")]
+#![allow(clippy::large_futures, reason = "a scenario is one long future on a stack of its own")]
+
+mod bad_input;
+mod cli;
+mod consumer;
+mod crash;
+mod delivery;
+mod migrations;
+mod ordering;
+mod outage;
+mod query_plans;
+mod shutdown;
+mod sql_files;
+mod support;

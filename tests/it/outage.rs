@@ -1,0 +1,167 @@
+//! Kafka or PostgreSQL away: nothing is lost, no event's attempts are used up, memory stays flat, nobody has to act.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::support::kafka::sent_ids;
+use crate::support::order::{self, Report};
+use crate::support::outbox::{
+    committed_ids, counts, insert_many, most_attempts, row, try_counts, wait_for_status, wait_until_published,
+};
+use crate::support::relay::RelaySettings;
+use crate::support::{
+    NewRow, PrivateKafka, PrivatePostgres, StopMode, TestDatabase, Topic, holds_for, http, parts::parts, wait_until,
+};
+
+async fn report(client: &Client, topic: &Topic) -> Report {
+    order::check(&committed_ids(client).await, &sent_ids(&topic.records().await))
+}
+
+async fn wait_for_readiness(address: std::net::SocketAddr, expected: u16) {
+    wait_until(&format!("/readyz says {expected}"), Duration::from_secs(30), async || {
+        match http::get(address, "/readyz?verbose").await? {
+            (status, _) if status == expected => Ok(()),
+            (status, body) => Err(format!("{status} {body}")),
+        }
+    })
+    .await;
+}
+
+/// First an orderly stop with 30 s of darkness while applications go on inserting, then a crash and a pause.
+#[tokio::test]
+async fn half_a_minute_without_kafka_costs_no_event_an_attempt_and_no_memory() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("no-kafka"), PrivateKafka::start());
+    let topic = Topic::create_on(&kafka.bootstrap, "no-kafka", 6).await;
+    let client = database.connect().await;
+    let relay = RelaySettings::new(&database, &kafka.bootstrap).start_ready().await;
+    // Warm: the relay has sent what an outage will also make it hold in memory.
+    insert_many(&client, &topic.name, 100, 20_000).await;
+    wait_until_published(&database, Duration::from_secs(60)).await;
+    let before = relay.resident_bytes();
+
+    insert_many(&client, &topic.name, 100, 5_000).await;
+    kafka.stop(StopMode::Orderly).await;
+    wait_for_readiness(relay.admin(), 503).await;
+    let mut most = 0;
+    let mut inserted = 25_000;
+    holds_for("the relay waits", Duration::from_secs(30), async || {
+        // Applications know nothing of the outage.
+        if inserted < 60_000 {
+            insert_many(&client, &topic.name, 100, 500).await;
+            inserted += 500;
+        }
+        most = most.max(relay.resident_bytes());
+        let (attempts, counts) = (most_attempts(&client).await, counts(&client).await);
+        let waits = attempts == 0 && counts.keys().all(|status| status == "PENDING" || status == "PUBLISHED");
+        if waits { Ok(()) } else { Err(format!("retry_count {attempts}, {counts:?}")) }
+    })
+    .await;
+    assert_eq!(relay.metric("outbox_relay_component_up").await, 1.0, "one of PostgreSQL and Kafka is up");
+    kafka.start_again().await;
+    wait_for_readiness(relay.admin(), 200).await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, inserted);
+
+    // A crash and a pause while it sends.
+    insert_many(&client, &topic.name, 100, 10_000).await;
+    kafka.stop(StopMode::Crash).await;
+    kafka.start_again().await;
+    insert_many(&client, &topic.name, 100, 10_000).await;
+    kafka.pause().await;
+    holds_for("the relay waits", Duration::from_secs(4), async || {
+        let attempts = most_attempts(&client).await;
+        if attempts == 0 { Ok(()) } else { Err(format!("retry_count {attempts}")) }
+    })
+    .await;
+    kafka.resume().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, inserted + 20_000);
+
+    let report = report(&client, &topic).await;
+    println!("memory {} MiB before, {} MiB at most; {report:?}", before >> 20, most >> 20);
+    report.expect_kept().expect_no_late_repeats();
+    assert!(most < before + (24 << 20), "memory grew from {before} to {most} bytes during the outage");
+    assert_eq!(most_attempts(&client).await, 0, "an outage is not an attempt");
+}
+
+#[tokio::test]
+async fn postgresql_restarted_and_crashed_under_load_loses_nothing() {
+    let postgres = PrivatePostgres::start().await;
+    let (database, topic) =
+        tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create("postgres-restart", 6));
+    let mut relay = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", "200").start_ready().await;
+    let mut expected = 0;
+    for mode in [StopMode::Orderly, StopMode::Crash, StopMode::Crash] {
+        let client = database.reconnect().await;
+        insert_many(&client, &topic.name, 200, 15_000).await;
+        expected += 15_000;
+        // In the middle of the work.
+        wait_until("it works on them", Duration::from_secs(60), async || {
+            let published = try_counts(&client).await.map_err(|error| error.to_string())?.get("PUBLISHED").copied();
+            let published = published.unwrap_or(0);
+            if published > expected - 14_000 { Ok(()) } else { Err(format!("{published} of {expected}")) }
+        })
+        .await;
+        drop(client);
+        postgres.restart(mode).await;
+    }
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, expected);
+    let client = database.reconnect().await;
+    let report = report(&client, &topic).await;
+    println!("{report:?}");
+    report.expect_kept().expect_no_late_repeats();
+    // Each restart may repeat the batch that each shard had in flight.
+    assert!(report.repeats <= 3 * 8 * 200, "{} repeats", report.repeats);
+    assert_eq!(most_attempts(&client).await, 0, "an outage is not an attempt");
+    assert!(relay.is_running(), "the relay goes on");
+}
+
+/// A new service is deployed before its topic: its rows wait, without an attempt.
+#[tokio::test]
+async fn a_topic_created_20_s_after_its_first_row_gets_every_row_in_order() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("late-topic"), Topic::create("other", 3));
+    let client = database.connect().await;
+    let late = Topic::planned("late-topic");
+    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    for n in 0..50 {
+        NewRow::new(&late.name, &format!("k{}", n % 5), "{}").insert(&client).await;
+    }
+    let first = client.query_one("select min(id) from outbox_events", &[]).await.expect("the first").get(0);
+    let mut others = 0;
+    holds_for("the rows wait without an attempt", Duration::from_secs(20), async || {
+        NewRow::new(&topic.name, &format!("o{others}"), "{}").insert(&client).await;
+        others += 1;
+        let row = row(&client, first).await;
+        let waits = (row.status == "PENDING" || row.status == "HELD") && row.retry_count == 0;
+        if waits { Ok(()) } else { Err(format!("{row:?}")) }
+    })
+    .await;
+    let late = late.created(3).await;
+    wait_for_status(&client, first, "PUBLISHED").await;
+    wait_until_published(&database, Duration::from_secs(30)).await;
+    assert_eq!(most_attempts(&client).await, 0);
+    let sent = sent_ids(&[late.records().await, topic.records().await].concat());
+    order::check(&committed_ids(&client).await, &sent).expect_kept().expect_no_repeats();
+    assert!(relay.is_running());
+}
+
+/// Started in the wrong order, or with both servers down: it waits and says so, and begins when they come.
+#[tokio::test]
+async fn a_relay_started_before_its_servers_begins_when_they_come() {
+    let (postgres, kafka) = tokio::join!(PrivatePostgres::start(), PrivateKafka::start());
+    let (database, topic) =
+        tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create_on(&kafka.bootstrap, "early", 1));
+    let client = database.connect().await;
+    NewRow::new(&topic.name, "k", "{}").insert(&client).await;
+    kafka.stop(StopMode::Crash).await;
+    let relay = RelaySettings::new(&database, &kafka.bootstrap).start();
+    wait_until("it serves /livez", Duration::from_secs(20), async || {
+        let log = relay.log_text();
+        if log.contains("admin server listens") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(http::get(relay.admin(), "/livez").await.expect("an answer").0, 200);
+    wait_for_readiness(relay.admin(), 503).await;
+    kafka.start_again().await;
+    wait_for_readiness(relay.admin(), 200).await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 1);
+}

@@ -1,0 +1,139 @@
+//! The plans of the hot statements: they stay the same when statistics are missing, old or new.
+
+use outbox_relay::config::DatabaseConfig;
+use outbox_relay::db::{Database, Role};
+use outbox_relay::secret::Secret;
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::support::{TestDatabase, repository};
+
+/// A session with the settings of a lane, since they are what holds the plans.
+async fn lane_session(database: &TestDatabase) -> Client {
+    let settings = DatabaseConfig { url: Secret::new(&database.url), ..DatabaseConfig::default() };
+    Database::new(&settings).expect("a good URL").connect(Role::Lane).await.expect("a connection")
+}
+
+/// Runs a statement with literal parameters under EXPLAIN, takes its changes back, and returns the plan.
+async fn explain(client: &Client, file: &str, parameters: &str) -> Value {
+    let statement = std::fs::read_to_string(repository().join("src").join(file)).expect("the statement");
+    let run = format!(
+        "begin; deallocate all; prepare hot as {statement};\n\
+         explain (analyze, buffers, format json) execute hot({parameters}); rollback;"
+    );
+    let messages = client.simple_query(&run).await.unwrap_or_else(|error| panic!("{file}: {error:?}"));
+    let plan: String = messages
+        .iter()
+        .filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(|line| format!("{line}\n")),
+            _ => None,
+        })
+        .collect();
+    serde_json::from_str::<Value>(&plan).expect("JSON")[0]["Plan"].take()
+}
+
+/// All nodes of a plan that read `relation`, as `Node Type index`.
+fn scans(plan: &Value, relation: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if plan["Relation Name"] == relation {
+        found.push(format!("{} {}", plan["Node Type"].as_str().unwrap(), plan["Index Name"].as_str().unwrap_or("-")));
+    }
+    for child in plan["Plans"].as_array().into_iter().flatten() {
+        found.extend(scans(child, relation));
+    }
+    found
+}
+
+fn pages(plan: &Value) -> i64 {
+    plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap()
+}
+
+async fn ids(client: &Client, what: &str) -> String {
+    let query = format!(
+        "select '''{{' || string_agg(id::text, ',') || '}}''' from (select id from outbox_events where {what}) e"
+    );
+    client.query_one(&query, &[]).await.expect("ids").get(0)
+}
+
+/// 200,000 published rows and 1,000 that wait, as after a busy day.
+async fn fill(client: &Client, analyze_first: bool) {
+    // Statistics of an empty table are the trap: a scan of the whole table looks cheap to the planner.
+    client.batch_execute("alter table outbox_events set (autovacuum_enabled = false)").await.unwrap();
+    if analyze_first {
+        client.batch_execute("analyze outbox_events; analyze outbox_shards").await.unwrap();
+    }
+    client
+        .batch_execute(
+            "insert into outbox_events (aggregate_id, event_type, topic, payload, status, published_at) \
+             select 'k' || n % 1000, 'E', 't', '{}', 'PUBLISHED', now() from generate_series(1, 200000) n; \
+             insert into outbox_events (aggregate_id, event_type, topic, payload) \
+             select 'k' || n % 1000, 'E', 't', '{}' from generate_series(1, 1000) n",
+        )
+        .await
+        .unwrap();
+}
+
+async fn check_plans(database: &TestDatabase, when: &str) {
+    let (client, lane) = (database.connect().await, lane_session(database).await);
+    let claim = explain(&lane, "outbox/sql/claim.sql", "3::smallint, 0, 500, 4194304, 1000000").await;
+    assert_eq!(scans(&claim, "outbox_events"), ["Index Scan outbox_events_pending"], "{when}: {claim:#}");
+    assert!(pages(&claim) < 3_000, "{when}: a claim of about 125 rows reads {} pages", pages(&claim));
+
+    let pending = ids(&client, "shard = 3 and status = 'PENDING'").await;
+    let settle = "outbox/sql/settle_published.sql";
+    let zeros = "array(select 0 from generate_series(1, 2000)), array(select 0::bigint from generate_series(1, 2000))";
+    let settle = explain(&lane, settle, &format!("{pending}, {zeros}")).await;
+    let found = scans(&settle, "outbox_events");
+    let update = found.iter().filter(|scan| scan.starts_with("ModifyTable")).count();
+    assert_eq!(update, 1, "{when}: {found:?}");
+    let reading: Vec<_> = found.iter().filter(|scan| !scan.starts_with("ModifyTable")).collect();
+    assert_eq!(reading, ["Index Scan outbox_events_pkey"], "{when}: {settle:#}");
+
+    let manifest = explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{pending}, 1000000")).await;
+    let found = scans(&manifest, "outbox_events");
+    assert_eq!(found, ["Index Scan outbox_events_pkey"], "{when}: {manifest:#}");
+
+    let due = explain(&lane, "outbox/sql/shards_due.sql", "'{0,1,2,3,4,5,6,7}'").await;
+    for scan in scans(&due, "outbox_events") {
+        assert!(scan.ends_with(" outbox_events_pending"), "{when}: {due:#}");
+    }
+    assert!(pages(&due) < 200, "{when}: looking for work reads {} pages", pages(&due));
+}
+
+#[tokio::test]
+async fn claim_and_settle_use_their_indexes_whatever_the_statistics_say() {
+    for analyze_first in [false, true] {
+        let database = TestDatabase::migrated("plans").await;
+        let client = database.connect().await;
+        fill(&client, analyze_first).await;
+        check_plans(&database, if analyze_first { "statistics of an empty table" } else { "no statistics" }).await;
+        client.batch_execute("analyze outbox_events").await.unwrap();
+        check_plans(&database, "new statistics").await;
+    }
+}
+
+/// A long transaction elsewhere keeps every dead row: the claim must not wade through them.
+#[tokio::test]
+async fn a_claim_does_not_read_the_dead_rows_below_the_scan_bound() {
+    let database = TestDatabase::migrated("dead-rows").await;
+    let (client, mut pinning) = (database.connect().await, database.connect().await);
+    let pinned = pinning.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
+    let pinned = pinned.start().await.unwrap();
+    pinned.query_one("select count(*) from outbox_events", &[]).await.unwrap();
+    client
+        .batch_execute(
+            "alter table outbox_events set (autovacuum_enabled = false); \
+             insert into outbox_events (aggregate_id, event_type, topic, payload) \
+             select 'k' || n % 1000, 'E', 't', '{}' from generate_series(1, 50000) n; \
+             update outbox_events set status = 'PUBLISHED', published_at = now(); \
+             insert into outbox_events (aggregate_id, event_type, topic, payload) values ('k', 'E', 't', '{}')",
+        )
+        .await
+        .unwrap();
+    let row = client.query_one("select id, shard from outbox_events where status = 'PENDING'", &[]).await.unwrap();
+    let (id, shard): (i64, i16) = (row.get(0), row.get(1));
+    let lane = lane_session(&database).await;
+    let bounded =
+        explain(&lane, "outbox/sql/claim.sql", &format!("{shard}::smallint, {id}, 500, 4194304, 1000000")).await;
+    assert!(pages(&bounded) < 50, "a claim of one row reads {} pages", pages(&bounded));
+}

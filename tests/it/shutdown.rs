@@ -1,0 +1,132 @@
+//! SIGTERM and SIGINT: the batch in hand is finished, the leases are given back, and a stop is never an attempt.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::support::kafka::sent_ids;
+use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
+use crate::support::relay::{RelaySettings, leases};
+use crate::support::{NewRow, PrivateKafka, Signal, TestDatabase, Topic, order, parts::parts, wait_until};
+
+async fn wait_for_published(client: &Client, at_least: i64) {
+    wait_until(&format!("{at_least} rows are published"), Duration::from_secs(60), async || {
+        let counts = counts(client).await;
+        let published = counts.get("PUBLISHED").copied().unwrap_or(0);
+        if published >= at_least { Ok(()) } else { Err(format!("{counts:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("sigterm"), Topic::create("sigterm", 6));
+    let client = database.connect().await;
+    insert_many(&client, &topic.name, 500, 40_000).await;
+    let settings = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", "500");
+    for round in 1..=3 {
+        let mut relay = settings.start_ready().await;
+        wait_for_published(&client, round * 5_000).await;
+        let took = relay.terminate().await;
+        assert!(took < Duration::from_secs(5), "the drain took {took:?}");
+        assert!(leases(&client).await.is_empty(), "leases are given back: {:?}", leases(&client).await);
+        let busy = client.query_one("select count(*) from outbox_shards where batch_ids is not null", &[]).await;
+        assert_eq!(busy.expect("shards").get::<_, i64>(0), 0, "every batch was settled");
+        relay.expect_no_error_lines();
+        let left = counts(&client).await.get("PENDING").copied().unwrap_or(0);
+        assert!(left > 0, "it must have been stopped in the middle of the work; make the load larger");
+    }
+    let _relay = settings.start_ready().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 40_000);
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept().expect_no_repeats();
+    assert_eq!(most_attempts(&client).await, 0);
+}
+
+/// The successor need not wait for the lease to run out: with the default of 15 s that would be an outage per deployment.
+#[tokio::test]
+async fn a_successor_takes_over_within_two_seconds_of_a_sigterm() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("successor"), Topic::create("successor", 6));
+    let client = database.connect().await;
+    let settings = |name: &str| {
+        RelaySettings::new(&database, &parts().kafka)
+            .set("relay.lease", "60s")
+            .set("relay.poll_max", "100ms")
+            .instance(name)
+    };
+    let mut first = settings("first").start_ready().await;
+    wait_until("the first has all shards", Duration::from_secs(20), async || {
+        let leases = leases(&client).await;
+        if leases.get("first") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
+    })
+    .await;
+    let _second = settings("second").start_ready().await;
+    first.terminate().await;
+    wait_until("the second has all shards", Duration::from_secs(2), async || {
+        let leases = leases(&client).await;
+        if leases.get("second") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
+    })
+    .await;
+    for n in 0..20 {
+        NewRow::new(&topic.name, &format!("k{n}"), "{}").insert(&client).await;
+    }
+    wait_for_published(&client, 20).await;
+}
+
+/// What is in flight cannot be acknowledged: it stays PENDING, unmarked, and the process ends in time all the same.
+#[tokio::test]
+async fn sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("sigterm-away"), PrivateKafka::start());
+    let topic = Topic::create_on(&kafka.bootstrap, "away", 3).await;
+    let client = database.connect().await;
+    let settings = RelaySettings::new(&database, &kafka.bootstrap).set("run.shutdown_timeout", "3s");
+    let mut relay = settings.start_ready().await;
+    insert_many(&client, &topic.name, 10, 100).await;
+    wait_for_published(&client, 100).await;
+    kafka.pause().await;
+    insert_many(&client, &topic.name, 10, 100).await;
+    wait_until("a batch is in flight", Duration::from_secs(20), async || {
+        let busy = client.query_one("select count(*) from outbox_shards where batch_ids is not null", &[]).await;
+        if busy.expect("shards").get::<_, i64>(0) > 0 { Ok(()) } else { Err("none".to_owned()) }
+    })
+    .await;
+    let took = relay.terminate().await;
+    assert!(took < Duration::from_secs(5), "shutdown_timeout is 3 s, it took {took:?}");
+    let rows = counts(&client).await;
+    assert_eq!((rows.get("PUBLISHED"), rows.get("PENDING")), (Some(&100), Some(&100)), "{rows:?}");
+    assert_eq!(most_attempts(&client).await, 0, "a stop is not an attempt");
+
+    kafka.resume().await;
+    let _relay = settings.start_ready().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 200);
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept();
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("second-signal"), PrivateKafka::start());
+    let topic = Topic::create_on(&kafka.bootstrap, "second", 1).await;
+    let client = database.connect().await;
+    let mut relay =
+        RelaySettings::new(&database, &kafka.bootstrap).set("run.shutdown_timeout", "60s").start_ready().await;
+    NewRow::new(&topic.name, "k", "{}").insert(&client).await;
+    wait_for_published(&client, 1).await;
+    kafka.pause().await;
+    NewRow::new(&topic.name, "k", "{}").insert(&client).await;
+    wait_until("a batch is in flight", Duration::from_secs(20), async || {
+        let busy = client.query_one("select count(*) from outbox_shards where batch_ids is not null", &[]).await;
+        if busy.expect("shards").get::<_, i64>(0) > 0 { Ok(()) } else { Err("none".to_owned()) }
+    })
+    .await;
+    let lines = relay.log_text().lines().count();
+    relay.signal(Signal::Terminate);
+    wait_until("it says that it drains", Duration::from_secs(5), async || {
+        let text = relay.log_text();
+        if text.lines().count() > lines { Ok(()) } else { Err(text) }
+    })
+    .await;
+    relay.signal(Signal::Terminate);
+    let code = relay.wait_for_exit(Duration::from_secs(2)).await;
+    assert_ne!(code, Some(0), "what was in hand was given up");
+}

@@ -1,0 +1,103 @@
+//! Every statement of the product prepares against the schema: no column was renamed under it, no file is half written.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+use crate::support::{TestDatabase, repository};
+
+/// Files that cannot be prepared, and why. None so far.
+const SKIPPED: &[(&str, &str)] = &[];
+
+fn sql_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sql_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "sql") {
+            files.push(path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_sql_file_prepares_against_the_migrated_schema() {
+    let database = TestDatabase::migrated("sql-files").await;
+    let client = database.connect().await;
+    let source = repository().join("src");
+    let mut files = Vec::new();
+    sql_files(&source, &mut files);
+    files.sort();
+    assert!(files.len() >= 20, "found only {files:?}");
+    // The relation that projections read exists in the consumer's sessions.
+    let relation = source.join("projection/sql/new_events.sql");
+    client.batch_execute(&std::fs::read_to_string(relation).expect("it is there")).await.expect("new_events");
+    let mut bad = Vec::new();
+    for path in &files {
+        let name = path.strip_prefix(&source).expect("below src").to_str().expect("UTF-8");
+        if SKIPPED.iter().any(|(skipped, _)| *skipped == name) {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).expect("a readable file");
+        if !text.starts_with("-- ") {
+            bad.push(format!(
+                "{name}: no comment at its head that gives parameters, result and why it may be repeated"
+            ));
+        }
+        match client.prepare(&text).await {
+            Ok(statement) => {
+                let declared = declared_types(&head_of(&text));
+                for (n, inferred) in (1_usize..).zip(statement.params()) {
+                    match declared.get(&n) {
+                        None => bad.push(format!("{name}: the head does not give the type of ${n}")),
+                        Some(declared) if catalog_name(declared) != inferred.name() => {
+                            bad.push(format!("{name}: ${n} is {declared} by the head and {inferred} for PostgreSQL"));
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+            Err(error) => {
+                let message = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
+                bad.push(format!("{name}: {message}"));
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+    for (skipped, _) in SKIPPED {
+        assert!(source.join(skipped).exists(), "{skipped} is skipped and does not exist");
+    }
+}
+
+/// The comment lines before the statement.
+fn head_of(text: &str) -> String {
+    text.lines().take_while(|line| line.starts_with("--")).collect::<Vec<_>>().join("\n")
+}
+
+/// `$1 bigint[]: their ids` as `1 -> bigint[]`. What the head says is what the code binds: PostgreSQL infers the type from
+/// the place where it meets the parameter first, and another type fails when the statement is run.
+fn declared_types(head: &str) -> HashMap<usize, String> {
+    let declaration = Regex::new(r"\$(\d+)\s+([a-z]\w*(?:\[\])?)").expect("a valid expression");
+    let found = declaration.captures_iter(head);
+    found.map(|found| (found[1].parse().expect("a small number"), found[2].to_owned())).collect()
+}
+
+fn catalog_name(declared: &str) -> String {
+    let (element, array) = declared.strip_suffix("[]").map_or((declared, ""), |element| (element, "_"));
+    let element = match element {
+        "smallint" => "int2",
+        "int" | "integer" => "int4",
+        "bigint" => "int8",
+        "boolean" => "bool",
+        other => other,
+    };
+    format!("{array}{element}")
+}
+
+#[test]
+fn types_are_read_from_the_head() {
+    let declared = declared_types("-- Moves. $1 bigint[]: ids. $2 text: why; $3 smallint is the shard, $1 again");
+    assert_eq!((declared.len(), catalog_name(&declared[&1])), (3, "_int8".to_owned()));
+    assert_eq!(catalog_name(&declared[&3]), "int2");
+}

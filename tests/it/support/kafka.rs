@@ -1,0 +1,273 @@
+//! Topics of a test, and all that is in them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{parts::parts, unique, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A topic on the shared broker or a private one.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    pub name: String,
+    pub bootstrap: String,
+}
+
+/// Which records a reader sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// What consumers should use.
+    ReadCommitted,
+    /// Also what aborted transactions left.
+    ReadUncommitted,
+}
+
+/// A record as it is in the topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    /// In the order of the record.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Record {
+    /// The text of the header; `None` when the record has none of that name. A name that occurs twice fails the test.
+    #[track_caller]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(other, _)| other == name);
+        let header = found.next();
+        assert!(found.next().is_none(), "header {name} occurs twice: {:?}", self.headers);
+        header.map(|(_, value)| std::str::from_utf8(value.as_deref().expect("a value")).expect("UTF-8"))
+    }
+
+    pub fn key_text(&self) -> Option<&str> {
+        self.key.as_deref().map(|key| std::str::from_utf8(key).expect("UTF-8"))
+    }
+
+    pub fn value_text(&self) -> Option<&str> {
+        self.value.as_deref().map(|value| std::str::from_utf8(value).expect("UTF-8"))
+    }
+
+    /// The id of the row that the record came from.
+    #[track_caller]
+    pub fn outbox_id(&self) -> i64 {
+        self.header("outbox-id").expect("every record has outbox-id").parse().expect("decimal")
+    }
+}
+
+impl Topic {
+    /// A topic on the shared broker.
+    pub async fn create(name: &str, partitions: i32) -> Self {
+        Self::planned(name).created(partitions).await
+    }
+
+    /// A topic on a private broker.
+    pub async fn create_on(bootstrap: &str, name: &str, partitions: i32) -> Self {
+        Self { name: unique(name), bootstrap: bootstrap.to_owned() }.created(partitions).await
+    }
+
+    /// A name for a topic on the shared broker that does not exist (yet).
+    pub fn planned(name: &str) -> Self {
+        Self { name: unique(name), bootstrap: parts().kafka.clone() }
+    }
+
+    /// Creates the topic and waits until the broker has leaders for it.
+    pub async fn created(self, partitions: i32) -> Self {
+        self.created_with(partitions, &[]).await
+    }
+
+    /// As [`Topic::created`], with settings of the topic.
+    pub async fn created_with(self, partitions: i32, settings: &[(&str, &str)]) -> Self {
+        let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap).create().expect("admin client");
+        let mut topic = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            topic = topic.set(name, value);
+        }
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+        let outcome = admin.create_topics([&topic], &options).await.expect("the broker answers");
+        assert_eq!(outcome, [Ok(self.name.clone())]);
+        wait_until("the new topic has leaders", PATIENCE, async || {
+            let (topic, expected) = (self.clone(), usize::try_from(partitions).expect("not negative"));
+            blocking(move || {
+                let consumer: BaseConsumer = client_config(&topic.bootstrap).create().expect("consumer");
+                let metadata =
+                    consumer.fetch_metadata(Some(&topic.name), PATIENCE).map_err(|error| error.to_string())?;
+                let partitions = metadata.topics().first().expect("the topic that was asked for").partitions();
+                let led = partitions.iter().filter(|partition| partition.leader() >= 0).count();
+                if led == expected { Ok(()) } else { Err(format!("{led} partitions with a leader")) }
+            })
+            .await
+        })
+        .await;
+        self
+    }
+
+    /// All records that a consumer with `read_committed` sees, by partition and offset.
+    pub async fn records(&self) -> Vec<Record> {
+        self.read(Isolation::ReadCommitted).await
+    }
+
+    /// All records up to the end of each partition at the time of the call, by partition and offset.
+    pub async fn read(&self, isolation: Isolation) -> Vec<Record> {
+        let topic = self.clone();
+        blocking(move || topic.read_blocking(isolation)).await
+    }
+
+    /// Number of records, from the offsets: cheap, and exact as long as there are no transactions.
+    pub async fn len(&self) -> i64 {
+        let topic = self.clone();
+        blocking(move || {
+            let consumer: BaseConsumer = client_config(&topic.bootstrap).create().expect("consumer");
+            topic.ends(&consumer).values().map(|(low, high)| high - low).sum()
+        })
+        .await
+    }
+
+    /// Waits until there are at least `count` records, and returns all.
+    #[track_caller]
+    pub fn wait_for_records(&self, count: usize) -> impl Future<Output = Vec<Record>> {
+        let topic = self.clone();
+        let at_least = i64::try_from(count).expect("a small number");
+        let waiting = wait_until(&format!("{} has {count} records", self.name), PATIENCE, async move || {
+            let found = topic.len().await;
+            if found >= at_least { Ok(topic.clone()) } else { Err(format!("{found} records")) }
+        });
+        async move { waiting.await.records().await }
+    }
+
+    fn ends(&self, consumer: &BaseConsumer) -> HashMap<i32, (i64, i64)> {
+        let metadata = consumer.fetch_metadata(Some(&self.name), PATIENCE).expect("metadata");
+        let topic = metadata.topics().first().expect("the topic that was asked for");
+        assert!(topic.error().is_none(), "topic {}: {:?}", self.name, topic.error());
+        let ends = topic.partitions().iter().map(|partition| {
+            let range = consumer.fetch_watermarks(&self.name, partition.id(), PATIENCE).expect("watermarks");
+            (partition.id(), range)
+        });
+        ends.collect()
+    }
+
+    fn read_blocking(&self, isolation: Isolation) -> Vec<Record> {
+        let level = match isolation {
+            Isolation::ReadCommitted => "read_committed",
+            Isolation::ReadUncommitted => "read_uncommitted",
+        };
+        let mut config = client_config(&self.bootstrap);
+        config.set("group.id", unique("reader")).set("enable.auto.commit", "false").set("isolation.level", level);
+        config.set("enable.partition.eof", "false").set("fetch.wait.max.ms", "50");
+        let consumer: BaseConsumer = config.create().expect("consumer");
+        let mut left = self.ends(&consumer);
+        left.retain(|_, (low, high)| low < high);
+        let mut assignment = TopicPartitionList::new();
+        for (&partition, &(low, _)) in &left {
+            assignment.add_partition_offset(&self.name, partition, Offset::Offset(low)).expect("a valid offset");
+        }
+        consumer.assign(&assignment).expect("assign");
+        let mut records = Vec::new();
+        let mut last_progress = std::time::Instant::now();
+        while !left.is_empty() {
+            assert!(last_progress.elapsed() < PATIENCE, "{}: no record for {PATIENCE:?}, left: {left:?}", self.name);
+            if let Some(message) = consumer.poll(Duration::from_millis(50)) {
+                let message = message.expect("a record");
+                last_progress = std::time::Instant::now();
+                // A record that arrived after the ends were read is left out.
+                if left.get(&message.partition()).is_some_and(|&(_, high)| message.offset() < high) {
+                    records.push(to_record(&message));
+                }
+            }
+            // The position also passes the markers of transactions, which are not records.
+            let position = consumer.position().expect("position");
+            for place in position.elements() {
+                if let Offset::Offset(next) = place.offset()
+                    && left.get(&place.partition()).is_some_and(|&(_, high)| next >= high)
+                {
+                    left.remove(&place.partition());
+                }
+            }
+        }
+        records.sort_by_key(|record: &Record| (record.partition, record.offset));
+        records
+    }
+}
+
+/// The ids per key in topic order: the other side of the order checker. A key that is in two partitions fails the test.
+#[track_caller]
+pub fn sent_ids(records: &[Record]) -> HashMap<String, Vec<i64>> {
+    let mut ids: HashMap<String, Vec<i64>> = HashMap::new();
+    let mut partition_of: HashMap<&str, i32> = HashMap::new();
+    for record in records {
+        let key = record.key_text().unwrap_or_default();
+        if record.key.is_some() {
+            let partition = *partition_of.entry(key).or_insert(record.partition);
+            assert_eq!(partition, record.partition, "key {key} is in two partitions");
+        }
+        ids.entry(key.to_owned()).or_default().push(record.outbox_id());
+    }
+    ids
+}
+
+pub fn client_config(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("log_level", "0");
+    config
+}
+
+fn to_record(message: &impl Message) -> Record {
+    let headers = message.headers().map(|headers| {
+        headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+    });
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.unwrap_or_default(),
+        timestamp_ms: message.timestamp().to_millis(),
+    }
+}
+
+/// librdkafka's synchronous calls, away from the threads of the runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[tokio::test]
+async fn a_reader_sees_every_record_of_every_partition_as_it_was_written() {
+    use rdkafka::message::{Header, OwnedHeaders};
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    let topic = Topic::create("reader", 3).await;
+    let producer: BaseProducer = client_config(&topic.bootstrap).create().expect("producer");
+    for n in 0..30 {
+        let (key, value) = (format!("k{n}"), format!("v{n}"));
+        let headers = OwnedHeaders::new().insert(Header { key: "outbox-id", value: Some(&n.to_string()) });
+        let record =
+            BaseRecord::to(&topic.name).key(&key).headers(headers).timestamp(1_000 + n).partition((n % 3) as i32);
+        let record = if n == 7 { record } else { record.payload(&value) };
+        producer.send(record).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("acknowledged");
+    let records = topic.wait_for_records(30).await;
+    assert_eq!(records.len(), 30);
+    let seven = records.iter().find(|record| record.outbox_id() == 7).expect("the seventh");
+    assert_eq!(
+        (seven.key_text(), seven.value_text(), seven.timestamp_ms, seven.partition),
+        (Some("k7"), None, Some(1_007), 1)
+    );
+    assert_eq!(seven.offset, 2);
+    assert_eq!(sent_ids(&records)["k29"], [29]);
+}

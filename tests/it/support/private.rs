@@ -1,0 +1,164 @@
+//! Servers that one test may stop, kill, pause and restart, on a port that stays the same.
+//!
+//! They are driven by `scripts/kafka.sh` and `scripts/postgres.sh`. Each has a guard process with a pipe from us as its
+//! input: when the value is dropped, or this process dies, the pipe closes and the guard kills the server and removes
+//! its data. A broker takes about 400 MB, so tests that share an outage share a broker.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::{script, unique};
+
+/// How to stop a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// As an operator does.
+    Orderly,
+    /// As a crash does: SIGKILL, or PostgreSQL's `immediate`.
+    Crash,
+}
+
+/// A Kafka broker of one test.
+pub struct PrivateKafka {
+    parts: Guarded,
+    /// `host:port`.
+    pub bootstrap: String,
+}
+
+impl PrivateKafka {
+    pub async fn start() -> Self {
+        let parts = Guarded::new("kafka.sh", &["kill"]);
+        parts.run("start", &[]).await;
+        let bootstrap = format!("127.0.0.1:{}", parts.read("port"));
+        Self { parts, bootstrap }
+    }
+
+    pub async fn stop(&self, mode: StopMode) {
+        match mode {
+            StopMode::Orderly => self.parts.run("stop", &[]).await,
+            StopMode::Crash => self.parts.run("kill", &[]).await,
+        }
+    }
+
+    /// The broker stops answering, its connections stay open.
+    pub async fn pause(&self) {
+        self.parts.run("pause", &[]).await;
+    }
+
+    pub async fn resume(&self) {
+        self.parts.run("resume", &[]).await;
+    }
+
+    /// The same broker again, with its data and its port.
+    pub async fn start_again(&self) {
+        self.parts.run("start", &[]).await;
+    }
+}
+
+/// A PostgreSQL server of one test.
+pub struct PrivatePostgres {
+    parts: Guarded,
+    /// A superuser's URL.
+    pub url: String,
+}
+
+impl PrivatePostgres {
+    pub async fn start() -> Self {
+        let parts = Guarded::new("postgres.sh", &["stop", "--mode", "immediate"]);
+        // Not fsync=off, as on the shared server: the crash must leave what a real one would leave.
+        parts.run("start", &["--config", "shared_buffers=64MB"]).await;
+        let url = parts.read("url");
+        Self { parts, url }
+    }
+
+    pub async fn restart(&self, mode: StopMode) {
+        let mode = match mode {
+            StopMode::Orderly => "fast",
+            StopMode::Crash => "immediate",
+        };
+        self.parts.run("restart", &["--mode", mode]).await;
+    }
+}
+
+/// A folder with a server in it, and the process that ends the server when we are gone.
+struct Guarded {
+    script: PathBuf,
+    folder: PathBuf,
+    guard: Child,
+}
+
+impl Guarded {
+    /// `end` is the command of the script that ends the server, and its options.
+    fn new(script_name: &str, end: &[&str]) -> Self {
+        let script = script(script_name);
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("private"));
+        std::fs::create_dir_all(&folder).expect("a folder below the target folder");
+        // $1 script, $2 folder, then the command and its options. `datadir` is where postgres.sh put the data when it
+        // could not use the folder.
+        let last_will = r#"cat; script=$1 folder=$2 command=$3; shift 3
+            "$script" "$command" "$folder" "$@"
+            data=$(cat "$folder/datadir" 2>/dev/null)
+            [[ $data != */outbox-relay-postgres.*/data ]] || rm -rf "${data%/data}"
+            rm -rf "$folder""#;
+        let guard = Command::new("bash")
+            .args(["-c", last_will, "guard"])
+            .args([&script, &folder])
+            .args(end)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0) // a Ctrl-C ends us; the guard has work to do then
+            .spawn()
+            .expect("bash starts");
+        Self { script, folder, guard }
+    }
+
+    fn read(&self, file: &str) -> String {
+        let text = std::fs::read_to_string(self.folder.join(file)).expect("the script wrote it");
+        text.trim().to_owned()
+    }
+
+    async fn run(&self, command: &str, options: &[&str]) {
+        let output = tokio::process::Command::new(&self.script)
+            .arg(command)
+            .arg(&self.folder)
+            .args(options)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .expect("the script starts");
+        assert!(
+            output.status.success(),
+            "{} {command}: {}\n{}",
+            self.script.display(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        drop(self.guard.wait());
+    }
+}
+
+#[tokio::test]
+async fn a_private_server_comes_back_on_its_port_with_its_data() {
+    let (kafka, postgres) = tokio::join!(PrivateKafka::start(), PrivatePostgres::start());
+    let topic = super::Topic::create_on(&kafka.bootstrap, "private", 1).await;
+    kafka.stop(StopMode::Crash).await;
+    let database = super::TestDatabase { url: postgres.url.clone() };
+    database.connect().await.batch_execute("create table t ()").await.expect("a table");
+    postgres.restart(StopMode::Crash).await;
+    database.reconnect().await.query_one("select count(*) from t", &[]).await.expect("the table is there");
+    kafka.start_again().await;
+    assert_eq!(topic.len().await, 0, "the topic is there");
+    let folders = [kafka.parts.folder.clone(), postgres.parts.folder.clone()];
+    drop((kafka, postgres));
+    for folder in folders {
+        assert!(!folder.exists(), "{} was left behind", folder.display());
+    }
+}

@@ -1,0 +1,173 @@
+//! Rules of the tree that neither the compiler nor clippy knows: who may import whom, where a library may appear, where
+//! SQL lives, and that documents follow the code.
+//!
+//! Here are the tables and one test per rule. The rules are in `tidy/rules.rs`, each with a test that plants a violation;
+//! `tidy/source.rs` reads Rust well enough to tell code, comments, strings and tests apart. `ARCHITECTURE.md` has the
+//! picture that this keeps true.
+
+#[path = "tidy/rules.rs"]
+mod rules;
+#[path = "tidy/source.rs"]
+mod source;
+
+use rules::*;
+use source::{Source, paths_below, read, rust_files, tests_of, text_files};
+
+/// Top-level modules and what each may import. `error`, `event`, `retry`, `clock` and `secret` know nothing of ours and
+/// are open to all; see [`FOUNDATION`].
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("main", &["cli", "commands", "output"]),
+    ("lib", &[]),
+    ("cli", &["config", "output"]),
+    (
+        "commands",
+        &[
+            "app",
+            "broker",
+            "cli",
+            "config",
+            "db",
+            "demo",
+            "metrics",
+            "migrations",
+            "outbox",
+            "output",
+            "projection",
+            "supervisor",
+            "telemetry",
+        ],
+    ),
+    (
+        "app",
+        &[
+            "admin",
+            "broker",
+            "config",
+            "db",
+            "metrics",
+            "migrations",
+            "outbox",
+            "projection",
+            "relay",
+            "supervisor",
+            "telemetry",
+        ],
+    ),
+    (
+        "demo",
+        &["app", "broker", "config", "db", "metrics", "migrations", "outbox", "output", "projection", "supervisor"],
+    ),
+    ("admin", &["config", "metrics", "supervisor"]),
+    ("relay", &["broker", "config", "metrics", "outbox", "supervisor"]),
+    ("projection", &["broker", "config", "db", "metrics", "supervisor"]),
+    ("outbox", &["config", "db"]),
+    ("broker", &["config"]),
+    ("migrations", &["config", "db"]),
+    ("db", &["config", "supervisor"]),
+    ("metrics", &["broker"]), // the version of librdkafka, for build_info
+    ("supervisor", &[]),
+    ("telemetry", &["config"]),
+    ("output", &[]),
+    ("config", &[]),
+    ("error", &[]),
+    ("event", &[]),
+    ("retry", &[]),
+    ("clock", &[]),
+    ("secret", &[]),
+];
+
+/// Modules that everyone may import. Among themselves they do not.
+const FOUNDATION: &[&str] = &["error", "event", "retry", "clock", "secret"];
+
+/// A library and the places of `src/` where it may appear (a file, or a folder with a `/` at the end).
+const LIBRARIES: &[(&str, &[&str])] = &[
+    (
+        "tokio_postgres",
+        &["db.rs", "db/", "migrations.rs", "outbox/postgres.rs", "outbox/postgres/", "projection/store.rs", "demo/"],
+    ),
+    ("deadpool_postgres", &["db.rs", "db/"]),
+    ("refinery", &["migrations.rs"]),
+    ("rdkafka", &["broker.rs", "broker/", "projection/consumer.rs", "demo/"]),
+    ("axum", &["admin.rs", "admin/"]),
+    ("clap", &["cli.rs", "cli/", "commands.rs", "commands/"]),
+];
+
+/// Where variables of the environment may be read: the settings, and `NO_COLOR`.
+const ENVIRONMENT: &[&str] = &["config/source.rs", "telemetry.rs", "output.rs", "output/"];
+
+#[test]
+fn modules_import_only_what_the_picture_allows() {
+    assert_none(border_crossings(&rust_files("src")));
+    assert_none(cycles(MAY_IMPORT));
+}
+
+#[test]
+fn libraries_stay_in_their_modules() {
+    assert_none(stray_libraries(&rust_files("src")));
+}
+
+#[test]
+fn only_the_settings_read_the_environment() {
+    assert_none(environment_readers(&rust_files("src")));
+}
+
+#[test]
+fn sql_lives_in_sql_files() {
+    assert_none(sql_in_rust(&rust_files("src")));
+}
+
+#[test]
+fn every_sql_file_is_used_and_every_used_one_is_there() {
+    assert_none(unused_sql(&rust_files("src"), &paths_below("src", "sql")));
+}
+
+#[test]
+fn only_output_prints() {
+    assert_none(printers(&rust_files("src")));
+}
+
+#[test]
+fn every_rust_file_is_reachable() {
+    assert_none(unreachable_files(&rust_files("src")));
+}
+
+#[test]
+fn tests_wait_for_conditions_and_never_sleep() {
+    let mut files = rust_files("tests");
+    files.extend(rust_files("src").into_iter().map(|file| Source { text: tests_of(&file), ..file }));
+    assert_none(sleepers(&files));
+}
+
+#[test]
+fn no_file_outgrows_its_story() {
+    let files: Vec<Source> = [rust_files("src"), rust_files("tests")].concat();
+    assert_none(long_files(&files));
+    assert_none(without_module_doc(&rust_files("src")));
+}
+
+#[test]
+fn metric_names_stand_in_metrics_rs_alone() {
+    assert_none(metric_names(&rust_files("src")));
+}
+
+#[test]
+fn the_architecture_document_names_every_module() {
+    let modules: Vec<&str> = MAY_IMPORT.iter().map(|(module, _)| *module).collect();
+    assert_none(unmentioned(&modules, &read("ARCHITECTURE.md")));
+}
+
+#[test]
+fn every_error_code_has_a_section_in_operations_md() {
+    let codes: Vec<&str> = outbox_relay::error::Code::ALL.iter().map(|code| code.as_str()).collect();
+    assert_none(codes_without_section(&codes, &read("docs/operations.md")));
+}
+
+#[test]
+fn no_file_names_a_path_of_one_machine() {
+    assert_none(machine_paths(&text_files()));
+}
+
+#[track_caller]
+fn assert_none(complaints: Vec<String>) {
+    assert!(complaints.is_empty(), "{} complaints:\n  {}", complaints.len(), complaints.join("\n  "));
+}
