@@ -11,6 +11,7 @@ mod delivery;
 mod migrations;
 mod ordering;
 mod outage;
+mod projection;
 mod query_plans;
 mod shutdown;
 mod sql_files;

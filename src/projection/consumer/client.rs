@@ -176,6 +176,8 @@ pub(super) fn to_record(message: &BorrowedMessage<'_>) -> Record {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::config::FromClientConfigAndContext;
+
     use super::*;
 
     #[test]
