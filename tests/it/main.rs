@@ -12,6 +12,7 @@ mod demo;
 mod migrations;
 mod ordering;
 mod outage;
+mod projection;
 mod query_plans;
 mod shutdown;
 mod sql_files;
