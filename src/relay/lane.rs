@@ -94,10 +94,17 @@ impl Lane {
                 // Nothing in hand but perhaps an inherited manifest, which stays for the next owner.
                 return Ended::Drained;
             }
+            // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take turns.
+            // A step that only settles needs none. The semaphore is never closed.
+            let turn = match stopping {
+                true => None,
+                false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
+            };
             let step = match self.step(&hand, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
                 Err(OutboxError::Db(error)) => {
+                    drop(turn);
                     self.shared.health.postgres_failed(&error);
                     let wait = backoff.next_wait();
                     tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "the outbox cannot be read");
@@ -123,7 +130,10 @@ impl Lane {
                 Some(batch) => hand = Hand::Settled(self.publish(batch).await),
                 None if stopping => return Ended::Drained,
                 None if step.moved > 0 => {}
-                None => self.wait_for_work(&stop).await,
+                None => {
+                    drop(turn);
+                    self.wait_for_work(&stop).await;
+                }
             }
         }
     }
