@@ -47,7 +47,10 @@ async fn check(client: &Client, topic: &Topic, relay: &mut Relay, bad: Vec<Bad>)
         let failed: Row = wait_for_status(client, id, "FAILED").await;
         let error = failed.last_error.expect("a FAILED row says why");
         for part in says {
-            assert!(error.to_lowercase().contains(&part.to_lowercase()), "key {key}: last_error does not say {part:?}: {error}");
+            assert!(
+                error.to_lowercase().contains(&part.to_lowercase()),
+                "key {key}: last_error does not say {part:?}: {error}"
+            );
         }
         assert_eq!(failed.published_partition, None, "key {key}");
         let held = wait_for_status(client, after, "HELD").await;
