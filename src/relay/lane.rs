@@ -16,6 +16,7 @@ use crate::broker::publisher::Publisher;
 use crate::broker::topics::Topic;
 use crate::broker::{Delivery, Record};
 use crate::clock::{Permit, monotonic, wall};
+use crate::error::Code;
 use crate::event::OutboxEvent;
 use crate::metrics::{FailureLabels, PollLabel, TopicLabel};
 use crate::outbox::{Batch, Claimed, Failed, Fence, OutboxError, Settlement, Source, Step, Verdict};
@@ -122,7 +123,8 @@ impl Lane {
             backoff.reset();
             self.shared.health.postgres_works();
             if step.missing > 0 {
-                tracing::error!(shard = self.fence.shard, rows = step.missing, "published rows were changed or deleted by somebody else before they were settled");
+                let code = Code::SettleMismatch.as_str();
+                tracing::error!(code, shard = self.fence.shard, rows = step.missing, "published rows were changed or deleted by somebody else before they were settled");
             }
             hand = Hand::Settled(Settlement::default());
             self.ask_about_missing().await;
