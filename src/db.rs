@@ -231,9 +231,9 @@ impl Database {
         let mut options = format!(
             "-c statement_timeout={} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c jit=off -c timezone=UTC",
             self.statement_timeout.as_millis(),
-            // A process that is frozen in the middle of a transaction keeps its shard locked for as long: the lease is over,
-            // and nobody can take it. A lane is never idle for more than the milliseconds between two statements.
-            if role == Role::Lane { 3_000 } else { 30_000 },
+            // A process that is frozen in the middle of a transaction keeps its shard or partition locked for as long: the
+            // lease is over, and nobody can take it. Between two statements of theirs there are milliseconds.
+            if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
             if role == Role::Lane { 5_000 } else { 0 },
         );
         if matches!(role, Role::Lane | Role::Lease) {

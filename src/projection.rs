@@ -12,6 +12,7 @@ pub mod assignment;
 pub mod consumer;
 pub mod failure;
 pub mod fold;
+mod meters;
 pub mod plan;
 pub mod record;
 pub mod status;

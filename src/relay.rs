@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -65,6 +66,8 @@ struct Lanes {
     publisher: PublisherSettings,
     client_id: String,
     limits: Limits,
+    /// One permit per batch in flight: bounds memory whatever the number of shards.
+    batches: Arc<Semaphore>,
     metrics: Metrics,
     health: RelayHealth,
     wakeup: Wakeup,
@@ -139,6 +142,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         publisher: parts.publisher,
         client_id: parts.client_id,
         limits,
+        batches: Arc::new(Semaphore::new(usize::from(settings.parallel_batches.get()))),
         metrics: parts.metrics,
         health: parts.health,
         wakeup: Wakeup::default(),

@@ -87,7 +87,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ),
     ("deadpool_postgres", &["db.rs", "db/"]),
     ("refinery", &["migrations.rs"]),
-    ("rdkafka", &["broker.rs", "broker/", "projection/consumer.rs", "demo/"]),
+    ("rdkafka", &["broker.rs", "broker/", "projection/consumer.rs", "projection/consumer/", "demo/"]),
     ("axum", &["admin.rs", "admin/"]),
     ("clap", &["cli.rs", "cli/", "commands.rs", "commands/"]),
 ];

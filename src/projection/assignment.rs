@@ -39,7 +39,7 @@ pub enum Why {
 
 #[derive(Debug)]
 enum State {
-    Waiting { why: Why, due: Duration },
+    Waiting { due: Duration },
     Reading { epoch: i64, buffer: Vec<Record> },
 }
 
@@ -49,6 +49,8 @@ struct Slot {
     state: State,
     /// Offset after the last folded record; 0 until the fence was taken once.
     next_offset: i64,
+    /// Why it waits. A partition that was blocked stays so until a fold succeeds: reading it again proves nothing.
+    why: Option<Why>,
     unavailable: Backoff,
     blocked: Backoff,
 }
@@ -81,8 +83,9 @@ impl Assignment {
     pub fn assign(&mut self, places: Vec<Place>, now: Duration) {
         let slot = |place| Slot {
             place,
-            state: State::Waiting { why: Why::New, due: now },
+            state: State::Waiting { due: now },
             next_offset: 0,
+            why: Some(Why::New),
             unavailable: Backoff::for_connection(),
             blocked: Backoff::new(BLOCKED_WAIT.0, BLOCKED_WAIT.1),
         };
@@ -92,14 +95,14 @@ impl Assignment {
 
     /// The partitions whose fence is to be taken now.
     pub fn due(&self, now: Duration) -> Vec<Place> {
-        let due = self.slots.iter().filter(|slot| matches!(slot.state, State::Waiting { due, .. } if due <= now));
+        let due = self.slots.iter().filter(|slot| matches!(slot.state, State::Waiting { due } if due <= now));
         due.map(|slot| slot.place.clone()).collect()
     }
 
     /// When the next partition becomes due.
     pub fn next_due(&self) -> Option<Duration> {
         let waiting = self.slots.iter().filter_map(|slot| match slot.state {
-            State::Waiting { due, .. } => Some(due),
+            State::Waiting { due } => Some(due),
             State::Reading { .. } => None,
         });
         waiting.min()
@@ -110,6 +113,7 @@ impl Assignment {
         if let Some(slot) = self.slot(place) {
             slot.state = State::Reading { epoch, buffer: Vec::new() };
             slot.next_offset = next_offset;
+            slot.why.take_if(|why| !matches!(why, Why::Blocked(_)));
         }
     }
 
@@ -123,7 +127,8 @@ impl Assignment {
             Why::Fenced => FENCED_WAIT,
             Why::Lost(_) => LOST_WAIT,
         };
-        slot.state = State::Waiting { why, due: now + wait };
+        slot.state = State::Waiting { due: now + wait };
+        slot.why = Some(why);
     }
 
     /// Every partition that is read is looked at anew before it is read on.
@@ -142,17 +147,9 @@ impl Assignment {
         })
     }
 
-    /// Offset after the last folded record, whether the partition is read or waits.
-    pub fn next_offset(&self, place: &Place) -> Option<i64> {
-        self.slots.iter().find(|slot| slot.place == *place).map(|slot| slot.next_offset)
-    }
-
-    /// The partitions that are not read, with the reason.
-    pub fn waiting(&self) -> impl Iterator<Item = (&Place, &Why)> {
-        self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Waiting { why, .. } => Some((&slot.place, why)),
-            State::Reading { .. } => None,
-        })
+    /// Why partitions are not read, or were not when they were last tried.
+    pub fn problems(&self) -> impl Iterator<Item = &Why> {
+        self.slots.iter().filter_map(|slot| slot.why.as_ref())
     }
 
     pub fn places(&self) -> impl Iterator<Item = &Place> {
@@ -200,6 +197,7 @@ impl Assignment {
     pub fn folded(&mut self, place: &Place, folded_offset: i64) {
         if let Some(slot) = self.slot(place) {
             slot.next_offset = folded_offset;
+            slot.why = None;
             slot.unavailable.reset();
             slot.blocked.reset();
         }
@@ -303,6 +301,21 @@ mod tests {
     }
 
     #[test]
+    fn a_blocked_partition_is_a_problem_until_a_fold_succeeds() {
+        let mut assignment = reading_one(10);
+        let problem = |assignment: &Assignment| assignment.problems().next().cloned();
+        assignment.assign(vec![place(0)], NOW);
+        for (why, stays) in [(Why::Blocked("broken".to_owned()), true), (Why::Unavailable("down".to_owned()), false)] {
+            assignment.wait(&place(0), why.clone(), NOW);
+            assert_eq!(problem(&assignment), Some(why.clone()));
+            assignment.read(&place(0), 8, 10);
+            assert_eq!(problem(&assignment), stays.then_some(why));
+            assignment.folded(&place(0), 11);
+            assert_eq!(problem(&assignment), None);
+        }
+    }
+
+    #[test]
     fn after_a_fold_it_reads_on_behind_it() {
         let mut assignment = reading_one(10);
         assignment.push("orders", 0, record(10, 1));
@@ -318,7 +331,7 @@ mod tests {
     impl State {
         fn due(&self) -> Duration {
             match self {
-                Self::Waiting { due, .. } => *due,
+                Self::Waiting { due } => *due,
                 Self::Reading { .. } => panic!("it is read"),
             }
         }

@@ -2,41 +2,41 @@
 //!
 //! The one place of the consumer that knows librdkafka. One thread owns the client and does everything in turn: it polls,
 //! folds what it has gathered (by [`super::fold`], waiting for it), and answers rebalances. While it folds it does not
-//! poll; a fold ends within a few statement timeouts, far below `max.poll.interval.ms`. While PostgreSQL is away no
-//! partition is assigned, so nothing piles up, and polling goes on.
+//! poll: a fold takes milliseconds, and at worst some statement timeouts, below `max.poll.interval.ms`. A partition that
+//! waits, because PostgreSQL is away or a projection is broken, is not assigned: nothing of it piles up, polling goes on,
+//! and it is read again from its offset afterwards.
 //!
 //! Invariant: where to read is decided by `consumer_partitions` alone. A partition is handed to Kafka only with the offset
-//! that taking its fence returned, and what was read before a rebalance is dropped, never folded with a newer epoch.
+//! that taking its fence returned, and what was read under one epoch is folded under that epoch or dropped.
+
+mod client;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::statistics::Statistics;
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use self::client::{Context, Rebalance, client_settings, needs_operator, to_record};
 use super::Projection;
 use super::assignment::{Assignment, Why};
 use super::failure::{Cause, FoldError};
 use super::fold::{End, fold_batch};
-use super::record::{Headers, Place, Record};
+use super::meters::Meters;
+use super::record::Place;
 use super::status::{ConsumerStatus, Problems};
 use super::store::{Counts, Fence, Store};
 use crate::clock;
 use crate::config::ConsumerConfig;
-use crate::db::{Database, DbError};
+use crate::db::Database;
 use crate::error::{Code, Error, Result};
-use crate::metrics::{ConsumerLabels, Metrics, PartitionLabels};
+use crate::metrics::Metrics;
 use crate::retry::Backoff;
 
 /// Longest wait for a record, so that a stop and a due partition are noticed.
@@ -47,35 +47,6 @@ const WATERMARK_WAIT: Duration = Duration::from_secs(5);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an error of the client counts when it does not come again.
 const ERROR_LASTS: Duration = Duration::from_secs(30);
-
-/// What the promises rest on: not to be overridden by `[kafka.properties]`.
-const FIXED: [(&str, &str); 10] = [
-    ("enable.auto.commit", "false"),
-    ("enable.auto.offset.store", "false"),
-    ("enable.partition.eof", "false"),
-    // Records of aborted transactions are not events.
-    ("isolation.level", "read_committed"),
-    // Never a silent jump: an offset that the log does not hold is reported.
-    ("auto.offset.reset", "error"),
-    // Eager: every rebalance takes all partitions away and gives a full list, which is what the loop expects.
-    ("group.protocol", "classic"),
-    ("partition.assignment.strategy", "range,roundrobin"),
-    // For lag and for whether a broker is connected.
-    ("statistics.interval.ms", "5000"),
-    ("allow.auto.create.topics", "false"),
-    // How soon a topic that is created later, and new partitions, are noticed.
-    ("topic.metadata.refresh.interval.ms", "10000"),
-];
-
-/// Defaults that `[kafka.properties]` may override.
-const DEFAULTS: [(&str, &str); 4] = [
-    ("session.timeout.ms", "30000"),
-    ("max.poll.interval.ms", "300000"),
-    // Prefetched over all partitions: bounds memory. librdkafka lowers fetch.max.bytes to the same.
-    ("queued.max.messages.kbytes", "16384"),
-    // A full prefetch queue is looked at again after this; the default of a second would starve a fast fold.
-    ("fetch.queue.backoff.ms", "10"),
-];
 
 /// The companion consumer, ready to run.
 pub struct Consumer {
@@ -154,77 +125,12 @@ impl Consumer {
     }
 }
 
-fn client_settings(mut config: ClientConfig, group: &str) -> ClientConfig {
-    for (name, value) in DEFAULTS {
-        if config.get(name).is_none() {
-            config.set(name, value);
-        }
-    }
-    for (name, value) in FIXED {
-        config.set(name, value);
-    }
-    config.set("group.id", group);
-    config
-}
-
-/// What the group coordinator decided, in the order of its decisions.
-#[derive(Debug, PartialEq, Eq)]
-enum Rebalance {
-    Assign(Vec<Place>),
-    Revoke,
-}
-
-/// Records what librdkafka tells during a poll; the loop acts on it afterwards.
-#[derive(Default)]
-struct Context {
-    rebalances: Mutex<Vec<Rebalance>>,
-    statistics: Mutex<Option<Statistics>>,
-    /// The loop has ended: nobody else would answer.
-    closing: AtomicBool,
-}
-
-impl ClientContext for Context {
-    fn stats(&self, statistics: Statistics) {
-        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = Some(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(error = %error, reason, "the Kafka client reports");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        if self.closing.load(Ordering::Relaxed) {
-            drop(consumer.unassign());
-            return;
-        }
-        let rebalance = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            let places = partitions.elements().into_iter();
-            let place = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| Place {
-                topic: element.topic().to_owned(),
-                partition: element.partition(),
-            };
-            Rebalance::Assign(places.map(place).collect())
-        } else {
-            Rebalance::Revoke
-        };
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(rebalance);
-    }
-
-    fn commit_callback(&self, result: Result<(), KafkaError>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            tracing::debug!(error = %error, "Kafka did not take the offsets; only lag tools miss them");
-        }
-    }
-}
-
 /// The loop, on its own thread.
 struct Reader {
     consumer: BaseConsumer<Context>,
     store: Store,
     settings: ConsumerConfig,
-    metrics: Metrics,
+    meters: Meters,
     status: ConsumerStatus,
     runtime: Handle,
     stop: CancellationToken,
@@ -253,11 +159,15 @@ impl Reader {
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(refused)?;
         let batch_records = usize::try_from(settings.batch_records.get()).expect("a u32 fits");
-        let reader = Self {
+        let meters = Meters::new(metrics, settings.group.clone());
+        for topic in &settings.topics {
+            meters.count(topic, Counts::default());
+        }
+        Ok(Self {
             consumer,
             store,
             settings,
-            metrics,
+            meters,
             status,
             runtime,
             stop,
@@ -268,18 +178,14 @@ impl Reader {
             errors: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
             committed_at: Duration::ZERO,
-        };
-        for topic in &reader.settings.topics {
-            reader.count(topic, Counts::default());
-        }
-        Ok(reader)
+        })
     }
 
     fn run(mut self) -> Result<()> {
         let outcome = self.run_until_stopped();
         self.commit_offsets();
         // Dropping the client leaves the group, which asks for one more answer to a rebalance.
-        self.consumer.context().closing.store(true, Ordering::Relaxed);
+        self.consumer.context().close();
         outcome
     }
 
@@ -299,7 +205,7 @@ impl Reader {
     }
 
     fn answer_rebalances(&mut self) -> Result<()> {
-        let rebalances = std::mem::take(&mut *self.rebalances());
+        let rebalances = self.consumer.context().take_rebalances();
         for rebalance in rebalances {
             match rebalance {
                 Rebalance::Assign(places) => {
@@ -312,7 +218,7 @@ impl Reader {
                     tracing::info!(group = self.store.group(), "partitions revoked");
                     self.commit_offsets();
                     for place in self.assignment.places() {
-                        self.metrics.consumer_lag_records.remove(&self.lag_labels(place));
+                        self.meters.forget_lag(place);
                     }
                     self.assignment.assign(Vec::new(), clock::monotonic());
                     self.unanswered = false;
@@ -323,32 +229,29 @@ impl Reader {
         Ok(())
     }
 
-    fn rebalances(&self) -> std::sync::MutexGuard<'_, Vec<Rebalance>> {
-        self.consumer.context().rebalances.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes the fence of each partition whose time has come, and hands the assignment to Kafka if it has changed.
     fn take_due_partitions(&mut self) -> Result<()> {
         let due = self.assignment.due(clock::monotonic());
-        if !due.is_empty() {
-            let logs = self.log_ranges(&due);
+        let logs = self.log_ranges(&due);
+        let mut changed = self.unanswered;
+        if !logs.is_empty() {
             let taking: Vec<_> = logs.iter().map(|(place, (start, _))| (place.clone(), *start)).collect();
             match self.runtime.block_on(self.store.take(&taking)) {
                 Ok(fences) => {
                     for fence in fences {
                         let (start, end) = logs[&fence.place];
-                        self.begin(&fence, start, end);
+                        changed |= self.begin(&fence, start, end);
                     }
                 }
                 Err(error) => {
-                    let why = why_not(error);
+                    let why = why_not(&FoldError::from(error));
                     for (place, _) in taking {
                         self.assignment.wait(&place, why.clone(), clock::monotonic());
                     }
                 }
             }
         }
-        if !due.is_empty() || self.unanswered { self.hand_over() } else { Ok(()) }
+        if changed { self.hand_over() } else { Ok(()) }
     }
 
     /// First offset and end of the logs. A partition whose log cannot be asked waits, and so do those after it.
@@ -371,21 +274,21 @@ impl Reader {
         ranges
     }
 
-    /// The fence is taken: reads the partition from its offset, unless the log does not hold it.
-    fn begin(&mut self, fence: &Fence, log_start: i64, log_end: i64) {
-        let next = fence.next_offset;
-        self.set_lag(&fence.place, log_end - next);
-        self.assignment.read(&fence.place, fence.epoch, next);
-        let lost = if next < log_start {
-            Some(format!("{}: the records from {next} to {} are gone", fence.place, log_start - 1))
-        } else if next > log_end {
-            Some(format!("{}: the log ends at {log_end}, before offset {next}: was the topic made anew?", fence.place))
-        } else {
-            None
-        };
-        if let Some(lost) = lost {
-            self.assignment.wait(&fence.place, Why::Lost(lost), clock::monotonic());
+    /// The fence is taken: the partition is read from its offset, unless the log does not hold it. Returns whether it is.
+    fn begin(&mut self, fence: &Fence, log_start: i64, log_end: i64) -> bool {
+        let (place, next) = (&fence.place, fence.next_offset);
+        self.meters.set_lag(place, log_end - next);
+        if (log_start..=log_end).contains(&next) {
+            self.assignment.read(place, fence.epoch, next);
+            return true;
         }
+        let lost = if next < log_start {
+            format!("{place}: the records from {next} to {} are gone", log_start - 1)
+        } else {
+            format!("{place}: the log ends at {log_end}, before offset {next}: was the topic made anew?")
+        };
+        self.assignment.wait(place, Why::Lost(lost), clock::monotonic());
+        false
     }
 
     /// Tells Kafka which partitions to read and from where. Whatever was prefetched is fetched again.
@@ -420,7 +323,7 @@ impl Reader {
                 Some(Err(error)) => self.note_error(&error)?,
                 None => {}
             }
-            let told = self.unanswered || !self.rebalances().is_empty();
+            let told = self.unanswered || self.consumer.context().has_rebalances();
             if told || self.assignment.is_full() || self.stop.is_cancelled() || clock::monotonic() >= until {
                 return Ok(());
             }
@@ -438,7 +341,7 @@ impl Reader {
         let outcomes = self.runtime.block_on(join_all(folds));
         let mut interrupted = false;
         for (batch, folded) in batches.iter().zip(outcomes) {
-            self.count(&batch.place.topic, folded.counts);
+            self.meters.count(&batch.place.topic, folded.counts);
             if let Some(next_offset) = folded.next_offset {
                 self.assignment.folded(&batch.place, next_offset);
                 self.uncommitted.insert(batch.place.clone(), next_offset);
@@ -449,10 +352,7 @@ impl Reader {
                     tracing::info!(partition = %batch.place, "another instance has the partition: batch dropped");
                     Why::Fenced
                 }
-                End::Failed(error) => match error.cause() {
-                    Cause::Unavailable | Cause::TooSlow => Why::Unavailable(error.to_string()),
-                    Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
-                },
+                End::Failed(error) => why_not(&error),
             };
             self.assignment.wait(&batch.place, why, clock::monotonic());
             interrupted = true;
@@ -498,8 +398,7 @@ impl Reader {
 
     /// Takes lag and reachability from the client's statistics, if there are new ones.
     fn observe(&mut self) {
-        let context = self.consumer.context();
-        let Some(statistics) = context.statistics.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(statistics) = self.consumer.context().take_statistics() else { return };
         self.brokers_down = !statistics.brokers.values().any(|broker| broker.state == "UP");
         for (place, next_offset) in self.assignment.reading() {
             let topic = statistics.topics.get(&place.topic);
@@ -511,7 +410,7 @@ impl Reader {
             // With nothing in the queue, what lies between the last record and the client's position are the markers of
             // transactions, which are nobody's lag.
             let position = if partition.fetchq_cnt == 0 { next_offset.max(partition.next_offset) } else { next_offset };
-            self.set_lag(place, end - position);
+            self.meters.set_lag(place, end - position);
         }
     }
 
@@ -524,7 +423,7 @@ impl Reader {
             problems.insert("no Kafka broker is connected".to_owned(), None);
         }
         problems.extend(self.errors.keys().map(|error| (error.clone(), Some(Code::KafkaUnreachable))));
-        for (_, why) in self.assignment.waiting() {
+        for why in self.assignment.problems() {
             match why {
                 Why::New | Why::Fenced => {}
                 Why::Unavailable(text) => drop(problems.insert(text.clone(), None)),
@@ -534,96 +433,16 @@ impl Reader {
         }
         self.status.report(self.joined, problems);
     }
-
-    fn count(&self, topic: &str, counts: Counts) {
-        let outcomes = [
-            ("applied", counts.applied),
-            ("duplicate", counts.duplicate),
-            ("skipped", counts.skipped),
-            ("parked", counts.parked),
-        ];
-        for (outcome, events) in outcomes {
-            let labels = ConsumerLabels { group: self.store.group().to_owned(), topic: topic.to_owned(), outcome };
-            self.metrics.consumer_events.get_or_create(&labels).inc_by(events);
-        }
-    }
-
-    fn set_lag(&self, place: &Place, lag: i64) {
-        self.metrics.consumer_lag_records.get_or_create(&self.lag_labels(place)).set(lag.max(0));
-    }
-
-    fn lag_labels(&self, place: &Place) -> PartitionLabels {
-        PartitionLabels {
-            group: self.store.group().to_owned(),
-            topic: place.topic.clone(),
-            partition: i64::from(place.partition),
-        }
-    }
 }
 
-/// Why partitions wait after their fence could not be taken.
-fn why_not(error: DbError) -> Why {
-    let error = FoldError::from(error);
+/// Why a partition waits after PostgreSQL failed.
+fn why_not(error: &FoldError) -> Why {
     match error.cause() {
-        Cause::Unavailable | Cause::TooSlow => Why::Unavailable(error.to_string()),
-        Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
+        Cause::Unavailable => Why::Unavailable(error.to_string()),
+        Cause::TooSlow | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }
-}
-
-/// Errors that waiting does not cure.
-fn needs_operator(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::SSL
-            | RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed
-    )
 }
 
 fn refused_assignment(error: &KafkaError) -> Error {
     Error::new(Code::Unexpected, format!("the Kafka client refused an assignment: {error}"))
-}
-
-fn to_record(message: &BorrowedMessage<'_>) -> Record {
-    let headers: Headers = message.headers().map_or_else(Vec::new, |headers| {
-        let header =
-            |header: rdkafka::message::Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(<[u8]>::to_vec));
-        headers.iter().map(header).collect()
-    });
-    Record::new(
-        message.topic(),
-        message.partition(),
-        message.offset(),
-        message.timestamp().to_millis(),
-        headers,
-        message.key().map(<[u8]>::to_vec),
-        message.payload().map(<[u8]>::to_vec),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_that_a_promise_rests_on_cannot_be_overridden() {
-        let mut config = ClientConfig::new();
-        config.set("auto.offset.reset", "latest").set("enable.auto.commit", "true").set("session.timeout.ms", "6000");
-        let config = client_settings(config, "shop");
-        assert_eq!(config.get("auto.offset.reset"), Some("error"));
-        assert_eq!(config.get("enable.auto.commit"), Some("false"));
-        assert_eq!(config.get("session.timeout.ms"), Some("6000"), "this one may be");
-        assert_eq!(config.get("group.id"), Some("shop"));
-    }
-
-    #[test]
-    fn librdkafka_takes_the_settings() {
-        let config = client_settings(ClientConfig::new(), "shop");
-        let consumer: Result<BaseConsumer<Context>, _> =
-            BaseConsumer::from_config_and_context(&config, Context::default());
-        assert!(consumer.is_ok(), "{:?}", consumer.err());
-    }
 }

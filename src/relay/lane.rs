@@ -94,10 +94,17 @@ impl Lane {
                 // Nothing in hand but perhaps an inherited manifest, which stays for the next owner.
                 return Ended::Drained;
             }
+            // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take turns.
+            // A step that only settles needs none. The semaphore is never closed.
+            let turn = match stopping {
+                true => None,
+                false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
+            };
             let step = match self.step(&hand, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
                 Err(OutboxError::Db(error)) => {
+                    drop(turn);
                     self.shared.health.postgres_failed(&error);
                     let wait = backoff.next_wait();
                     tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "the outbox cannot be read");
@@ -123,7 +130,10 @@ impl Lane {
                 Some(batch) => hand = Hand::Settled(self.publish(batch).await),
                 None if stopping => return Ended::Drained,
                 None if step.moved > 0 => {}
-                None => self.wait_for_work(&stop).await,
+                None => {
+                    drop(turn);
+                    self.wait_for_work(&stop).await;
+                }
             }
         }
     }
@@ -169,7 +179,7 @@ impl Lane {
         }
         let records = Arc::new(records);
         let started = monotonic();
-        let deliveries = self.publisher.publish(Arc::clone(&records), self.permit.clone()).await;
+        let deliveries = self.acknowledged(self.publisher.publish(Arc::clone(&records), self.permit.clone())).await;
         metrics.publish_duration.observe(monotonic().saturating_sub(started).as_secs_f64());
         if self.publisher.brokers_up() {
             self.shared.health.kafka_works();
@@ -177,6 +187,21 @@ impl Lane {
             self.shared.health.kafka_failed("no broker can be reached");
         }
         self.account(&records, &ids, deliveries)
+    }
+
+    /// Waits for a batch, and says so while no broker can be reached: a batch may wait as long as Kafka is away.
+    async fn acknowledged(&self, publishing: impl Future<Output = Vec<Delivery>>) -> Vec<Delivery> {
+        tokio::pin!(publishing);
+        loop {
+            tokio::select! {
+                deliveries = &mut publishing => return deliveries,
+                () = tokio::time::sleep(KAFKA_RETRY) => {
+                    if !self.publisher.brokers_up() {
+                        self.shared.health.kafka_failed("no broker can be reached");
+                    }
+                }
+            }
+        }
     }
 
     fn account(&self, records: &[Record], ids: &[i64], deliveries: Vec<Delivery>) -> Settlement {

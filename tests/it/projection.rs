@@ -5,7 +5,7 @@ mod kafka;
 mod rate;
 mod store;
 
-use outbox_relay::config::{ConsumerConfig, DatabaseConfig, ProjectionConfig};
+use outbox_relay::config::{DatabaseConfig, ProjectionConfig};
 use outbox_relay::db::Database;
 use outbox_relay::metrics::Metrics;
 use outbox_relay::projection::Projection;

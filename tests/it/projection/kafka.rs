@@ -97,6 +97,15 @@ impl Bench {
         .await;
     }
 
+    /// Waits until they sum up to at least this.
+    pub async fn wait_for_offset_from(&self, sum: i64) {
+        wait_until(&format!("the consumer is past {sum}"), PATIENCE, async || {
+            let now = next_offset(&self.client).await;
+            if now >= sum { Ok(()) } else { Err(format!("at {now}")) }
+        })
+        .await;
+    }
+
     pub async fn wait_for_likes(&self, likes: i64) {
         let sum = "select coalesce(sum(like_count), 0)::bigint from product_metrics";
         wait_until(&format!("{likes} likes"), PATIENCE, async || {
@@ -179,9 +188,7 @@ async fn a_topic_that_is_created_later_is_read_from_its_beginning() {
     let mut bench = Bench::new("early", 1).await;
     let planned = Topic::planned("late");
     bench.settings.topics = vec![planned.name.clone()];
-    let running = bench.start();
-    let group = number(&bench.client, "select count(*) from consumer_partitions");
-    assert_eq!(group.await, 0);
+    let running = bench.start().ready().await;
     bench.topic = planned.created(2).await;
     bench.produce_likes(10, 2).await;
     bench.wait_for_offset(10).await;
@@ -196,11 +203,7 @@ async fn two_members_that_come_and_go_count_each_event_once() {
     bench.produce_likes(20_000, 6).await;
     let stays = bench.start();
     for n in 1..=3 {
-        wait_until("it has gone on", PATIENCE, async || {
-            let now = next_offset(&bench.client).await;
-            if now >= n * 2_000 { Ok(()) } else { Err(format!("at {now}")) }
-        })
-        .await;
+        bench.wait_for_offset_from(n * 2_000).await;
         let epochs = "select sum(epoch)::bigint from consumer_partitions";
         let before = number(&bench.client, epochs).await;
         let comes = bench.start();
