@@ -128,7 +128,8 @@ create table outbox_audit (
 
 -- What a lane reads of a row, with its size in memory as `bytes`. jsonb has no cheap length: the stored size is exact when
 -- the value is not compressed, and only a compressed one is printed to be measured.
-create view outbox_claimable as
+-- With the rights of who asks, not of who made it.
+create view outbox_claimable with (security_invoker = true) as
 select id, shard, status, event_id, aggregate_type, aggregate_id, event_type, event_version, topic,
   outbox_key_of(partition_key, aggregate_id) as key,
   octet_length(coalesce(partition_key, aggregate_id)) as key_bytes,
