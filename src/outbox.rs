@@ -128,6 +128,8 @@ pub struct Step<R> {
     pub missing: u64,
     /// The claim came back with as many rows as it may have.
     pub full: bool,
+    /// An inherited batch could not be taken up yet ([`Verdict::Stop`]): nothing was written, and the manifest stands.
+    pub postponed: bool,
 }
 
 /// The state of a shard, as its owner reads it after an interruption.
@@ -189,6 +191,12 @@ impl PgOutbox {
         let claim = self.claim(&tx, fence.shard, low_id, &source, limits).await?;
         let full = claim.len() >= limits.rows.get() as usize;
         let sorted = sort_out(&tx, fence.shard, claim, any_held || !settlement.failed.is_empty(), &mut judge).await?;
+        if sorted.stopped && matches!(source, Source::Manifest(_)) {
+            // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
+            tx.rollback().await?;
+            connection.done();
+            return Ok(Step { batch: None, moved: 0, missing: 0, full: false, postponed: true });
+        }
         moved += apply(&tx, fence.shard, &sorted).await?;
 
         let mut new_low_id = low_id;
@@ -214,7 +222,7 @@ impl PgOutbox {
         }
         tx.commit().await?;
         connection.done();
-        Ok(Step { batch, moved, missing, full })
+        Ok(Step { batch, moved, missing, full, postponed: false })
     }
 
     /// The shard's manifest, to find out whether a commit whose answer was lost took effect.
@@ -271,6 +279,8 @@ struct Sorted<R> {
     held: Vec<i64>,
     /// Id, key and seconds to wait, of events that are not due yet.
     delayed: Vec<(i64, Option<String>, f64)>,
+    /// The rest of the claim was left alone.
+    stopped: bool,
 }
 
 /// Walks the batch in id order, so that nothing of a key goes past an event of that key which has to wait.
@@ -281,7 +291,7 @@ async fn sort_out<R>(
     any_held: bool,
     judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
 ) -> Result<Sorted<R>, OutboxError> {
-    let mut sorted = Sorted { publish: Vec::with_capacity(claim.len()), failed: Vec::new(), held: Vec::new(), delayed: Vec::new() };
+    let mut sorted = Sorted { publish: Vec::with_capacity(claim.len()), failed: Vec::new(), held: Vec::new(), delayed: Vec::new(), stopped: false };
     let mut held_keys = if any_held { held_among(tx, shard, &claim).await? } else { HashSet::new() };
     // Row by row, so that a row's buffer is free as soon as its record is made.
     for row in claim {
@@ -300,7 +310,10 @@ async fn sort_out<R>(
                     held_keys.extend(key.clone());
                     sorted.failed.push(Failed { id, key, reason });
                 }
-                Verdict::Stop => break,
+                Verdict::Stop => {
+                    sorted.stopped = true;
+                    break;
+                }
             }
         }
     }

@@ -126,8 +126,13 @@ impl Lane {
                 let code = Code::SettleMismatch.as_str();
                 tracing::error!(code, shard = self.fence.shard, rows = step.missing, "published rows were changed or deleted by somebody else before they were settled");
             }
-            hand = Hand::Settled(Settlement::default());
             self.ask_about_missing().await;
+            if step.postponed {
+                drop(turn);
+                self.wait_for_work(&stop).await;
+                continue;
+            }
+            hand = Hand::Settled(Settlement::default());
             match step.batch {
                 Some(batch) => hand = Hand::Settled(self.publish(batch).await),
                 None if stopping => return Ended::Drained,
