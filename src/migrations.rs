@@ -26,6 +26,8 @@ const LOCK: &str = include_str!("migrations/sql/lock.sql");
 const SET_SHARDS: &str = include_str!("migrations/sql/set_shards.sql");
 const SHARDS: &str = include_str!("migrations/sql/shards.sql");
 const EVENTS_EXIST: &str = include_str!("migrations/sql/events_exist.sql");
+const HISTORY: &str = include_str!("migrations/sql/history.sql");
+const RECORD: &str = include_str!("migrations/sql/record.sql");
 
 /// One migration and whether the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +73,18 @@ pub async fn status(database: &Database) -> Result<Vec<MigrationStatus>> {
         .collect())
 }
 
-/// All migrations as one SQL script, for people who apply schemas with tools of their own.
+/// All migrations as one SQL script, for people who apply schemas with tools of their own. It records what it applies, so
+/// that `status` and a later `up` go on from there.
 pub fn sql() -> String {
-    let mut script = String::new();
+    let mut script = format!("begin;\n{HISTORY}\n");
     for migration in embedded::migrations::runner().get_migrations() {
-        script.push_str(&format!("-- {migration}\n{}\n", migration.sql().unwrap_or_default()));
+        let record = RECORD
+            .replace("{version}", &migration.version().to_string())
+            .replace("{name}", migration.name())
+            .replace("{checksum}", &migration.checksum().to_string());
+        script.push_str(&format!("-- {migration}\n{}\n{record}\n", migration.sql().unwrap_or_default()));
     }
+    script.push_str("commit;\n");
     script
 }
 

@@ -16,13 +16,12 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::db::{DbError, Pool};
+use crate::db::{DbError, Pool, Transaction};
 use crate::event::{OutboxEvent, ShardId};
 use statements as sql;
 

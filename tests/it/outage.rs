@@ -158,7 +158,7 @@ async fn a_relay_started_before_its_servers_begins_when_they_come() {
     let relay = RelaySettings::new(&database, &kafka.bootstrap).start();
     wait_until("it serves /livez", Duration::from_secs(20), async || {
         let log = relay.log_text();
-        if log.contains("admin server listens") { Ok(()) } else { Err(log) }
+        if log.contains("admin server is listening") { Ok(()) } else { Err(log) }
     })
     .await;
     assert_eq!(http::get(relay.admin(), "/livez").await.expect("an answer").0, 200);

@@ -8,8 +8,10 @@ use regex::Regex;
 use crate::support::{TestDatabase, repository};
 
 /// Files that cannot be prepared, and why.
-const SKIPPED: &[(&str, &str)] =
-    &[("migrations/sql/set_shards.sql", "several statements around a figure that no parameter can carry")];
+const SKIPPED: &[(&str, &str)] = &[
+    ("migrations/sql/record.sql", "a piece of a script that is printed"),
+    ("migrations/sql/set_shards.sql", "several statements around a figure that no parameter can carry"),
+];
 
 fn sql_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
