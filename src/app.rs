@@ -140,13 +140,20 @@ impl App {
     }
 
     async fn migrate(&self) -> Result<()> {
-        let missing = migrations::status(&self.database).await?.into_iter().filter(|migration| migration.applied_on.is_none()).count();
+        let missing = migrations::status(&self.database)
+            .await?
+            .into_iter()
+            .filter(|migration| migration.applied_on.is_none())
+            .count();
         if missing == 0 {
             return Ok(());
         }
         if !self.config.database.auto_migrate {
-            return Err(Error::new(Code::SchemaOutdated, format!("the database lacks {missing} migrations and database.auto_migrate is off"))
-                .hint("run: outbox-relay migrate up"));
+            return Err(Error::new(
+                Code::SchemaOutdated,
+                format!("the database lacks {missing} migrations and database.auto_migrate is off"),
+            )
+            .hint("run: outbox-relay migrate up"));
         }
         let applied = migrations::up(&self.database, self.config.outbox.shards).await?;
         tracing::info!(migrations = applied.len(), "the schema is up to date");
@@ -200,5 +207,9 @@ impl App {
 fn default_instance_name(instance: Uuid) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
-    if host.is_empty() { instance.simple().to_string()[..8].to_owned() } else { format!("{host}-{}", std::process::id()) }
+    if host.is_empty() {
+        instance.simple().to_string()[..8].to_owned()
+    } else {
+        format!("{host}-{}", std::process::id())
+    }
 }

@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn a_report_has_code_chain_and_hint() {
         let cause = std::io::Error::other("connection refused");
-        let error = Error::new(Code::PostgresUnreachable, "cannot reach PostgreSQL").caused_by(cause).hint("is it running?");
+        let error =
+            Error::new(Code::PostgresUnreachable, "cannot reach PostgreSQL").caused_by(cause).hint("is it running?");
         assert_eq!(
             error.report(),
             "error[OR-P001]: cannot reach PostgreSQL: connection refused\n  help: is it running?"

@@ -161,7 +161,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
             watch_kafka(Arc::clone(&lanes), helpers.clone()),
         )
     };
-    let owner = ownership::Owner::new(Arc::clone(&lanes), parts.leases, parts.heartbeat, settings.lease, parts.shutdown_timeout);
+    let owner = ownership::Owner::new(
+        Arc::clone(&lanes),
+        parts.leases,
+        parts.heartbeat,
+        settings.lease,
+        parts.shutdown_timeout,
+    );
     let main = async {
         let ended = owner.run(stop.clone()).await;
         helpers.cancel();

@@ -42,8 +42,23 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn new(lanes: Arc<Lanes>, leases: Leases, heartbeat: Heartbeat, lease: Duration, shutdown_timeout: Duration) -> Self {
-        Self { lanes, leases, heartbeat, lease, shutdown_timeout, owned: HashMap::new(), running: JoinSet::new(), renewed: Duration::ZERO }
+    pub(super) fn new(
+        lanes: Arc<Lanes>,
+        leases: Leases,
+        heartbeat: Heartbeat,
+        lease: Duration,
+        shutdown_timeout: Duration,
+    ) -> Self {
+        Self {
+            lanes,
+            leases,
+            heartbeat,
+            lease,
+            shutdown_timeout,
+            owned: HashMap::new(),
+            running: JoinSet::new(),
+            renewed: Duration::ZERO,
+        }
     }
 
     /// Runs until `stop`, then drains. Errors: fenced.
@@ -136,7 +151,8 @@ impl Owner {
 
     /// Asks the lanes of some shards to drain; the leases are released when they have.
     fn give_up(&mut self, count: usize) {
-        let mut shards: Vec<ShardId> = self.owned.iter().filter(|(_, owned)| !owned.stop.is_cancelled()).map(|(shard, _)| *shard).collect();
+        let mut shards: Vec<ShardId> =
+            self.owned.iter().filter(|(_, owned)| !owned.stop.is_cancelled()).map(|(shard, _)| *shard).collect();
         shards.sort_unstable();
         for shard in shards.into_iter().rev().take(count) {
             tracing::info!(shard, "shard is given up for another instance");
