@@ -91,11 +91,14 @@ pub fn sql() -> String {
 /// A session that holds the lock, and so is alone.
 async fn locked(database: &Database) -> Result<Client> {
     let client = database.connect(Role::Admin).await?;
-    let setup = format!("set statement_timeout = {}; set idle_in_transaction_session_timeout = 0", LOCK_WAIT.as_millis());
+    let setup =
+        format!("set statement_timeout = {}; set idle_in_transaction_session_timeout = 0", LOCK_WAIT.as_millis());
     client.batch_execute(&setup).await.map_err(DbError::from)?;
     client.query_one(LOCK, &[&LOCK_KEY]).await.map_err(|error| match error.code() {
-        Some(&SqlState::QUERY_CANCELED) => Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
-            .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again"),
+        Some(&SqlState::QUERY_CANCELED) => {
+            Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
+                .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again")
+        }
         _ => DbError::from(error).into(),
     })?;
     // From here on a statement may take as long as it needs.
@@ -143,6 +146,7 @@ fn sqlstate(error: &refinery::Error) -> Option<SqlState> {
     None
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds are told by their own text")]
 fn failed(error: refinery::Error) -> Error {
     let (message, hint) = match error.kind() {
         refinery::error::Kind::DivergentVersion(applied, _) => (
@@ -153,7 +157,10 @@ fn failed(error: refinery::Error) -> Error {
             format!("the database has migration {missing}, which this version does not know"),
             "a newer version has migrated it; run that version",
         ),
-        _ => ("a migration failed".to_owned(), "nothing of it was applied; see the cause, put it right, and run: outbox-relay migrate up"),
+        _ => (
+            "a migration failed".to_owned(),
+            "nothing of it was applied; see the cause, put it right, and run: outbox-relay migrate up",
+        ),
     };
     Error::new(Code::MigrationFailed, message).caused_by(error).hint(hint)
 }

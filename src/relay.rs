@@ -25,7 +25,7 @@ use crate::config::RelayConfig;
 use crate::db::{DbError, Pool};
 use crate::error::Result;
 use crate::event::ShardId;
-use crate::health::Check;
+use crate::health::{Check, Heartbeat};
 use crate::metrics::Metrics;
 use crate::outbox::barrier::Barrier;
 use crate::outbox::leases::Leases;
@@ -52,6 +52,7 @@ pub struct Parts {
     pub client_id: String,
     pub metrics: Metrics,
     pub health: RelayHealth,
+    pub heartbeat: Heartbeat,
     pub ack_tap: Option<AckTap>,
     /// How long a stop may take before what is in flight is given up.
     pub shutdown_timeout: Duration,
@@ -160,7 +161,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
             watch_kafka(Arc::clone(&lanes), helpers.clone()),
         )
     };
-    let owner = ownership::Owner::new(Arc::clone(&lanes), parts.leases, settings.lease, parts.shutdown_timeout);
+    let owner = ownership::Owner::new(
+        Arc::clone(&lanes),
+        parts.leases,
+        parts.heartbeat,
+        settings.lease,
+        parts.shutdown_timeout,
+    );
     let main = async {
         let ended = owner.run(stop.clone()).await;
         helpers.cancel();

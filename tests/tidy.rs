@@ -23,7 +23,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "commands",
         &["app", "broker", "cli", "config", "db", "demo", "migrations", "outbox", "output", "projection", "telemetry"],
     ),
-    ("app", &["admin", "broker", "config", "db", "health", "metrics", "outbox", "projection", "relay", "supervisor"]),
+    (
+        "app",
+        &[
+            "admin",
+            "broker",
+            "config",
+            "db",
+            "health",
+            "metrics",
+            "outbox",
+            "projection",
+            "relay",
+            "supervisor",
+            "migrations",
+        ],
+    ),
     ("demo", &["app", "broker", "config", "db", "migrations", "output", "projection", "supervisor"]),
     ("admin", &["config", "health", "metrics", "supervisor"]),
     ("relay", &["broker", "config", "db", "health", "metrics", "outbox"]), // db: its error and its pools

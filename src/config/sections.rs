@@ -50,6 +50,8 @@ section! {
         pub key_file: Option<PathBuf> = None,
         /// Connections for the lanes of the relay. Fewer than the shards an instance owns makes lanes wait for each other; more than the cores of PostgreSQL gains little.
         pub pool_size: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
+        /// Whether `run` applies missing migrations when it starts. Off where the relay's role may not change the schema: run `migrate up` with one that may.
+        pub auto_migrate: bool = true,
         /// Longest wait for a new connection.
         pub connect_timeout: Duration = Duration::from_secs(5),
         /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again.

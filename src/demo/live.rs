@@ -1,70 +1,41 @@
 //! The line per second that shows a demo at work.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use tokio_postgres::Client;
 
-use crate::db::DbError;
-use crate::demo::ledger::{Latency, Ledger};
+use crate::demo::ledger::Latency;
+use crate::demo::progress::{Counts, Progress};
 use crate::error::Result;
 use crate::output;
 
-const FOLDED: &str = include_str!("sql/folded.sql");
 /// The header comes again after so many lines, so that it is always on the screen.
 const HEADER_EVERY: u32 = 20;
 /// More than this many seconds of inserts waiting is shown as a warning.
 const WAITING_WARNING: u64 = 1;
 
-/// Counts since the start, taken at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub at: Duration,
-    pub inserted: u64,
-    /// Acknowledged by Kafka.
-    pub published: u64,
-    /// In the projections.
-    pub folded: u64,
-}
-
 /// Prints a line on standard error with each call of [`Live::tick`].
 pub struct Live<'a> {
-    ledger: &'a Ledger,
-    client: &'a Client,
-    group: &'a str,
-    started: Instant,
+    progress: &'a Progress,
     before: Counts,
     lines: u32,
 }
 
 impl<'a> Live<'a> {
-    pub fn new(ledger: &'a Ledger, client: &'a Client, group: &'a str) -> Self {
-        Self { ledger, client, group, started: Instant::now(), before: Counts::default(), lines: 0 }
+    pub fn new(progress: &'a Progress) -> Self {
+        Self { progress, before: Counts::default(), lines: 0 }
     }
 
-    /// What has been done so far.
-    pub async fn counts(&self) -> Result<Counts> {
-        let row = self.client.query_one(FOLDED, &[&self.group]).await.map_err(DbError::from)?;
-        let folded: i64 = row.try_get(0).map_err(DbError::from)?;
-        let done = self.ledger.counts();
-        Ok(Counts {
-            at: self.started.elapsed(),
-            inserted: done.committed,
-            published: done.acknowledged,
-            folded: u64::try_from(folded).unwrap_or(0),
-        })
-    }
-
-    /// The next line.
-    pub async fn tick(&mut self) -> Result<Counts> {
-        let now = self.counts().await?;
+    /// The next line. Not cancel safe: the latencies since the last line would be lost.
+    pub async fn tick(&mut self) -> Result<()> {
+        let now = self.progress.counts().await?;
         if self.lines.is_multiple_of(HEADER_EVERY) {
             output::note(&header());
         }
         self.lines += 1;
-        output::note(&line(&self.before, &now, &self.ledger.take_interval()));
+        output::note(&line(&self.before, &now, &self.progress.take_latency()));
         self.before = now;
-        Ok(now)
+        Ok(())
     }
 }
 

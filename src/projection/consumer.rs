@@ -23,7 +23,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use self::client::{Context, Rebalance, client_settings, needs_operator, to_record};
+use self::client::{Context, Rebalance, client_settings, is_missing_topic, needs_operator, to_record};
 use super::Projection;
 use super::assignment::{Assignment, Why};
 use super::failure::{Cause, FoldError};
@@ -135,6 +135,7 @@ struct Reader {
     runtime: Handle,
     stop: CancellationToken,
     assignment: Assignment,
+    /// The group has answered, or it will not because no topic exists yet: nothing that this instance could do better.
     joined: bool,
     /// Kafka waits for our answer to an assignment.
     unanswered: bool,
@@ -374,6 +375,8 @@ impl Reader {
         }
         if code == RDKafkaErrorCode::AllBrokersDown {
             self.brokers_down = true;
+        } else if is_missing_topic(code) {
+            self.joined = true;
         } else if needs_operator(code) {
             self.errors.insert(format!("Kafka refuses: {code}"), clock::monotonic());
         } else {

@@ -16,6 +16,7 @@ use crate::broker::publisher::Publisher;
 use crate::broker::topics::Topic;
 use crate::broker::{Delivery, Record};
 use crate::clock::{Permit, monotonic, wall};
+use crate::error::Code;
 use crate::event::OutboxEvent;
 use crate::metrics::{FailureLabels, PollLabel, TopicLabel};
 use crate::outbox::{Batch, Claimed, Failed, Fence, OutboxError, Settlement, Source, Step, Verdict};
@@ -122,10 +123,21 @@ impl Lane {
             backoff.reset();
             self.shared.health.postgres_works();
             if step.missing > 0 {
-                tracing::error!(shard = self.fence.shard, rows = step.missing, "published rows were changed or deleted by somebody else before they were settled");
+                let code = Code::SettleMismatch.as_str();
+                tracing::error!(
+                    code,
+                    shard = self.fence.shard,
+                    rows = step.missing,
+                    "published rows were changed or deleted by somebody else before they were settled"
+                );
+            }
+            self.ask_about_missing().await;
+            if step.postponed {
+                drop(turn);
+                self.wait_for_work(&stop).await;
+                continue;
             }
             hand = Hand::Settled(Settlement::default());
-            self.ask_about_missing().await;
             match step.batch {
                 Some(batch) => hand = Hand::Settled(self.publish(batch).await),
                 None if stopping => return Ended::Drained,
@@ -217,8 +229,15 @@ impl Lane {
                     settlement.published.push((id, partition, offset));
                 }
                 Delivery::Refused { class, reason } => {
-                    metrics.publish_failures.get_or_create(&FailureLabels { topic: record.topic.clone(), reason: class }).inc();
-                    settlement.failed.push(Failed { id, key: record.key.clone(), reason: format!("{class}: refused by Kafka: {reason}") });
+                    metrics
+                        .publish_failures
+                        .get_or_create(&FailureLabels { topic: record.topic.clone(), reason: class })
+                        .inc();
+                    settlement.failed.push(Failed {
+                        id,
+                        key: record.key.clone(),
+                        reason: format!("{class}: refused by Kafka: {reason}"),
+                    });
                 }
                 Delivery::Withheld => settlement.held.push(id),
                 Delivery::Unsent => unsent += 1,
@@ -226,7 +245,11 @@ impl Lane {
         }
         per_topic.flush();
         if unsent > 0 && self.permit.holds() {
-            tracing::warn!(shard = self.fence.shard, events = unsent, "Kafka did not take part of a batch; it stays PENDING and is sent again");
+            tracing::warn!(
+                shard = self.fence.shard,
+                events = unsent,
+                "Kafka did not take part of a batch; it stays PENDING and is sent again"
+            );
         }
         if let Some(tap) = &self.shared.ack_tap {
             let ids: Vec<i64> = settlement.published.iter().map(|(id, _, _)| *id).collect();
@@ -244,7 +267,9 @@ impl Lane {
                 Ok(state) => {
                     return Some(match (hand, state.batch_ids) {
                         // What we wanted to settle is still in flight for the database: the commit did not happen.
-                        (Hand::Settled(settlement), Some(ids)) if belongs_to(&settlement, &ids) => Hand::Settled(settlement),
+                        (Hand::Settled(settlement), Some(ids)) if belongs_to(&settlement, &ids) => {
+                            Hand::Settled(settlement)
+                        }
                         // A batch that we have not seen: the commit happened, its answer was lost.
                         (_, Some(ids)) => Hand::Inherited(ids),
                         // Nothing in flight: settled, and nothing was claimed. A settlement is safe to write twice.
@@ -339,7 +364,10 @@ impl Judge<'_> {
                 Verdict::Stop
             }
             Topic::Missing => {
-                let reason = format!("unknown-topic: the topic {} does not exist; create it, then retry the event", record.topic);
+                let reason = format!(
+                    "unknown-topic: the topic {} does not exist; create it, then retry the event",
+                    record.topic
+                );
                 self.missing.insert(record.topic.clone());
                 self.refuse("unknown-topic", record.topic, reason)
             }
@@ -347,7 +375,10 @@ impl Judge<'_> {
                 let size = record.size() as u64;
                 match max_message_bytes {
                     Some(limit) if size > limit => {
-                        let reason = format!("too-large: the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}", record.topic);
+                        let reason = format!(
+                            "too-large: the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}",
+                            record.topic
+                        );
                         self.refuse("too-large", record.topic, reason)
                     }
                     _ => Verdict::Publish(record),
@@ -365,7 +396,11 @@ impl Judge<'_> {
 /// Counters of one batch, looked up once per run of events with the same topic.
 #[derive(Default)]
 struct PerTopic {
-    current: Option<(String, prometheus_client::metrics::counter::Counter, prometheus_client::metrics::histogram::Histogram)>,
+    current: Option<(
+        String,
+        prometheus_client::metrics::counter::Counter,
+        prometheus_client::metrics::histogram::Histogram,
+    )>,
     count: u64,
 }
 

@@ -107,8 +107,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let missing = [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::UnknownTopic];
-        if error.rdkafka_error_code().is_some_and(|code| missing.contains(&code))
+        if error.rdkafka_error_code().is_some_and(is_missing_topic)
             && self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(reason.to_owned())
         {
             tracing::warn!(reason, "a topic does not exist; it is read from its beginning once it does");
@@ -142,6 +141,11 @@ impl ConsumerContext for Context {
             tracing::debug!(error = %error, "Kafka did not take the offsets; only lag tools miss them");
         }
     }
+}
+
+/// A topic that we subscribe to does not exist (yet).
+pub(super) fn is_missing_topic(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
 }
 
 /// Errors that waiting does not cure.
