@@ -157,8 +157,7 @@ async fn a_relay_started_before_its_servers_begins_when_they_come() {
     kafka.stop(StopMode::Crash).await;
     let relay = RelaySettings::new(&database, &kafka.bootstrap).start();
     wait_until("it serves /livez", Duration::from_secs(20), async || {
-        let log = relay.log_text();
-        if log.contains("admin server is listening") { Ok(()) } else { Err(log) }
+        relay.try_admin().map(drop).ok_or_else(|| relay.log_text())
     })
     .await;
     assert_eq!(http::get(relay.admin(), "/livez").await.expect("an answer").0, 200);

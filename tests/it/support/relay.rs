@@ -197,8 +197,12 @@ impl Relay {
     /// The address of the HTTP server, from the log.
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
-        let text = self.log_text();
-        admin_address(&text).unwrap_or_else(|| panic!("no address of the HTTP server in the log:\n{text}"))
+        self.try_admin().unwrap_or_else(|| panic!("no address of the HTTP server in the log:\n{}", self.log_text()))
+    }
+
+    /// As [`Relay::admin`]; `None` while it starts.
+    pub fn try_admin(&self) -> Option<SocketAddr> {
+        admin_address(&self.log_text())
     }
 
     /// `/metrics`, the sum of one sample over its labels.
@@ -249,12 +253,11 @@ fn tail(log: &std::path::Path) -> String {
     lines[lines.len().saturating_sub(40)..].iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// The loopback address in the line that tells it.
+/// The field `address` of what the admin server logs.
 fn admin_address(log: &str) -> Option<SocketAddr> {
-    let line = log.lines().find(|line| line.contains("admin server is listening") && line.contains("127.0.0.1:"))?;
-    let address = &line[line.find("127.0.0.1:")?..];
-    let end = address.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(address.len());
-    address[..end].parse().ok()
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut own = lines.filter(|line| line["target"].as_str().is_some_and(|target| target.contains("::admin")));
+    own.find_map(|line| line["address"].as_str()?.parse().ok())
 }
 
 /// Tells one helper process our child's id. When this process dies without dropping its values (a timeout of the CI, a
@@ -281,8 +284,11 @@ fn leave_to_the_reaper(process: u32) {
 }
 
 #[test]
-fn the_address_is_read_from_the_line_about_listening() {
-    let log = "{\"message\":\"starting\",\"kafka\":\"127.0.0.1:9092\"}\n{\"message\":\"admin server is listening\",\"address\":\"127.0.0.1:41234\"}\n";
+fn the_address_is_read_from_what_the_admin_server_logs() {
+    let log = r#"{"message":"starting","address":"127.0.0.1:1","target":"x"}
+not json
+{"message":"listens","address":"127.0.0.1:41234","target":"outbox_relay::admin"}
+"#;
     assert_eq!(admin_address(log), Some(SocketAddr::from(([127, 0, 0, 1], 41234))));
-    assert_eq!(admin_address("{\"kafka\":\"127.0.0.1:9092\"}"), None);
+    assert_eq!(admin_address(""), None);
 }
