@@ -33,8 +33,7 @@ async fn ten_migrations_at_once_make_one_schema() {
     assert_eq!(shards, 8);
 }
 
-/// A first deployment: ten pods, each of which migrates and runs, and some run before anybody has migrated. That is no
-/// reason to end: they wait.
+/// A first deployment: every instance may be the first to find no schema.
 #[tokio::test]
 async fn ten_instances_started_at_once_on_an_empty_database_all_work() {
     let (database, topic) = tokio::join!(TestDatabase::empty("ten-instances"), Topic::create("ten", 6));
@@ -44,10 +43,6 @@ async fn ten_instances_started_at_once_on_an_empty_database_all_work() {
         })
         .collect();
     let mut relays: Vec<_> = settings.iter().map(RelaySettings::start).collect();
-    let migrations = (0..10).map(|_| outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run());
-    for finished in join_all(migrations).await {
-        finished.expect_code(0);
-    }
     let client = database.connect().await;
     wait_until("every shard has an owner, and no instance two", Duration::from_secs(60), async || {
         let rows = client
@@ -73,6 +68,15 @@ async fn ten_instances_started_at_once_on_an_empty_database_all_work() {
     for mut relay in relays {
         relay.terminate().await;
     }
+}
+
+/// Where the relay's role may not change the schema, it says what to do and ends.
+#[tokio::test]
+async fn a_relay_that_may_not_migrate_says_so_and_ends() {
+    let database = TestDatabase::empty("no-migration").await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).set("database.auto_migrate", "false").start();
+    assert_eq!(relay.wait_for_exit(Duration::from_secs(20)).await, Some(6), "{}", relay.log_text());
+    assert!(relay.log_text().contains("outbox-relay migrate up"), "{}", relay.log_text());
 }
 
 #[tokio::test]
