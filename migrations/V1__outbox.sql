@@ -128,11 +128,17 @@ create table outbox_audit (
 
 -- What a lane reads of a row, with its size in memory as `bytes`. jsonb has no cheap length: the stored size is exact when
 -- the value is not compressed, and only a compressed one is printed to be measured.
-create view outbox_claimable as
+-- With the rights of who asks, not of who made it.
+create view outbox_claimable with (security_invoker = true) as
 select id, shard, status, event_id, aggregate_type, aggregate_id, event_type, event_version, topic,
   outbox_key_of(partition_key, aggregate_id) as key,
   octet_length(coalesce(partition_key, aggregate_id)) as key_bytes,
-  payload, payload_raw, headers, correlation_id, causation_id, source, traceparent, available_at, created_at,
+  payload, payload_raw, headers, correlation_id, causation_id, source, traceparent,
+  -- Kafka knows no time before 1970, and neither it nor arithmetic knows infinity.
+  least(greatest(created_at, timestamptz '1970-01-01 00:00:00Z'), timestamptz '9999-12-01 00:00:00Z') as created_at,
+  case when available_at > now()
+    then extract(epoch from least(available_at, now() + interval '100 years') - now())::float8
+  end as due_in,
   (case
     when payload is null then coalesce(octet_length(payload_raw), 0)
     when pg_column_compression(payload) is null then pg_column_size(payload)

@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# Prints how far the consumer is behind; fails when a partition is more than LAG_THRESHOLD (default 1000) records behind.
-exec "$(dirname "$0")/relay.sh" lag -o table --threshold "${LAG_THRESHOLD:-1000}" "$@"
+# Prints what waits in the outbox and how far the consumer is behind; exits 6 when either is more than LAG_THRESHOLD
+# (default 1000) in total.
+exec "$(dirname "$0")/relay.sh" lag -o table --fail-over "${LAG_THRESHOLD:-1000}" "$@"

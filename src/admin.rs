@@ -60,7 +60,7 @@ impl Server {
 
     /// Serves until `stop` is cancelled, then lets open requests end, at most [`serve::Limits::drain`].
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
-        tracing::info!(address = %self.address, "admin server is listening");
+        tracing::info!(address = %self.address, "admin server listens");
         serve::serve(self.listener, self.router, self.limits, stop).await;
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Settings to a running process: the only place that puts the modules together.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -10,9 +12,10 @@ use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::config::Config;
 use crate::db::{Database, Role};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::migrations;
 use crate::outbox::PgOutbox;
 use crate::outbox::leases::Leases;
 use crate::projection::Projection;
@@ -20,7 +23,12 @@ use crate::projection::consumer::Consumer;
 use crate::relay::encode::Encoder;
 use crate::relay::routing::Routing;
 use crate::relay::{self, AckTap, RelayHealth};
+use crate::retry::Backoff;
 use crate::supervisor::Supervisor;
+
+/// How long the loop that owns the leases may be silent before `/livez` fails: longer than every timeout of a database call
+/// in it together, so that an outage is not taken for a loop that hangs.
+const RELAY_SILENCE: Duration = Duration::from_secs(180);
 
 /// Everything that `run` may run, built and not yet started.
 pub struct App {
@@ -71,6 +79,27 @@ impl App {
             true => Some(admin::Server::bind(&self.config.admin, self.health.clone(), self.metrics.clone()).await?),
             false => None,
         };
+        let drained = CancellationToken::new();
+        let serve = async {
+            match server {
+                Some(server) => server.run(drained.clone()).await,
+                None => Ok(()),
+            }
+        };
+        // The server answers from the wait for PostgreSQL to the end of the drain: not ready, but alive.
+        let work = async {
+            let outcome = self.work(stop.clone()).await;
+            drained.cancel();
+            outcome
+        };
+        let (outcome, served) = tokio::join!(work, serve);
+        outcome.and(served)
+    }
+
+    async fn work(&self, stop: CancellationToken) -> Result<()> {
+        if !self.prepare_schema(&stop).await? {
+            return Ok(());
+        }
         let mut supervisor = Supervisor::new(stop.clone());
         if self.config.relay.enabled {
             supervisor.spawn("relay", relay::run(self.relay_parts()?, stop.clone()));
@@ -84,21 +113,51 @@ impl App {
             health.stopping();
             Ok(())
         });
-        // The server answers to the end of the drain: not ready, but alive.
-        let drained = CancellationToken::new();
-        let work = async {
-            let outcome = supervisor.wait().await;
-            drained.cancel();
-            outcome
-        };
-        let serve = async {
-            match server {
-                Some(server) => server.run(drained.clone()).await,
-                None => Ok(()),
+        supervisor.wait().await
+    }
+
+    /// Waits for PostgreSQL and brings the schema up to date, if it may. False when the stop came first.
+    async fn prepare_schema(&self, stop: &CancellationToken) -> Result<bool> {
+        if !self.config.relay.enabled && !self.config.consumer.enabled {
+            return Ok(true);
+        }
+        let check = self.health.check("schema");
+        let mut backoff = Backoff::for_connection();
+        loop {
+            match self.migrate().await {
+                Ok(()) => return Ok(true),
+                Err(error) if error.code() == Code::PostgresUnreachable => {
+                    check.failing(error.to_string());
+                    tracing::warn!(error = %error.chain(), "waiting for PostgreSQL");
+                }
+                Err(error) => return Err(error),
             }
-        };
-        let (outcome, served) = tokio::join!(work, serve);
-        outcome.and(served)
+            tokio::select! {
+                () = stop.cancelled() => return Ok(false),
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+            }
+        }
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        let missing = migrations::status(&self.database)
+            .await?
+            .into_iter()
+            .filter(|migration| migration.applied_on.is_none())
+            .count();
+        if missing == 0 {
+            return Ok(());
+        }
+        if !self.config.database.auto_migrate {
+            return Err(Error::new(
+                Code::SchemaOutdated,
+                format!("the database lacks {missing} migrations and database.auto_migrate is off"),
+            )
+            .hint("run: outbox-relay migrate up"));
+        }
+        let applied = migrations::up(&self.database, self.config.outbox.shards).await?;
+        tracing::info!(migrations = applied.len(), "the schema is up to date");
+        Ok(())
     }
 
     fn consumer(&self) -> Result<Consumer> {
@@ -135,6 +194,7 @@ impl App {
             },
             client_id,
             metrics: self.metrics.clone(),
+            heartbeat: self.health.heartbeat("relay", RELAY_SILENCE),
             health,
             ack_tap: self.ack_tap.clone(),
             shutdown_timeout: run.shutdown_timeout,
@@ -147,5 +207,9 @@ impl App {
 fn default_instance_name(instance: Uuid) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
-    if host.is_empty() { instance.simple().to_string()[..8].to_owned() } else { format!("{host}-{}", std::process::id()) }
+    if host.is_empty() {
+        instance.simple().to_string()[..8].to_owned()
+    } else {
+        format!("{host}-{}", std::process::id())
+    }
 }

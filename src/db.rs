@@ -75,7 +75,9 @@ impl DbError {
     /// The SQLSTATE, if the server sent one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
-            Self::Unavailable(source) => source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code),
+            Self::Unavailable(source) => {
+                source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code)
+            }
             Self::Denied(error) | Self::Statement(error) => error.code(),
         }
     }
@@ -85,7 +87,11 @@ impl From<tokio_postgres::Error> for DbError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(code) = error.code() else {
             // No SQLSTATE: the connection broke, timed out or was never made. Errors of conversion on our side are bugs.
-            return if error.is_closed() || has_io_cause(&error) { Self::Unavailable(error.into()) } else { Self::Statement(error) };
+            return if error.is_closed() || has_io_cause(&error) {
+                Self::Unavailable(error.into())
+            } else {
+                Self::Statement(error)
+            };
         };
         // Classes of SQLSTATE: 08 connection, 53 resources, 57 operator intervention, 58 system, 40 rollback
         // (serialization, deadlock), 55 object state (lock timeout). PostgreSQL documentation, appendix A.
@@ -94,7 +100,11 @@ impl From<tokio_postgres::Error> for DbError {
             "28" | "3D" => Self::Denied(error),
             // 25006: the server is read-only, as a standby during a failover is.
             // 25P03: we were stopped in the middle of a transaction, and the server did not wait for us.
-            "25" if matches!(*code, SqlState::READ_ONLY_SQL_TRANSACTION | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT) => {
+            "25" if matches!(
+                *code,
+                SqlState::READ_ONLY_SQL_TRANSACTION | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+            ) =>
+            {
                 Self::Unavailable(error.into())
             }
             _ => Self::Statement(error),
@@ -113,6 +123,10 @@ fn has_io_cause(error: &tokio_postgres::Error) -> bool {
     false
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else a pool reports, it is that there is no connection now"
+)]
 impl From<deadpool_postgres::PoolError> for DbError {
     fn from(error: deadpool_postgres::PoolError) -> Self {
         match error {
@@ -167,11 +181,12 @@ pub struct Database {
 impl Database {
     /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be read.
     pub fn new(settings: &DatabaseConfig) -> Result<Self, Error> {
-        let mut config: tokio_postgres::Config = settings.url.expose().parse().map_err(|error: tokio_postgres::Error| {
-            // The parser's text never holds the URL, only the name of the bad part.
-            Error::new(Code::ConfigInvalid, format!("database.url is not a PostgreSQL URL: {error}"))
-                .hint("the form is postgres://user:password@host:port/database")
-        })?;
+        let mut config: tokio_postgres::Config =
+            settings.url.expose().parse().map_err(|error: tokio_postgres::Error| {
+                // The parser's text never holds the URL, only the name of the bad part.
+                Error::new(Code::ConfigInvalid, format!("database.url is not a PostgreSQL URL: {error}"))
+                    .hint("the form is postgres://user:password@host:port/database")
+            })?;
         let tls = tls::Tls::new(settings, &config)?;
         config
             .ssl_mode(tls.mode())
@@ -191,7 +206,11 @@ impl Database {
     /// As [`Database::pool`], and runs `setup` (statements separated by `;`) on each new connection.
     pub fn pool_with_setup(&self, role: Role, size: usize, setup: &'static str) -> Pool {
         let config = self.session_config(role);
-        let manager = Manager::from_config(config, self.tls.connector(), ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let manager = Manager::from_config(
+            config,
+            self.tls.connector(),
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
         let mut builder = deadpool_postgres::Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
@@ -218,10 +237,13 @@ impl Database {
 
     /// The host and database, for messages. Never the password.
     pub fn describe(&self) -> String {
-        let host = self.config.get_hosts().first().map_or_else(|| "localhost".to_owned(), |host| match host {
-            tokio_postgres::config::Host::Tcp(name) => name.clone(),
-            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
-        });
+        let host = self.config.get_hosts().first().map_or_else(
+            || "localhost".to_owned(),
+            |host| match host {
+                tokio_postgres::config::Host::Tcp(name) => name.clone(),
+                tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+            },
+        );
         let port = self.config.get_ports().first().copied().unwrap_or(5432);
         let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres");
         format!("{host}:{port}/{database}")
@@ -231,9 +253,9 @@ impl Database {
         let mut options = format!(
             "-c statement_timeout={} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c jit=off -c timezone=UTC",
             self.statement_timeout.as_millis(),
-            // A process that is frozen in the middle of a transaction keeps its shard locked for as long: the lease is over,
-            // and nobody can take it. A lane is never idle for more than the milliseconds between two statements.
-            if role == Role::Lane { 3_000 } else { 30_000 },
+            // A process that is frozen in the middle of a transaction keeps its shard or partition locked for as long: the
+            // lease is over, and nobody can take it. Between two statements of theirs there are milliseconds.
+            if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
             if role == Role::Lane { 5_000 } else { 0 },
         );
         if matches!(role, Role::Lane | Role::Lease) {

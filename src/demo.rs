@@ -6,11 +6,13 @@
 
 mod account;
 pub mod binaries;
+mod conduct;
 mod kafka;
 mod ledger;
 mod live;
 mod load;
 mod postgres;
+mod progress;
 mod scratch;
 mod shop;
 mod summary;
@@ -32,27 +34,22 @@ use crate::error::{Code, Error, Result};
 use crate::migrations;
 use crate::output::{self, Format};
 use crate::supervisor::Supervisor;
+use conduct::{Conductor, Course};
 use kafka::DemoKafka;
 use ledger::Ledger;
-use live::{Counts, Live, per_second};
+use live::per_second;
 use load::{LoadSettings, Tally};
 use postgres::{Afterwards, PrivatePostgres};
+use progress::Progress;
 use summary::{LatencyMillis, Summary};
 use verdict::Verdict;
 
 const DATABASE: &str = "shop";
 const GROUP: &str = "outbox-relay-demo";
-/// The drain goes on while something moves; without any progress for this long it has failed.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
-/// A Kafka consumer group waits 3 s for more members when the first one joins.
-const GROUP_JOIN_LIMIT: Duration = Duration::from_secs(15);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 const CREATE_DATABASE: &str = include_str!("demo/sql/create_database.sql");
 const CREATE_ORDERS: &str = include_str!("demo/sql/create_orders.sql");
 const CREATE_LIKES: &str = include_str!("demo/sql/create_likes.sql");
-const ASSIGNED: &str = include_str!("demo/sql/assigned.sql");
-const PENDING: &str = include_str!("demo/sql/pending.sql");
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
@@ -105,12 +102,6 @@ struct Parts {
     database: Database,
 }
 
-/// How the load and the drain went.
-struct Course {
-    load: Duration,
-    drain: Duration,
-}
-
 impl Parts {
     async fn start(options: &DemoOptions) -> Result<Self> {
         let binaries = binaries::find(&options.path)?;
@@ -148,13 +139,14 @@ impl Parts {
             apps.spawn("relay", app.run(apps_stop.clone()));
         }
         self.introduce(options, admin);
-        let client = self.database.connect(Role::Admin).await?;
-        let conductor = async {
-            let course = self.conduct(options, &client, &ledger, &tally, stop, &apps_stop).await;
-            apps_stop.cancel();
-            course
+        let progress = Progress::new(&self.database, Arc::clone(&ledger), GROUP).await?;
+        let load = |load_stop| {
+            let settings = LoadSettings { rate: options.rate, seed: options.seed };
+            let (database, topics) = (self.postgres.settings(DATABASE), self.kafka.topics().clone());
+            load::run(database, topics, settings, Arc::clone(&ledger), Arc::clone(&tally), load_stop)
         };
-        let (course, ended) = tokio::join!(conductor, apps.wait());
+        let conductor = Conductor { progress: &progress, duration: options.duration, stop, apps_stop: &apps_stop };
+        let (course, ended) = tokio::join!(conductor.conduct(load), apps.wait());
         // A failed part is the cause of what the conductor met.
         ended?;
         let course = course?;
@@ -170,62 +162,6 @@ impl Parts {
             summary.verdict.checks.iter().filter(|check| !check.holds).map(|check| check.promise).collect();
         Err(Error::new(Code::CheckNotMet, format!("does not hold: {}", broken.join("; ")))
             .hint("this would be a bug: outbox-relay demo --keep leaves the database for a look"))
-    }
-
-    /// Writes until it is time to stop, then waits until everything has arrived.
-    async fn conduct(
-        &self,
-        options: &DemoOptions,
-        client: &tokio_postgres::Client,
-        ledger: &Arc<Ledger>,
-        tally: &Arc<Tally>,
-        stop: &CancellationToken,
-        apps_stop: &CancellationToken,
-    ) -> Result<Course> {
-        self.wait_for_consumer(client, stop, apps_stop).await?;
-        let mut live = Live::new(ledger, client, GROUP);
-        let started = Instant::now();
-        let load_stop = apps_stop.child_token();
-        let settings = LoadSettings { rate: options.rate, seed: options.seed };
-        let load = load::run(
-            self.postgres.settings(DATABASE),
-            self.kafka.topics().clone(),
-            settings,
-            Arc::clone(ledger),
-            Arc::clone(tally),
-            load_stop.clone(),
-        );
-        let watch = async {
-            let watched = watch_load(&mut live, options.duration, stop, &load_stop).await;
-            load_stop.cancel();
-            watched
-        };
-        let (written, watched) = tokio::join!(load, watch);
-        written?;
-        watched?;
-        let load = started.elapsed();
-        output::note("The writers have stopped; what is left drains");
-        drain(&mut live, client, apps_stop).await?;
-        Ok(Course { load, drain: started.elapsed().saturating_sub(load) })
-    }
-
-    /// So that the first line already shows folded events. Goes on without when it takes too long: the verdict will tell.
-    async fn wait_for_consumer(
-        &self,
-        client: &tokio_postgres::Client,
-        stop: &CancellationToken,
-        apps_stop: &CancellationToken,
-    ) -> Result<()> {
-        let started = Instant::now();
-        while started.elapsed() < GROUP_JOIN_LIMIT && !stop.is_cancelled() && !apps_stop.is_cancelled() {
-            let row = client.query_one(ASSIGNED, &[&GROUP]).await.map_err(DbError::from)?;
-            let assigned: bool = row.try_get(0).map_err(DbError::from)?;
-            if assigned {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        Ok(())
     }
 
     /// Settings of one instance: defaults, except for where things are.
@@ -313,68 +249,4 @@ impl Parts {
              outbox-relay check    tells what is missing, and how to fix it",
         );
     }
-}
-
-/// A line per second until the load shall end.
-async fn watch_load(
-    live: &mut Live<'_>,
-    duration: Option<Duration>,
-    stop: &CancellationToken,
-    load_stop: &CancellationToken,
-) -> Result<()> {
-    let mut seconds = every_second();
-    let end = async {
-        match duration {
-            Some(duration) => tokio::time::sleep(duration).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(end);
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            () = load_stop.cancelled() => return Ok(()), // A writer or a relay failed; it says why itself.
-            () = &mut end => return Ok(()),
-            _ = seconds.tick() => {}
-        }
-        live.tick().await?;
-    }
-}
-
-/// Waits until nothing is PENDING and everything that was published is folded. Gives up, without an error, when nothing
-/// moves any more: the verdict names what is missing.
-async fn drain(live: &mut Live<'_>, client: &tokio_postgres::Client, apps_stop: &CancellationToken) -> Result<()> {
-    let mut seconds = every_second();
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    let mut progress = (Instant::now(), Counts::default());
-    loop {
-        tokio::select! {
-            biased;
-            () = apps_stop.cancelled() => return Ok(()),
-            _ = seconds.tick() => drop(live.tick().await?),
-            _ = looks.tick() => {}
-        }
-        let counts = live.counts().await?;
-        let row = client.query_one(PENDING, &[]).await.map_err(DbError::from)?;
-        let pending: bool = row.try_get(0).map_err(DbError::from)?;
-        if !pending && counts.folded >= counts.published {
-            live.tick().await?;
-            return Ok(());
-        }
-        if (counts.published, counts.folded) != (progress.1.published, progress.1.folded) {
-            progress = (Instant::now(), counts);
-        } else if progress.0.elapsed() > DRAIN_PATIENCE {
-            output::note(&format!("nothing has moved for {} s", DRAIN_PATIENCE.as_secs()));
-            return Ok(());
-        }
-    }
-}
-
-/// Ticks each second from the next one on, without catching up.
-fn every_second() -> tokio::time::Interval {
-    let second = Duration::from_secs(1);
-    let mut seconds = tokio::time::interval_at(tokio::time::Instant::now() + second, second);
-    seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    seconds
 }

@@ -68,8 +68,8 @@ codes! {
     ConsumerDataLoss = "OR-K003", HistoriesDisagree;
     /// Another instance owns a shard that this one believed to own.
     Fenced = "OR-R001", Fenced;
-    /// A settled batch did not change as many rows as it has.
-    SettleMismatch = "OR-R002", HistoriesDisagree;
+    /// A settled batch did not change as many rows as it has: somebody changed them by hand. Logged, never an exit.
+    SettleMismatch = "OR-R002", Unexpected;
     /// A projection's SQL file is missing or does not prepare.
     ProjectionInvalid = "OR-J001", ConfigInvalid;
     /// The admin port is taken or not allowed.
@@ -78,8 +78,6 @@ codes! {
     Unhealthy = "OR-H002", CheckNotMet;
     /// A check found a problem, or a threshold was passed.
     CheckNotMet = "OR-D001", CheckNotMet;
-    /// Part of the work was done.
-    PartlyDone = "OR-D002", PartlyDone;
 }
 
 type Source = Box<dyn StdError + Send + Sync>;
@@ -176,7 +174,8 @@ mod tests {
     #[test]
     fn a_report_has_code_chain_and_hint() {
         let cause = std::io::Error::other("connection refused");
-        let error = Error::new(Code::PostgresUnreachable, "cannot reach PostgreSQL").caused_by(cause).hint("is it running?");
+        let error =
+            Error::new(Code::PostgresUnreachable, "cannot reach PostgreSQL").caused_by(cause).hint("is it running?");
         assert_eq!(
             error.report(),
             "error[OR-P001]: cannot reach PostgreSQL: connection refused\n  help: is it running?"

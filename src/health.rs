@@ -78,7 +78,8 @@ impl Health {
     /// The checks, in the order they were registered in.
     pub fn readiness(&self) -> Report {
         let entries = self.shared.lock();
-        let mut lines: Vec<_> = entries.checks.values().map(|check| (check.name.clone(), check.state.clone())).collect();
+        let mut lines: Vec<_> =
+            entries.checks.values().map(|check| (check.name.clone(), check.state.clone())).collect();
         if entries.stopping {
             lines.push((Cow::Borrowed("shutdown"), Err("the process is stopping".to_owned())));
         }

@@ -124,47 +124,66 @@ impl Metrics {
         registry.register(
             "build",
             "What runs",
-            Info::new(vec![
-                ("version", env!("CARGO_PKG_VERSION").to_owned()),
-                ("librdkafka", rdkafka_version()),
-            ]),
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("librdkafka", rdkafka_version())]),
         );
         let latency = || Histogram::new(LATENCY_BUCKETS);
         let duration = || Histogram::new(DURATION_BUCKETS);
         let pending_events = register!("pending_events", "Rows that wait to be published", CountGauge::default());
-        let oldest_pending_age_seconds =
-            register!("oldest_pending_age", "Age of the oldest row that waits: alert on this first", seconds FloatGauge::default());
+        let oldest_pending_age_seconds = register!("oldest_pending_age", "Age of the oldest row that waits: alert on this first", seconds FloatGauge::default());
         let failed_events = register!("failed_events", "Rows that failed and need a decision", CountGauge::default());
-        let held_events = register!("held_events", "Rows that wait behind a failed or delayed row of their key", CountGauge::default());
+        let held_events = register!(
+            "held_events",
+            "Rows that wait behind a failed or delayed row of their key",
+            CountGauge::default()
+        );
         let claimed_events = register!("claimed_events", "Rows claimed", Family::<TopicLabel, Counter>::default());
-        let published_events = register!("published_events", "Rows that Kafka acknowledged", Family::<TopicLabel, Counter>::default());
-        let publish_failures =
-            register!("publish_failures", "Failed attempts, by topic and class of error", Family::<FailureLabels, Counter>::default());
+        let published_events =
+            register!("published_events", "Rows that Kafka acknowledged", Family::<TopicLabel, Counter>::default());
+        let publish_failures = register!(
+            "publish_failures",
+            "Failed attempts, by topic and class of error",
+            Family::<FailureLabels, Counter>::default()
+        );
         let delivery_latency = register!(
             "delivery_latency",
             "From the insert of the row (created_at) to the acknowledgement of Kafka",
             seconds Family::<TopicLabel, Histogram>::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS))
         );
-        let publish_duration = register!("publish_duration", "From handing over a batch to its last acknowledgement", seconds latency());
+        let publish_duration =
+            register!("publish_duration", "From handing over a batch to its last acknowledgement", seconds latency());
         let batch_events = register!("batch_events", "Events per batch", Histogram::new(BATCH_BUCKETS));
         let poll_duration = register!(
             "poll_duration",
             "Time of the settle-and-claim transaction",
             seconds Family::<PollLabel, Histogram>::new_with_constructor(|| Histogram::new(DURATION_BUCKETS))
         );
-        let db_pool_connections =
-            register!("db_pool_connections", "Connections of the lane pool", Family::<StateLabel, CountGauge>::default());
-        let lease_held = register!("lease_held", "1 for each shard this instance owns", Family::<ShardLabel, CountGauge>::default());
+        let db_pool_connections = register!(
+            "db_pool_connections",
+            "Connections of the lane pool",
+            Family::<StateLabel, CountGauge>::default()
+        );
+        let lease_held =
+            register!("lease_held", "1 for each shard this instance owns", Family::<ShardLabel, CountGauge>::default());
         let sweep_found_below_watermark = register!(
             "sweep_found_below_watermark",
             "Rows found below the scan bound: must stay 0",
             Counter::default()
         );
-        let component_up = register!("component_up", "1 while PostgreSQL or Kafka answers", Family::<ComponentLabel, CountGauge>::default());
-        let consumer_lag_records =
-            register!("consumer_lag_records", "Records not yet folded, per partition", Family::<PartitionLabels, CountGauge>::default());
-        let consumer_events =
-            register!("consumer_events", "Records read by the consumer, by outcome", Family::<ConsumerLabels, Counter>::default());
+        let component_up = register!(
+            "component_up",
+            "1 while PostgreSQL or Kafka answers",
+            Family::<ComponentLabel, CountGauge>::default()
+        );
+        let consumer_lag_records = register!(
+            "consumer_lag_records",
+            "Records not yet folded, per partition",
+            Family::<PartitionLabels, CountGauge>::default()
+        );
+        let consumer_events = register!(
+            "consumer_events",
+            "Records read by the consumer, by outcome",
+            Family::<ConsumerLabels, Counter>::default()
+        );
         let process_duration = register!(
             "process_duration",
             "Time of one fold of a batch",

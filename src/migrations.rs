@@ -26,6 +26,8 @@ const LOCK: &str = include_str!("migrations/sql/lock.sql");
 const SET_SHARDS: &str = include_str!("migrations/sql/set_shards.sql");
 const SHARDS: &str = include_str!("migrations/sql/shards.sql");
 const EVENTS_EXIST: &str = include_str!("migrations/sql/events_exist.sql");
+const HISTORY: &str = include_str!("migrations/sql/history.sql");
+const RECORD: &str = include_str!("migrations/sql/record.sql");
 
 /// One migration and whether the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,23 +73,32 @@ pub async fn status(database: &Database) -> Result<Vec<MigrationStatus>> {
         .collect())
 }
 
-/// All migrations as one SQL script, for people who apply schemas with tools of their own.
+/// All migrations as one SQL script, for people who apply schemas with tools of their own. It records what it applies, so
+/// that `status` and a later `up` go on from there.
 pub fn sql() -> String {
-    let mut script = String::new();
+    let mut script = format!("begin;\n{HISTORY}\n");
     for migration in embedded::migrations::runner().get_migrations() {
-        script.push_str(&format!("-- {migration}\n{}\n", migration.sql().unwrap_or_default()));
+        let record = RECORD
+            .replace("{version}", &migration.version().to_string())
+            .replace("{name}", migration.name())
+            .replace("{checksum}", &migration.checksum().to_string());
+        script.push_str(&format!("-- {migration}\n{}\n{record}\n", migration.sql().unwrap_or_default()));
     }
+    script.push_str("commit;\n");
     script
 }
 
 /// A session that holds the lock, and so is alone.
 async fn locked(database: &Database) -> Result<Client> {
     let client = database.connect(Role::Admin).await?;
-    let setup = format!("set statement_timeout = {}; set idle_in_transaction_session_timeout = 0", LOCK_WAIT.as_millis());
+    let setup =
+        format!("set statement_timeout = {}; set idle_in_transaction_session_timeout = 0", LOCK_WAIT.as_millis());
     client.batch_execute(&setup).await.map_err(DbError::from)?;
     client.query_one(LOCK, &[&LOCK_KEY]).await.map_err(|error| match error.code() {
-        Some(&SqlState::QUERY_CANCELED) => Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
-            .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again"),
+        Some(&SqlState::QUERY_CANCELED) => {
+            Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
+                .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again")
+        }
         _ => DbError::from(error).into(),
     })?;
     // From here on a statement may take as long as it needs.
@@ -135,6 +146,7 @@ fn sqlstate(error: &refinery::Error) -> Option<SqlState> {
     None
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds are told by their own text")]
 fn failed(error: refinery::Error) -> Error {
     let (message, hint) = match error.kind() {
         refinery::error::Kind::DivergentVersion(applied, _) => (
@@ -145,7 +157,10 @@ fn failed(error: refinery::Error) -> Error {
             format!("the database has migration {missing}, which this version does not know"),
             "a newer version has migrated it; run that version",
         ),
-        _ => ("a migration failed".to_owned(), "nothing of it was applied; see the cause, put it right, and run: outbox-relay migrate up"),
+        _ => (
+            "a migration failed".to_owned(),
+            "nothing of it was applied; see the cause, put it right, and run: outbox-relay migrate up",
+        ),
     };
     Error::new(Code::MigrationFailed, message).caused_by(error).hint(hint)
 }

@@ -16,13 +16,12 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::db::{DbError, Pool};
+use crate::db::{DbError, Pool, Transaction};
 use crate::event::{OutboxEvent, ShardId};
 use statements as sql;
 
@@ -128,6 +127,8 @@ pub struct Step<R> {
     pub missing: u64,
     /// The claim came back with as many rows as it may have.
     pub full: bool,
+    /// An inherited batch could not be taken up yet ([`Verdict::Stop`]): nothing was written, and the manifest stands.
+    pub postponed: bool,
 }
 
 /// The state of a shard, as its owner reads it after an interruption.
@@ -172,7 +173,8 @@ impl PgOutbox {
     ) -> Result<Step<R>, OutboxError> {
         let mut connection = self.pool.get().await?;
         let tx = connection.transaction().await?;
-        let row = tx.query_opt(&tx.prepare_cached(sql::FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
+        let row =
+            tx.query_opt(&tx.prepare_cached(sql::FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
         let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
         let (mut low_id, batch_seq): (i64, i64) = (row.get("low_id"), row.get("batch_seq"));
         let had_batch: bool = row.get("has_batch");
@@ -181,7 +183,8 @@ impl PgOutbox {
         let missing = settle(&tx, fence.shard, settlement).await?;
         let mut moved = (settlement.failed.len() + settlement.held.len()) as u64;
         if release_due && matches!(source, Source::Waiting) {
-            let released = tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &[&fence.shard, &RELEASE_KEYS_MAX]).await?;
+            let released =
+                tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &[&fence.shard, &RELEASE_KEYS_MAX]).await?;
             low_id = released.get("low_id");
             moved += u64::try_from(released.get::<_, i64>("released")).unwrap_or(0);
         }
@@ -189,6 +192,12 @@ impl PgOutbox {
         let claim = self.claim(&tx, fence.shard, low_id, &source, limits).await?;
         let full = claim.len() >= limits.rows.get() as usize;
         let sorted = sort_out(&tx, fence.shard, claim, any_held || !settlement.failed.is_empty(), &mut judge).await?;
+        if sorted.stopped && matches!(source, Source::Manifest(_)) {
+            // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
+            tx.rollback().await?;
+            connection.done();
+            return Ok(Step { batch: None, moved: 0, missing: 0, full: false, postponed: true });
+        }
         moved += apply(&tx, fence.shard, &sorted).await?;
 
         let mut new_low_id = low_id;
@@ -214,7 +223,7 @@ impl PgOutbox {
         }
         tx.commit().await?;
         connection.done();
-        Ok(Step { batch, moved, missing, full })
+        Ok(Step { batch, moved, missing, full, postponed: false })
     }
 
     /// The shard's manifest, to find out whether a commit whose answer was lost took effect.
@@ -256,7 +265,9 @@ impl PgOutbox {
         );
         let (statement, params): (_, Vec<&(dyn ToSql + Sync)>) = match source {
             Source::Nothing => return Ok(Vec::new()),
-            Source::Waiting => (tx.prepare_cached(sql::CLAIM).await?, vec![&shard, &low_id, &rows, &bytes, &record_bytes]),
+            Source::Waiting => {
+                (tx.prepare_cached(sql::CLAIM).await?, vec![&shard, &low_id, &rows, &bytes, &record_bytes])
+            }
             Source::Manifest(ids) => (tx.prepare_cached(sql::CLAIM_MANIFEST).await?, vec![ids, &record_bytes]),
         };
         let stream = tx.query_raw(&statement, params).await?;
@@ -271,6 +282,8 @@ struct Sorted<R> {
     held: Vec<i64>,
     /// Id, key and seconds to wait, of events that are not due yet.
     delayed: Vec<(i64, Option<String>, f64)>,
+    /// The rest of the claim was left alone.
+    stopped: bool,
 }
 
 /// Walks the batch in id order, so that nothing of a key goes past an event of that key which has to wait.
@@ -281,7 +294,13 @@ async fn sort_out<R>(
     any_held: bool,
     judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
 ) -> Result<Sorted<R>, OutboxError> {
-    let mut sorted = Sorted { publish: Vec::with_capacity(claim.len()), failed: Vec::new(), held: Vec::new(), delayed: Vec::new() };
+    let mut sorted = Sorted {
+        publish: Vec::with_capacity(claim.len()),
+        failed: Vec::new(),
+        held: Vec::new(),
+        delayed: Vec::new(),
+        stopped: false,
+    };
     let mut held_keys = if any_held { held_among(tx, shard, &claim).await? } else { HashSet::new() };
     // Row by row, so that a row's buffer is free as soon as its record is made.
     for row in claim {
@@ -300,7 +319,10 @@ async fn sort_out<R>(
                     held_keys.extend(key.clone());
                     sorted.failed.push(Failed { id, key, reason });
                 }
-                Verdict::Stop => break,
+                Verdict::Stop => {
+                    sorted.stopped = true;
+                    break;
+                }
             }
         }
     }
@@ -327,7 +349,8 @@ async fn settle(tx: &Transaction<'_>, shard: ShardId, settlement: &Settlement) -
             partitions.push(*partition);
             offsets.push(*offset);
         }
-        let moved = tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;
+        let moved =
+            tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;
         missing = (settlement.published.len() as u64).saturating_sub(moved);
     }
     let nothing_due: Vec<(i64, Option<String>, f64)> = Vec::new();
@@ -351,7 +374,8 @@ async fn fail_and_hold(
     delayed: &[(i64, Option<String>, f64)],
 ) -> Result<(), OutboxError> {
     if !failed.is_empty() {
-        let (ids, reasons): (Vec<i64>, Vec<&str>) = failed.iter().map(|failed| (failed.id, failed.reason.as_str())).unzip();
+        let (ids, reasons): (Vec<i64>, Vec<&str>) =
+            failed.iter().map(|failed| (failed.id, failed.reason.as_str())).unzip();
         tx.execute(&tx.prepare_cached(sql::SETTLE_FAILED).await?, &[&ids, &reasons]).await?;
     }
     if !held.is_empty() {

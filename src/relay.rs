@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,7 +25,7 @@ use crate::config::RelayConfig;
 use crate::db::{DbError, Pool};
 use crate::error::Result;
 use crate::event::ShardId;
-use crate::health::Check;
+use crate::health::{Check, Heartbeat};
 use crate::metrics::Metrics;
 use crate::outbox::barrier::Barrier;
 use crate::outbox::leases::Leases;
@@ -51,6 +52,7 @@ pub struct Parts {
     pub client_id: String,
     pub metrics: Metrics,
     pub health: RelayHealth,
+    pub heartbeat: Heartbeat,
     pub ack_tap: Option<AckTap>,
     /// How long a stop may take before what is in flight is given up.
     pub shutdown_timeout: Duration,
@@ -65,6 +67,8 @@ struct Lanes {
     publisher: PublisherSettings,
     client_id: String,
     limits: Limits,
+    /// One permit per batch in flight: bounds memory whatever the number of shards.
+    batches: Arc<Semaphore>,
     metrics: Metrics,
     health: RelayHealth,
     wakeup: Wakeup,
@@ -139,6 +143,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         publisher: parts.publisher,
         client_id: parts.client_id,
         limits,
+        batches: Arc::new(Semaphore::new(usize::from(settings.parallel_batches.get()))),
         metrics: parts.metrics,
         health: parts.health,
         wakeup: Wakeup::default(),
@@ -156,7 +161,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
             watch_kafka(Arc::clone(&lanes), helpers.clone()),
         )
     };
-    let owner = ownership::Owner::new(Arc::clone(&lanes), parts.leases, settings.lease, parts.shutdown_timeout);
+    let owner = ownership::Owner::new(
+        Arc::clone(&lanes),
+        parts.leases,
+        parts.heartbeat,
+        settings.lease,
+        parts.shutdown_timeout,
+    );
     let main = async {
         let ended = owner.run(stop.clone()).await;
         helpers.cancel();

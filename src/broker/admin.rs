@@ -82,7 +82,11 @@ impl Admin {
         let client = Arc::clone(&self.client);
         blocking(move || {
             let metadata = client.inner().fetch_metadata(None, ANSWER_TIMEOUT).map_err(unreachable)?;
-            let brokers = metadata.brokers().iter().map(|broker| (broker.id(), format!("{}:{}", broker.host(), broker.port()))).collect();
+            let brokers = metadata
+                .brokers()
+                .iter()
+                .map(|broker| (broker.id(), format!("{}:{}", broker.host(), broker.port())))
+                .collect();
             Ok(ClusterFacts { brokers })
         })
         .await
@@ -96,7 +100,10 @@ impl Admin {
             let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
             match found.error() {
                 None => {}
-                Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) => {
+                Some(
+                    RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                    | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+                ) => {
                     return Ok(None);
                 }
                 // A topic that exists but has no leader, or that we may not see yet.
@@ -126,7 +133,8 @@ impl Admin {
             (0..facts.partitions)
                 .map(|partition| {
                     let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-                    let (low, end) = client.inner().fetch_watermarks(&topic, partition, ANSWER_TIMEOUT).map_err(unreachable)?;
+                    let (low, end) =
+                        client.inner().fetch_watermarks(&topic, partition, ANSWER_TIMEOUT).map_err(unreachable)?;
                     Ok(PartitionOffsets { partition, low, end })
                 })
                 .collect()
@@ -135,7 +143,11 @@ impl Admin {
     }
 
     /// What a group has committed in Kafka; `None` for a partition without a commit.
-    pub async fn committed(&self, group: &str, partitions: &[(String, i32)]) -> Result<Vec<(String, i32, Option<i64>)>> {
+    pub async fn committed(
+        &self,
+        group: &str,
+        partitions: &[(String, i32)],
+    ) -> Result<Vec<(String, i32, Option<i64>)>> {
         let mut config = client_config::common(&self.settings, "outbox-relay-admin");
         config.set("group.id", group).set("enable.auto.commit", "false");
         let wanted = partitions.to_vec();
@@ -176,7 +188,6 @@ impl Admin {
             }
         }
     }
-
 }
 
 /// librdkafka's calls block; they run where that is allowed.

@@ -12,7 +12,10 @@ pub enum Class {
 }
 
 /// Classifies an error code of a delivery report or of a send.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive; what is not a property of the record is infrastructure")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enum is non-exhaustive; what is not a property of the record is infrastructure"
+)]
 pub fn classify(code: Code) -> Class {
     match code {
         Code::MessageSizeTooLarge => Class::Record("too-large"),

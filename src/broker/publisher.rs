@@ -146,10 +146,16 @@ enum Pass {
 enum State {
     Waiting,
     Sent,
-    Acked { partition: i32, offset: i64 },
+    Acked {
+        partition: i32,
+        offset: i64,
+    },
     /// Refused together with others of its request: has to be tried alone.
     Suspect,
-    Refused { class: &'static str, code: RDKafkaErrorCode },
+    Refused {
+        class: &'static str,
+        code: RDKafkaErrorCode,
+    },
     Withheld,
     Unsent,
 }
@@ -209,7 +215,10 @@ impl BatchState {
 fn is_purge(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
-        RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight | RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee
+        RDKafkaErrorCode::PurgeQueue
+            | RDKafkaErrorCode::PurgeInflight
+            | RDKafkaErrorCode::Fatal
+            | RDKafkaErrorCode::GaplessGuarantee
     )
 }
 
@@ -217,7 +226,13 @@ fn is_purge(code: RDKafkaErrorCode) -> bool {
 const POLL_EVERY: usize = 512;
 
 /// Sends every record that still waits, in order, and waits for the reports. A suspect is sent alone.
-fn pass(producer: &mut Producer, records: &[Record], batch: &mut BatchState, permit: &Permit, timeout: Duration) -> Pass {
+fn pass(
+    producer: &mut Producer,
+    records: &[Record],
+    batch: &mut BatchState,
+    permit: &Permit,
+    timeout: Duration,
+) -> Pass {
     let mut refused_keys: HashSet<&str> = records
         .iter()
         .zip(&batch.states)
@@ -312,7 +327,13 @@ fn hand_over(
 }
 
 /// Waits until every record handed over has its report. `Some` is an end of the pass.
-fn drain(producer: &mut Producer, batch: &mut BatchState, permit: &Permit, timeout: Duration, alone: Option<usize>) -> Option<Pass> {
+fn drain(
+    producer: &mut Producer,
+    batch: &mut BatchState,
+    permit: &Permit,
+    timeout: Duration,
+    alone: Option<usize>,
+) -> Option<Pass> {
     let mut progress = monotonic();
     while producer.unreported() > 0 {
         let reports = producer.poll(REPORT_WAIT);
@@ -375,7 +396,13 @@ mod tests {
     #[test]
     fn a_record_refused_with_others_is_only_a_suspect() {
         let mut batch = BatchState::new(2);
-        batch.take(vec![report(0, Err(RDKafkaErrorCode::MessageSizeTooLarge)), report(1, Err(RDKafkaErrorCode::MessageSizeTooLarge))], None);
+        batch.take(
+            vec![
+                report(0, Err(RDKafkaErrorCode::MessageSizeTooLarge)),
+                report(1, Err(RDKafkaErrorCode::MessageSizeTooLarge)),
+            ],
+            None,
+        );
         assert!(batch.states.iter().all(|state| *state == State::Suspect));
         batch.take(vec![report(1, Err(RDKafkaErrorCode::MessageSizeTooLarge))], Some(1));
         assert!(matches!(batch.states[1], State::Refused { class: "too-large", .. }));

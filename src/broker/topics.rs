@@ -79,7 +79,8 @@ impl TopicCatalog {
     /// deleted or created. Errors: Kafka cannot be reached.
     pub async fn ping_and_refresh(&self) -> Result<()> {
         self.admin.cluster().await?;
-        let known: HashSet<String> = self.facts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let known: HashSet<String> =
+            self.facts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
         self.learn(&known).await
     }
 }

@@ -268,6 +268,8 @@ mod tests {
 
     #[test]
     fn lost_records_and_a_new_log_are_told_apart_from_lag() {
+        assert_eq!(lag(Some(40), None, 40, 100), (60, Source::Postgres, State::Ok));
+        assert_eq!(lag(Some(100), None, 40, 100), (0, Source::Postgres, State::Ok));
         assert_eq!(lag(Some(10), None, 40, 100), (60, Source::Postgres, State::RecordsLost));
         assert_eq!(lag(Some(500), None, 0, 100), (0, Source::Postgres, State::AheadOfLog));
     }

@@ -26,8 +26,8 @@ pub struct ProblemRow {
     pub key: Option<String>,
     pub problem: String,
     pub why: String,
-    /// `default`, `relay.toml:12`, a variable or a flag.
-    pub source: String,
+    /// `relay.toml:12`, a variable or a flag; nothing if the setting is missing.
+    pub source: Option<String>,
     pub line: Option<usize>,
     pub column: Option<usize>,
     pub help: Option<String>,
@@ -54,7 +54,7 @@ impl ConfigError {
             key: problem.key.clone(),
             problem: problem.title.clone(),
             why: problem.why.clone(),
-            source: problem.origin.to_string(),
+            source: Some(&problem.origin).filter(|origin| **origin != Origin::Default).map(Origin::to_string),
             line: problem.origin.position().map(|(line, _)| line),
             column: problem.origin.position().map(|(_, column)| column),
             help: problem.help.clone(),

@@ -50,6 +50,8 @@ section! {
         pub key_file: Option<PathBuf> = None,
         /// Connections for the lanes of the relay. Fewer than the shards an instance owns makes lanes wait for each other; more than the cores of PostgreSQL gains little.
         pub pool_size: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
+        /// Whether `run` applies missing migrations when it starts. Off where the relay's role may not change the schema: run `migrate up` with one that may.
+        pub auto_migrate: bool = true,
         /// Longest wait for a new connection.
         pub connect_timeout: Duration = Duration::from_secs(5),
         /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again.
@@ -81,6 +83,8 @@ section! {
         pub ordering: Ordering = Ordering::Key,
         /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats. At most 100000.
         pub batch_rows: NonZeroU32 = rows(2_000),
+        /// Batches of an instance that may be in flight at once. Bounds memory: batches times `batch_bytes`, about three times over. More than four gained nothing on two cores.
+        pub parallel_batches: NonZeroU16 = NonZeroU16::new(4).expect("not zero"),
         /// Most payload bytes in one batch of a shard, so that memory stays bounded whatever the rows hold. One row always fits: not less than `max_record_bytes`.
         pub batch_bytes: ByteSize = ByteSize::mib(4),
         /// Largest record (key, value and headers, uncompressed). A larger one fails as a message and is never loaded. The topic's own `max.message.bytes` applies as well.

@@ -34,7 +34,9 @@ impl Tls {
         let mode = match settings.tls {
             TlsMode::Auto if is_local(target) => TlsMode::Disable,
             TlsMode::Auto => TlsMode::VerifyFull,
-            chosen => chosen,
+            TlsMode::Disable | TlsMode::Prefer | TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => {
+                settings.tls
+            }
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -43,9 +45,13 @@ impl Tls {
         let builder = match mode {
             TlsMode::VerifyFull => builder.with_root_certificates(roots(settings)?),
             TlsMode::VerifyCa => {
-                let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(settings)?), Arc::clone(&provider))
-                    .build()
-                    .map_err(|error| Error::new(Code::ConfigInvalid, "database.ca_file holds no usable certificate").caused_by(error))?;
+                let inner =
+                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(settings)?), Arc::clone(&provider))
+                        .build()
+                        .map_err(|error| {
+                            Error::new(Code::ConfigInvalid, "database.ca_file holds no usable certificate")
+                                .caused_by(error)
+                        })?;
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName { inner }))
             }
             TlsMode::Auto | TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => {
@@ -55,10 +61,12 @@ impl Tls {
         let client = match (&settings.cert_file, &settings.key_file) {
             (Some(cert), Some(key)) => {
                 let certs = read_certs(cert, "database.cert_file")?;
-                let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("database.key_file", key, &error.to_string()))?;
-                builder
-                    .with_client_auth_cert(certs, key_der)
-                    .map_err(|error| Error::new(Code::ConfigInvalid, "database.cert_file and database.key_file do not fit").caused_by(error))?
+                let key_der = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| unreadable("database.key_file", key, &error.to_string()))?;
+                builder.with_client_auth_cert(certs, key_der).map_err(|error| {
+                    Error::new(Code::ConfigInvalid, "database.cert_file and database.key_file do not fit")
+                        .caused_by(error)
+                })?
             }
             _ => builder.with_no_client_auth(),
         };
@@ -95,8 +103,11 @@ fn roots(settings: &DatabaseConfig) -> Result<RootCertStore, Error> {
     };
     store.add_parsable_certificates(certs);
     if store.is_empty() {
-        return Err(Error::new(Code::ConfigInvalid, "no certificate authority to check the server of database.url against")
-            .hint("set database.ca_file, or install the ca-certificates package"));
+        return Err(Error::new(
+            Code::ConfigInvalid,
+            "no certificate authority to check the server of database.url against",
+        )
+        .hint("set database.ca_file, or install the ca-certificates package"));
     }
     Ok(store)
 }
@@ -134,9 +145,9 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         match self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => {
-                Ok(ServerCertVerified::assertion())
-            }
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
             other => other,
         }
     }

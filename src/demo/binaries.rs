@@ -12,24 +12,24 @@ use crate::error::{Code, Error, Result};
 /// The oldest PostgreSQL that the schema is tested with.
 const OLDEST_MAJOR: u32 = 15;
 
-/// Where packages put the programs, as `folder/*/rest`: Debian and Ubuntu, PGDG on Red Hat, Alpine, Homebrew on Apple and
-/// Intel machines and on Linux, Postgres.app.
-const PACKAGE_FOLDERS: [(&str, &str, &str); 8] = [
+/// Where packages put the programs, as `folder/*/rest`: Debian and Ubuntu, PGDG on Red Hat, Alpine, Homebrew on
+/// Apple and Intel machines, Postgres.app.
+const PACKAGE_FOLDERS: [(&str, &str, &str); 7] = [
     ("/usr/lib/postgresql", "", "bin"),
     ("/usr", "pgsql-", "bin"),
     ("/usr/libexec", "postgresql", ""),
     ("/opt/homebrew/opt", "postgresql", "bin"),
     ("/usr/local/opt", "postgresql", "bin"),
-    ("/home/linuxbrew/.linuxbrew/opt", "postgresql", "bin"),
     ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
     ("/opt", "postgresql", "bin"),
 ];
 
-const HINT: &str = "install PostgreSQL 15 or newer, or put the folder of its initdb and postgres on PATH\n        \
-                    Debian, Ubuntu:  sudo apt-get install postgresql\n        \
-                    Fedora, RHEL:    sudo dnf install postgresql-server\n        \
-                    Alpine:          sudo apk add postgresql\n        \
-                    macOS:           brew install postgresql@17";
+const HINT: &str = "\
+install PostgreSQL 15 or newer, or put the folder of its initdb and postgres on PATH
+  Debian, Ubuntu:  sudo apt-get install postgresql
+  Fedora, RHEL:    sudo dnf install postgresql-server
+  Alpine:          sudo apk add postgresql
+  macOS:           brew install postgresql@17";
 
 /// `initdb` and `postgres` of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,7 +38,7 @@ impl Scratch {
         let owner = fs::metadata(probe.path()).map_err(|error| io_error("cannot read", probe.path(), error))?.uid();
         let server_account = if owner == 0 { Some(Account::for_server()?) } else { None };
         let base = match &server_account {
-            Some(_) if !others_may_enter(&wanted) => PathBuf::from("/tmp"),
+            Some(_) if !others_may_work_in(&wanted) => PathBuf::from("/tmp"),
             _ => wanted,
         };
         remove_leftovers(&base, server_account.as_ref().map_or(owner, |account| account.uid));
@@ -139,9 +139,11 @@ fn stop_abandoned_server(data: &Path) -> bool {
     told
 }
 
-/// Whether a user with no rights of ours can reach `folder`: every part of the way must be open to others.
-fn others_may_enter(folder: &Path) -> bool {
-    folder.ancestors().all(|part| fs::metadata(part).is_ok_and(|metadata| metadata.mode() & 0o001 != 0))
+/// Whether a user with no rights of ours can reach `folder`, and remove its own things there: every part of the way must
+/// be open to others, and the folder itself writable, as `/tmp` is.
+fn others_may_work_in(folder: &Path) -> bool {
+    let mode = |part: &Path| fs::metadata(part).map_or(0, |metadata| metadata.mode());
+    mode(folder) & 0o002 != 0 && folder.ancestors().all(|part| mode(part) & 0o001 != 0)
 }
 
 fn io_error(what: &str, path: &Path, error: std::io::Error) -> Error {
@@ -199,6 +201,19 @@ mod tests {
         // A folder of somebody else.
         fs::write(kept_folder.join(LOCK), "").unwrap();
         assert_eq!(remove_leftovers(base.path(), owner_of(base.path()) + 1), 0);
+    }
+
+    #[test]
+    fn another_user_gets_a_folder_that_it_can_remove_again() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        for (base_mode, folder_mode, expected) in [(0o755, 0o1777, true), (0o755, 0o755, false), (0o700, 0o1777, false)]
+        {
+            fs::set_permissions(base.path(), Permissions::from_mode(base_mode)).unwrap();
+            fs::set_permissions(&folder, Permissions::from_mode(folder_mode)).unwrap();
+            assert_eq!(others_may_work_in(&folder), expected, "{base_mode:o}/{folder_mode:o}");
+        }
     }
 
     #[cfg(target_os = "linux")]

@@ -73,35 +73,20 @@ impl Summary {
         let mut row = |name: &str, figure: &str| {
             writeln!(text, "{name:<12} {figure}").expect("writing to a String cannot fail");
         };
-        row(
-            "inserted",
-            &format!(
-                "{} events in {:.1} s ({}/s), in {} transactions; {} of these were kept open for a while",
-                grouped(self.inserted),
-                self.load_seconds,
-                grouped(self.inserted_per_second),
-                grouped(self.transactions),
-                grouped(self.late_transactions)
-            ),
-        );
+        let (rate, asked) = (grouped(self.inserted_per_second), grouped(u64::from(self.rate)));
+        let load = short(Duration::from_secs_f64(self.load_seconds));
+        row("inserted", &format!("{} events in {load}, {rate}/s of the {asked}/s asked for", grouped(self.inserted)));
+        let (transactions, late) = (grouped(self.transactions), grouped(self.late_transactions));
+        row("", &format!("{transactions} transactions, {late} of them kept open for a while"));
         row("rolled back", &format!("{} events", grouped(self.rolled_back_events)));
-        row(
-            "published",
-            &format!(
-                "{} events ({}/s), {} duplicates; the drain took {}",
-                grouped(self.verdict.published),
-                grouped(self.published_per_second),
-                grouped(self.duplicates),
-                short(Duration::from_secs_f64(self.drain_seconds))
-            ),
-        );
+        let (published, rate) = (grouped(self.verdict.published), grouped(self.published_per_second));
+        let (duplicates, drain) = (grouped(self.duplicates), short(Duration::from_secs_f64(self.drain_seconds)));
+        row("published", &format!("{published} events, {rate}/s, {duplicates} duplicates; the drain took {drain}"));
         row("folded", &format!("{} events", grouped(self.verdict.folded)));
         row("latency", &self.latency_text());
+        row("", "from the commit of the writer to the acknowledgement of Kafka");
         if let Some(bytes) = self.peak_rss_bytes {
-            row(
-                "memory",
-                &format!("{} MB at most, relay, consumer, load and in-process Kafka together", bytes / 1_000_000),
-            );
+            row("memory", &format!("{} MB at most: relay, consumer, writers and in-process Kafka", bytes / 1_000_000));
         }
         text.push('\n');
         for check in &self.verdict.checks {
@@ -126,7 +111,7 @@ impl Summary {
         let LatencyMillis { p50, p99, p999, max, untimed, .. } = self.latency;
         let [p50, p99, p999, max] =
             [p50, p99, p999, max].map(|millis| short(Duration::from_secs_f64(millis / 1_000.0)));
-        let mut text = format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}, from commit to acknowledgement");
+        let mut text = format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}");
         if untimed > 0 {
             write!(text, " ({} events not timed)", grouped(untimed)).expect("writing to a String cannot fail");
         }

@@ -84,7 +84,8 @@ impl Leases {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(sql::RENEW_LEASES).await?;
         let (numbers, epochs): (Vec<ShardId>, Vec<i64>) = shards.iter().copied().unzip();
-        let rows = connection.query(&statement, &[&self.instance, &numbers, &epochs, &self.lease.as_secs_f64()]).await?;
+        let rows =
+            connection.query(&statement, &[&self.instance, &numbers, &epochs, &self.lease.as_secs_f64()]).await?;
         connection.done();
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }

@@ -7,6 +7,9 @@ use comfy_table::{Attribute, CellAlignment, Color, ContentArrangement, presets};
 
 use super::printable;
 
+/// Below this, wrapped cells are harder to read than lines that the terminal breaks.
+const COLUMNS_MIN: u16 = 40;
+
 /// Side of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -61,7 +64,8 @@ impl Table {
         // Styles are always written; where there shall be none the stream removes them.
         inner.enforce_styling();
         inner.style_text_only();
-        if io::stdout().is_terminal() {
+        // Some terminals have no size (a pseudo terminal that nobody set up): nothing can be fitted into that.
+        if io::stdout().is_terminal() && inner.width().is_some_and(|width| width >= COLUMNS_MIN) {
             inner.set_content_arrangement(ContentArrangement::Dynamic);
         }
         inner.set_header(columns.iter().map(|(name, _)| comfy_table::Cell::new(name).add_attribute(Attribute::Bold)));

@@ -73,7 +73,13 @@ impl Encoder {
             Payload::Json(bytes) | Payload::Raw(bytes) => Some(bytes.to_vec()),
             Payload::Tombstone => None,
         };
-        let record = Record { topic, key: event.key.map(str::to_owned), value, headers, timestamp_ms: event.created_at.as_millisecond() };
+        let record = Record {
+            topic,
+            key: event.key.map(str::to_owned),
+            value,
+            headers,
+            timestamp_ms: event.created_at.as_millisecond(),
+        };
         let size = record.size() as u64;
         if size > self.record_bytes_max {
             return Err(too_large(size));
@@ -104,9 +110,11 @@ impl Encoder {
                 headers.push(name, value);
             }
         };
-        for (name, value) in
-            [("correlation-id", event.correlation_id), ("causation-id", event.causation_id), ("traceparent", event.traceparent)]
-        {
+        for (name, value) in [
+            ("correlation-id", event.correlation_id),
+            ("causation-id", event.causation_id),
+            ("traceparent", event.traceparent),
+        ] {
             if let Some(value) = value {
                 standard(name, value.as_bytes());
             }
@@ -156,9 +164,10 @@ fn own_headers(text: &str) -> Result<Vec<(String, String)>, EncodeError> {
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let (mut pairs, mut bad) = (Vec::new(), None);
             while let Some(name) = map.next_key::<String>()? {
-                match map.next_value::<serde_json::Value>()? {
-                    serde_json::Value::String(value) => pairs.push((name, value)),
-                    _ => bad = bad.or(Some(name)),
+                let value = map.next_value::<serde_json::Value>()?;
+                match value.as_str() {
+                    Some(value) => pairs.push((name, value.to_owned())),
+                    None => bad = bad.or(Some(name)),
                 }
             }
             Ok(bad.map_or(Ok(pairs), Err))
@@ -206,7 +215,11 @@ pub(crate) mod tests {
     }
 
     fn shown(record: &Record) -> Vec<(String, String)> {
-        record.headers.iter().map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned())).collect()
+        record
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned()))
+            .collect()
     }
 
     fn pair(name: &str, value: &str) -> (String, String) {
@@ -250,13 +263,20 @@ pub(crate) mod tests {
     fn the_plain_profile_adds_only_identity_and_trace() {
         let mut event = event();
         (event.correlation_id, event.traceparent) = (Some("c-1"), Some("00-ab-cd-01"));
-        let names: Vec<String> = shown(&encoder(HeaderProfile::Plain).encode(&event).unwrap()).into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> =
+            shown(&encoder(HeaderProfile::Plain).encode(&event).unwrap()).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["outbox-id", "outbox-event-id", "correlation-id", "traceparent"]);
     }
 
     #[test]
     fn headers_that_are_not_an_object_of_strings_are_refused_and_named() {
-        for (text, expected) in [("[1]", None), ("\"x\"", None), (r#"{"a": "x", "n": 3}"#, Some("n")), (r#"{"o": {}}"#, Some("o")), (r#"{"z": null}"#, Some("z"))] {
+        for (text, expected) in [
+            ("[1]", None),
+            ("\"x\"", None),
+            (r#"{"a": "x", "n": 3}"#, Some("n")),
+            (r#"{"o": {}}"#, Some("o")),
+            (r#"{"z": null}"#, Some("z")),
+        ] {
             let mut event = event();
             event.headers = Some(text);
             let refused = encoder(HeaderProfile::CloudEvents).encode(&event).unwrap_err();
@@ -272,10 +292,16 @@ pub(crate) mod tests {
         assert!(matches!(error, EncodeError::TooLarge { limit: 1_000, bytes: 1_001.. }), "{error}");
         let mut unread = event();
         unread.bytes = 5_000_000;
-        assert_eq!(encoder(HeaderProfile::Plain).encode(&unread).unwrap_err(), EncodeError::TooLarge { bytes: 5_000_000, limit: 1_000 });
+        assert_eq!(
+            encoder(HeaderProfile::Plain).encode(&unread).unwrap_err(),
+            EncodeError::TooLarge { bytes: 5_000_000, limit: 1_000 }
+        );
         let mut long = event();
         long.key_bytes = 100_000;
-        assert_eq!(encoder(HeaderProfile::Plain).encode(&long).unwrap_err(), EncodeError::KeyTooLong { bytes: 100_000 });
+        assert_eq!(
+            encoder(HeaderProfile::Plain).encode(&long).unwrap_err(),
+            EncodeError::KeyTooLong { bytes: 100_000 }
+        );
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: Cancellat
         }
         match barrier.probe().await {
             Ok(horizon) => lanes.horizon.store(horizon, Ordering::Release),
-            Err(error) => tracing::debug!(error = %error.chain(), "the lock barrier could not be read; the scan bound stays"),
+            Err(error) => {
+                tracing::debug!(error = %error.chain(), "the lock barrier could not be read; the scan bound stays")
+            }
         }
         if monotonic().saturating_sub(swept) < SWEEP_INTERVAL {
             continue;
@@ -32,7 +34,11 @@ pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: Cancellat
             Ok(found) => {
                 for (shard, id) in found {
                     lanes.metrics.sweep_found_below_watermark.inc();
-                    tracing::error!(shard, id, "an event waited below the scan bound; it is claimed now. Please report this");
+                    tracing::error!(
+                        shard,
+                        id,
+                        "an event waited below the scan bound; it is claimed now. Please report this"
+                    );
                 }
             }
             Err(error) => tracing::debug!(error = %error.chain(), "the sweep could not run"),

@@ -16,6 +16,7 @@ use crate::broker::publisher::Publisher;
 use crate::broker::topics::Topic;
 use crate::broker::{Delivery, Record};
 use crate::clock::{Permit, monotonic, wall};
+use crate::error::Code;
 use crate::event::OutboxEvent;
 use crate::metrics::{FailureLabels, PollLabel, TopicLabel};
 use crate::outbox::{Batch, Claimed, Failed, Fence, OutboxError, Settlement, Source, Step, Verdict};
@@ -94,10 +95,17 @@ impl Lane {
                 // Nothing in hand but perhaps an inherited manifest, which stays for the next owner.
                 return Ended::Drained;
             }
+            // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take turns.
+            // A step that only settles needs none. The semaphore is never closed.
+            let turn = match stopping {
+                true => None,
+                false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
+            };
             let step = match self.step(&hand, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
                 Err(OutboxError::Db(error)) => {
+                    drop(turn);
                     self.shared.health.postgres_failed(&error);
                     let wait = backoff.next_wait();
                     tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "the outbox cannot be read");
@@ -115,15 +123,29 @@ impl Lane {
             backoff.reset();
             self.shared.health.postgres_works();
             if step.missing > 0 {
-                tracing::error!(shard = self.fence.shard, rows = step.missing, "published rows were changed or deleted by somebody else before they were settled");
+                let code = Code::SettleMismatch.as_str();
+                tracing::error!(
+                    code,
+                    shard = self.fence.shard,
+                    rows = step.missing,
+                    "published rows were changed or deleted by somebody else before they were settled"
+                );
+            }
+            self.ask_about_missing().await;
+            if step.postponed {
+                drop(turn);
+                self.wait_for_work(&stop).await;
+                continue;
             }
             hand = Hand::Settled(Settlement::default());
-            self.ask_about_missing().await;
             match step.batch {
                 Some(batch) => hand = Hand::Settled(self.publish(batch).await),
                 None if stopping => return Ended::Drained,
                 None if step.moved > 0 => {}
-                None => self.wait_for_work(&stop).await,
+                None => {
+                    drop(turn);
+                    self.wait_for_work(&stop).await;
+                }
             }
         }
     }
@@ -169,7 +191,7 @@ impl Lane {
         }
         let records = Arc::new(records);
         let started = monotonic();
-        let deliveries = self.publisher.publish(Arc::clone(&records), self.permit.clone()).await;
+        let deliveries = self.acknowledged(self.publisher.publish(Arc::clone(&records), self.permit.clone())).await;
         metrics.publish_duration.observe(monotonic().saturating_sub(started).as_secs_f64());
         if self.publisher.brokers_up() {
             self.shared.health.kafka_works();
@@ -177,6 +199,21 @@ impl Lane {
             self.shared.health.kafka_failed("no broker can be reached");
         }
         self.account(&records, &ids, deliveries)
+    }
+
+    /// Waits for a batch, and says so while no broker can be reached: a batch may wait as long as Kafka is away.
+    async fn acknowledged(&self, publishing: impl Future<Output = Vec<Delivery>>) -> Vec<Delivery> {
+        tokio::pin!(publishing);
+        loop {
+            tokio::select! {
+                deliveries = &mut publishing => return deliveries,
+                () = tokio::time::sleep(KAFKA_RETRY) => {
+                    if !self.publisher.brokers_up() {
+                        self.shared.health.kafka_failed("no broker can be reached");
+                    }
+                }
+            }
+        }
     }
 
     fn account(&self, records: &[Record], ids: &[i64], deliveries: Vec<Delivery>) -> Settlement {
@@ -192,8 +229,15 @@ impl Lane {
                     settlement.published.push((id, partition, offset));
                 }
                 Delivery::Refused { class, reason } => {
-                    metrics.publish_failures.get_or_create(&FailureLabels { topic: record.topic.clone(), reason: class }).inc();
-                    settlement.failed.push(Failed { id, key: record.key.clone(), reason: format!("{class}: refused by Kafka: {reason}") });
+                    metrics
+                        .publish_failures
+                        .get_or_create(&FailureLabels { topic: record.topic.clone(), reason: class })
+                        .inc();
+                    settlement.failed.push(Failed {
+                        id,
+                        key: record.key.clone(),
+                        reason: format!("{class}: refused by Kafka: {reason}"),
+                    });
                 }
                 Delivery::Withheld => settlement.held.push(id),
                 Delivery::Unsent => unsent += 1,
@@ -201,7 +245,11 @@ impl Lane {
         }
         per_topic.flush();
         if unsent > 0 && self.permit.holds() {
-            tracing::warn!(shard = self.fence.shard, events = unsent, "Kafka did not take part of a batch; it stays PENDING and is sent again");
+            tracing::warn!(
+                shard = self.fence.shard,
+                events = unsent,
+                "Kafka did not take part of a batch; it stays PENDING and is sent again"
+            );
         }
         if let Some(tap) = &self.shared.ack_tap {
             let ids: Vec<i64> = settlement.published.iter().map(|(id, _, _)| *id).collect();
@@ -219,7 +267,9 @@ impl Lane {
                 Ok(state) => {
                     return Some(match (hand, state.batch_ids) {
                         // What we wanted to settle is still in flight for the database: the commit did not happen.
-                        (Hand::Settled(settlement), Some(ids)) if belongs_to(&settlement, &ids) => Hand::Settled(settlement),
+                        (Hand::Settled(settlement), Some(ids)) if belongs_to(&settlement, &ids) => {
+                            Hand::Settled(settlement)
+                        }
                         // A batch that we have not seen: the commit happened, its answer was lost.
                         (_, Some(ids)) => Hand::Inherited(ids),
                         // Nothing in flight: settled, and nothing was claimed. A settlement is safe to write twice.
@@ -314,7 +364,10 @@ impl Judge<'_> {
                 Verdict::Stop
             }
             Topic::Missing => {
-                let reason = format!("unknown-topic: the topic {} does not exist; create it, then retry the event", record.topic);
+                let reason = format!(
+                    "unknown-topic: the topic {} does not exist; create it, then retry the event",
+                    record.topic
+                );
                 self.missing.insert(record.topic.clone());
                 self.refuse("unknown-topic", record.topic, reason)
             }
@@ -322,7 +375,10 @@ impl Judge<'_> {
                 let size = record.size() as u64;
                 match max_message_bytes {
                     Some(limit) if size > limit => {
-                        let reason = format!("too-large: the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}", record.topic);
+                        let reason = format!(
+                            "too-large: the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}",
+                            record.topic
+                        );
                         self.refuse("too-large", record.topic, reason)
                     }
                     _ => Verdict::Publish(record),
@@ -340,7 +396,11 @@ impl Judge<'_> {
 /// Counters of one batch, looked up once per run of events with the same topic.
 #[derive(Default)]
 struct PerTopic {
-    current: Option<(String, prometheus_client::metrics::counter::Counter, prometheus_client::metrics::histogram::Histogram)>,
+    current: Option<(
+        String,
+        prometheus_client::metrics::counter::Counter,
+        prometheus_client::metrics::histogram::Histogram,
+    )>,
     count: u64,
 }
 

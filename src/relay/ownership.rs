@@ -16,6 +16,7 @@ use crate::clock::{Permit, monotonic};
 use crate::db::DbError;
 use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
+use crate::health::Heartbeat;
 use crate::metrics::ShardLabel;
 use crate::outbox::Fence;
 use crate::outbox::leases::{Acquired, Census, Leases};
@@ -32,6 +33,7 @@ struct Owned {
 pub(super) struct Owner {
     lanes: Arc<Lanes>,
     leases: Leases,
+    heartbeat: Heartbeat,
     lease: Duration,
     shutdown_timeout: Duration,
     owned: HashMap<ShardId, Owned>,
@@ -40,14 +42,30 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn new(lanes: Arc<Lanes>, leases: Leases, lease: Duration, shutdown_timeout: Duration) -> Self {
-        Self { lanes, leases, lease, shutdown_timeout, owned: HashMap::new(), running: JoinSet::new(), renewed: Duration::ZERO }
+    pub(super) fn new(
+        lanes: Arc<Lanes>,
+        leases: Leases,
+        heartbeat: Heartbeat,
+        lease: Duration,
+        shutdown_timeout: Duration,
+    ) -> Self {
+        Self {
+            lanes,
+            leases,
+            heartbeat,
+            lease,
+            shutdown_timeout,
+            owned: HashMap::new(),
+            running: JoinSet::new(),
+            renewed: Duration::ZERO,
+        }
     }
 
     /// Runs until `stop`, then drains. Errors: fenced.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<()> {
         let tick = TICK_MAX.min(self.lease / 5);
         let fenced = loop {
+            self.heartbeat.beat();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break None,
@@ -133,7 +151,8 @@ impl Owner {
 
     /// Asks the lanes of some shards to drain; the leases are released when they have.
     fn give_up(&mut self, count: usize) {
-        let mut shards: Vec<ShardId> = self.owned.iter().filter(|(_, owned)| !owned.stop.is_cancelled()).map(|(shard, _)| *shard).collect();
+        let mut shards: Vec<ShardId> =
+            self.owned.iter().filter(|(_, owned)| !owned.stop.is_cancelled()).map(|(shard, _)| *shard).collect();
         shards.sort_unstable();
         for shard in shards.into_iter().rev().take(count) {
             tracing::info!(shard, "shard is given up for another instance");
@@ -187,6 +206,7 @@ impl Owner {
         let deadline = tokio::time::Instant::now() + self.shutdown_timeout.mul_f64(0.7);
         let mut given_up = false;
         while !self.running.is_empty() {
+            self.heartbeat.beat();
             // Renewed to the end: a lane that drains slowly must not lose its shard for that.
             if let Err(error) = self.renew().await {
                 tracing::debug!(error = %error.chain(), "the leases cannot be renewed while draining");

@@ -23,9 +23,13 @@ struct Rule {
 /// Why an event has no topic it may go to. The text goes to `last_error`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoutingError {
-    #[error("no-topic: the row names no topic and no routing rule matches its aggregate type and event type; set topic, or add a [[routing.rule]]")]
+    #[error(
+        "no-topic: the row names no topic and no routing rule matches its aggregate type and event type; set topic, or add a [[routing.rule]]"
+    )]
     NoTopic,
-    #[error("invalid-topic: \"{0}\" is not a topic name; allowed are 1 to 249 of the characters A-Z a-z 0-9 . _ - except . and ..")]
+    #[error(
+        "invalid-topic: \"{0}\" is not a topic name; allowed are 1 to 249 of the characters A-Z a-z 0-9 . _ - except . and .."
+    )]
     Invalid(String),
     #[error("topic-not-allowed: \"{0}\" is not in routing.allowed_topics")]
     NotAllowed(String),
@@ -35,7 +39,11 @@ impl Routing {
     /// Errors: [`Code::ConfigInvalid`] for an expression that does not compile.
     pub fn new(settings: &RoutingConfig) -> Result<Self> {
         let rules = settings.rule.iter().map(Rule::new).collect::<Result<_>>()?;
-        let allowed = settings.allowed_topics.iter().map(|pattern| whole(&regex::escape(pattern).replace("\\*", ".*"))).collect::<Result<_>>()?;
+        let allowed = settings
+            .allowed_topics
+            .iter()
+            .map(|pattern| whole(&regex::escape(pattern).replace("\\*", ".*")))
+            .collect::<Result<_>>()?;
         Ok(Self { rules, allowed })
     }
 
@@ -58,12 +66,17 @@ impl Routing {
 impl Rule {
     fn new(rule: &RoutingRule) -> Result<Self> {
         let compile = |text: &Option<String>| text.as_deref().map(whole).transpose();
-        Ok(Self { aggregate_type: compile(&rule.aggregate_type)?, event_type: compile(&rule.event_type)?, topic: rule.topic.clone() })
+        Ok(Self {
+            aggregate_type: compile(&rule.aggregate_type)?,
+            event_type: compile(&rule.event_type)?,
+            topic: rule.topic.clone(),
+        })
     }
 
     fn apply(&self, event: &OutboxEvent<'_>) -> Option<String> {
         let aggregate_type = event.aggregate_type.unwrap_or_default();
-        let matches = |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text));
+        let matches =
+            |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text));
         if !matches(&self.aggregate_type, aggregate_type) || !matches(&self.event_type, event.event_type) {
             return None;
         }
@@ -86,8 +99,9 @@ fn expand(pattern: &Regex, text: &str, template: &str) -> String {
 }
 
 fn whole(pattern: &str) -> Result<Regex> {
-    Regex::new(&format!("^(?:{pattern})$"))
-        .map_err(|error| Error::new(Code::ConfigInvalid, "an expression in [routing] does not compile").caused_by(error))
+    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
+        Error::new(Code::ConfigInvalid, "an expression in [routing] does not compile").caused_by(error)
+    })
 }
 
 /// What Kafka takes as the name of a topic.
@@ -118,7 +132,8 @@ mod tests {
                 topic: (*topic).to_owned(),
             })
             .collect();
-        Routing::new(&RoutingConfig { allowed_topics: allowed.iter().map(|name| (*name).to_owned()).collect(), rule }).unwrap()
+        Routing::new(&RoutingConfig { allowed_topics: allowed.iter().map(|name| (*name).to_owned()).collect(), rule })
+            .unwrap()
     }
 
     fn routed(routing: &Routing, aggregate: &str, kind: &str) -> Result<String, RoutingError> {
@@ -130,7 +145,11 @@ mod tests {
     #[test]
     fn the_first_rule_that_matches_the_whole_text_gives_the_topic() {
         let rules = routing(
-            &[(Some("Ord(er)"), None, "$1-events"), (None, Some("(?P<what>Like).*"), "${what}.{aggregate_type}"), (Some("P.*"), Some("X"), "px")],
+            &[
+                (Some("Ord(er)"), None, "$1-events"),
+                (None, Some("(?P<what>Like).*"), "${what}.{aggregate_type}"),
+                (Some("P.*"), Some("X"), "px"),
+            ],
             &[],
         );
         assert_eq!(routed(&rules, "Order", "Any").as_deref(), Ok("er-events"));

@@ -46,7 +46,13 @@ pub(super) async fn wait(wakeup: &Wakeup, shard: ShardId, stop: &CancellationTok
 }
 
 /// Looks for work of idle lanes until `stop`. While PostgreSQL is away the lanes are left alone.
-pub(super) async fn run(wakeup: &Wakeup, outbox: &PgOutbox, poll_min: Duration, poll_max: Duration, stop: CancellationToken) {
+pub(super) async fn run(
+    wakeup: &Wakeup,
+    outbox: &PgOutbox,
+    poll_min: Duration,
+    poll_max: Duration,
+    stop: CancellationToken,
+) {
     let mut wait = poll_min;
     while !stop.is_cancelled() {
         tokio::select! {

@@ -228,6 +228,8 @@ async fn a_consumer_that_wakes_up_as_a_zombie_counts_nothing_twice() {
     transaction.execute("lock table product_metrics in exclusive mode", &[]).await.expect("the lock");
     wait_for_blocked(&client).await;
     zombie.signal(Signal::Stop);
+    // Now its transaction stands open and nobody goes on with it.
+    transaction.rollback().await.expect("rollback");
     let epochs = "select coalesce(sum(epoch), 0)::bigint from consumer_partitions";
     let before: i64 = client.query_one(epochs, &[]).await.unwrap().get(0);
     let _heir = settings.start();
@@ -236,7 +238,6 @@ async fn a_consumer_that_wakes_up_as_a_zombie_counts_nothing_twice() {
         if now > before { Ok(()) } else { Err(format!("epochs {before} -> {now}")) }
     })
     .await;
-    transaction.rollback().await.expect("rollback");
     zombie.signal(Signal::Continue);
     shop.wait_until_folded(&client).await;
     expect_the_fold(&client).await;

@@ -104,6 +104,9 @@ async fn rows_that_vanish_in_flight_are_reported_and_the_rest_is_settled() {
     assert_eq!(deleted.expect("delete"), 5);
     kafka.resume().await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 95);
-    assert!(relay.log_text().contains("\"level\":\"ERROR\""), "somebody must look:\n{}", relay.log_text());
+    wait_until("it says that somebody must look", Duration::from_secs(5), async || {
+        if relay.log_text().contains("\"level\":\"ERROR\"") { Ok(()) } else { Err("no line of level ERROR".to_owned()) }
+    })
+    .await;
     assert!(relay.is_running());
 }

@@ -219,17 +219,25 @@ async fn a_row_without_a_topic_goes_where_the_first_matching_rule_sends_it() {
     assert_eq!(row(&client, order).await.last_error, None);
 }
 
-/// Each row is larger than `batch_bytes`: they go one at a time.
+/// `batch_bytes` bounds what is read into memory: a batch ends with the row that reaches it.
 #[tokio::test]
-async fn rows_larger_than_a_batch_may_be_still_flow() {
-    let (database, topic, _relay) = relay_of("large", |settings| settings.set("relay.batch_bytes", "64KiB")).await;
+async fn a_batch_is_bounded_by_its_bytes_and_large_rows_flow_in_order() {
+    let settings =
+        |settings: RelaySettings| settings.set("relay.batch_bytes", "1MB").set("relay.max_record_bytes", "1MB");
+    let (database, topic, relay) = relay_of("large", settings).await;
     let client = database.connect().await;
-    let large = NewRow::new(&topic.name, "k", "{}").sql("payload", "jsonb_build_object('pad', repeat('x', 600000))");
-    let mut ids = Vec::new();
-    for _ in 0..5 {
-        ids.push(large.insert(&client).await);
-    }
-    let records = topic.wait_for_records(5).await;
-    assert_eq!(records.iter().map(Record::outbox_id).collect::<Vec<_>>(), ids);
-    assert!(records.iter().all(|record| record.value.as_ref().unwrap().len() > 600_000));
+    // 12 rows of 900 kB, all visible at once: a second one fits a batch, a third does not.
+    client
+        .execute(
+            "insert into outbox_events (aggregate_id, event_type, topic, payload) \
+             select 'k', 'E', $1, jsonb_build_object('pad', repeat('x', 900000)) from generate_series(1, 12)",
+            &[&topic.name],
+        )
+        .await
+        .unwrap();
+    let records = topic.wait_for_records(12).await;
+    let ids: Vec<i64> = records.iter().map(Record::outbox_id).collect();
+    assert!(ids.is_sorted() && records.iter().all(|record| record.value.as_ref().unwrap().len() > 900_000));
+    wait_for_status(&client, ids[11], "PUBLISHED").await;
+    assert!(relay.metric("outbox_relay_batch_events_count").await >= 6.0, "more than two of them were in one batch");
 }

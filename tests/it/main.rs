@@ -8,6 +8,7 @@ mod cli;
 mod consumer;
 mod crash;
 mod delivery;
+mod demo;
 mod migrations;
 mod ordering;
 mod outage;

@@ -42,9 +42,10 @@ async fn half_a_minute_without_kafka_costs_no_event_an_attempt_and_no_memory() {
 
     insert_many(&client, &topic.name, 100, 5_000).await;
     kafka.stop(StopMode::Orderly).await;
+    insert_many(&client, &topic.name, 100, 5_000).await;
     wait_for_readiness(relay.admin(), 503).await;
     let mut most = 0;
-    let mut inserted = 25_000;
+    let mut inserted = 30_000;
     holds_for("the relay waits", Duration::from_secs(30), async || {
         // Applications know nothing of the outage.
         if inserted < 60_000 {
@@ -88,7 +89,9 @@ async fn postgresql_restarted_and_crashed_under_load_loses_nothing() {
     let postgres = PrivatePostgres::start().await;
     let (database, topic) =
         tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create("postgres-restart", 6));
-    let mut relay = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", "200").start_ready().await;
+    let settings = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", "200");
+    // As by default: long enough for a restart. With less, the lanes lose their leases and repeat what was in flight.
+    let mut relay = settings.set("relay.lease", "15s").start_ready().await;
     let mut expected = 0;
     for mode in [StopMode::Orderly, StopMode::Crash, StopMode::Crash] {
         let client = database.reconnect().await;
@@ -108,9 +111,8 @@ async fn postgresql_restarted_and_crashed_under_load_loses_nothing() {
     let client = database.reconnect().await;
     let report = report(&client, &topic).await;
     println!("{report:?}");
-    report.expect_kept().expect_no_late_repeats();
-    // Each restart may repeat the batch that each shard had in flight.
-    assert!(report.repeats <= 3 * 8 * 200, "{} repeats", report.repeats);
+    // The relay went on all the time and knows what was acknowledged.
+    report.expect_kept().expect_no_repeats();
     assert_eq!(most_attempts(&client).await, 0, "an outage is not an attempt");
     assert!(relay.is_running(), "the relay goes on");
 }
@@ -156,7 +158,7 @@ async fn a_relay_started_before_its_servers_begins_when_they_come() {
     let relay = RelaySettings::new(&database, &kafka.bootstrap).start();
     wait_until("it serves /livez", Duration::from_secs(20), async || {
         let log = relay.log_text();
-        if log.contains("admin server listens") { Ok(()) } else { Err(log) }
+        if log.contains("admin server is listening") { Ok(()) } else { Err(log) }
     })
     .await;
     assert_eq!(http::get(relay.admin(), "/livez").await.expect("an answer").0, 200);

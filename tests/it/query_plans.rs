@@ -81,8 +81,8 @@ async fn check_plans(database: &TestDatabase, when: &str) {
 
     let pending = ids(&client, "shard = 3 and status = 'PENDING'").await;
     let settle = "outbox/sql/settle_published.sql";
-    let zeros = "array(select 0 from generate_series(1, 2000)), array(select 0::bigint from generate_series(1, 2000))";
-    let settle = explain(&lane, settle, &format!("{pending}, {zeros}")).await;
+    let zeros = format!("'{{{}}}'", vec!["0"; pending.split(',').count()].join(","));
+    let settle = explain(&lane, settle, &format!("{pending}, {zeros}, {zeros}")).await;
     let found = scans(&settle, "outbox_events");
     let update = found.iter().filter(|scan| scan.starts_with("ModifyTable")).count();
     assert_eq!(update, 1, "{when}: {found:?}");
@@ -91,7 +91,8 @@ async fn check_plans(database: &TestDatabase, when: &str) {
 
     let manifest = explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{pending}, 1000000")).await;
     let found = scans(&manifest, "outbox_events");
-    assert_eq!(found, ["Index Scan outbox_events_pkey"], "{when}: {manifest:#}");
+    assert!(found.len() == 1 && found[0].starts_with("Index Scan "), "{when}: {manifest:#}");
+    assert!(pages(&manifest) < 3_000, "{when}: claiming a manifest again reads {} pages", pages(&manifest));
 
     let due = explain(&lane, "outbox/sql/shards_due.sql", "'{0,1,2,3,4,5,6,7}'").await;
     for scan in scans(&due, "outbox_events") {

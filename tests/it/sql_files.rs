@@ -7,8 +7,11 @@ use regex::Regex;
 
 use crate::support::{TestDatabase, repository};
 
-/// Files that cannot be prepared, and why. None so far.
-const SKIPPED: &[(&str, &str)] = &[];
+/// Files that cannot be prepared, and why.
+const SKIPPED: &[(&str, &str)] = &[
+    ("migrations/sql/record.sql", "a piece of a script that is printed"),
+    ("migrations/sql/set_shards.sql", "several statements around a figure that no parameter can carry"),
+];
 
 fn sql_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
@@ -30,9 +33,14 @@ async fn every_sql_file_prepares_against_the_migrated_schema() {
     sql_files(&source, &mut files);
     files.sort();
     assert!(files.len() >= 20, "found only {files:?}");
-    // The relation that projections read exists in the consumer's sessions.
-    let relation = source.join("projection/sql/new_events.sql");
-    client.batch_execute(&std::fs::read_to_string(relation).expect("it is there")).await.expect("new_events");
+    // Relations that a session makes for itself: the one that projections read, the shop of the demo.
+    for path in &files {
+        let text = std::fs::read_to_string(path).expect("a readable file");
+        let statement = text.lines().find(|line| !line.starts_with("--")).unwrap_or_default();
+        if statement.starts_with("create table") || statement.starts_with("create temporary table") {
+            client.batch_execute(&text).await.unwrap_or_else(|error| panic!("{}: {error:?}", path.display()));
+        }
+    }
     let mut bad = Vec::new();
     for path in &files {
         let name = path.strip_prefix(&source).expect("below src").to_str().expect("UTF-8");
@@ -79,8 +87,11 @@ fn head_of(text: &str) -> String {
 /// the place where it meets the parameter first, and another type fails when the statement is run.
 fn declared_types(head: &str) -> HashMap<usize, String> {
     let declaration = Regex::new(r"\$(\d+)\s+([a-z]\w*(?:\[\])?)").expect("a valid expression");
-    let found = declaration.captures_iter(head);
-    found.map(|found| (found[1].parse().expect("a small number"), found[2].to_owned())).collect()
+    let mut declared = HashMap::new();
+    for found in declaration.captures_iter(head) {
+        declared.entry(found[1].parse().expect("a small number")).or_insert_with(|| found[2].to_owned());
+    }
+    declared
 }
 
 fn catalog_name(declared: &str) -> String {

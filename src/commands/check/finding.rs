@@ -133,6 +133,18 @@ fn lines(finding: &Finding) -> String {
     text
 }
 
+/// For the tests of those who judge: the check and level of each finding, after seeing that what is not well has a cause and
+/// a fix.
+#[cfg(test)]
+pub(super) fn levels(judge: impl FnOnce(&mut Vec<Finding>)) -> Vec<(&'static str, Level)> {
+    let mut findings = Vec::new();
+    judge(&mut findings);
+    for finding in findings.iter().filter(|finding| finding.level != Level::Ok) {
+        assert!(finding.cause.is_some() && finding.fix.is_some(), "{finding:?}");
+    }
+    findings.iter().map(|finding| (finding.check, finding.level)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

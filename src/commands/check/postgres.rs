@@ -1,6 +1,7 @@
-//! PostgreSQL and the schema: asks, and hands the facts to `judge`.
+//! PostgreSQL and the schema: asks, and hands the facts to `judge_server` and `judge_schema`.
 
-mod judge;
+mod judge_schema;
+mod judge_server;
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Resu
     let inspector = match Inspector::connect(&database).await {
         Ok(inspector) => inspector,
         Err(error) if is_refused_by_pooler(&error) => {
-            findings.push(judge::pooler_refuses(&error.into()));
+            findings.push(judge_server::pooler_refuses(&error.into()));
             return Ok(Vec::new());
         }
         Err(error) => {
@@ -56,18 +57,18 @@ async fn server(
     let answer = inspector.server().await;
     let after = clock::wall();
     let Some(facts) = known(Part::Postgres, "postgres.connection", answer, findings) else { return };
-    judge::server(&facts, where_to, findings);
-    judge::clock(facts.clock, before, after, findings);
-    judge::durability(&facts, findings);
-    judge::connections(&facts, settings, findings);
+    judge_server::server(&facts, where_to, findings);
+    judge_server::clock(facts.clock, before, after, findings);
+    judge_server::durability(&facts, findings);
+    judge_server::connections(&facts, settings, findings);
 
     let pooled = inspector.is_transaction_pooled(database).await;
     if let Some(pooled) = known(Part::Postgres, "postgres.pooler", pooled, findings) {
-        judge::pooler(pooled, &facts, findings);
+        judge_server::pooler(pooled, &facts, findings);
     }
     let open = inspector.open_transactions(LONG_TRANSACTION).await;
     if let Some(open) = known(Part::Postgres, "postgres.transactions", open, findings) {
-        judge::transactions(&open, facts.sees_all_sessions, findings);
+        judge_server::transactions(&open, facts.sees_all_sessions, findings);
     }
 }
 
@@ -76,11 +77,11 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
     let Some(history) = known(Part::Schema, "schema.migrations", history, findings) else { return };
     let readable = history.iter().all(|grant| grant.granted != Some(false));
     match migrations::status(database).await {
-        _ if !readable => findings.push(judge::history_hidden()),
+        _ if !readable => findings.push(judge_schema::history_hidden()),
         Ok(migrations) => {
             let missing: Vec<i32> =
                 migrations.iter().filter(|known| known.applied_on.is_none()).map(|known| known.version).collect();
-            judge::migrations(migrations.len(), &missing, findings);
+            judge_schema::migrations(migrations.len(), &missing, findings);
             if missing.len() == migrations.len() {
                 // Nothing is there: every other question would only say so again.
                 return;
@@ -88,17 +89,17 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
         }
         Err(error) => findings.push(Finding::failed(Part::Schema, "schema.migrations", &error)),
     }
-    let grants = inspector.grants(&judge::grants_needed(settings)).await;
+    let grants = inspector.grants(&judge_schema::grants_needed(settings)).await;
     if let Some(grants) = known(Part::Schema, "schema.grants", grants, findings) {
-        judge::grants(&grants, findings);
+        judge_schema::grants(&grants, findings);
     }
     let indexes = inspector.claim_indexes().await;
     if let Some(indexes) = known(Part::Schema, "schema.claim_index", indexes, findings) {
-        judge::claim_index(&indexes, findings);
+        judge_schema::claim_index(&indexes, findings);
     }
     let identity = inspector.identity().await;
     if let Some(identity) = known(Part::Schema, "schema.identity", identity, findings) {
-        judge::identity(identity.as_ref(), findings);
+        judge_schema::identity(identity.as_ref(), findings);
     }
     projections(settings, database, findings).await;
 }

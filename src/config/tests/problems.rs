@@ -121,7 +121,7 @@ fn rows_have_the_same_as_the_report() {
     let places: Vec<_> = rows.iter().map(|row| (row.line.unwrap(), row.column.unwrap())).collect();
     assert_eq!(places, [(1, 1), (4, 7), (5, 7), (8, 14), (9, 9), (10, 12), (13, 1), (16, 8), (19, 27), (21, 2)]);
     assert_eq!(rows[3].key.as_deref(), Some("relay.batch_rows"));
-    assert_eq!(rows[3].source, "relay.toml:8");
+    assert_eq!(rows[3].source.as_deref(), Some("relay.toml:8"));
     assert_eq!(rows[3].help.as_deref(), Some("write it without quotes"));
 }
 

@@ -88,6 +88,8 @@ fn secrets_are_not_shown_in_problems() {
         "[kafka]\nsasl_passwd = 'cAnArY",
         "[kafka]\nkey_password = \"\"\"cAnArY",
         "[kafka]\nkey_password = '''\ncAnArY\n",
+        "[database]\ntls = \"no\" # before: password = cAnArY",
+        "[database]\ntls = \"no\" # before: postgres://app:cAnArY@db",
         "[kafka]\nbootstrap_servers = \"kafka://u:cAnArY@h:1\"",
         "[kafka.properties]\nsasl.password = \"cAnArY\"",
         "[kafka.properties]\nsasl.password = [\"cAnArY\"]",

@@ -111,6 +111,9 @@ fn a_bad_value_names_its_source_and_what_it_overrides() {
          expected a whole number from 1 to 4294967295, found `lots`\n |\n = note: it overrides relay.toml:2:14\n\n\
          the settings have a problem, so nothing was started\n"
     );
+    let file = Sources::none().with_text("relay.toml", "[relay]\nlease = \"20s\"\n");
+    let error = Config::load(&file.with_set("relay.lease=1s"), Needs::NOTHING).unwrap_err();
+    assert!(error.render(false).contains("must be at least 3s\n |\n = note: it overrides relay.toml:2:9\n"), "a rule");
     let problem = only_problem(&Sources::none().with_flag("--log-format", "telemetry.log_format", "jsn"));
     assert_eq!(problem.origin.to_string(), "--log-format");
     assert_eq!(problem.help.as_deref(), Some("did you mean `json`?"));

@@ -3,8 +3,7 @@
 -- first row always fits. $5 bigint: most bytes of one row; of a larger one only the key and the sizes are read.
 -- Returns the events in id order. FOR UPDATE SKIP LOCKED never skips in practice, since only the owner of the shard claims
 -- from it; it is the second belt under the lease. Changes nothing by itself, so it can be run again.
-select id, event_id, event_type, event_version, aggregate_type, topic, key, key_bytes, bytes, created_at,
-  extract(epoch from available_at - now())::float8 as due_in,
+select id, event_id, event_type, event_version, aggregate_type, topic, key, key_bytes, bytes, created_at, due_in,
   case when bytes <= $5 then aggregate_id end as aggregate_id,
   case when bytes <= $5 then payload end as payload,
   case when bytes <= $5 then payload_raw end as payload_raw,

@@ -1,8 +1,7 @@
 -- Claims again the events of a batch that was in flight when its lane stopped, in the order they were sent in.
 -- $1 bigint[]: the ids of the manifest. $2 bigint: most bytes of one row, as in claim.sql.
 -- Returns those that are still PENDING; the batch was within its bounds when it was written. Changes nothing by itself.
-select id, event_id, event_type, event_version, aggregate_type, topic, key, key_bytes, bytes, created_at,
-  extract(epoch from available_at - now())::float8 as due_in,
+select id, event_id, event_type, event_version, aggregate_type, topic, key, key_bytes, bytes, created_at, due_in,
   case when bytes <= $2 then aggregate_id end as aggregate_id,
   case when bytes <= $2 then payload end as payload,
   case when bytes <= $2 then payload_raw end as payload_raw,

@@ -1,7 +1,8 @@
 -- Events that match all filters, without their payload. A null filter matches everything. Changes nothing.
 -- $1 bigint: id. $2 uuid: event_id. $3 text: key. $4 text[]: states. $5 text: topic. $6 text: event type.
 -- $7 text: aggregate type. $8 text: aggregate id. $9 text: correlation id.
--- $10 timestamptz, $11 float8: created since this time, and since so many seconds ago. $12, $13: created before, likewise.
+-- $10 timestamptz, $11 float8: created since this time, and since so many seconds ago. $12 timestamptz, $13 float8: created before,
+-- likewise.
 -- $14 bigint: go on after this id. $15 boolean: oldest first, else newest first. $16 bigint: most rows.
 -- It is run once per session, so it is planned for the values given: filters that are null fall away, and the order becomes
 -- that of the primary key.

@@ -251,7 +251,7 @@ fn tail(log: &std::path::Path) -> String {
 
 /// The loopback address in the line that tells it.
 fn admin_address(log: &str) -> Option<SocketAddr> {
-    let line = log.lines().find(|line| line.contains("admin server listens") && line.contains("127.0.0.1:"))?;
+    let line = log.lines().find(|line| line.contains("admin server is listening") && line.contains("127.0.0.1:"))?;
     let address = &line[line.find("127.0.0.1:")?..];
     let end = address.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(address.len());
     address[..end].parse().ok()
@@ -282,7 +282,7 @@ fn leave_to_the_reaper(process: u32) {
 
 #[test]
 fn the_address_is_read_from_the_line_about_listening() {
-    let log = "{\"message\":\"starting\",\"kafka\":\"127.0.0.1:9092\"}\n{\"message\":\"admin server listens\",\"address\":\"127.0.0.1:41234\"}\n";
+    let log = "{\"message\":\"starting\",\"kafka\":\"127.0.0.1:9092\"}\n{\"message\":\"admin server is listening\",\"address\":\"127.0.0.1:41234\"}\n";
     assert_eq!(admin_address(log), Some(SocketAddr::from(([127, 0, 0, 1], 41234))));
     assert_eq!(admin_address("{\"kafka\":\"127.0.0.1:9092\"}"), None);
 }

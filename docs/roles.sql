@@ -1,0 +1,28 @@
+-- Least privilege for outbox-relay: run as the owner of the schema, after `outbox-relay migrate up`. Adapt the names.
+-- Passwords and LOGIN are left to you: grant these roles to your login roles.
+
+-- Applications: insert events, nothing else. They need not even read the table.
+create role outbox_app nologin;
+grant insert on outbox_events to outbox_app;
+
+-- The relay: reads events and changes their state; keeps its own tables.
+create role outbox_relay nologin;
+grant select on outbox_events, outbox_claimable, outbox_events_id_seq to outbox_relay;
+grant update (status, retry_count, last_error, published_at, published_partition, published_offset) on outbox_events to outbox_relay;
+-- Locking rows through the view asks for the right to update it; what may be changed is decided by the line above.
+grant update (status) on outbox_claimable to outbox_relay;
+grant select, update on outbox_shards to outbox_relay;
+grant select, insert, update, delete on outbox_instances, outbox_held_keys to outbox_relay;
+grant select, insert on outbox_audit to outbox_relay;
+grant select on refinery_schema_history to outbox_relay;
+
+-- The consumer, on top of what its projections need.
+create role outbox_consumer nologin;
+grant select, insert, update on consumer_partitions to outbox_consumer;
+grant select, insert on event_handled, consumer_parked to outbox_consumer;
+grant select, insert, update on product_metrics to outbox_consumer;
+grant select on refinery_schema_history to outbox_consumer;
+
+-- Dashboards and people who look.
+create role outbox_reader nologin;
+grant select on all tables in schema public to outbox_reader;

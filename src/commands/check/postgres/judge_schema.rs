@@ -1,0 +1,223 @@
+//! What facts about the schema mean, and which grants are needed. Pure.
+
+use crate::commands::check::finding::{Finding, Part};
+use crate::config::Config;
+use crate::outbox::inspect::server::{Grant, IdentityFacts};
+
+pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Finding>) {
+    findings.push(if missing.is_empty() {
+        Finding::ok(Part::Schema, "schema.migrations", format!("all {known} migrations are applied"))
+    } else {
+        let list = missing.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+        Finding::problem(
+            Part::Schema,
+            "schema.migrations",
+            format!("migrations are missing: {list}"),
+            "the relay does not start on a schema older than itself",
+            "run: outbox-relay migrate up",
+        )
+    });
+}
+
+pub(super) fn history_hidden() -> Finding {
+    Finding::warning(
+        Part::Schema,
+        "schema.migrations",
+        "this role may not read which migrations are applied",
+        "whether the schema is as new as this program stays unknown",
+        "as the owner: grant select on refinery_schema_history to the role of database.url, or check as the owner",
+    )
+}
+
+/// What `run` needs with these settings, as (relation, privilege).
+pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static str)> {
+    const RELAY: &[(&str, &str)] = &[
+        ("outbox_events", "select"),
+        ("outbox_events", "update"),
+        ("outbox_claimable", "select"),
+        // SELECT … FOR UPDATE asks for it.
+        ("outbox_claimable", "update"),
+        ("outbox_events_id_seq", "select"),
+        ("outbox_shards", "select"),
+        ("outbox_shards", "update"),
+        ("outbox_instances", "select"),
+        ("outbox_instances", "insert"),
+        ("outbox_instances", "update"),
+        ("outbox_instances", "delete"),
+        ("outbox_held_keys", "select"),
+        ("outbox_held_keys", "insert"),
+        ("outbox_held_keys", "update"),
+        ("outbox_held_keys", "delete"),
+    ];
+    const CONSUMER: &[(&str, &str)] = &[
+        ("consumer_partitions", "select"),
+        ("consumer_partitions", "insert"),
+        ("consumer_partitions", "update"),
+        ("event_handled", "select"),
+        ("event_handled", "insert"),
+        ("consumer_parked", "select"),
+        ("consumer_parked", "insert"),
+        ("consumer_parked", "update"),
+    ];
+    const PRODUCT_METRICS: &[(&str, &str)] =
+        &[("product_metrics", "select"), ("product_metrics", "insert"), ("product_metrics", "update")];
+
+    let mut needed = Vec::new();
+    if settings.relay.enabled {
+        needed.extend(RELAY);
+    }
+    if settings.consumer.enabled {
+        needed.extend(CONSUMER);
+        // Projections of the operator's own are SQL files: what they need only they know.
+        if settings.projection.is_empty() {
+            needed.extend(PRODUCT_METRICS);
+        }
+    }
+    needed
+}
+
+pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
+    let before = findings.len();
+    let mut refused: Vec<(&str, Vec<&str>)> = Vec::new();
+    for grant in grants.iter().filter(|grant| grant.granted == Some(false)) {
+        match refused.iter_mut().find(|(relation, _)| *relation == grant.relation) {
+            Some((_, privileges)) => privileges.push(&grant.privilege),
+            None => refused.push((&grant.relation, vec![&grant.privilege])),
+        }
+    }
+    for (relation, privileges) in refused {
+        let list = privileges.join(", ");
+        findings.push(Finding::problem(
+            Part::Schema,
+            "schema.grants",
+            format!("no {list} on {relation}"),
+            "the statements that need it fail",
+            format!("as the owner: grant {list} on {relation} to the role of database.url"),
+        ));
+    }
+    let mut absent: Vec<&str> =
+        grants.iter().filter(|grant| grant.granted.is_none()).map(|grant| grant.relation.as_str()).collect();
+    absent.dedup();
+    for relation in absent {
+        findings.push(Finding::problem(
+            Part::Schema,
+            "schema.tables",
+            format!("{relation} does not exist, or is not in the search_path"),
+            "the statements that need it fail",
+            "run: outbox-relay migrate up; if the tables are in a schema of their own, set the search_path of the role",
+        ));
+    }
+    if findings.len() == before {
+        findings.push(Finding::ok(Part::Schema, "schema.grants", "the role has all privileges it needs"));
+    }
+}
+
+pub(super) fn claim_index(indexes: &[(String, bool)], findings: &mut Vec<Finding>) {
+    findings.push(match indexes.iter().find(|(_, usable)| *usable) {
+        Some((name, _)) => Finding::ok(Part::Schema, "schema.claim_index", format!("index {name} serves the claim")),
+        None => match indexes.first() {
+            Some((name, _)) => Finding::problem(
+                Part::Schema,
+                "schema.claim_index",
+                format!("index {name} is not valid"),
+                "PostgreSQL does not use it, so every claim reads the whole table",
+                format!("reindex index concurrently {name}"),
+            ),
+            None => Finding::problem(
+                Part::Schema,
+                "schema.claim_index",
+                "no index serves the claim",
+                "every claim reads the whole table",
+                "make outbox_events_pending again, as in outbox-relay migrate sql, but CONCURRENTLY",
+            ),
+        },
+    });
+}
+
+pub(super) fn identity(identity: Option<&IdentityFacts>, findings: &mut Vec<Finding>) {
+    let finding = match identity {
+        // Reported with the grants.
+        None => return,
+        Some(IdentityFacts { cache: Some(1), always: true }) => {
+            Finding::ok(Part::Schema, "schema.identity", "ids are drawn one at a time, by the inserting transaction")
+        }
+        Some(IdentityFacts { cache: Some(1), always: false }) => Finding::warning(
+            Part::Schema,
+            "schema.identity",
+            "outbox_events.id can be set by the application",
+            "an id below those already published, or out of turn, breaks the order of its key and may be found only by the sweep",
+            "for table outbox_events: alter column id set generated always",
+        ),
+        Some(IdentityFacts { cache: Some(cache), .. }) => Finding::problem(
+            Part::Schema,
+            "schema.identity",
+            format!("the sequence of outbox_events.id caches {cache} ids"),
+            "sessions then draw ids ahead of time, and later events get lower ids: their order is lost, and the scan may pass them",
+            "for table outbox_events: alter column id set cache 1",
+        ),
+        Some(IdentityFacts { cache: None, .. }) => Finding::problem(
+            Part::Schema,
+            "schema.identity",
+            "outbox_events.id comes from no sequence",
+            "the relay orders events by ids that are drawn by the inserting transaction",
+            "make it an identity column, as in: outbox-relay migrate sql",
+        ),
+    };
+    findings.push(finding);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::check::finding::{Level, levels};
+
+    #[test]
+    fn a_schema_as_it_should_be_gives_no_warning() {
+        let all = levels(|findings| {
+            migrations(2, &[], findings);
+            grants(&[], findings);
+            claim_index(&[("outbox_events_pending".to_owned(), true)], findings);
+            identity(Some(&IdentityFacts { always: true, cache: Some(1) }), findings);
+        });
+        assert!(all.iter().all(|(_, level)| *level == Level::Ok), "{all:?}");
+    }
+
+    #[test]
+    fn missing_grants_are_gathered_per_table() {
+        let grant = |relation: &str, privilege: &str, granted| Grant {
+            relation: relation.to_owned(),
+            privilege: privilege.to_owned(),
+            granted,
+        };
+        let mut findings = Vec::new();
+        let given = [
+            grant("outbox_shards", "select", Some(false)),
+            grant("outbox_shards", "update", Some(false)),
+            grant("outbox_events", "select", Some(true)),
+            grant("event_handled", "select", None),
+            grant("event_handled", "insert", None),
+        ];
+        grants(&given, &mut findings);
+        let what: Vec<_> = findings.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(
+            what,
+            ["no select, update on outbox_shards", "event_handled does not exist, or is not in the search_path"]
+        );
+    }
+
+    #[test]
+    fn an_index_that_is_missing_or_broken_is_a_problem() {
+        let level = |indexes: &[(String, bool)]| levels(|findings| claim_index(indexes, findings))[0].1;
+        assert_eq!(level(&[]), Level::Problem);
+        assert_eq!(level(&[("a".to_owned(), false)]), Level::Problem);
+        assert_eq!(level(&[("a".to_owned(), false), ("b".to_owned(), true)]), Level::Ok);
+    }
+
+    #[test]
+    fn cached_or_foreign_ids_are_a_problem() {
+        let level = |always, cache| levels(|findings| identity(Some(&IdentityFacts { always, cache }), findings))[0].1;
+        assert_eq!(level(true, Some(50)), Level::Problem);
+        assert_eq!(level(false, None), Level::Problem);
+        assert_eq!(level(false, Some(1)), Level::Warning);
+    }
+}
