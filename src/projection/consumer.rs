@@ -223,7 +223,7 @@ impl Reader {
                     }
                     self.assignment.assign(Vec::new(), clock::monotonic());
                     self.unanswered = false;
-                    self.consumer.unassign().map_err(|error| refused_assignment(&error))?;
+                    client::assign(&self.consumer, None).map_err(|error| refused_assignment(&error))?;
                 }
             }
         }
@@ -300,7 +300,7 @@ impl Reader {
                 .map_err(|error| refused_assignment(&error))?;
         }
         self.assignment.reset_buffer();
-        self.consumer.assign(&list).map_err(|error| refused_assignment(&error))?;
+        client::assign(&self.consumer, Some(&list)).map_err(|error| refused_assignment(&error))?;
         self.unanswered = false;
         Ok(())
     }

@@ -120,7 +120,7 @@ impl ClientContext for Context {
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         if self.closing.load(Ordering::Relaxed) {
-            drop(consumer.unassign());
+            drop(assign(consumer, None));
             return;
         }
         let rebalance = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
@@ -141,6 +141,24 @@ impl ConsumerContext for Context {
             tracing::debug!(error = %error, "Kafka did not take the offsets; only lag tools miss them");
         }
     }
+}
+
+/// Hands partitions to the client in place of all others; `None` is none, as the answer to a revocation.
+///
+/// librdkafka up to 2.15 aborts the process when a partition is taken away a second time while its fetcher still stops
+/// (librdkafka#5573). A stop takes two turns of the client's main thread, and each question for the assignment waits for
+/// one, so that after this call everything has stopped. [`BaseConsumer::assign`] is called nowhere else.
+pub(super) fn assign<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    partitions: Option<&TopicPartitionList>,
+) -> Result<(), KafkaError> {
+    match partitions {
+        Some(partitions) => consumer.assign(partitions)?,
+        None => consumer.unassign()?,
+    }
+    consumer.assignment()?;
+    consumer.assignment()?;
+    Ok(())
 }
 
 /// A topic that we subscribe to does not exist (yet).
@@ -180,7 +198,9 @@ pub(super) fn to_record(message: &BorrowedMessage<'_>) -> Record {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::Offset;
     use rdkafka::config::FromClientConfigAndContext;
+    use rdkafka::mocking::MockCluster;
 
     use super::*;
 
@@ -201,5 +221,27 @@ mod tests {
         let consumer: Result<BaseConsumer<Context>, _> =
             BaseConsumer::from_config_and_context(&config, Context::default());
         assert!(consumer.is_ok(), "{:?}", consumer.err());
+    }
+
+    /// Without the wait in [`assign`] librdkafka aborts the process here at once.
+    #[test]
+    fn assignments_may_follow_each_other_at_once() {
+        let cluster = MockCluster::new(1).expect("a cluster in this process");
+        cluster.create_topic("orders", 6, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let config = client_settings(config, "shop");
+        let consumer: BaseConsumer<Context> =
+            BaseConsumer::from_config_and_context(&config, Context::default()).expect("a consumer");
+        let mut partitions = TopicPartitionList::new();
+        for partition in 0..6 {
+            partitions.add_partition_offset("orders", partition, Offset::Offset(0)).expect("a valid offset");
+        }
+        for _ in 0..500 {
+            for list in [Some(&partitions), Some(&partitions), None, Some(&partitions)] {
+                assign(&consumer, list).expect("assign");
+            }
+        }
+        assert_eq!(consumer.assignment().expect("assignment").count(), 6);
     }
 }
