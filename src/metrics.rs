@@ -9,7 +9,7 @@ use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
+pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -127,7 +127,6 @@ impl Metrics {
             Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("librdkafka", rdkafka_version())]),
         );
         let latency = || Histogram::new(LATENCY_BUCKETS);
-        let duration = || Histogram::new(DURATION_BUCKETS);
         let pending_events = register!("pending_events", "Rows that wait to be published", CountGauge::default());
         let oldest_pending_age_seconds = register!("oldest_pending_age", "Age of the oldest row that waits: alert on this first", seconds FloatGauge::default());
         let failed_events = register!("failed_events", "Rows that failed and need a decision", CountGauge::default());
@@ -196,7 +195,6 @@ impl Metrics {
         for result in ["full", "partial", "empty"] {
             drop(poll_duration.get_or_create(&PollLabel { result }));
         }
-        let _ = duration;
         Self {
             registry: Arc::new(registry),
             pending_events,

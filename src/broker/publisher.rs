@@ -53,7 +53,7 @@ pub struct PublisherSettings {
 }
 
 impl Publisher {
-    /// Starts the thread; the producer is made for the first batch.
+    /// Starts the thread, which connects in the background.
     pub fn start(settings: PublisherSettings) -> std::io::Result<Self> {
         let (jobs, inbox) = sync_channel(1);
         let brokers_up = Arc::new(AtomicBool::new(true));
@@ -90,6 +90,8 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, inbox: &Receiver<Job>) {
+        // Before the first batch: an idempotent producer needs half a second to connect and get its id.
+        self.producer = self.producer(0);
         while let Ok(job) = inbox.recv() {
             let deliveries = self.publish(&job.records, &job.permit);
             // A lane that is gone has no use for the answer; its successor reads the manifest.

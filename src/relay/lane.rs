@@ -18,7 +18,7 @@ use crate::broker::{Delivery, Record};
 use crate::clock::{Permit, monotonic, wall};
 use crate::error::Code;
 use crate::event::OutboxEvent;
-use crate::metrics::{FailureLabels, PollLabel, TopicLabel};
+use crate::metrics::{FailureLabels, Histogram, Metrics, PollLabel, TopicLabel};
 use crate::outbox::{Batch, Claimed, Failed, Fence, OutboxError, Settlement, Source, Step, Verdict};
 use crate::retry::Backoff;
 
@@ -220,12 +220,13 @@ impl Lane {
         let metrics = &self.shared.metrics;
         let now_ms = wall().as_millisecond();
         let mut settlement = Settlement { published: Vec::with_capacity(records.len()), ..Settlement::default() };
-        let mut per_topic = PerTopic::default();
+        let mut per_topic = PerTopic::new(metrics);
         let mut unsent = 0_u64;
         for ((record, id), delivery) in records.iter().zip(ids.iter().copied()).zip(deliveries) {
+            let acked = matches!(delivery, Delivery::Acked { .. });
+            per_topic.count(&record.topic, acked.then(|| (now_ms - record.timestamp_ms) as f64 / 1_000.0));
             match delivery {
                 Delivery::Acked { partition, offset } => {
-                    per_topic.published(metrics, &record.topic, (now_ms - record.timestamp_ms) as f64 / 1_000.0);
                     settlement.published.push((id, partition, offset));
                 }
                 Delivery::Refused { class, reason } => {
@@ -394,36 +395,46 @@ impl Judge<'_> {
 }
 
 /// Counters of one batch, looked up once per run of events with the same topic.
-#[derive(Default)]
-struct PerTopic {
-    current: Option<(
-        String,
-        prometheus_client::metrics::counter::Counter,
-        prometheus_client::metrics::histogram::Histogram,
-    )>,
-    count: u64,
+struct PerTopic<'a> {
+    metrics: &'a Metrics,
+    current: Option<TopicCounters>,
 }
 
-impl PerTopic {
-    fn published(&mut self, metrics: &crate::metrics::Metrics, topic: &str, latency_seconds: f64) {
-        if self.current.as_ref().is_none_or(|(name, _, _)| name != topic) {
+struct TopicCounters {
+    topic: String,
+    claimed: u64,
+    published: u64,
+    latency: Histogram,
+}
+
+impl<'a> PerTopic<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        Self { metrics, current: None }
+    }
+
+    /// Counts a claimed event; `latency_seconds` if it was acknowledged.
+    fn count(&mut self, topic: &str, latency_seconds: Option<f64>) {
+        if self.current.as_ref().is_none_or(|current| current.topic != topic) {
             self.flush();
             let label = TopicLabel { topic: topic.to_owned() };
-            let counter = metrics.published_events.get_or_create(&label).clone();
-            let latency = metrics.delivery_latency.get_or_create(&label).clone();
-            self.current = Some((topic.to_owned(), counter, latency));
+            let latency = self.metrics.delivery_latency.get_or_create(&label).clone();
+            self.current = Some(TopicCounters { topic: label.topic, claimed: 0, published: 0, latency });
         }
-        if let Some((_, _, latency)) = &self.current {
-            latency.observe(latency_seconds.max(0.0));
+        if let Some(current) = &mut self.current {
+            current.claimed += 1;
+            if let Some(seconds) = latency_seconds {
+                current.published += 1;
+                current.latency.observe(seconds.max(0.0));
+            }
         }
-        self.count += 1;
     }
 
     fn flush(&mut self) {
-        if let Some((_, counter, _)) = &self.current {
-            counter.inc_by(self.count);
+        if let Some(TopicCounters { topic, claimed, published, .. }) = self.current.take() {
+            let label = TopicLabel { topic };
+            self.metrics.claimed_events.get_or_create(&label).inc_by(claimed);
+            self.metrics.published_events.get_or_create(&label).inc_by(published);
         }
-        self.count = 0;
     }
 }
 

@@ -10,12 +10,25 @@ use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, 
 use crate::support::relay::{RelaySettings, leases};
 use crate::support::{PrivateKafka, Signal, TestDatabase, Topic, parts::parts, wait_until};
 
+/// Every shard with its bound, its batch and what waits in it, for messages.
+async fn shards(client: &Client) -> String {
+    let rows = client
+        .query(
+            "select format('%s: low_id %s, %s in flight, waiting %s to %s', s.shard, low_id, cardinality(batch_ids), min(id), max(id)) \
+             from outbox_shards s left join outbox_events e on e.shard = s.shard and status = 'PENDING' group by s.shard order by 1",
+            &[],
+        )
+        .await
+        .expect("shards");
+    rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("; ")
+}
+
 /// Waits until a batch of `count` rows is in flight, all shards together.
 async fn wait_for_flight(client: &Client, count: i64) {
     wait_until(&format!("{count} rows are in flight"), Duration::from_secs(30), async || {
         let sum = "select coalesce(sum(cardinality(batch_ids)), 0)::bigint from outbox_shards";
         let found: i64 = client.query_one(sum, &[]).await.expect("shards").get(0);
-        if found == count { Ok(()) } else { Err(format!("{found} rows")) }
+        if found == count { Ok(()) } else { Err(format!("{found} rows; {}", shards(client).await)) }
     })
     .await;
 }
@@ -35,7 +48,8 @@ async fn a_crash_between_acknowledgement_and_mark_repeats_the_batch_in_the_same_
     let (database, kafka) = tokio::join!(TestDatabase::migrated("worst"), PrivateKafka::start());
     let topic = Topic::create_on(&kafka.bootstrap, "worst", 3).await;
     let (client, mut lock) = (database.connect().await, database.connect().await);
-    let settings = RelaySettings::new(&database, &kafka.bootstrap);
+    // Every shard may have its batch in flight at once.
+    let settings = RelaySettings::new(&database, &kafka.bootstrap).set("relay.parallel_batches", "8");
     let mut relay = settings.start_ready().await;
     insert_many(&client, &topic.name, 40, 200).await;
     wait_until_published(&database, Duration::from_secs(30)).await;
@@ -94,7 +108,8 @@ async fn rows_that_vanish_in_flight_are_reported_and_the_rest_is_settled() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("vanish"), PrivateKafka::start());
     let topic = Topic::create_on(&kafka.bootstrap, "vanish", 3).await;
     let client = database.connect().await;
-    let mut relay = RelaySettings::new(&database, &kafka.bootstrap).start_ready().await;
+    let settings = RelaySettings::new(&database, &kafka.bootstrap).set("relay.parallel_batches", "8");
+    let mut relay = settings.start_ready().await;
     insert_many(&client, &topic.name, 10, 50).await;
     wait_until_published(&database, Duration::from_secs(30)).await;
     kafka.pause().await;
