@@ -24,9 +24,9 @@ async fn explain(client: &Client, file: &str, parameters: &str) -> Value {
     let messages = client.simple_query(&run).await.unwrap_or_else(|error| panic!("{file}: {error:?}"));
     let plan: String = messages
         .iter()
-        .filter_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(|line| format!("{line}\n")),
-            _ => None,
+        .filter_map(|message| {
+            let tokio_postgres::SimpleQueryMessage::Row(row) = message else { return None };
+            row.get(0).map(|line| format!("{line}\n"))
         })
         .collect();
     serde_json::from_str::<Value>(&plan).expect("JSON")[0]["Plan"].take()

@@ -19,7 +19,7 @@ pub mod wait;
 pub use cli::outbox_relay;
 pub use database::TestDatabase;
 pub use kafka::{Record, Topic};
-pub use outbox::{NewRow, Row};
+pub use outbox::NewRow;
 pub use private::{PrivateKafka, PrivatePostgres, StopMode};
 pub use relay::{Relay, Signal};
 pub use wait::{holds_for, wait_until};

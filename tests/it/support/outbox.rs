@@ -71,9 +71,9 @@ pub async fn psql(database: &TestDatabase, statement: &str) -> String {
         }
         Err(_) => {
             let messages = database.connect().await.simple_query(statement).await.expect("the statement");
-            let row = messages.iter().find_map(|message| match message {
-                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-                _ => None,
+            let row = messages.iter().find_map(|message| {
+                let tokio_postgres::SimpleQueryMessage::Row(row) = message else { return None };
+                row.get(0).map(str::to_owned)
             });
             row.unwrap_or_default()
         }
