@@ -189,3 +189,35 @@ async fn a_topic_that_never_appears_fails_the_row_after_the_grace() {
     assert!(relay.is_running());
     assert_eq!(row(&client, other).await.retry_count, 0);
 }
+
+/// Whatever happens to a row, and at the chattiest level: what is in it stays in it.
+#[tokio::test]
+async fn payloads_keys_and_header_values_never_reach_logs_errors_or_metrics() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("canary"), Topic::create("canary", 1));
+    let settings = RelaySettings::new(&database, &parts().kafka).set("telemetry.log_filter", "trace");
+    let mut relay = settings.start_ready().await;
+    let client = database.connect().await;
+    let row = NewRow::new(&topic.name, "SECRET-key", r#"{"a": "SECRET-payload"}"#)
+        .text("headers", r#"{"authorization": "SECRET-header"}"#)
+        .text("correlation_id", "SECRET-correlation");
+    let sent = row.insert(&client).await;
+    let refused = row.clone().text("headers", r#"{"authorization": ["SECRET-header"]}"#).insert(&client).await;
+    let behind = row.insert(&client).await;
+    let large = row.clone().text("aggregate_id", "SECRET-other");
+    let large =
+        large.sql("payload", "jsonb_build_object('SECRET', repeat('SECRET-payload', 100000))").insert(&client).await;
+    let future = row.clone().text("aggregate_id", "SECRET-future").sql("created_at", "now() + interval '3 days'");
+    let future = future.insert(&client).await;
+    wait_for_status(&client, sent, "PUBLISHED").await;
+    wait_for_status(&client, behind, "HELD").await;
+    for id in [refused, large, future] {
+        let error = wait_for_status(&client, id, "FAILED").await.last_error.expect("a reason");
+        assert!(!error.contains("SECRET"), "last_error: {error}");
+    }
+    let (_, metrics) = crate::support::http::get(relay.admin(), "/metrics").await.expect("an answer");
+    assert!(!metrics.contains("SECRET"), "metrics:\n{metrics}");
+    relay.terminate().await;
+    let log = relay.log_text();
+    let line = log.lines().find(|line| line.contains("SECRET"));
+    assert_eq!(line, None, "the log of {} lines", log.lines().count());
+}

@@ -12,6 +12,7 @@ mod demo;
 mod migrations;
 mod ordering;
 mod outage;
+mod outbox;
 mod projection;
 mod query_plans;
 mod shutdown;

@@ -117,6 +117,44 @@ async fn postgresql_restarted_and_crashed_under_load_loses_nothing() {
     assert!(relay.is_running(), "the relay goes on");
 }
 
+/// The leases run out and nobody can renew them. No other instance took the shards, so nobody is fenced: it goes on.
+#[tokio::test]
+async fn postgresql_away_for_longer_than_a_lease_ends_no_relay() {
+    let postgres = PrivatePostgres::start().await;
+    let (database, topic) = tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create("postgres-away", 6));
+    let settings = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", "200");
+    let mut relay = settings.start_ready().await;
+    let client = database.connect().await;
+    insert_many(&client, &topic.name, 200, 15_000).await;
+    wait_until("it works on them", Duration::from_secs(60), async || {
+        let published = counts(&client).await.get("PUBLISHED").copied().unwrap_or(0);
+        if published > 1_000 { Ok(()) } else { Err(format!("{published} published")) }
+    })
+    .await;
+    drop(client);
+    postgres.stop(StopMode::Crash).await;
+    wait_for_readiness(relay.admin(), 503).await;
+    holds_for("it waits and lives", Duration::from_secs(8), async || {
+        if !relay.is_running() {
+            return Err(relay.log_text());
+        }
+        match http::get(relay.admin(), "/livez").await? {
+            (200, _) => Ok(()),
+            (status, body) => Err(format!("/livez says {status} {body}")),
+        }
+    })
+    .await;
+    postgres.start_again().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 15_000);
+    let client = database.reconnect().await;
+    let report = report(&client, &topic).await;
+    println!("{report:?}");
+    report.expect_kept().expect_no_late_repeats();
+    assert!(report.repeats <= 8 * 200, "{} repeats, one batch per shard at most", report.repeats);
+    assert_eq!(most_attempts(&client).await, 0, "an outage is not an attempt");
+    wait_for_readiness(relay.admin(), 200).await;
+}
+
 /// A new service is deployed before its topic: its rows wait, without an attempt.
 #[tokio::test]
 async fn a_topic_created_20_s_after_its_first_row_gets_every_row_in_order() {

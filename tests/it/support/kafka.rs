@@ -257,3 +257,26 @@ async fn a_reader_sees_every_record_of_every_partition_as_it_was_written() {
     assert_eq!(seven.offset, 2);
     assert_eq!(sent_ids(&records)["k29"], [29]);
 }
+
+#[tokio::test]
+async fn what_an_aborted_transaction_left_is_seen_by_uncommitted_readers_alone() {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    let topic = Topic::create("aborted", 1).await;
+    let mut config = client_config(&topic.bootstrap);
+    let producer: BaseProducer = config.set("transactional.id", unique("aborted")).create().expect("producer");
+    producer.init_transactions(PATIENCE).expect("init");
+    for (key, keep) in [("a", true), ("b", false), ("c", true)] {
+        producer.begin_transaction().expect("begin");
+        producer.send(BaseRecord::to(&topic.name).key(key).payload("{}")).expect("queued");
+        producer.flush(PATIENCE).expect("acknowledged");
+        let ended = if keep { producer.commit_transaction(PATIENCE) } else { producer.abort_transaction(PATIENCE) };
+        ended.expect("the end of the transaction");
+    }
+    let keys = async |isolation| -> Vec<String> {
+        let records = topic.read(isolation).await;
+        records.iter().map(|record| record.key_text().expect("a key").to_owned()).collect()
+    };
+    assert_eq!(keys(Isolation::ReadCommitted).await, ["a", "c"]);
+    assert_eq!(keys(Isolation::ReadUncommitted).await, ["a", "b", "c"]);
+}

@@ -64,6 +64,15 @@ pub struct PrivatePostgres {
 }
 
 impl PrivatePostgres {
+    pub async fn stop(&self, mode: StopMode) {
+        self.parts.run("stop", &["--mode", shutdown_mode(mode)]).await;
+    }
+
+    /// The same server again, with its data and its port.
+    pub async fn start_again(&self) {
+        self.parts.run("start", &[]).await;
+    }
+
     pub async fn start() -> Self {
         let parts = Guarded::new("postgres.sh", &["stop", "--mode", "immediate"]);
         // Not fsync=off, as on the shared server: the crash must leave what a real one would leave.
@@ -73,11 +82,14 @@ impl PrivatePostgres {
     }
 
     pub async fn restart(&self, mode: StopMode) {
-        let mode = match mode {
-            StopMode::Orderly => "fast",
-            StopMode::Crash => "immediate",
-        };
-        self.parts.run("restart", &["--mode", mode]).await;
+        self.parts.run("restart", &["--mode", shutdown_mode(mode)]).await;
+    }
+}
+
+fn shutdown_mode(mode: StopMode) -> &'static str {
+    match mode {
+        StopMode::Orderly => "fast",
+        StopMode::Crash => "immediate",
     }
 }
 

@@ -1,0 +1,157 @@
+//! The seam between lanes and PostgreSQL, without processes: what a fenced owner can still do, which is nothing, and what
+//! a batch is.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use outbox_relay::config::DatabaseConfig;
+use outbox_relay::db::{Database, Role};
+use outbox_relay::outbox::leases::{Acquired, Leases};
+use outbox_relay::outbox::{Fence, Limits, OutboxError, PgOutbox, Settlement, Source, Step, Verdict};
+use outbox_relay::secret::Secret;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::support::outbox::{counts, row};
+use crate::support::{NewRow, TestDatabase};
+
+const LEASE: Duration = Duration::from_secs(60);
+
+struct Bench {
+    client: Client,
+    outbox: PgOutbox,
+    database: Database,
+    test: TestDatabase,
+}
+
+impl Bench {
+    async fn new(name: &str) -> Self {
+        let test = TestDatabase::migrated(name).await;
+        let settings = DatabaseConfig { url: Secret::new(&test.url), ..DatabaseConfig::default() };
+        let database = Database::new(&settings).expect("a good URL");
+        let outbox = PgOutbox::new(database.pool(Role::Lane, 2), LEASE);
+        Self { client: test.connect().await, outbox, database, test }
+    }
+
+    fn instance(&self, name: &str) -> Leases {
+        Leases::new(self.database.pool(Role::Lease, 1), Uuid::new_v4(), name.to_owned(), LEASE)
+    }
+
+    /// Takes all shards for a new instance and returns the fence of the one that key `k` is in.
+    async fn take_over(&self, name: &str) -> (Leases, Fence, Option<Vec<i64>>) {
+        let expired = "update outbox_shards set lease_until = now() - interval '1 s' where owner is not null";
+        self.client.execute(expired, &[]).await.expect("the leases end");
+        let leases = self.instance(name);
+        let acquired = leases.acquire(8).await.expect("the shards");
+        assert_eq!(acquired.len(), 8);
+        let shard: i16 = self.client.query_one("select outbox_shard_of('k', 0)", &[]).await.expect("a shard").get(0);
+        let Acquired { epoch, batch_ids, .. } =
+            acquired.into_iter().find(|taken| taken.shard == shard).expect("it is there");
+        let fence = Fence { shard, owner: leases.instance(), epoch };
+        (leases, fence, batch_ids)
+    }
+
+    async fn insert(&self, rows: usize) -> Vec<i64> {
+        let mut ids = Vec::new();
+        for _ in 0..rows {
+            ids.push(NewRow::new("t", "k", "{}").insert(&self.client).await);
+        }
+        ids
+    }
+
+    async fn step(&self, fence: Fence, published: &[i64], source: Source<'_>) -> Result<Step<i64>, OutboxError> {
+        let published = published.iter().map(|id| (*id, 0, *id)).collect();
+        let settlement = Settlement { published, ..Settlement::default() };
+        let limits = Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20 };
+        self.outbox.step(fence, &settlement, source, limits, None, |event| Verdict::Publish(event.id)).await
+    }
+
+    async fn shards(&self) -> Vec<String> {
+        let state = "select s::text from outbox_shards s order by shard";
+        let rows = self.client.query(state, &[]).await.expect("shards");
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+}
+
+fn batch(step: Step<i64>) -> Vec<i64> {
+    step.batch.map_or_else(Vec::new, |batch| batch.events.iter().map(|event| event.id).collect())
+}
+
+#[tokio::test]
+async fn whatever_a_fenced_owner_tries_changes_nothing() {
+    let bench = Bench::new("fenced").await;
+    let ids = bench.insert(6).await;
+    let (former, old, _) = bench.take_over("former").await;
+    assert_eq!(batch(bench.step(old, &[], Source::Waiting).await.expect("ours")), ids[..3]);
+    let (_heir, new, manifest) = bench.take_over("heir").await;
+    assert_eq!(manifest.as_deref(), Some(&ids[..3]), "the heir learns what was in flight");
+
+    let before = bench.shards().await;
+    for source in [Source::Waiting, Source::Nothing, Source::Manifest(&ids[..3])] {
+        let outcome = bench.step(old, &ids[..3], source).await;
+        assert!(matches!(outcome, Err(OutboxError::Fenced(_))), "{outcome:?}");
+    }
+    assert!(matches!(bench.outbox.state(old).await, Err(OutboxError::Fenced(_))));
+    assert_eq!(former.renew(&[(old.shard, old.epoch)]).await.expect("an answer"), []);
+    former.release(old.shard, old.epoch).await.expect("an answer");
+    assert_eq!(bench.shards().await, before);
+    assert_eq!(counts(&bench.client).await.get("PENDING"), Some(&6), "it marked nothing");
+
+    // An epoch of its own is not enough either: the same owner in an earlier life.
+    let stale = Fence { epoch: new.epoch - 1, ..new };
+    assert!(matches!(bench.step(stale, &[], Source::Waiting).await, Err(OutboxError::Fenced(_))));
+    assert_eq!(batch(bench.step(new, &[], Source::Manifest(&ids[..3])).await.expect("ours")), ids[..3]);
+}
+
+#[tokio::test]
+async fn a_step_settles_one_batch_and_claims_the_next_in_order() {
+    let bench = Bench::new("step").await;
+    let ids = bench.insert(7).await;
+    let (_leases, fence, _) = bench.take_over("one").await;
+    let mut settled: Vec<i64> = Vec::new();
+    for expected in [&ids[..3], &ids[3..6], &ids[6..], &[]] {
+        let step = bench.step(fence, &settled, Source::Waiting).await.expect("ours");
+        assert_eq!(step.missing, 0);
+        settled = batch(step);
+        assert_eq!(settled, expected);
+        let manifest = bench.outbox.state(fence).await.expect("ours").batch_ids;
+        assert_eq!(manifest.unwrap_or_default(), expected, "the manifest is the batch");
+    }
+    assert_eq!(counts(&bench.client).await.get("PUBLISHED"), Some(&7));
+    let third = row(&bench.client, ids[2]).await;
+    assert_eq!((third.published_partition, third.published_offset), (Some(0), Some(ids[2])));
+}
+
+/// The row count is checked: what was changed by hand in the meantime is told, and nothing else is held up.
+#[tokio::test]
+async fn rows_that_are_no_longer_pending_are_counted_as_missing() {
+    let bench = Bench::new("missing").await;
+    let ids = bench.insert(3).await;
+    let (_leases, fence, _) = bench.take_over("one").await;
+    let claimed = batch(bench.step(fence, &[], Source::Waiting).await.expect("ours"));
+    bench.client.execute("delete from outbox_events where id = $1", &[&ids[1]]).await.expect("delete");
+    let discard = "update outbox_events set status = 'DISCARDED' where id = $1";
+    bench.client.execute(discard, &[&ids[2]]).await.expect("update");
+    let step = bench.step(fence, &claimed, Source::Waiting).await.expect("ours");
+    assert_eq!(step.missing, 2);
+    assert_eq!(row(&bench.client, ids[0]).await.status, "PUBLISHED");
+    assert_eq!(row(&bench.client, ids[2]).await.status, "DISCARDED", "a decision made by hand stands");
+}
+
+/// Never a range: an id between two others may belong to a transaction that is still open.
+#[tokio::test]
+async fn settling_a_batch_leaves_ids_between_its_own_alone() {
+    let bench = Bench::new("between").await;
+    let first = bench.insert(1).await;
+    let mut writer = bench.test.connect().await;
+    let open = writer.transaction().await.expect("begin");
+    let between = NewRow::new("t", "k", "{}").statement();
+    let between: i64 = open.query_one(&between, &[]).await.expect("insert").get(0);
+    let last = bench.insert(1).await;
+    let (_leases, fence, _) = bench.take_over("one").await;
+    let claimed = batch(bench.step(fence, &[], Source::Waiting).await.expect("ours"));
+    assert_eq!(claimed, [first[0], last[0]]);
+    open.commit().await.expect("commit");
+    let next = batch(bench.step(fence, &claimed, Source::Waiting).await.expect("ours"));
+    assert_eq!(next, [between], "it is claimed with the next batch");
+}
