@@ -57,6 +57,11 @@ build: ## Build the release binary
 	@scripts/install-deps.sh build
 	cargo build --release --locked
 
+.PHONY: bench
+bench: build ## Drain a backlog three times and print rate, CPU and memory (ROWS=300000)
+	@scripts/install-deps.sh test
+	@scripts/bench-drain.sh
+
 .PHONY: test
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test

@@ -145,7 +145,9 @@ impl Parts {
             let (database, topics) = (self.postgres.settings(DATABASE), self.kafka.topics().clone());
             load::run(database, topics, settings, Arc::clone(&ledger), Arc::clone(&tally), load_stop)
         };
-        let conductor = Conductor { progress: &progress, duration: options.duration, stop, apps_stop: &apps_stop };
+        let lag_limit = self.kafka.lag_limit();
+        let duration = options.duration;
+        let conductor = Conductor { progress: &progress, duration, lag_limit, stop, apps_stop: &apps_stop };
         let (course, ended) = tokio::join!(conductor.conduct(load), apps.wait());
         // A failed part is the cause of what the conductor met.
         ended?;

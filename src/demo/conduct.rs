@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::demo::live::Live;
+use crate::demo::live::{Live, grouped};
 use crate::demo::progress::{Counts, Progress};
 use crate::error::Result;
 use crate::output;
@@ -20,6 +20,8 @@ pub struct Conductor<'a> {
     pub progress: &'a Progress,
     /// How long to load; `None` until `stop`.
     pub duration: Option<Duration>,
+    /// How far the consumer may fall behind before the load ends early; `None` for a Kafka that keeps its records.
+    pub lag_limit: Option<u64>,
     /// Ends the load early.
     pub stop: &'a CancellationToken,
     /// Cancelled at the end of the course; cancelled by others when a relay or the consumer has failed.
@@ -87,7 +89,15 @@ impl Conductor<'_> {
                 () = &mut end => return Ok(()),
                 _ = seconds.tick() => {}
             }
-            live.tick().await?;
+            let counts = live.tick().await?;
+            let lag = counts.published.saturating_sub(counts.folded);
+            if self.lag_limit.is_some_and(|limit| lag > limit) {
+                output::note(&format!(
+                    "The consumer is {} events behind. The Kafka in this process would soon forget them, so the load ends here.",
+                    grouped(lag)
+                ));
+                return Ok(());
+            }
         }
     }
 
@@ -102,12 +112,13 @@ impl Conductor<'_> {
             tokio::select! {
                 biased;
                 () = self.apps_stop.cancelled() => return Ok(()),
-                _ = seconds.tick() => live.tick().await?,
+                _ = seconds.tick() => drop(live.tick().await?),
                 _ = looks.tick() => {}
             }
             let counts = self.progress.counts().await?;
             if !self.progress.is_pending().await? && counts.folded >= counts.published {
-                return live.tick().await;
+                live.tick().await?;
+                return Ok(());
             }
             if (counts.published, counts.folded) != (before.published, before.folded) {
                 (moved, before) = (Instant::now(), counts);

@@ -26,8 +26,8 @@ impl<'a> Live<'a> {
         Self { progress, before: Counts::default(), lines: 0 }
     }
 
-    /// The next line. Not cancel safe: the latencies since the last line would be lost.
-    pub async fn tick(&mut self) -> Result<()> {
+    /// The next line, and what it says. Not cancel safe: the latencies since the last line would be lost.
+    pub async fn tick(&mut self) -> Result<Counts> {
         let now = self.progress.counts().await?;
         if self.lines.is_multiple_of(HEADER_EVERY) {
             output::note(&header());
@@ -35,7 +35,7 @@ impl<'a> Live<'a> {
         self.lines += 1;
         output::note(&line(&self.before, &now, &self.progress.take_latency()));
         self.before = now;
-        Ok(())
+        Ok(now)
     }
 }
 

@@ -63,6 +63,15 @@ pub struct Batch {
     pub records: Vec<Record>,
 }
 
+/// A partition that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading<'a> {
+    pub place: &'a Place,
+    pub epoch: i64,
+    /// After the last folded record.
+    pub next_offset: i64,
+}
+
 /// All partitions of this instance.
 #[derive(Debug)]
 pub struct Assignment {
@@ -133,16 +142,16 @@ impl Assignment {
 
     /// Every partition that is read is looked at anew before it is read on.
     pub fn recheck(&mut self, why: &str, now: Duration) {
-        for place in self.reading().map(|(place, _)| place.clone()).collect::<Vec<_>>() {
+        for place in self.reading().map(|reading| reading.place.clone()).collect::<Vec<_>>() {
             self.wait(&place, Why::Unavailable(why.to_owned()), now);
         }
         self.reset_buffer();
     }
 
-    /// The partitions that are read, with the offset after the last folded record.
-    pub fn reading(&self) -> impl Iterator<Item = (&Place, i64)> {
+    /// The partitions that are read.
+    pub fn reading(&self) -> impl Iterator<Item = Reading<'_>> {
         self.slots.iter().filter_map(|slot| match slot.state {
-            State::Reading { .. } => Some((&slot.place, slot.next_offset)),
+            State::Reading { epoch, .. } => Some(Reading { place: &slot.place, epoch, next_offset: slot.next_offset }),
             State::Waiting { .. } => None,
         })
     }
@@ -200,6 +209,13 @@ impl Assignment {
             slot.why = None;
             slot.unavailable.reset();
             slot.blocked.reset();
+        }
+    }
+
+    /// There are no records before this offset, only markers of transactions.
+    pub fn passed(&mut self, place: &Place, offset: i64) {
+        if let Some(slot) = self.slot(place) {
+            slot.next_offset = offset;
         }
     }
 
@@ -323,7 +339,8 @@ mod tests {
         assignment.folded(&place(0), 11);
         assignment.push("orders", 0, record(10, 1));
         assert!(assignment.is_empty());
-        assert_eq!(assignment.reading().collect::<Vec<_>>(), [(&place(0), 11)]);
+        let expected = Reading { place: &place(0), epoch: 7, next_offset: 11 };
+        assert_eq!(assignment.reading().collect::<Vec<_>>(), [expected]);
         assignment.assign(vec![place(1)], NOW);
         assert_eq!(assignment.due(NOW), [place(1)], "an earlier assignment is forgotten");
     }

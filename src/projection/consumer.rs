@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::client::{Context, Rebalance, client_settings, is_missing_topic, needs_operator, to_record};
 use super::Projection;
-use super::assignment::{Assignment, Why};
+use super::assignment::{Assignment, Reading, Why};
 use super::failure::{Cause, FoldError};
 use super::fold::{End, fold_batch};
 use super::meters::Meters;
@@ -112,8 +112,9 @@ impl Consumer {
             match self.store.prepare().await {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
-                    self.status.not_running(&error.to_string());
-                    tracing::debug!(error = %error.chain(), "the consumer waits for PostgreSQL");
+                    if self.status.not_running(&error.to_string()) {
+                        tracing::warn!(error = %error.chain(), "the consumer waits for PostgreSQL");
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -198,6 +199,7 @@ impl Reader {
             self.gather()?;
             self.fold()?;
             if clock::monotonic().saturating_sub(self.committed_at) >= COMMIT_INTERVAL {
+                self.pass_markers();
                 self.commit_offsets();
             }
             self.observe();
@@ -295,7 +297,7 @@ impl Reader {
     /// Tells Kafka which partitions to read and from where. Whatever was prefetched is fetched again.
     fn hand_over(&mut self) -> Result<()> {
         let mut list = TopicPartitionList::new();
-        for (place, next_offset) in self.assignment.reading() {
+        for Reading { place, next_offset, .. } in self.assignment.reading() {
             list.add_partition_offset(&place.topic, place.partition, Offset::Offset(next_offset))
                 .map_err(|error| refused_assignment(&error))?;
         }
@@ -350,7 +352,7 @@ impl Reader {
             let why = match folded.end {
                 End::Done => continue,
                 End::Fenced => {
-                    tracing::info!(partition = %batch.place, "another instance has the partition: batch dropped");
+                    tracing::warn!(partition = %batch.place, "another instance has the partition: batch dropped");
                     Why::Fenced
                 }
                 End::Failed(error) => why_not(&error),
@@ -385,6 +387,29 @@ impl Reader {
         Ok(())
     }
 
+    /// Moves offsets over what the client has passed without giving us a record: the markers and aborted records of
+    /// transactions. Otherwise the end of an idle log, once retention has emptied it, would look like a loss, and its
+    /// markers like lag. Called with nothing in hand, so that no record lies in between.
+    fn pass_markers(&mut self) {
+        let Ok(positions) = self.consumer.position() else { return };
+        let mut passed = Vec::new();
+        for Reading { place, epoch, next_offset } in self.assignment.reading() {
+            let position = positions.find_partition(&place.topic, place.partition).map(|element| element.offset());
+            if let Some(Offset::Offset(to)) = position
+                && to > next_offset
+            {
+                passed.push((place.clone(), epoch, next_offset, to));
+            }
+        }
+        for (place, epoch, next_offset, to) in passed {
+            // A failure is none of a record: the next fold meets it again and deals with it.
+            if let Ok(true) = self.runtime.block_on(self.store.pass(&place, epoch, next_offset, to)) {
+                self.assignment.passed(&place, to);
+                self.uncommitted.insert(place, to);
+            }
+        }
+    }
+
     /// Tells Kafka how far we are. Nobody depends on it.
     fn commit_offsets(&mut self) {
         self.committed_at = clock::monotonic();
@@ -403,17 +428,13 @@ impl Reader {
     fn observe(&mut self) {
         let Some(statistics) = self.consumer.context().take_statistics() else { return };
         self.brokers_down = !statistics.brokers.values().any(|broker| broker.state == "UP");
-        for (place, next_offset) in self.assignment.reading() {
+        for Reading { place, next_offset, .. } in self.assignment.reading() {
             let topic = statistics.topics.get(&place.topic);
             let Some(partition) = topic.and_then(|topic| topic.partitions.get(&place.partition)) else { continue };
             let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
-            if end < 0 {
-                continue;
+            if end >= 0 {
+                self.meters.set_lag(place, end - next_offset);
             }
-            // With nothing in the queue, what lies between the last record and the client's position are the markers of
-            // transactions, which are nobody's lag.
-            let position = if partition.fetchq_cnt == 0 { next_offset.max(partition.next_offset) } else { next_offset };
-            self.meters.set_lag(place, end - position);
         }
     }
 

@@ -64,11 +64,13 @@ impl ConsumerStatus {
         state.tell();
     }
 
-    pub(super) fn not_running(&self, reason: &str) {
+    /// Returns whether that is news.
+    pub(super) fn not_running(&self, reason: &str) -> bool {
         let mut state = self.lock();
-        state.not_running = Some(reason.to_owned());
+        let before = state.not_running.replace(reason.to_owned());
         state.problems.clear();
         state.tell();
+        before.as_deref() != Some(reason)
     }
 
     /// It runs, and this is all that is wrong now. Logs what is new and what is over.

@@ -140,6 +140,18 @@ impl Store {
         Ok(fences.collect())
     }
 
+    /// Moves the offset of a partition over what holds no records: markers and aborted records of transactions. Returns
+    /// whether it moved; not if another instance has the partition.
+    pub async fn pass(&self, place: &Place, epoch: i64, next_offset: i64, to: i64) -> Result<bool, DbError> {
+        let connection = self.pool.get().await?;
+        let advance = connection.prepare_cached(ADVANCE).await?;
+        let moved = connection
+            .execute(&advance, &[&self.group, &place.topic, &place.partition, &epoch, &next_offset, &to])
+            .await?;
+        connection.done();
+        Ok(moved > 0)
+    }
+
     /// Folds the part in one transaction. The part must not be empty.
     ///
     /// Cancel safe: dropping the future throws the connection away, and PostgreSQL rolls back what was not committed.

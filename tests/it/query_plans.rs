@@ -79,20 +79,22 @@ async fn check_plans(database: &TestDatabase, when: &str) {
     assert_eq!(scans(&claim, "outbox_events"), ["Index Scan outbox_events_pending"], "{when}: {claim:#}");
     assert!(pages(&claim) < 3_000, "{when}: a claim of about 125 rows reads {} pages", pages(&claim));
 
-    let pending = ids(&client, "shard = 3 and status = 'PENDING'").await;
-    let settle = "outbox/sql/settle_published.sql";
-    let zeros = format!("'{{{}}}'", vec!["0"; pending.split(',').count()].join(","));
-    let settle = explain(&lane, settle, &format!("{pending}, {zeros}, {zeros}")).await;
-    let found = scans(&settle, "outbox_events");
-    let update = found.iter().filter(|scan| scan.starts_with("ModifyTable")).count();
-    assert_eq!(update, 1, "{when}: {found:?}");
-    let reading: Vec<_> = found.iter().filter(|scan| !scan.starts_with("ModifyTable")).collect();
-    assert_eq!(reading, ["Index Scan outbox_events_pkey"], "{when}: {settle:#}");
+    // As many as a batch has: a plan that is bad in the number of rows shows only then.
+    let batch = ids(&client, "shard = 3 and status = 'PENDING' order by id limit 2000").await;
+    let each = |value: &str| format!("'{{{}}}'", vec![value; batch.split(',').count()].join(","));
+    for (file, parameters) in [
+        ("settle_published", format!("{batch}, {}, {}", each("0"), each("0"))),
+        ("settle_failed", format!("{batch}, {}", each("reason"))),
+        ("settle_held", batch.clone()),
+    ] {
+        let settle = explain(&lane, &format!("outbox/sql/{file}.sql"), &parameters).await;
+        let mut found = scans(&settle, "outbox_events");
+        found.retain(|scan| !scan.starts_with("ModifyTable"));
+        assert_eq!(found, ["Index Scan outbox_events_pkey"], "{when}: {file}: {settle:#}");
+    }
 
-    let manifest = explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{pending}, 1000000")).await;
-    let found = scans(&manifest, "outbox_events");
-    assert!(found.len() == 1 && found[0].starts_with("Index Scan "), "{when}: {manifest:#}");
-    assert!(pages(&manifest) < 3_000, "{when}: claiming a manifest again reads {} pages", pages(&manifest));
+    let manifest = explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{batch}, 1000000")).await;
+    assert_eq!(scans(&manifest, "outbox_events"), ["Index Scan outbox_events_pkey"], "{when}: {manifest:#}");
 
     let due = explain(&lane, "outbox/sql/shards_due.sql", "'{0,1,2,3,4,5,6,7}'").await;
     for scan in scans(&due, "outbox_events") {
@@ -111,6 +113,23 @@ async fn claim_and_settle_use_their_indexes_whatever_the_statistics_say() {
         client.batch_execute("analyze outbox_events").await.unwrap();
         check_plans(&database, "new statistics").await;
     }
+}
+
+/// Autovacuum looks at the table while the relay keeps up, so next to nothing is PENDING; then a backlog builds up.
+#[tokio::test]
+async fn statistics_of_a_quiet_moment_do_not_slow_down_a_backlog() {
+    let database = TestDatabase::migrated("quiet-plans").await;
+    let client = database.connect().await;
+    fill(&client, false).await;
+    client
+        .batch_execute(
+            "delete from outbox_events where status = 'PENDING' and id % 300 <> 0; analyze outbox_events; \
+             insert into outbox_events (aggregate_id, event_type, topic, payload) \
+             select 'k' || n % 1000, 'E', 't', '{}' from generate_series(1, 100000) n",
+        )
+        .await
+        .unwrap();
+    check_plans(&database, "statistics of a quiet moment").await;
 }
 
 /// A long transaction elsewhere keeps every dead row: the claim must not wade through them.

@@ -1,12 +1,12 @@
 -- Keeps events that cannot be folded, whole. $1 text: group. $2 text: topic. $3 int: partition. Then one array element
 -- per event: $4 uuid[] ids, $5 text[] types, $6 bigint[] offsets, $7 bytea[] keys, $8 bytea[] values,
 -- $9 text[] headers (JSON), $10 timestamptz[] record times, $11 text[] reasons.
--- Running it again only renews the reason.
-insert into consumer_parked as parked (
+-- Running it again changes nothing.
+insert into consumer_parked (
   consumer_group, event_id, event_type, topic, partition, "offset", key, value, headers, recorded_at, error
 )
 select $1, e.event_id, e.event_type, $2, $3, e.log_offset, e.key, e.value, e.headers::jsonb, e.recorded_at, e.error
 from unnest(
   $4::uuid[], $5::text[], $6::bigint[], $7::bytea[], $8::bytea[], $9::text[], $10::timestamptz[], $11::text[]
 ) as e (event_id, event_type, log_offset, key, value, headers, recorded_at, error)
-on conflict (consumer_group, event_id) do update set error = excluded.error, parked_at = now()
+on conflict (consumer_group, event_id) do nothing

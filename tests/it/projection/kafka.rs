@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use outbox_relay::config::ConsumerConfig;
+use outbox_relay::broker::client_config;
+use outbox_relay::config::{ConsumerConfig, KafkaConfig};
 use outbox_relay::error::{Code, Result};
 use outbox_relay::metrics::ConsumerLabels;
 use outbox_relay::projection::{Consumer, ConsumerStatus};
@@ -16,7 +17,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::support::{Topic, parts::parts, unique, wait_until};
+use crate::support::{PrivateKafka, PrivatePostgres, StopMode, Topic, parts::parts, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,11 +33,15 @@ pub struct Bench {
 
 impl Bench {
     pub async fn new(name: &str, partitions: i32) -> Self {
-        let topic = Topic::create(name, partitions).await;
-        let test = TestDatabase::migrated(name).await;
+        Self::between(Topic::create(name, partitions).await, TestDatabase::migrated(name).await, name).await
+    }
+
+    async fn between(topic: Topic, test: TestDatabase, name: &str) -> Self {
         let settings = ConsumerConfig { group: unique(name), topics: vec![topic.name.clone()], ..Default::default() };
-        let mut kafka = ClientConfig::new();
-        kafka.set("bootstrap.servers", &topic.bootstrap).set("session.timeout.ms", "6000");
+        let properties = [("session.timeout.ms".to_owned(), "6000".to_owned())].into();
+        let settings_of_kafka =
+            KafkaConfig { bootstrap_servers: topic.bootstrap.clone(), properties, ..KafkaConfig::default() };
+        let kafka = client_config::common(&settings_of_kafka, "test");
         Self { topic, database: database(&test), client: test.connect().await, test, settings, kafka }
     }
 
@@ -359,6 +364,8 @@ async fn aborted_transactions_are_not_read() {
     tokio::task::spawn_blocking(write).await.expect("produce");
     let running = bench.start().ready().await;
     bench.wait_for_likes(7).await;
+    // 3, a marker, 5 that are aborted, a marker, 4, a marker: the offset passes all of it, and nothing is left as lag.
+    bench.wait_for_offset(15).await;
     wait_until("no lag is left", PATIENCE, async || {
         let text = running.metrics.encode();
         let lag = text.lines().find(|line| line.starts_with("outbox_relay_consumer_lag_records{"));
@@ -369,4 +376,55 @@ async fn aborted_transactions_are_not_read() {
     })
     .await;
     running.stop().await.expect("a clean stop");
+    // Nor does it look like a loss when retention takes the whole log.
+    bench.delete_records_before(0, 15).await;
+    bench.start().ready().await.stop().await.expect("a clean stop");
+}
+
+/// The consumer does not wait for the disk when it commits. What a crash of PostgreSQL takes back, it folds again.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_a_crash_of_postgresql_takes_back_are_folded_again() {
+    let postgres = PrivatePostgres::start().await;
+    let test = TestDatabase::migrated_at(&postgres.url).await;
+    let mut bench = Bench::between(Topic::create("crash", 2).await, test, "crash").await;
+    bench.settings.batch_records = std::num::NonZeroU32::new(20).unwrap();
+    // As long as PostgreSQL allows, so that there is something to lose.
+    let settings = "alter system set wal_writer_delay = '10s'; select pg_reload_conf()";
+    for statement in settings.split("; ") {
+        bench.client.batch_execute(statement).await.unwrap();
+    }
+    bench.produce_likes(20_000, 2).await;
+    let running = bench.start();
+    for n in 1..=3 {
+        bench.wait_for_offset_from(n * 4_000).await;
+        postgres.restart(StopMode::Crash).await;
+        bench.client = bench.test.reconnect().await;
+    }
+    bench.wait_for_offset(20_000).await;
+    assert_eq!(product_metrics(&bench.client).await, ["1 20000 0 0 0"]);
+    assert_eq!(number(&bench.client, "select count(*) from event_handled").await, 20_000);
+    running.ready().await.stop().await.expect("a clean stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_waits_for_kafka_and_stops_in_time_while_kafka_is_away() {
+    let kafka = PrivateKafka::start().await;
+    let topic = Topic::create_on(&kafka.bootstrap, "away", 2).await;
+    let bench = Bench::between(topic, TestDatabase::migrated("away").await, "away").await;
+    bench.produce_likes(100, 2).await;
+    let running = bench.start().ready().await;
+    bench.wait_for_offset(100).await;
+    kafka.stop(StopMode::Crash).await;
+    running.wait_for_reason("no Kafka broker is connected").await;
+    kafka.start_again().await;
+    let running = running.ready().await;
+    bench.produce_likes(100, 2).await;
+    bench.wait_for_offset(200).await;
+    kafka.stop(StopMode::Crash).await;
+    running.stop().await.expect("a clean stop without a broker");
+    // And one that never saw a broker.
+    let running = bench.start();
+    running.wait_for_reason("no Kafka broker is connected").await;
+    running.stop().await.expect("a clean stop without a broker");
+    assert_eq!(product_metrics(&bench.client).await, ["1 200 0 0 0"]);
 }

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::*;
-use crate::support::wait_until;
+use crate::support::{repository, wait_until};
 
 /// A projection that waits for a lock of the test and then refuses nothing.
 const WAITS: &str = "select ordinal, event_type from new_events where pg_advisory_xact_lock(1) is null";
@@ -438,6 +438,29 @@ async fn a_projection_that_postgresql_does_not_take_is_named() {
         let text = error.chain();
         assert!(text.contains("projection mine") && text.contains(problem), "{sql}: {text}");
     }
+}
+
+/// The example of docs/projections.md: its table, its statement.
+#[tokio::test]
+async fn the_documented_example_works() {
+    let text = std::fs::read_to_string(repository().join("docs/projections.md")).expect("the document");
+    let blocks: Vec<&str> =
+        text.split("```sql\n").skip(1).map(|rest| rest.split("```").next().expect("an end")).collect();
+    let [table, statement] = blocks.as_slice() else { panic!("{} SQL blocks", blocks.len()) };
+    let example = projection("customer_orders", &["OrderPlaced"], statement);
+    prepare_all(&Bench::product_metrics("unprepared").await.database, std::slice::from_ref(&example))
+        .await
+        .expect_err("there is no such table yet");
+    let bench = Bench::new("example", vec![example], table).await;
+    let order = |offset, customer: &str, total: &str| {
+        new(offset, "OrderPlaced", &format!(r#"{{"customerId": "{customer}", "total": {total}}}"#))
+    };
+    let records = [order(0, "mira", "10.50"), order(1, "ole", "1"), order(2, "mira", "2"), order(3, "ole", "\"much\"")];
+    assert_eq!(bench.fold_all(&records).await, counts(3, 0, 0, 1));
+    assert_eq!(bench.fold_all(&[order(4, "mira", "0.5")]).await, counts(1, 0, 0, 0));
+    let sql = "select customer_id || ' ' || orders || ' ' || spent from customer_orders order by customer_id";
+    let found: Vec<String> = bench.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(found, ["mira 3 13.00", "ole 1 1"]);
 }
 
 #[tokio::test]
