@@ -21,6 +21,15 @@ pub struct Topic {
     pub bootstrap: String,
 }
 
+/// Which records a reader sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// What consumers should use.
+    ReadCommitted,
+    /// Also what aborted transactions left.
+    ReadUncommitted,
+}
+
 /// A record as it is in the topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -105,11 +114,15 @@ impl Topic {
         self
     }
 
-    /// All records that a consumer with `read_committed` sees, up to the end of each partition at the time of the call, by
-    /// partition and offset.
+    /// All records that a consumer with `read_committed` sees, by partition and offset.
     pub async fn records(&self) -> Vec<Record> {
+        self.read(Isolation::ReadCommitted).await
+    }
+
+    /// All records up to the end of each partition at the time of the call, by partition and offset.
+    pub async fn read(&self, isolation: Isolation) -> Vec<Record> {
         let topic = self.clone();
-        blocking(move || topic.read_blocking()).await
+        blocking(move || topic.read_blocking(isolation)).await
     }
 
     /// Number of records, from the offsets: cheap, and exact as long as there are no transactions.
@@ -145,12 +158,13 @@ impl Topic {
         ends.collect()
     }
 
-    fn read_blocking(&self) -> Vec<Record> {
+    fn read_blocking(&self, isolation: Isolation) -> Vec<Record> {
+        let level = match isolation {
+            Isolation::ReadCommitted => "read_committed",
+            Isolation::ReadUncommitted => "read_uncommitted",
+        };
         let mut config = client_config(&self.bootstrap);
-        config
-            .set("group.id", unique("reader"))
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed");
+        config.set("group.id", unique("reader")).set("enable.auto.commit", "false").set("isolation.level", level);
         config.set("enable.partition.eof", "false").set("fetch.wait.max.ms", "50");
         let consumer: BaseConsumer = config.create().expect("consumer");
         let mut left = self.ends(&consumer);
