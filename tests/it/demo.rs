@@ -6,6 +6,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use outbox_relay::config::DatabaseConfig;
+use outbox_relay::db::{Database, Role};
+use outbox_relay::secret::Secret;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
@@ -63,6 +66,23 @@ impl Demo {
         }
     }
 
+    /// Where its database is.
+    async fn database(&mut self) -> SocketAddr {
+        let line = self.line_with("psql 'postgres://").await;
+        line.split('@').nth(1).unwrap().split('/').next().unwrap().parse().unwrap()
+    }
+
+    /// Tells it to stop, and returns its exit code, its summary and what else it said.
+    async fn stop(&mut self) -> (Option<i32>, serde_json::Value, String) {
+        self.signal("TERM");
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.process.stdout.take().unwrap().read_to_string(&mut stdout).await.unwrap();
+        self.says.read_to_string(&mut stderr).await.unwrap();
+        let status = self.process.wait().await.unwrap();
+        let summary = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}\n{stderr}"));
+        (status.code(), summary, stderr)
+    }
+
     fn signal(&self, name: &str) {
         let pid = self.process.id().expect("it runs").to_string();
         let sent = std::process::Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap();
@@ -100,25 +120,46 @@ async fn a_demo_ends_by_itself_keeps_every_promise_and_touches_nothing_that_exis
 async fn a_demo_told_to_stop_delivers_and_checks_what_it_wrote() {
     let mut demo = Demo::start();
     demo.line_with(" 0:01 ").await;
-    demo.signal("TERM");
-    let mut stdout = String::new();
-    demo.process.stdout.take().unwrap().read_to_string(&mut stdout).await.unwrap();
-    let mut stderr = String::new();
-    demo.says.read_to_string(&mut stderr).await.unwrap();
-    let status = demo.process.wait().await.unwrap();
-    assert!(status.success(), "{status}\n{stderr}");
-    let summary: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let (code, summary, stderr) = demo.stop().await;
+    assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(summary["holds"], true, "{summary}");
     assert!(summary["inserted"].as_u64().unwrap() > 0);
+    assert!(is_empty(demo.folder.path()), "something is left in the temporary folder");
+}
+
+/// The verdict is worth something only if it can be bad.
+#[tokio::test]
+async fn a_demo_whose_projection_is_wrong_says_where_and_exits_6() {
+    let mut demo = Demo::start();
+    let address = demo.database().await;
+    demo.line_with(" 0:01 ").await;
+    let mut folder = std::fs::read_dir(demo.folder.path()).unwrap();
+    let passfile = folder.next().unwrap().unwrap().path().join("pgpass");
+    let password = std::fs::read_to_string(passfile).unwrap().trim().rsplit(':').next().unwrap().to_owned();
+    let url = format!("postgres://demo:{password}@{address}/shop");
+    let settings = DatabaseConfig { url: Secret::new(url), ..DatabaseConfig::default() };
+    let client = Database::new(&settings).unwrap().connect(Role::Admin).await.unwrap();
+    let tampered = wait_until("a product was folded", Duration::from_secs(20), async || {
+        let tamper = "update product_metrics set like_count = like_count + 1 \
+                      where product_id = (select min(product_id) from product_metrics) returning product_id";
+        let row = client.query_opt(tamper, &[]).await.map_err(|error| error.to_string())?;
+        row.map(|row| row.get::<_, i64>(0)).ok_or_else(|| "no product yet".to_owned())
+    })
+    .await;
+    drop(client);
+
+    let (code, summary, stderr) = demo.stop().await;
+    assert_eq!(code, Some(6), "{stderr}");
+    assert_eq!(summary["holds"], false);
+    assert_eq!(summary["differences"][0]["product_id"], tampered, "{summary}");
+    assert!(stderr.contains("error[OR-D001]"), "{stderr}");
     assert!(is_empty(demo.folder.path()), "something is left in the temporary folder");
 }
 
 #[tokio::test]
 async fn a_killed_demo_leaves_no_server_and_no_folder() {
     let mut demo = Demo::start();
-    let line = demo.line_with("psql 'postgres://").await;
-    let address = line.split('@').nth(1).unwrap().split('/').next().unwrap();
-    let address: SocketAddr = address.parse().unwrap();
+    let address = demo.database().await;
     assert!(TcpStream::connect(address).is_ok());
     assert!(!is_empty(demo.folder.path()));
     demo.signal("KILL");
