@@ -263,13 +263,11 @@ fn admin_address(log: &str) -> Option<SocketAddr> {
 /// Tells one helper process our child's id. When this process dies without dropping its values (a timeout of the CI, a
 /// SIGKILL), the pipe to the helper closes and it kills the relays that are left; otherwise they would run for ever.
 fn leave_to_the_reaper(process: u32) {
-    #[expect(clippy::zombie_processes, reason = "it outlives this process, which is its purpose")]
     static REAPER: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
         use std::os::unix::process::CommandExt;
         let reap = r#"pids=(); while read -r pid; do pids+=("$pid"); done
             for pid in "${pids[@]}"; do [[ $(readlink "/proc/$pid/exe") != "$1" ]] || kill -KILL "$pid"; done"#;
         let binary = std::fs::canonicalize(BINARY).expect("the binary is built");
-        #[expect(clippy::zombie_processes, reason = "it ends after us: that is what it is for")]
         let helper = Command::new("bash")
             .args(["-c", reap, "reaper"])
             .arg(binary)
