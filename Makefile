@@ -83,7 +83,7 @@ lint: ## Clippy, warnings are errors
 
 .PHONY: docs
 docs: ## Build the API documentation, warnings are errors
-	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items --locked
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
 
 .PHONY: deny
 deny: ## Licences, advisories and sources of the dependencies (needs cargo-deny)

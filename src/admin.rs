@@ -58,7 +58,7 @@ impl Server {
         self.address
     }
 
-    /// Serves until `stop` is cancelled, then lets open requests end, at most [`serve::Limits::drain`].
+    /// Serves until `stop` is cancelled, then lets open requests end, at most `serve::Limits::drain`.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
         tracing::info!(address = %self.address, "admin server listens");
         serve::serve(self.listener, self.router, self.limits, stop).await;

@@ -268,6 +268,7 @@ fn leave_to_the_reaper(process: u32) {
         let reap = r#"pids=(); while read -r pid; do pids+=("$pid"); done
             for pid in "${pids[@]}"; do [[ $(readlink "/proc/$pid/exe") != "$1" ]] || kill -KILL "$pid"; done"#;
         let binary = std::fs::canonicalize(BINARY).expect("the binary is built");
+        #[expect(clippy::zombie_processes, reason = "it outlives this process, which is its purpose")]
         let helper = Command::new("bash")
             .args(["-c", reap, "reaper"])
             .arg(binary)
