@@ -241,9 +241,20 @@ fn pass(
         .filter(|(_, state)| matches!(state, State::Refused { .. }))
         .filter_map(|(record, _)| record.key.as_deref())
         .collect();
+    // What Kafka would not take yet keeps the rest of its topic back, or a later record of its key would go first.
+    let unsent_topics: HashSet<&str> = records
+        .iter()
+        .zip(&batch.states)
+        .filter(|(_, state)| **state == State::Unsent)
+        .map(|(record, _)| record.topic.as_str())
+        .collect();
     for (index, record) in records.iter().enumerate() {
         let state = batch.states[index];
         if !matches!(state, State::Waiting | State::Suspect) {
+            continue;
+        }
+        if unsent_topics.contains(record.topic.as_str()) {
+            batch.states[index] = State::Unsent;
             continue;
         }
         if record.key.as_deref().is_some_and(|key| refused_keys.contains(key)) {

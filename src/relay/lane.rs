@@ -90,17 +90,17 @@ impl Lane {
             if !self.permit.holds() && !self.permit.is_ended() {
                 return Ended::LostLease;
             }
+            // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take turns.
+            // A step that only settles needs none. The semaphore is never closed.
+            let turn = match stop.is_cancelled() {
+                true => None,
+                false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
+            };
             let stopping = stop.is_cancelled();
             if stopping && !matches!(&hand, Hand::Settled(settlement) if !settlement.is_empty()) {
                 // Nothing in hand but perhaps an inherited manifest, which stays for the next owner.
                 return Ended::Drained;
             }
-            // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take turns.
-            // A step that only settles needs none. The semaphore is never closed.
-            let turn = match stopping {
-                true => None,
-                false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
-            };
             let step = match self.step(&hand, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
@@ -139,7 +139,14 @@ impl Lane {
             }
             hand = Hand::Settled(Settlement::default());
             match step.batch {
-                Some(batch) => hand = Hand::Settled(self.publish(batch).await),
+                Some(batch) => {
+                    let (settlement, unsent) = self.publish(batch).await;
+                    hand = Hand::Settled(settlement);
+                    drop(turn);
+                    if unsent > 0 {
+                        self.pause(KAFKA_RETRY, &stop).await;
+                    }
+                }
                 None if stopping => return Ended::Drained,
                 None if step.moved > 0 => {}
                 None => {
@@ -180,8 +187,9 @@ impl Lane {
         Ok(step)
     }
 
-    /// Publishes a batch and says what has to be settled. When the permit ends, that is only what was acknowledged.
-    async fn publish(&self, batch: Batch<Record>) -> Settlement {
+    /// Publishes a batch and says what has to be settled, and how many events Kafka would not take yet. When the permit ends,
+    /// what is to be settled is only what was acknowledged.
+    async fn publish(&self, batch: Batch<Record>) -> (Settlement, u64) {
         let metrics = &self.shared.metrics;
         metrics.batch_events.observe(batch.events.len() as f64);
         let (mut records, mut ids) = (Vec::with_capacity(batch.events.len()), Vec::with_capacity(batch.events.len()));
@@ -216,7 +224,7 @@ impl Lane {
         }
     }
 
-    fn account(&self, records: &[Record], ids: &[i64], deliveries: Vec<Delivery>) -> Settlement {
+    fn account(&self, records: &[Record], ids: &[i64], deliveries: Vec<Delivery>) -> (Settlement, u64) {
         let metrics = &self.shared.metrics;
         let now_ms = wall().as_millisecond();
         let mut settlement = Settlement { published: Vec::with_capacity(records.len()), ..Settlement::default() };
@@ -256,7 +264,7 @@ impl Lane {
             let ids: Vec<i64> = settlement.published.iter().map(|(id, _, _)| *id).collect();
             tap(&ids);
         }
-        settlement
+        (settlement, unsent)
     }
 
     /// After a lost answer: did the commit happen? The manifest tells by its number of batch and by its ids.
