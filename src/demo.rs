@@ -198,9 +198,12 @@ impl Parts {
             Some(duration) => format!("for {}", output::age(duration)),
             None => "until Ctrl-C".to_owned(),
         };
+        // Without the client the address still serves any other.
+        let psql = self.binaries.psql(&options.path).unwrap_or_else(|| PathBuf::from("psql"));
         output::note(&format!(
-            "\n  database   {}\n  kafka      {}\n  metrics    http://{admin}/metrics\n  load       {} events/s {end}, durable commits\n",
-            self.postgres.psql_command(DATABASE),
+            "\n  database   {} '{}'\n  kafka      {}\n  metrics    http://{admin}/metrics\n  load       {} events/s {end}, durable commits\n",
+            psql.display(),
+            self.postgres.public_url(DATABASE),
             self.kafka_text(),
             live::grouped(u64::from(options.rate)),
         ));

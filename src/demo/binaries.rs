@@ -47,6 +47,14 @@ impl Binaries {
         self.folder.join("postgres")
     }
 
+    /// The client, if it is installed: by its name when a folder of `path` has it, else with its folder.
+    pub fn psql(&self, path: &[PathBuf]) -> Option<PathBuf> {
+        if path.iter().any(|folder| folder.join("psql").is_file()) {
+            return Some(PathBuf::from("psql"));
+        }
+        Some(self.folder.join("psql")).filter(|program| program.is_file())
+    }
+
     /// For example `15.18`.
     pub fn version(&self) -> &str {
         &self.version

@@ -103,11 +103,11 @@ impl PrivatePostgres {
         settings(self.port, &self.password, database)
     }
 
-    /// The command with which a user looks into a database while the demo runs. Holds no password, only the name of the
+    /// The address of a database for a user who looks into it while the demo runs. Holds no password, only the name of the
     /// private file with it.
-    pub fn psql_command(&self, database: &str) -> String {
+    pub fn public_url(&self, database: &str) -> String {
         let passfile = self.scratch.folder().join("pgpass");
-        format!("psql 'postgres://{USER}@127.0.0.1:{}/{database}?passfile={}'", self.port, passfile.display())
+        format!("postgres://{USER}@127.0.0.1:{}/{database}?passfile={}", self.port, passfile.display())
     }
 
     /// The command that starts a kept server again, and the folder to remove one day.
@@ -341,8 +341,8 @@ mod tests {
             assert_eq!(group, watchdog.to_string(), "Ctrl-C would stop the server before the relay");
         }
         let (port, folder) = (postgres.port, postgres.scratch.folder().to_owned());
-        assert!(postgres.psql_command("shop").contains(&format!("127.0.0.1:{port}/shop?passfile=")));
-        assert!(!postgres.psql_command("shop").contains(postgres.password.expose()));
+        assert!(postgres.public_url("shop").contains(&format!("127.0.0.1:{port}/shop?passfile=")));
+        assert!(!postgres.public_url("shop").contains(postgres.password.expose()));
         drop(postgres);
         assert!(!accepts_connections(port), "the server still answers");
         assert!(!folder.exists());

@@ -9,6 +9,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::demo::account::Account;
 use crate::error::{Code, Error, Result};
@@ -85,10 +86,16 @@ impl Drop for Scratch {
         if self.kept {
             return;
         }
-        if let Err(error) = fs::remove_dir_all(&self.folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder = %self.folder.display(), error = %error, "cannot remove the folder of the demo");
+        // An initdb that was killed may have a child that still writes for a moment.
+        for last in [false, false, false, false, true] {
+            match fs::remove_dir_all(&self.folder) {
+                Ok(()) => return,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+                Err(error) if last => {
+                    tracing::warn!(folder = %self.folder.display(), error = %error, "cannot remove the folder of the demo");
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
         }
     }
 }

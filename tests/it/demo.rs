@@ -68,7 +68,7 @@ impl Demo {
 
     /// Where its database is.
     async fn database(&mut self) -> SocketAddr {
-        let line = self.line_with("psql 'postgres://").await;
+        let line = self.line_with(" 'postgres://").await;
         line.split('@').nth(1).unwrap().split('/').next().unwrap().parse().unwrap()
     }
 
