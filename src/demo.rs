@@ -231,7 +231,7 @@ impl Parts {
             drain_seconds: course.drain.as_secs_f64(),
             inserted: counts.committed,
             inserted_per_second: per_second(counts.committed, course.load),
-            published_per_second: per_second(rows, course.load + course.drain),
+            published_per_second: per_second(rows, course.publishing),
             transactions: tally.transactions.load(Ordering::Relaxed),
             late_transactions: tally.late_transactions.load(Ordering::Relaxed),
             rolled_back_events: tally.rolled_back_events.load(Ordering::Relaxed),

@@ -32,6 +32,9 @@ pub struct Conductor<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Course {
     pub load: Duration,
+    /// From the beginning until nothing was PENDING any more.
+    pub publishing: Duration,
+    /// From the end of the load until everything was folded, too.
     pub drain: Duration,
 }
 
@@ -55,8 +58,12 @@ impl Conductor<'_> {
         watched?;
         let load = started.elapsed();
         output::note("The writers have stopped; what is left drains");
-        self.drain(&mut live).await?;
-        Ok(Course { load, drain: started.elapsed().saturating_sub(load) })
+        let published = self.drain(&mut live).await?;
+        Ok(Course {
+            load,
+            publishing: published.saturating_duration_since(started),
+            drain: started.elapsed().saturating_sub(load),
+        })
     }
 
     /// So that the first line already shows folded events. Goes on without when it takes too long: the verdict will tell.
@@ -102,29 +109,36 @@ impl Conductor<'_> {
     }
 
     /// Waits until nothing is PENDING and everything that was published is folded. Gives up, without an error, when
-    /// nothing moves any more: the verdict names what is missing.
-    async fn drain(&self, live: &mut Live<'_>) -> Result<()> {
+    /// nothing moves any more: the verdict names what is missing. Returns when the last event was settled.
+    async fn drain(&self, live: &mut Live<'_>) -> Result<Instant> {
         let mut seconds = every_second();
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut moved, mut before) = (Instant::now(), Counts::default());
+        let mut settled = None;
         loop {
             tokio::select! {
                 biased;
-                () = self.apps_stop.cancelled() => return Ok(()),
+                () = self.apps_stop.cancelled() => return Ok(Instant::now()),
                 _ = seconds.tick() => drop(live.tick().await?),
                 _ = looks.tick() => {}
             }
+            if settled.is_none() && !self.progress.is_pending().await? {
+                settled = Some(Instant::now());
+            }
+            // After the look for PENDING: only then is the number of published events the last one.
             let counts = self.progress.counts().await?;
-            if !self.progress.is_pending().await? && counts.folded >= counts.published {
+            if let Some(settled) = settled
+                && counts.folded >= counts.published
+            {
                 live.tick().await?;
-                return Ok(());
+                return Ok(settled);
             }
             if (counts.published, counts.folded) != (before.published, before.folded) {
                 (moved, before) = (Instant::now(), counts);
             } else if moved.elapsed() > DRAIN_PATIENCE {
                 output::note(&format!("nothing has moved for {} s", DRAIN_PATIENCE.as_secs()));
-                return Ok(());
+                return Ok(settled.unwrap_or_else(Instant::now));
             }
         }
     }

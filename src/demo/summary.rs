@@ -22,11 +22,11 @@ pub struct Summary {
     pub seed: u64,
     /// How long the writers wrote.
     pub load_seconds: f64,
-    /// From the end of the load until nothing waited any more.
+    /// From the end of the load until everything was folded.
     pub drain_seconds: f64,
     pub inserted: u64,
     pub inserted_per_second: u64,
-    /// Over the load and the drain.
+    /// Until nothing was PENDING any more.
     pub published_per_second: u64,
     pub transactions: u64,
     pub late_transactions: u64,
