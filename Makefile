@@ -66,8 +66,7 @@ bench: build ## Drain a backlog three times and print rate, CPU and memory (ROWS
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
-	@# More threads than cores: most integration tests wait for a server most of the time.
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} scripts/with-parts.sh cargo test --locked
+	scripts/with-parts.sh cargo test --locked
 
 .PHONY: check
 check: ## Formatting, lints and documentation, as CI does
