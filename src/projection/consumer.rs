@@ -48,6 +48,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an error of the client counts when it does not come again.
 const ERROR_LASTS: Duration = Duration::from_secs(30);
 
+/// How long the stop waits for the client to leave its group.
+const LEAVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// The companion consumer, ready to run.
 pub struct Consumer {
     store: Store,
@@ -97,12 +100,22 @@ impl Consumer {
         let stop = stop.child_token();
         let _stops_the_thread = stop.clone().drop_guard();
         let (sender, ended) = tokio::sync::oneshot::channel();
-        let reader = Reader::new(self, Handle::current(), stop)?;
+        let (closed, left) = tokio::sync::oneshot::channel();
+        let mut reader = Reader::new(self, Handle::current(), stop)?;
         std::thread::Builder::new()
             .name("consumer".to_owned())
-            .spawn(move || drop(sender.send(reader.run())))
+            .spawn(move || {
+                drop(sender.send(reader.run()));
+                drop(reader);
+                drop(closed.send(()));
+            })
             .map_err(|error| Error::new(Code::Unexpected, "cannot start the consumer thread").caused_by(error))?;
-        ended.await.map_err(|_| Error::new(Code::Unexpected, "the consumer thread panicked"))?
+        let outcome = ended.await.map_err(|_| Error::new(Code::Unexpected, "the consumer thread panicked"))?;
+        // Leaving the group takes a broker that answers; without one librdkafka may wait for very long.
+        if tokio::time::timeout(LEAVE_TIMEOUT, left).await.is_err() {
+            tracing::warn!("the group was not left in time; its session runs out by itself");
+        }
+        outcome
     }
 
     /// Waits until PostgreSQL answers and takes every statement. `false` when stopped before.
@@ -183,7 +196,7 @@ impl Reader {
         })
     }
 
-    fn run(mut self) -> Result<()> {
+    fn run(&mut self) -> Result<()> {
         let outcome = self.run_until_stopped();
         self.commit_offsets();
         // Dropping the client leaves the group, which asks for one more answer to a rebalance.
