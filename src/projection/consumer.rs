@@ -107,7 +107,7 @@ impl Consumer {
             .spawn(move || {
                 drop(sender.send(reader.run()));
                 drop(reader);
-                drop(closed.send(()));
+                closed.send(()).unwrap_or_default();
             })
             .map_err(|error| Error::new(Code::Unexpected, "cannot start the consumer thread").caused_by(error))?;
         let outcome = ended.await.map_err(|_| Error::new(Code::Unexpected, "the consumer thread panicked"))?;
