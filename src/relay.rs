@@ -4,6 +4,7 @@
 
 pub mod encode;
 pub mod routing;
+pub mod takeover;
 
 mod gauges;
 mod horizon;
