@@ -8,7 +8,9 @@ pub mod client_config;
 pub mod failure;
 pub mod publisher;
 pub mod topics;
+pub mod transaction;
 
+mod batch;
 mod producer;
 
 use std::borrow::Cow;

@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Lanes;
 use super::lane::{Ended, Lane};
+use super::takeover::Disagreement;
 use crate::clock::{Permit, monotonic};
 use crate::db::DbError;
 use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
+use crate::failpoint::{self, Point};
 use crate::health::Heartbeat;
 use crate::metrics::ShardLabel;
 use crate::outbox::Fence;
@@ -134,6 +136,9 @@ impl Owner {
 
     fn start_lane(&mut self, acquired: Acquired, asked: Duration) {
         let Acquired { shard, epoch, batch_ids, taken_over } = acquired;
+        if let Err(reason) = failpoint::reach(Point::LeaseAcquired) {
+            return tracing::error!(shard, reason, "a lane cannot be started");
+        }
         let fence = Fence { shard, owner: self.leases.instance(), epoch };
         let permit = Permit::new(permit_end(asked, self.lease));
         let stop = CancellationToken::new();
@@ -175,6 +180,7 @@ impl Owner {
                 }
                 None
             }
+            Ended::Disagree(disagreement) => Some(disagree(shard, disagreement)),
             Ended::LostLease => {
                 drop(owned);
                 // Still ours by the database's word? Then time ran out only for us (PostgreSQL was away), nobody took the
@@ -259,6 +265,11 @@ fn permit_end(asked: Duration, lease: Duration) -> Duration {
 fn fenced(shard: ShardId, epoch: i64) -> Error {
     Error::new(Code::Fenced, format!("another instance took over shard {shard} (our epoch was {epoch})"))
         .hint("this process was stopped or cut off for longer than relay.lease; its supervisor should start it again")
+}
+
+fn disagree(shard: ShardId, disagreement: Disagreement) -> Error {
+    Error::new(Code::HistoriesDisagree, format!("shard {shard}: {disagreement}"))
+        .hint("nothing was sent or marked; find out which side lost data, then see the section on OR-R003 in docs/operations.md")
 }
 
 #[cfg(test)]

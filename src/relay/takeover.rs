@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use uuid::Uuid;
+
 /// What PostgreSQL says of the last batch of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manifest {
@@ -43,6 +45,10 @@ pub enum Disagreement {
     PostgresBehind { seq: i64, marker: i64 },
     /// PostgreSQL has settled batches that Kafka does not have: a topic made anew, or an unclean leader election.
     KafkaBehind { seq: i64, marker: i64 },
+    /// Kafka has committed a batch of this number with other events in it: PostgreSQL went back in time and came as far again.
+    OtherBatch { seq: i64 },
+    /// The marker was written for another outbox: two outboxes have the same deployment name on one cluster.
+    ForeignMarker,
 }
 
 impl fmt::Display for Disagreement {
@@ -60,6 +66,15 @@ impl fmt::Display for Disagreement {
                     "Kafka has committed batch {marker}, and PostgreSQL knows batches up to {seq}: PostgreSQL went back in time"
                 )
             }
+            Self::OtherBatch { seq } => {
+                write!(
+                    f,
+                    "Kafka has committed a batch {seq} of other events than PostgreSQL has in flight: PostgreSQL went back in time"
+                )
+            }
+            Self::ForeignMarker => {
+                write!(f, "the marker in Kafka belongs to another outbox with the same run.deployment")
+            }
             Self::KafkaBehind { seq, marker } => {
                 write!(
                     f,
@@ -68,6 +83,19 @@ impl fmt::Display for Disagreement {
             }
         }
     }
+}
+
+/// What a marker says beside its number: whose outbox it is, and which events were in the batch.
+///
+/// The number alone would do if neither side ever went back in time; the digest tells when one did.
+pub fn note(installation: Uuid, ids: &[i64]) -> String {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    format!("{installation} {}", Uuid::new_v5(&installation, &bytes))
+}
+
+/// Whether a note was written for this outbox.
+pub fn is_ours(note: &str, installation: Uuid) -> bool {
+    note.split(' ').next().and_then(|text| Uuid::parse_str(text).ok()) == Some(installation)
 }
 
 /// Decides. `marker` is the number that Kafka has committed for the shard, read after its former producers were fenced.
@@ -104,10 +132,20 @@ mod tests {
     }
 
     #[test]
+    fn a_note_tells_whose_batch_it_was_and_which_events_were_in_it() {
+        let (ours, theirs) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert!(is_ours(&note(ours, &[1, 2]), ours) && !is_ours(&note(ours, &[1, 2]), theirs));
+        assert!(!is_ours("", ours));
+        assert_ne!(note(ours, &[1, 2]), note(ours, &[2, 1]));
+        assert_eq!(note(ours, &[1, 2]), note(ours, &[1, 2]));
+    }
+
+    #[test]
     fn histories_that_contradict_each_other_are_refused() {
-        let refused = |in_flight, marker| match resolve(exactly_once(7, in_flight), marker) {
-            Resolution::Refuse(why) => why,
-            other => panic!("{other:?}"),
+        let refused = |in_flight, marker| {
+            let resolution = resolve(exactly_once(7, in_flight), marker);
+            let Resolution::Refuse(why) = resolution else { panic!("{resolution:?}") };
+            why
         };
         assert_eq!(refused(true, None), Disagreement::MarkerLost { seq: 7 });
         for in_flight in [true, false] {

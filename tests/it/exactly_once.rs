@@ -1,0 +1,247 @@
+//! Exactly-once delivery, for readers with `read_committed`. `ordering.rs` has it under kills and stalls, `failpoints.rs` at each step.
+
+use std::time::Duration;
+
+use crate::support::kafka::{Isolation, sent_ids};
+use crate::support::order;
+use crate::support::outbox::{
+    committed_ids, counts, insert_many, most_attempts, wait_for_status, wait_until_published,
+};
+use crate::support::relay::RelaySettings;
+use crate::support::{
+    NewRow, PrivateKafka, PrivatePostgres, Signal, StopMode, TestDatabase, Topic, parts::parts, unique, wait_until,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A relay in exactly-once delivery, with markers of its own.
+fn exactly_once(database: &TestDatabase, bootstrap: &str, deployment: &str) -> RelaySettings {
+    RelaySettings::new(database, bootstrap).set("relay.delivery", "exactly-once").set("run.deployment", deployment)
+}
+
+async fn expect_each_once(database: &TestDatabase, topic: &Topic) {
+    let client = database.connect().await;
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept().expect_no_repeats();
+    assert_eq!(most_attempts(&client).await, 0);
+}
+
+#[tokio::test]
+async fn rows_are_published_in_transactions_and_settled_with_their_place() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("eos"), Topic::create("eos", 6));
+    let client = database.connect().await;
+    let mut relay = exactly_once(&database, &parts().kafka, &unique("eos")).start_ready().await;
+    insert_many(&client, &topic.name, 100, 5_000).await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 5_000);
+    let unplaced = "select count(*) from outbox_events where published_partition is null or published_offset is null";
+    assert_eq!(client.query_one(unplaced, &[]).await.unwrap().get::<_, i64>(0), 0);
+    // A transaction ends with a record of Kafka's own, so offsets have holes.
+    let places = "select published_partition, published_offset, id from outbox_events";
+    let rows = client.query(places, &[]).await.unwrap();
+    let mut marked: Vec<(i32, i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let mut found: Vec<(i32, i64, i64)> =
+        topic.records().await.iter().map(|record| (record.partition, record.offset, record.outbox_id())).collect();
+    marked.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(marked, found);
+    relay.terminate().await;
+    expect_each_once(&database, &topic).await;
+    relay.expect_no_error_lines();
+}
+
+/// Both sides crash while a backlog is relayed, more than once.
+#[tokio::test]
+async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
+    let (postgres, kafka) = tokio::join!(PrivatePostgres::start(), PrivateKafka::start());
+    let database = TestDatabase { url: postgres.url.clone() };
+    crate::support::cli::outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);
+    let topic = Topic::create_on(&kafka.bootstrap, "eos-crashes", 6).await;
+    let settings = exactly_once(&database, &kafka.bootstrap, "crashes").set("relay.batch_rows", "100");
+    let mut relay = settings.start_ready().await;
+    let pending_is_below = async |limit: i64| {
+        wait_until(&format!("less than {limit} rows wait"), PATIENCE, async || {
+            let client = database.try_connect().await.map_err(|error| error.to_string())?;
+            let counts = crate::support::outbox::try_counts(&client).await.map_err(|error| error.to_string())?;
+            let pending = counts.get("PENDING").copied().unwrap_or(0);
+            if pending < limit { Ok(()) } else { Err(format!("{pending}")) }
+        })
+        .await;
+    };
+    for round in 0..3 {
+        insert_many(&database.reconnect().await, &topic.name, 200, 8_000).await;
+        pending_is_below(7_000).await;
+        postgres.restart(StopMode::Crash).await;
+        pending_is_below(5_000).await;
+        kafka.stop(StopMode::Crash).await;
+        kafka.start_again().await;
+        pending_is_below(3_000).await;
+        if round == 1 {
+            kafka.pause().await;
+            relay.kill().await;
+            kafka.resume().await;
+            relay = settings.start();
+        }
+    }
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 24_000);
+    expect_each_once(&database, &topic).await;
+    relay.terminate().await;
+}
+
+/// A row that only the broker can refuse, in the middle of a batch: its transaction is aborted, its key held, and everybody else
+/// is published once and in order.
+#[tokio::test]
+async fn a_record_that_the_broker_refuses_fails_alone_and_its_batch_is_sent_once() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("eos-refused"), PrivateKafka::start());
+    let topic = Topic { name: unique("eos-refused"), bootstrap: kafka.bootstrap.clone() }.created(1).await;
+    let client = database.connect().await;
+    let relay = exactly_once(&database, &kafka.bootstrap, "refused").start_ready().await;
+    // The relay learns the limit of the topic with the first row. Afterwards it is lowered.
+    let first = NewRow::new(&topic.name, "first", "{}").insert(&client).await;
+    wait_for_status(&client, first, "PUBLISHED").await;
+    topic.set("max.message.bytes", "2000").await;
+    let incompressible = |bytes: usize| {
+        let hex = "string_agg(md5(n::text || random()::text), '')";
+        format!("(select jsonb_build_object('x', {hex}) from generate_series(1, {}) n)", bytes / 32)
+    };
+    let mut transaction = database.connect().await;
+    let batch = transaction.transaction().await.expect("begin");
+    let mut good = Vec::new();
+    let (mut bad, mut behind) = (0, 0);
+    for n in 0..20 {
+        if n == 10 {
+            let row = NewRow::new(&topic.name, "bad", "{}").sql("payload", &incompressible(8_000)).statement();
+            bad = batch.query_one(&row, &[]).await.expect("insert").get(0);
+            let row = NewRow::new(&topic.name, "bad", "{}").statement();
+            behind = batch.query_one(&row, &[]).await.expect("insert").get(0);
+        }
+        let row = NewRow::new(&topic.name, &format!("good-{}", n % 3), "{}").statement();
+        good.push(batch.query_one(&row, &[]).await.expect("insert").get::<_, i64>(0));
+    }
+    batch.commit().await.expect("commit");
+    for id in &good {
+        wait_for_status(&client, *id, "PUBLISHED").await;
+    }
+    let failed = wait_for_status(&client, bad, "FAILED").await;
+    assert!(failed.last_error.as_deref().is_some_and(|text| text.starts_with("too-large")), "{failed:?}");
+    wait_for_status(&client, behind, "HELD").await;
+    let sent = sent_ids(&topic.records().await);
+    let mut committed = committed_ids(&client).await;
+    committed.remove("bad");
+    order::check(&committed, &sent).expect_kept().expect_no_repeats();
+    assert!(topic.read(Isolation::ReadUncommitted).await.len() >= 21);
+    drop(relay);
+}
+
+/// The modes follow each other on one outbox, each time over a SIGKILL with batches in flight.
+#[tokio::test]
+async fn switching_the_delivery_mode_loses_nothing() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("eos-switch"), Topic::create("eos-switch", 6));
+    let client = database.connect().await;
+    let deployment = unique("eos-switch");
+    let mut written = 0;
+    for (round, mode) in
+        ["at-least-once", "exactly-once", "exactly-once", "at-least-once", "exactly-once"].iter().enumerate()
+    {
+        let settings = exactly_once(&database, &parts().kafka, &deployment)
+            .set("relay.delivery", mode)
+            .set("relay.batch_rows", "50");
+        let mut relay = settings.start();
+        insert_many(&client, &topic.name, 40, 4_000).await;
+        written += 4_000;
+        wait_until("half of it is out", PATIENCE, async || {
+            let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
+            if pending < 2_000 { Ok(()) } else { Err(format!("{mode}: {pending}\n{}", relay.log_text())) }
+        })
+        .await;
+        if round % 2 == 0 {
+            relay.kill().await;
+        } else {
+            relay.terminate().await;
+        }
+    }
+    let _relay = exactly_once(&database, &parts().kafka, &deployment).start_ready().await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, written);
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept().expect_no_late_repeats();
+    // Only the crash in at-least-once may repeat, and the switch back to it: at most a batch of each shard.
+    assert!(report.repeats <= 3 * 8 * 50, "{report:?}");
+}
+
+/// PostgreSQL is restored from a backup: Kafka has batches that it knows nothing of. Nobody guesses.
+#[tokio::test]
+async fn a_database_that_went_back_in_time_stops_the_relay_with_78() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("eos-back"), Topic::create("eos-back", 3));
+    let client = database.connect().await;
+    let settings = exactly_once(&database, &parts().kafka, &unique("eos-back"));
+    let mut relay = settings.start_ready().await;
+    for _ in 0..3 {
+        insert_many(&client, &topic.name, 40, 200).await;
+        wait_until_published(&database, PATIENCE).await;
+    }
+    relay.terminate().await;
+    let back = "update outbox_shards set batch_seq = batch_seq - 2 where shard = 3";
+    assert_eq!(client.execute(back, &[]).await.expect("update"), 1);
+    insert_many(&client, &topic.name, 40, 200).await;
+    let mut relay = settings.start();
+    assert_eq!(relay.wait_for_exit(PATIENCE).await, Some(78), "{}", relay.log_text());
+    let log = relay.log_text();
+    assert!(log.contains("OR-R003") && log.contains("shard 3") && log.contains("went back in time"), "{log}");
+    let waits = "select count(*) from outbox_events where shard = 3 and status = 'PENDING'";
+    assert!(client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) > 0, "nothing of the shard was marked");
+    let pending: Vec<i64> = client
+        .query("select id from outbox_events where shard = 3 and status = 'PENDING'", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let sent: Vec<i64> = topic.records().await.iter().map(crate::support::kafka::Record::outbox_id).collect();
+    assert!(pending.iter().all(|id| !sent.contains(id)), "nothing of the shard was sent");
+}
+
+/// Two outboxes with one deployment name on one cluster would believe each other's markers.
+#[tokio::test]
+async fn a_marker_of_another_outbox_is_not_believed() {
+    let (ours, theirs) = tokio::join!(TestDatabase::migrated("eos-ours"), TestDatabase::migrated("eos-theirs"));
+    let topic = Topic::create("eos-name", 3).await;
+    // The databases of the tests are copies of one.
+    let renamed = "update outbox_installation set id = gen_random_uuid()";
+    assert_eq!(theirs.connect().await.execute(renamed, &[]).await.expect("update"), 1);
+    let deployment = unique("eos-name");
+    let mut first = exactly_once(&ours, &parts().kafka, &deployment).start_ready().await;
+    insert_many(&ours.connect().await, &topic.name, 40, 200).await;
+    wait_until_published(&ours, PATIENCE).await;
+    first.terminate().await;
+    let mut second = exactly_once(&theirs, &parts().kafka, &deployment).start();
+    assert_eq!(second.wait_for_exit(PATIENCE).await, Some(78), "{}", second.log_text());
+    assert!(second.log_text().contains("another outbox with the same run.deployment"), "{}", second.log_text());
+}
+
+/// In strict order nothing overtakes a transaction that drew its ids first, though it commits last.
+#[tokio::test]
+async fn strict_order_waits_for_transactions_with_lower_ids() {
+    for delivery in ["at-least-once", "exactly-once"] {
+        let (database, topic) = tokio::join!(TestDatabase::migrated("strict"), Topic::create("strict", 3));
+        let (client, mut writer) = (database.connect().await, database.connect().await);
+        let relay = exactly_once(&database, &parts().kafka, &unique("strict"))
+            .set("relay.delivery", delivery)
+            .set("relay.ordering", "strict")
+            .start_ready()
+            .await;
+        let open = writer.transaction().await.expect("begin");
+        let statement = NewRow::new(&topic.name, "k", "{}").statement();
+        let early: i64 = open.query_one(&statement, &[]).await.expect("insert").get(0);
+        // The same key, committed at once: with `ordering = "key"` it would be out in milliseconds.
+        let later = NewRow::new(&topic.name, "k", "{}").insert(&client).await;
+        crate::support::holds_for("the later row waits", Duration::from_secs(2), async || {
+            let status = crate::support::outbox::row(&client, later).await.status;
+            if status == "PENDING" { Ok(()) } else { Err(format!("{delivery}: it is {status}")) }
+        })
+        .await;
+        open.commit().await.expect("commit");
+        wait_for_status(&client, later, "PUBLISHED").await;
+        let sent: Vec<i64> = topic.records().await.iter().map(crate::support::kafka::Record::outbox_id).collect();
+        assert_eq!(sent, [early, later], "{delivery}");
+        relay.signal(Signal::Terminate);
+    }
+}
