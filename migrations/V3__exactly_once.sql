@@ -12,3 +12,11 @@ create table outbox_installation (
   constraint outbox_installation_only_row check (only_row)
 );
 insert into outbox_installation default values;
+
+-- The key of the advisory lock that an instance holds in its session for as long as it lives: 31 bits of its name's md5.
+create function outbox_session_key(instance uuid) returns int
+  language sql immutable parallel safe
+  return ('x' || left(md5(instance::text), 8))::bit(32)::int & 2147483647;
+
+-- The instance holds its advisory lock, so that others may take the lack of it for its death.
+alter table outbox_instances add column session_lock boolean not null default false;

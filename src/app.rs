@@ -176,7 +176,8 @@ impl App {
 
     fn relay_parts(&self) -> Result<relay::Parts> {
         let Config { relay, routing, headers, kafka, run, database, .. } = &self.config;
-        let lease_pool = self.database.pool(Role::Lease, 2);
+        // One stays with the heartbeat.
+        let lease_pool = self.database.pool(Role::Lease, 3);
         let lane_pool = self.database.pool(Role::Lane, usize::from(database.pool_size.get()));
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
@@ -184,7 +185,13 @@ impl App {
         let health = RelayHealth::new(self.health.check("postgres"), self.health.check("kafka"), self.metrics.clone());
         Ok(relay::Parts {
             outbox: PgOutbox::new(lane_pool, relay.lease),
-            leases: Leases::new(lease_pool.clone(), self.instance, self.name.clone(), relay.lease),
+            leases: Leases::new(
+                lease_pool.clone(),
+                self.instance,
+                self.name.clone(),
+                relay.lease,
+                relay.delivery == Delivery::ExactlyOnce,
+            ),
             lease_pool,
             admin_pool: self.database.pool(Role::Admin, 1),
             catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),

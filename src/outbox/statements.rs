@@ -11,6 +11,7 @@ pub(super) const HOLD_KEYS: &str = include_str!("sql/hold_keys.sql");
 pub(super) const INSTALLATION: &str = include_str!("sql/installation.sql");
 pub(super) const LAST_ID: &str = include_str!("sql/last_id.sql");
 pub(super) const LEAVE: &str = include_str!("sql/leave.sql");
+pub(super) const LOCK_SESSION: &str = include_str!("sql/lock_session.sql");
 pub(super) const LOWEST_PENDING: &str = include_str!("sql/lowest_pending.sql");
 pub(super) const OPEN_WRITERS: &str = include_str!("sql/open_writers.sql");
 pub(super) const RELEASE_DUE: &str = include_str!("sql/release_due.sql");

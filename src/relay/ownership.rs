@@ -26,6 +26,9 @@ use crate::outbox::leases::{Acquired, Census, Leases};
 /// Longest wait between two looks at who lives and what is free: how fast a hand-over is.
 const TICK_MAX: Duration = Duration::from_secs(1);
 
+/// The same where a dead instance is noticed by its lost session: two looks and the takeover fit into two seconds.
+const EARLY_TICK: Duration = Duration::from_millis(400);
+
 struct Owned {
     epoch: i64,
     permit: Permit,
@@ -65,7 +68,7 @@ impl Owner {
 
     /// Runs until `stop`, then drains. Errors: fenced.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<()> {
-        let tick = TICK_MAX.min(self.lease / 5);
+        let tick = (if self.leases.is_early() { EARLY_TICK } else { TICK_MAX }).min(self.lease / 5);
         let fenced = loop {
             self.heartbeat.beat();
             tokio::select! {
@@ -106,7 +109,7 @@ impl Owner {
         let active = self.owned.len() - draining;
         if active > share {
             self.give_up(active - share);
-        } else if active < share && census.free > 0 {
+        } else if active < share && (census.free > 0 || census.dead > 0) {
             let asked = monotonic();
             for acquired in self.leases.acquire(share - active).await? {
                 self.start_lane(acquired, asked);
@@ -280,7 +283,7 @@ mod tests {
     proptest! {
         #[test]
         fn fair_shares_cover_all_shards_and_differ_by_one_batch_at_most(shards in 1_usize..200, live in 1_usize..50) {
-            let share = fair_share(Census { live, shards, free: 0 });
+            let share = fair_share(Census { live, shards, ..Census::default() });
             prop_assert!(share * live >= shards, "every shard has somebody who may take it");
             prop_assert!((share - 1) * live < shards, "nobody may take more than needed");
         }

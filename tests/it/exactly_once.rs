@@ -7,7 +7,7 @@ use crate::support::order;
 use crate::support::outbox::{
     committed_ids, counts, insert_many, most_attempts, wait_for_status, wait_until_published,
 };
-use crate::support::relay::RelaySettings;
+use crate::support::relay::{RelaySettings, leases};
 use crate::support::{
     NewRow, PrivateKafka, PrivatePostgres, Signal, StopMode, TestDatabase, Topic, parts::parts, unique, wait_until,
 };
@@ -244,4 +244,66 @@ async fn strict_order_waits_for_transactions_with_lower_ids() {
         assert_eq!(sent, [early, later], "{delivery}");
         relay.signal(Signal::Terminate);
     }
+}
+
+async fn wait_until_all_shards_belong_to(database: &TestDatabase, name: &str, limit: Duration) {
+    let client = database.connect().await;
+    wait_until(&format!("{name} has all shards"), limit, async || {
+        let leases = leases(&client).await;
+        if leases.get(name) == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
+    })
+    .await;
+}
+
+/// A killed process loses its session in PostgreSQL at once, and its producers can be fenced: nobody waits for its lease.
+#[tokio::test]
+async fn a_successor_need_not_wait_for_the_lease_of_a_killed_instance() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("eos-early"), Topic::create("eos-early", 6));
+    let client = database.connect().await;
+    let deployment = unique("eos-early");
+    let settings =
+        |name: &str| exactly_once(&database, &parts().kafka, &deployment).set("relay.lease", "120s").instance(name);
+    let mut first = settings("first").start_ready().await;
+    wait_until_all_shards_belong_to(&database, "first", PATIENCE).await;
+    insert_many(&client, &topic.name, 100, 1_000).await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 1_000);
+    let _second = settings("second").start_ready().await;
+    insert_many(&client, &topic.name, 100, 20_000).await;
+    let killed = std::time::Instant::now();
+    first.kill().await;
+    wait_until_all_shards_belong_to(&database, "second", Duration::from_secs(60)).await;
+    println!("all shards taken over {:?} after a SIGKILL", killed.elapsed());
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 21_000);
+    expect_each_once(&database, &topic).await;
+}
+
+/// A restart of PostgreSQL takes every session: nobody may believe the others dead for that.
+#[tokio::test]
+async fn a_restart_of_postgresql_is_not_taken_for_the_death_of_the_others() {
+    let (postgres, topic) = tokio::join!(PrivatePostgres::start(), Topic::create("eos-restart", 6));
+    let database = TestDatabase { url: postgres.url.clone() };
+    crate::support::outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);
+    let deployment = unique("eos-restart");
+    let settings =
+        |name: &str| exactly_once(&database, &parts().kafka, &deployment).set("relay.lease", "30s").instance(name);
+    let mut relays = [settings("a").start_ready().await, settings("b").start_ready().await];
+    let shared = async || {
+        wait_until("both have four shards", PATIENCE, async || {
+            let client = database.try_connect().await.map_err(|error| error.to_string())?;
+            let leases = leases(&client).await;
+            if leases.get("a") == Some(&4) && leases.get("b") == Some(&4) { Ok(()) } else { Err(format!("{leases:?}")) }
+        })
+        .await;
+    };
+    shared().await;
+    for round in 1..=3 {
+        postgres.restart(StopMode::Crash).await;
+        insert_many(&database.reconnect().await, &topic.name, 100, 2_000).await;
+        assert_eq!(wait_until_published(&database, PATIENCE).await, round * 2_000);
+    }
+    shared().await;
+    for relay in &mut relays {
+        assert!(relay.is_running(), "{}", relay.log_text());
+    }
+    expect_each_once(&database, &topic).await;
 }

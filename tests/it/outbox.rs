@@ -34,7 +34,7 @@ impl Bench {
     }
 
     fn instance(&self, name: &str) -> Leases {
-        Leases::new(self.database.pool(Role::Lease, 1), Uuid::new_v4(), name.to_owned(), LEASE)
+        Leases::new(self.database.pool(Role::Lease, 2), Uuid::new_v4(), name.to_owned(), LEASE, false)
     }
 
     /// Takes all shards for a new instance and returns the fence of the one that key `k` is in.
