@@ -8,6 +8,7 @@ pub mod backlog;
 pub mod barrier;
 pub mod inspect;
 pub mod leases;
+pub mod recovery;
 
 mod rows;
 mod statements;

@@ -21,7 +21,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cli", &["output"]),
     (
         "commands",
-        &["app", "broker", "cli", "config", "db", "demo", "migrations", "outbox", "output", "projection", "telemetry"],
+        &[
+            "app",
+            "broker",
+            "cli",
+            "config",
+            "db",
+            "demo",
+            "migrations",
+            "outbox",
+            "output",
+            "projection",
+            "relay",
+            "telemetry",
+        ],
     ),
     (
         "app",

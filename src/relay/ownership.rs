@@ -178,12 +178,13 @@ impl Owner {
         self.publish_owned();
         match ended {
             Ended::Drained => {
-                if let Err(error) = self.leases.release(shard, epoch).await {
-                    tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
-                }
+                self.release(shard, epoch).await;
                 None
             }
-            Ended::Disagree(disagreement) => Some(disagree(shard, disagreement)),
+            Ended::Disagree(disagreement) => {
+                self.release(shard, epoch).await;
+                Some(disagree(shard, disagreement))
+            }
             Ended::LostLease => {
                 drop(owned);
                 // Still ours by the database's word? Then time ran out only for us (PostgreSQL was away), nobody took the
@@ -192,14 +193,18 @@ impl Owner {
                     Ok(renewed) if renewed.is_empty() => Some(fenced(shard, epoch)),
                     Ok(_) => {
                         tracing::warn!(shard, "the lease ran out while PostgreSQL was away; the shard is taken again");
-                        if let Err(error) = self.leases.release(shard, epoch).await {
-                            tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
-                        }
+                        self.release(shard, epoch).await;
                         None
                     }
                     Err(_) => None,
                 }
             }
+        }
+    }
+
+    async fn release(&self, shard: ShardId, epoch: i64) {
+        if let Err(error) = self.leases.release(shard, epoch).await {
+            tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
         }
     }
 
@@ -272,7 +277,7 @@ fn fenced(shard: ShardId, epoch: i64) -> Error {
 
 fn disagree(shard: ShardId, disagreement: Disagreement) -> Error {
     Error::new(Code::HistoriesDisagree, format!("shard {shard}: {disagreement}"))
-        .hint("nothing was sent or marked; find out which side lost data, then see the section on OR-R003 in docs/operations.md")
+        .hint("nothing was sent or marked; find out which side lost data, then see the section on exactly-once delivery in docs/operations.md; outbox-relay recover shows both")
 }
 
 #[cfg(test)]

@@ -307,3 +307,60 @@ async fn a_restart_of_postgresql_is_not_taken_for_the_death_of_the_others() {
     }
     expect_each_once(&database, &topic).await;
 }
+
+/// A backup was restored: rows that Kafka has are PENDING again. `recover` finds them there, marks them, and the relay goes on
+/// with the rest; nothing is sent twice, and nothing that is really waiting is forgotten.
+#[tokio::test]
+async fn recover_marks_what_kafka_has_and_lets_the_shards_go_on() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("eos-recover"), Topic::create("eos-recover", 3));
+    let client = database.connect().await;
+    let deployment = unique("eos-recover");
+    let settings = exactly_once(&database, &parts().kafka, &deployment);
+    let recover = |options: &[&str]| {
+        let args: Vec<&str> = ["recover", "-o", "json"].iter().chain(options).copied().collect();
+        crate::support::outbox_relay(&args)
+            .env("DATABASE_URL", &database.url)
+            .env("KAFKA_BOOTSTRAP_SERVERS", &parts().kafka)
+            .env("OUTBOX_RELAY_RUN__DEPLOYMENT", &deployment)
+            .run()
+    };
+    let mut relay = settings.start_ready().await;
+    for _ in 0..3 {
+        insert_many(&client, &topic.name, 40, 200).await;
+        wait_until_published(&database, PATIENCE).await;
+    }
+    let whole = recover(&[]).await.expect_code(0).json();
+    assert!(whole.as_array().unwrap().iter().all(|line| line["verdict"] == "ok"), "{whole:#}");
+    relay.terminate().await;
+    // The database forgets the last batch of each shard, and has a batch in flight that Kafka knows nothing of.
+    client
+        .batch_execute(
+            "update outbox_shards set batch_seq = batch_seq - 2; \
+             update outbox_events set status = 'PENDING', published_at = null, published_partition = null, published_offset = null \
+               where id > 400; \
+             update outbox_shards s set batch_ids = \
+               (select array_agg(id order by id) from outbox_events e where e.shard = s.shard and e.status = 'PENDING')",
+        )
+        .await
+        .expect("back in time");
+    insert_many(&client, &topic.name, 40, 200).await;
+    let mut stopped = settings.start();
+    assert_eq!(stopped.wait_for_exit(PATIENCE).await, Some(78), "{}", stopped.log_text());
+
+    let refused = recover(&["--apply"]).await.expect_code(2);
+    assert!(refused.stderr.contains("--scan"), "{}", refused.stderr);
+    let looked = recover(&["--scan"]).await.expect_code(6).json();
+    let sum = |lines: &serde_json::Value, field: &str| -> i64 {
+        lines.as_array().unwrap().iter().filter_map(|line| line[field].as_i64()).sum()
+    };
+    assert_eq!((sum(&looked, "found"), sum(&looked, "missing")), (200, 0), "{looked:#}");
+    assert_eq!(counts(&client).await.get("PENDING"), Some(&400), "it only looked");
+    let applied = recover(&["--from-kafka", "--apply"]).await.expect_code(0).json();
+    assert_eq!((sum(&applied, "found"), sum(&applied, "missing")), (200, 200), "{applied:#}");
+    assert_eq!(counts(&client).await.get("PENDING"), Some(&200));
+    let audit = "select count(*) from outbox_audit where action = 'recover'";
+    assert_eq!(client.query_one(audit, &[]).await.unwrap().get::<_, i64>(0), 8);
+    let _relay = settings.start_ready().await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 800);
+    expect_each_once(&database, &topic).await;
+}
