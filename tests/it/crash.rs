@@ -153,6 +153,29 @@ async fn a_zombie_changes_nothing_and_exits_75() {
     heir.expect_no_error_lines();
 }
 
+/// As above, but the heir has left by then: nobody asks the zombie for a share, and no lane of it has work that would meet
+/// the fence. It has to notice by itself.
+#[tokio::test]
+async fn a_zombie_whose_heir_has_left_exits_75_all_the_same() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("no-heir"), Topic::create("no-heir", 6));
+    let client = database.connect().await;
+    let settings = |name: &str| RelaySettings::new(&database, &parts().kafka).instance(name);
+    let mut zombie = settings("zombie").start_ready().await;
+    // Every lane has had work, and waits for more when it is frozen.
+    insert_many(&client, &topic.name, 100, 200).await;
+    wait_until_published(&database, Duration::from_secs(30)).await;
+    wait_for_flight(&client, 0).await;
+    zombie.signal(Signal::Stop);
+    insert_many(&client, &topic.name, 100, 200).await;
+    let mut heir = settings("heir").start_ready().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 400);
+    heir.terminate().await;
+    zombie.signal(Signal::Continue);
+    assert_eq!(zombie.wait_for_exit(Duration::from_secs(10)).await, Some(75), "{}", zombie.log_text());
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept().expect_no_repeats();
+}
+
 /// Rows that somebody deletes or marks while they are in flight are reported, and hold nobody up.
 #[tokio::test]
 async fn rows_that_vanish_in_flight_are_reported_and_the_rest_is_settled() {
