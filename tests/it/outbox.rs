@@ -122,6 +122,21 @@ async fn a_step_settles_one_batch_and_claims_the_next_in_order() {
     assert_eq!((third.published_partition, third.published_offset), (Some(0), Some(ids[2])));
 }
 
+/// The clocks of applications differ: only the id is the order, whatever `created_at` says.
+#[tokio::test]
+async fn rows_are_claimed_by_id_even_when_created_at_runs_backwards() {
+    let bench = Bench::new("backwards").await;
+    let mut ids = Vec::new();
+    for hours in 0..4 {
+        let row = NewRow::new("t", "k", "{}").sql("created_at", &format!("now() - interval '{hours} hours'"));
+        ids.push(row.insert(&bench.client).await);
+    }
+    let (_leases, fence, _) = bench.take_over("one").await;
+    let first = batch(bench.step(fence, &[], Source::Waiting).await.expect("ours"));
+    assert_eq!(first, ids[..3]);
+    assert_eq!(batch(bench.step(fence, &first, Source::Waiting).await.expect("ours")), ids[3..]);
+}
+
 /// The row count is checked: what was changed by hand in the meantime is told, and nothing else is held up.
 #[tokio::test]
 async fn rows_that_are_no_longer_pending_are_counted_as_missing() {
