@@ -85,6 +85,7 @@ async fn whatever_a_fenced_owner_tries_changes_nothing() {
     assert_eq!(batch(bench.step(old, &[], Source::Waiting).await.expect("ours")), ids[..3]);
     let (_heir, new, manifest) = bench.take_over("heir").await;
     assert_eq!(manifest.as_deref(), Some(&ids[..3]), "the heir learns what was in flight");
+    assert!(new.epoch > old.epoch, "an owner has an epoch of its own");
 
     let before = bench.shards().await;
     for source in [Source::Waiting, Source::Nothing, Source::Manifest(&ids[..3])] {
@@ -101,6 +102,12 @@ async fn whatever_a_fenced_owner_tries_changes_nothing() {
     let stale = Fence { epoch: new.epoch - 1, ..new };
     assert!(matches!(bench.step(stale, &[], Source::Waiting).await, Err(OutboxError::Fenced(_))));
     assert_eq!(batch(bench.step(new, &[], Source::Manifest(&ids[..3])).await.expect("ours")), ids[..3]);
+
+    // Nor where there is no manifest to write, so that nothing but the fence can stop it.
+    assert!(batch(bench.step(new, &ids[..3], Source::Nothing).await.expect("ours")).is_empty());
+    let outcome = bench.step(stale, &ids[3..], Source::Nothing).await;
+    assert!(matches!(outcome, Err(OutboxError::Fenced(_))), "{outcome:?}");
+    assert_eq!(counts(&bench.client).await.get("PENDING"), Some(&3), "it marked nothing");
 }
 
 #[tokio::test]
