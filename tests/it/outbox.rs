@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::support::outbox::{counts, row};
-use crate::support::{NewRow, TestDatabase};
+use crate::support::{NewRow, TestDatabase, wait_until};
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -60,10 +60,20 @@ impl Bench {
     }
 
     async fn step(&self, fence: Fence, published: &[i64], source: Source<'_>) -> Result<Step<i64>, OutboxError> {
+        self.step_up_to(None, fence, published, source).await
+    }
+
+    async fn step_up_to(
+        &self,
+        horizon: Option<i64>,
+        fence: Fence,
+        published: &[i64],
+        source: Source<'_>,
+    ) -> Result<Step<i64>, OutboxError> {
         let published = published.iter().map(|id| (*id, 0, *id)).collect();
         let settlement = Settlement { published, ..Settlement::default() };
         let limits = Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20 };
-        self.outbox.step(fence, &settlement, source, limits, None, |event| Verdict::Publish(event.id)).await
+        self.outbox.step(fence, &settlement, source, limits, horizon, |event| Verdict::Publish(event.id)).await
     }
 
     async fn shards(&self) -> Vec<String> {
@@ -176,4 +186,28 @@ async fn settling_a_batch_leaves_ids_between_its_own_alone() {
     open.commit().await.expect("commit");
     let next = batch(bench.step(fence, &claimed, Source::Waiting).await.expect("ours"));
     assert_eq!(next, [between], "it is claimed with the next batch");
+}
+
+/// The scan bound passes rows that are held. Their release takes it back, or the next of their key would go first.
+#[tokio::test]
+async fn a_released_row_is_claimed_first_though_the_scan_bound_has_passed_it() {
+    let bench = Bench::new("released").await;
+    let delayed = NewRow::new("t", "k", "{}").sql("available_at", "now() + interval '2 seconds'");
+    let delayed = delayed.insert(&bench.client).await;
+    let (_leases, fence, _) = bench.take_over("one").await;
+    assert!(batch(bench.step(fence, &[], Source::Waiting).await.expect("ours")).is_empty());
+    assert_eq!(row(&bench.client, delayed).await.status, "HELD");
+    bench.step_up_to(Some(delayed), fence, &[], Source::Nothing).await.expect("ours");
+    let low_id = "select low_id from outbox_shards where shard = $1";
+    let low_id = bench.client.query_one(low_id, &[&fence.shard]).await.expect("low_id");
+    assert_eq!(low_id.get::<_, i64>(0), delayed + 1, "the bound has passed it");
+
+    let next = bench.insert(1).await;
+    wait_until("it is due", Duration::from_secs(10), async || {
+        let due = "select release_at < clock_timestamp() from outbox_held_keys";
+        let due = bench.client.query_one(due, &[]).await.expect("the held key");
+        if due.get(0) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    assert_eq!(batch(bench.step(fence, &[], Source::Waiting).await.expect("ours")), [delayed, next[0]]);
 }
