@@ -234,7 +234,7 @@ async fn a_transaction_that_stays_open_while_thousands_pass_is_not_forgotten() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("long"), Topic::create("long", 6));
     let mut writer = database.connect().await;
     let client = database.connect().await;
-    let relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let relay = RelaySettings::new(&database, &parts().kafka).set("relay.lease", "5s").start_ready().await;
     let open = writer.transaction().await.expect("begin");
     let mut early = Vec::new();
     for n in 0..16 {
@@ -271,6 +271,8 @@ async fn a_transaction_that_stays_open_while_thousands_pass_is_not_forgotten() {
     })
     .await;
     assert_eq!(relay.metric("outbox_relay_sweep_found_below_watermark_total").await, 0.0);
+    let epoch = client.query_one("select max(epoch) from outbox_shards", &[]).await.expect("epoch");
+    assert_eq!(epoch.get::<_, i64>(0), 1, "its leases were renewed all the time");
 }
 
 #[tokio::test]
