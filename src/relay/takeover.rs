@@ -105,9 +105,10 @@ mod tests {
 
     #[test]
     fn histories_that_contradict_each_other_are_refused() {
-        let refused = |in_flight, marker| match resolve(exactly_once(7, in_flight), marker) {
-            Resolution::Refuse(why) => why,
-            other => panic!("{other:?}"),
+        let refused = |in_flight, marker| {
+            let resolution = resolve(exactly_once(7, in_flight), marker);
+            let Resolution::Refuse(why) = resolution else { panic!("{resolution:?}") };
+            why
         };
         assert_eq!(refused(true, None), Disagreement::MarkerLost { seq: 7 });
         for in_flight in [true, false] {
