@@ -1,7 +1,7 @@
 //! The takeover in exactly-once delivery: check the fence, init, read the marker, read the manifest, and do what
 //! `outbox_relay::relay::takeover::resolve` says. The function is the production's.
 
-use outbox_relay::relay::takeover::{Disagreement, Resolution, resolve};
+use outbox_relay::relay::takeover::{Resolution, Seen, resolve};
 
 use crate::kafka::Straggler;
 use crate::postgres::PgError;
@@ -64,28 +64,16 @@ impl Relay {
         }
     }
 
-    /// `resolve` compares numbers. That they also mean the same batch is compared around it.
     fn decide(&self, rules: Rules) -> Resolution {
         if !rules.has(Safeguard::ReadBack) {
-            return resolve(self.manifest, Some(self.seq - i64::from(self.manifest.in_flight)));
+            let seq = self.seq - i64::from(self.manifest.in_flight);
+            return resolve(self.manifest, Some(Seen { seq, same_batch: true }));
         }
-        let marker = self.marker.as_ref().map(|marker| marker.seq);
-        let decision = resolve(self.manifest, marker);
-        let same = self.marker.as_ref().is_some_and(|marker| marker.batch == self.manifest_ids);
-        match decision {
-            // The number is that of the batch, and the batch is not: PostgreSQL went back and came to this number again.
-            Resolution::Settle if !same && rules.has(Safeguard::BatchNamed) => match self.manifest.marked {
-                true => Resolution::Refuse(Disagreement::PostgresBehind { seq: self.seq - 1, marker: self.seq }),
-                // At-least-once delivery has gone on after that without asking. To repeat is what it may do.
-                false => Resolution::Resend,
-            },
-            Resolution::Settle
-            | Resolution::Forget
-            | Resolution::Resend
-            | Resolution::Ready
-            | Resolution::Baseline
-            | Resolution::Refuse(_) => decision,
-        }
+        let marker = self.marker.as_ref().map(|marker| Seen {
+            seq: marker.seq,
+            same_batch: marker.batch == self.manifest_ids || !rules.has(Safeguard::BatchNamed),
+        });
+        resolve(self.manifest, marker)
     }
 
     pub(crate) fn settle_inherited(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Process {
