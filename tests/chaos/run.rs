@@ -30,7 +30,7 @@ pub struct Outcome {
 
 /// The head of the table of results.
 pub const HEAD: &str = "\
-| mode | seed | minutes | events | kills | zombies (fenced) | SIGTERM | broker | PostgreSQL | network | lost | out of order | duplicates (late) | converged in | result |
+| mode | seed | minutes | events | kills | zombies (fenced) | SIGTERM | broker | PostgreSQL | network | lost | out of order | duplicates (late, not inherited) | converged in | result |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
@@ -78,11 +78,22 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
 /// Waits until nothing is PENDING and everything is folded. Returns how long that took, or what was left.
 async fn converge(stack: &Stack<'_>) -> Result<Duration, String> {
     let begin = Instant::now();
-    let mut left = "never looked".to_owned();
+    let (mut left, mut published) = ("never looked".to_owned(), false);
     while begin.elapsed() < CONVERGENCE {
         match left_to_do(stack).await {
-            Ok(()) => return Ok(begin.elapsed()),
-            Err(state) => left = state,
+            Ok(Left::Nothing) => {
+                println!("everything is folded after {:.1} s", begin.elapsed().as_secs_f64());
+                return Ok(begin.elapsed());
+            }
+            Ok(Left::ToFold(events)) => {
+                if !published {
+                    published = true;
+                    println!("everything is published after {:.1} s", begin.elapsed().as_secs_f64());
+                }
+                left = format!("{events} events are not folded");
+            }
+            Ok(Left::ToPublish(rows)) => left = format!("{rows} rows are not PUBLISHED"),
+            Err(error) => left = error.to_string(),
         }
         // Not more often: looking takes time from the processes that are looked at.
         pass(Duration::from_millis(250)).await;
@@ -90,30 +101,36 @@ async fn converge(stack: &Stack<'_>) -> Result<Duration, String> {
     Err(left)
 }
 
-async fn left_to_do(stack: &Stack<'_>) -> Result<(), String> {
-    let client = stack.database.try_connect().await.map_err(|error| error.to_string())?;
-    let waiting = client.query_one(monitor::UNPUBLISHED, &[]).await.map_err(|error| error.to_string())?;
-    let waiting: i64 = waiting.get(0);
+enum Left {
+    Nothing,
+    ToPublish(i64),
+    ToFold(i64),
+}
+
+async fn left_to_do(stack: &Stack<'_>) -> Result<Left, tokio_postgres::Error> {
+    let client = stack.database.try_connect().await?;
+    let waiting: i64 = client.query_one(monitor::UNPUBLISHED, &[]).await?.get(0);
     if waiting > 0 {
-        return Err(format!("{waiting} rows are not PUBLISHED"));
+        return Ok(Left::ToPublish(waiting));
     }
-    match fold::unhandled(&client, &stack.group).await.map_err(|error| error.to_string())? {
-        0 => Ok(()),
-        events => Err(format!("{events} events are not folded")),
+    match fold::unhandled(&client, &stack.group).await? {
+        0 => Ok(Left::Nothing),
+        events => Ok(Left::ToFold(events)),
     }
 }
 
 async fn judge(stack: &Stack<'_>, plan: &Plan, client: &Client, tally: &Tally) -> Verdict {
     let committed = history::committed(client).await;
-    let owners = "select shard, count(*) - 1 from chaos_owners group by shard";
-    let owners = client.query(owners, &[]).await.expect("the owners");
-    let takeovers = owners.iter().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs()));
-    let disturbing = [&tally.freezes, &tally.broker, &tally.postgres, &tally.network];
+    let inherited = "select id, count(*) from chaos_owners, unnest(in_flight) as id group by id";
+    let inherited = client.query(inherited, &[]).await.expect("the owners");
+    let times = |row: &tokio_postgres::Row| u32::try_from(row.get::<_, i64>(1)).expect("a few");
+    let batches = |faults: u32| u64::from(faults) * u64::from(plan.batch_rows);
+    let cut_off = Tally::get(&tally.broker) + Tally::get(&tally.network);
     let allowance = Allowance {
         exactly_once: plan.mode == Mode::ExactlyOnce,
-        batch_rows: u64::from(plan.batch_rows),
-        takeovers: takeovers.collect(),
-        disturbances: disturbing.iter().map(|counter| u64::from(Tally::get(counter))).sum(),
+        in_flight: inherited.iter().map(|row| (row.get(0), times(row))).collect(),
+        unexplained: batches(cut_off),
+        late: batches(cut_off + Tally::get(&tally.freezes) + Tally::get(&tally.postgres)),
     };
     let topics = stack.topics.clone();
     let judging = tokio::task::spawn_blocking(move || {
@@ -136,9 +153,9 @@ fn row(
     let n = |counter: &std::sync::atomic::AtomicU32| counter.load(Ordering::Relaxed);
     let converged = converged.map_or("never".to_owned(), |took| format!("{:.1} s", took.as_secs_f64()));
     let result = if violations.is_empty() { "kept".to_owned() } else { format!("{} violations", violations.len()) };
-    let Verdict { events, lost, out_of_order, repeats, late, .. } = verdict;
+    let Verdict { events, lost, out_of_order, repeats, late, unexplained, .. } = verdict;
     format!(
-        "| {} | {} | {:.1} | {events} | {} | {} ({}) | {} | {} | {} | {} | {lost} | {out_of_order} | {repeats} ({late}) | {converged} | {result} |",
+        "| {} | {} | {:.1} | {events} | {} | {} ({}) | {} | {} | {} | {} | {lost} | {out_of_order} | {repeats} ({late}, {unexplained}) | {converged} | {result} |",
         plan.mode.as_str(),
         plan.seed,
         plan.length.as_secs_f64() / 60.0,

@@ -3,11 +3,13 @@
 -- Keys of the locked profile: a writer holds the row of a key while it inserts events of it.
 create table chaos_keys (key text primary key, written bigint not null default 0);
 
--- Every taking of a shard. Two owners of one epoch would be two rows.
+-- Every taking of a shard, with the batch that was in flight: what the new owner may have to send again, and nothing else.
+-- Two owners of one epoch would be two rows.
 create table chaos_owners (
   shard smallint not null,
   epoch bigint not null,
   owner uuid not null,
+  in_flight bigint[],
   name text not null default session_user,
   at timestamptz not null default clock_timestamp()
 );
@@ -16,7 +18,7 @@ create index on chaos_owners (shard, epoch);
 create function chaos_note_owner() returns trigger language plpgsql as $$
 begin
   if new.owner is not null and (old.owner, old.epoch) is distinct from (new.owner, new.epoch) then
-    insert into chaos_owners (shard, epoch, owner) values (new.shard, new.epoch, new.owner);
+    insert into chaos_owners (shard, epoch, owner, in_flight) values (new.shard, new.epoch, new.owner, old.batch_ids);
   end if;
   return null;
 end
