@@ -64,7 +64,7 @@ impl<'a> Stack<'a> {
         let members = postgres_proxies.iter().map(|(who, proxy)| {
             let (role, part) = (role_of(*who), part_of(*who));
             let url = format!("postgres://{role}@127.0.0.1:{}/{}", proxy.port, database.name());
-            let environment = vec![
+            let mut environment = vec![
                 setting("DATABASE_URL", &url),
                 setting("KAFKA_BOOTSTRAP_SERVERS", &format!("127.0.0.1:{}", servers.kafka_proxy.port)),
                 setting("OUTBOX_RELAY_RUN__INSTANCE", &role),
@@ -74,6 +74,10 @@ impl<'a> Stack<'a> {
                 setting("OUTBOX_RELAY_CONSUMER__GROUP", &name),
                 setting("OUTBOX_RELAY_CONSUMER__TOPICS", &format!("{},{}", topics[0].name, topics[1].name)),
             ];
+            if matches!(who, Who::Consumer(_)) {
+                // A killed consumer is missed after this time; with the 30 s of the default it would hardly ever fold.
+                environment.push(setting("OUTBOX_RELAY_KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000"));
+            }
             let delivery = format!("relay.delivery={}", plan.mode.as_str());
             let settings = std::iter::once(&delivery).chain(settings);
             let arguments = settings.flat_map(|setting| ["--set".to_owned(), setting.clone()]).collect();
