@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::fleet::{Fleet, Member};
 use crate::it::support::{PrivateKafka, PrivatePostgres, TestDatabase, Topic};
+use crate::monitor;
 use crate::plan::{LEASE, Link, Plan, Who};
 use crate::proxy::Proxy;
 use crate::traps::Protocol;
@@ -133,7 +134,9 @@ async fn watched_database(servers: &Servers, plan: &Plan) -> TestDatabase {
     let (address, _) = server.url.rsplit_once('/').expect("a URL with a database");
     let database = TestDatabase { url: format!("{address}/{name}") };
     database.migrate().await;
-    database.connect().await.batch_execute(include_str!("watch.sql")).await.expect("the watching triggers");
+    let mut client = database.connect().await;
+    client.batch_execute(include_str!("watch.sql")).await.expect("the watching triggers");
+    monitor::self_check(&mut client, &role_of(Who::Relay(0))).await.expect("the database answers");
     database
 }
 
