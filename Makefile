@@ -67,6 +67,7 @@ test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
 	scripts/with-parts.sh cargo test --locked
+	scripts/with-parts.sh cargo test --locked --features failpoints --test it -- failpoints
 
 .PHONY: chaos
 chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100)

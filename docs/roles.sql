@@ -14,6 +14,7 @@ grant update (status) on outbox_claimable to outbox_relay;
 grant select, update on outbox_shards to outbox_relay;
 grant select, insert, update, delete on outbox_instances, outbox_held_keys to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
+grant select on outbox_installation to outbox_relay;
 grant select on refinery_schema_history to outbox_relay;
 
 -- The consumer, on top of what its projections need.

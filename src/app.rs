@@ -10,7 +10,8 @@ use crate::broker::admin::Admin;
 use crate::broker::client_config;
 use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
-use crate::config::Config;
+use crate::broker::transaction::{MarkerPlace, TransactionSettings};
+use crate::config::{Config, Delivery};
 use crate::db::{Database, Role};
 use crate::error::{Code, Error, Result};
 use crate::health::Health;
@@ -175,23 +176,44 @@ impl App {
 
     fn relay_parts(&self) -> Result<relay::Parts> {
         let Config { relay, routing, headers, kafka, run, database, .. } = &self.config;
-        let lease_pool = self.database.pool(Role::Lease, 2);
+        // One stays with the heartbeat.
+        let lease_pool = self.database.pool(Role::Lease, 3);
         let lane_pool = self.database.pool(Role::Lane, usize::from(database.pool_size.get()));
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
+        let kafka_admin = Admin::new(kafka)?;
         let health = RelayHealth::new(self.health.check("postgres"), self.health.check("kafka"), self.metrics.clone());
         Ok(relay::Parts {
             outbox: PgOutbox::new(lane_pool, relay.lease),
-            leases: Leases::new(lease_pool.clone(), self.instance, self.name.clone(), relay.lease),
+            leases: Leases::new(
+                lease_pool.clone(),
+                self.instance,
+                self.name.clone(),
+                relay.lease,
+                relay.delivery == Delivery::ExactlyOnce,
+            ),
             lease_pool,
             admin_pool: self.database.pool(Role::Admin, 1),
-            catalog: TopicCatalog::new(Admin::new(kafka)?, relay.unknown_topic_grace),
+            catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
+            admin: kafka_admin,
             encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),
             publisher: PublisherSettings {
                 client: client_config::producer(kafka, &client_id, record_bytes_max),
                 publish_timeout: relay.publish_timeout,
                 name: String::new(),
             },
+            transactions: (relay.delivery == Delivery::ExactlyOnce).then(|| TransactionSettings {
+                client: client_config::transactional(kafka, &client_id, record_bytes_max),
+                id_prefix: format!("{}.", run.deployment),
+                reader: client_config::common(kafka, &format!("{client_id}-progress")),
+                place: MarkerPlace {
+                    topic: format!("{}.progress", run.deployment),
+                    group: format!("{}.progress", run.deployment),
+                    partition: 0,
+                },
+                publish_timeout: relay.publish_timeout,
+                name: String::new(),
+            }),
             client_id,
             metrics: self.metrics.clone(),
             heartbeat: self.health.heartbeat("relay", RELAY_SILENCE),

@@ -7,8 +7,11 @@ pub mod admin;
 pub mod client_config;
 pub mod failure;
 pub mod publisher;
+pub mod scan;
 pub mod topics;
+pub mod transaction;
 
+mod batch;
 mod producer;
 
 use std::borrow::Cow;

@@ -93,6 +93,8 @@ pub enum Command {
     Events(EventsCommand),
     /// Show the backlog of the outbox and the lag of the consumer, per partition
     Lag(LagArgs),
+    /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
+    Recover(RecoverArgs),
     /// Show, validate and document the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -297,6 +299,42 @@ pub struct LagArgs {
     /// Exit 6 when more than N events wait in the outbox, or the group is more than N records behind
     #[arg(long, value_name = "N")]
     pub fail_over: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay recover                          look at manifests and markers; exits 6 when a shard cannot go on
+  outbox-relay recover --scan                   and look in Kafka for the rows that were in flight
+  outbox-relay recover --scan --apply           mark those that are there, let the shards go on
+  outbox-relay recover --from-kafka --since 2026-05-01T00:00:00Z --apply     the same for every PENDING row
+
+Only shards whose histories disagree are changed, with every relay stopped. A row is marked PUBLISHED only when its record was
+found; the others stay PENDING and are published by the next relay. What it does stands in outbox_audit.")]
+pub struct RecoverArgs {
+    /// Only this shard
+    #[arg(long, value_name = "N")]
+    pub shard: Option<i16>,
+
+    /// Look in Kafka for the rows of the batch in flight
+    #[arg(long)]
+    pub scan: bool,
+
+    /// Look in Kafka for every PENDING row: after a backup was restored, or a failover lost commits
+    #[arg(long, conflicts_with = "scan")]
+    pub from_kafka: bool,
+
+    /// Read topics from this time on [default: a minute before the oldest of the rows]
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub since: Option<When>,
+
+    /// Topics to read [default: those that the rows name]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub topic: Vec<String>,
+
+    /// Mark what was found, and let the shards go on
+    #[arg(long)]
+    pub apply: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -55,6 +55,11 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// An error that a test asked for: like a connection that breaks, it says nothing of the outcome.
+    pub fn of_a_test(reason: String) -> Self {
+        Self::Unavailable(reason.into())
+    }
+
     /// Whether waiting can help.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))

@@ -70,6 +70,8 @@ codes! {
     Fenced = "OR-R001", Fenced;
     /// A settled batch did not change as many rows as it has: somebody changed them by hand. Logged, never an exit.
     SettleMismatch = "OR-R002", Unexpected;
+    /// Exactly-once delivery: PostgreSQL and Kafka contradict each other about a batch. Nothing was sent or marked.
+    HistoriesDisagree = "OR-R003", HistoriesDisagree;
     /// A projection's SQL file is missing or does not prepare.
     ProjectionInvalid = "OR-J001", ConfigInvalid;
     /// The admin port is taken or not allowed.

@@ -14,6 +14,7 @@ pub mod db;
 pub mod demo;
 pub mod error;
 pub mod event;
+pub mod failpoint;
 pub mod health;
 pub mod metrics;
 pub mod migrations;

@@ -8,6 +8,8 @@ use outbox_relay::error::{Code, Error};
 use outbox_relay::output;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _points = outbox_relay::failpoint::set_up();
     // A usage error ends here, with exit status 2.
     let cli = commands::parse();
     output::set_colour(cli.global.color);

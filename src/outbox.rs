@@ -8,6 +8,7 @@ pub mod backlog;
 pub mod barrier;
 pub mod inspect;
 pub mod leases;
+pub mod recovery;
 
 mod rows;
 mod statements;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 use crate::db::{DbError, Pool, Transaction};
 use crate::event::{OutboxEvent, ShardId};
+use crate::failpoint::{self, Point};
 use statements as sql;
 
 /// The right to change a shard's rows: this owner, in this epoch. A new owner raises the epoch, and every statement of the
@@ -52,8 +54,8 @@ impl From<tokio_postgres::Error> for OutboxError {
 /// What became of the batch in hand.
 #[derive(Debug, Default)]
 pub struct Settlement {
-    /// Acknowledged by Kafka: id, partition, offset.
-    pub published: Vec<(i64, i32, i64)>,
+    /// In Kafka for good: id, and partition and offset where they are known.
+    pub published: Vec<(i64, Option<(i32, i64)>)>,
     pub failed: Vec<Failed>,
     /// Not sent, because an earlier event of their key failed.
     pub held: Vec<i64>,
@@ -86,6 +88,7 @@ pub enum Verdict<R> {
 }
 
 /// Where the next batch comes from.
+#[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// The next events that wait.
     Waiting,
@@ -93,6 +96,22 @@ pub enum Source<'a> {
     Manifest(&'a [i64]),
     /// Nothing: only settle.
     Nothing,
+}
+
+/// What a step has to claim, and how the batch is numbered.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    pub source: Source<'a>,
+    pub limits: Limits,
+    /// A barrier id below which no row can appear any more: `low_id` moves up to it.
+    pub horizon: Option<i64>,
+    /// The highest id to claim.
+    pub ceiling: i64,
+    /// The numbers of batches go to Kafka, in the transactions of their records.
+    pub marked: bool,
+    /// Kafka has not committed the batch in flight and never will: its rows may be claimed again, and the next batch takes over
+    /// its number.
+    pub forget: bool,
 }
 
 /// Bounds of a batch.
@@ -136,6 +155,16 @@ pub struct Step<R> {
 pub struct ShardState {
     pub batch_seq: i64,
     pub batch_ids: Option<Vec<i64>>,
+    /// The number of the batch goes, or went, to Kafka in the transaction of its records.
+    pub marked: bool,
+}
+
+/// Whose outbox this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Installation {
+    /// Random, made with the schema.
+    pub id: Uuid,
+    pub shards: usize,
 }
 
 /// The outbox in PostgreSQL. Cheap to clone.
@@ -156,7 +185,6 @@ impl PgOutbox {
 
     /// One commit of a lane: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
     ///
-    /// `horizon`, if given, is a barrier id below which no row can appear any more; `low_id` then moves up to it.
     /// `judge` sees the claimed events in id order.
     ///
     /// Errors: [`OutboxError::Fenced`] and statement errors change nothing. After [`DbError::Unavailable`] the outcome of
@@ -166,11 +194,10 @@ impl PgOutbox {
         &self,
         fence: Fence,
         settlement: &Settlement,
-        source: Source<'_>,
-        limits: Limits,
-        horizon: Option<i64>,
+        claim: Claim<'_>,
         mut judge: impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
     ) -> Result<Step<R>, OutboxError> {
+        let Claim { source, limits, horizon, .. } = claim;
         let mut connection = self.pool.get().await?;
         let tx = connection.transaction().await?;
         let row =
@@ -189,9 +216,9 @@ impl PgOutbox {
             moved += u64::try_from(released.get::<_, i64>("released")).unwrap_or(0);
         }
 
-        let claim = self.claim(&tx, fence.shard, low_id, &source, limits).await?;
-        let full = claim.len() >= limits.rows.get() as usize;
-        let sorted = sort_out(&tx, fence.shard, claim, any_held || !settlement.failed.is_empty(), &mut judge).await?;
+        let rows = claim_rows(&tx, fence.shard, low_id, claim).await?;
+        let full = rows.len() >= limits.rows.get() as usize;
+        let sorted = sort_out(&tx, fence.shard, rows, any_held || !settlement.failed.is_empty(), &mut judge).await?;
         if sorted.stopped && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
             tx.rollback().await?;
@@ -207,22 +234,28 @@ impl PgOutbox {
             new_low_id = low_id.max(lowest.min(horizon.saturating_add(1)));
         }
 
+        let last_seq = if claim.forget && had_batch { batch_seq - 1 } else { batch_seq };
         let batch = match source {
             Source::Manifest(_) if !sorted.publish.is_empty() => Some(Batch { seq: batch_seq, events: sorted.publish }),
-            Source::Waiting if !sorted.publish.is_empty() => Some(Batch { seq: batch_seq + 1, events: sorted.publish }),
+            Source::Waiting if !sorted.publish.is_empty() => Some(Batch { seq: last_seq + 1, events: sorted.publish }),
             Source::Waiting | Source::Manifest(_) | Source::Nothing => None,
         };
         if batch.is_some() || had_batch || new_low_id != low_id {
             let ids: Option<Vec<i64>> = batch.as_ref().map(|batch| batch.events.iter().map(|event| event.id).collect());
-            let seq = batch.as_ref().map_or(batch_seq, |batch| batch.seq);
-            let params: [&(dyn ToSql + Sync); 7] =
-                [&fence.shard, &fence.owner, &fence.epoch, &seq, &ids, &new_low_id, &self.lease.as_secs_f64()];
+            let seq = batch.as_ref().map_or(last_seq, |batch| batch.seq);
+            // A batch that was sent without a marker stays one until it is settled.
+            let marked = claim.marked && !matches!(source, Source::Manifest(_));
+            let lease = self.lease.as_secs_f64();
+            let params: [&(dyn ToSql + Sync); 8] =
+                [&fence.shard, &fence.owner, &fence.epoch, &seq, &ids, &new_low_id, &lease, &marked];
             if tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await? == 0 {
                 return Err(OutboxError::Fenced(fence));
             }
         }
+        failpoint::reach(Point::StepBeforeCommit).map_err(DbError::of_a_test)?;
         tx.commit().await?;
         connection.done();
+        failpoint::reach(Point::StepAfterCommit).map_err(DbError::of_a_test)?;
         Ok(Step { batch, moved, missing, full, postponed: false })
     }
 
@@ -231,16 +264,26 @@ impl PgOutbox {
         let connection = self.pool.get().await?;
         let row = connection.query_opt(sql::SHARD_STATE, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
         let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
-        let state = ShardState { batch_seq: row.get("batch_seq"), batch_ids: row.get("batch_ids") };
+        let state =
+            ShardState { batch_seq: row.get("batch_seq"), batch_ids: row.get("batch_ids"), marked: row.get("marked") };
         connection.done();
         Ok(state)
     }
 
-    /// Which of these idle shards have something to do.
-    pub async fn due(&self, shards: &[ShardId]) -> Result<Vec<ShardId>, DbError> {
+    pub async fn installation(&self) -> Result<Installation, DbError> {
+        let connection = self.pool.get().await?;
+        let row = connection.query_one(sql::INSTALLATION, &[]).await?;
+        let shards = usize::try_from(row.get::<_, i64>("shards")).unwrap_or(0);
+        let installation = Installation { id: row.get("id"), shards };
+        connection.done();
+        Ok(installation)
+    }
+
+    /// Which of these idle shards have something to do, up to the id `ceiling`.
+    pub async fn due(&self, shards: &[ShardId], ceiling: i64) -> Result<Vec<ShardId>, DbError> {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(sql::SHARDS_DUE).await?;
-        let rows = connection.query(&statement, &[&shards]).await?;
+        let rows = connection.query(&statement, &[&shards, &ceiling]).await?;
         connection.done();
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
@@ -249,30 +292,28 @@ impl PgOutbox {
     pub fn pool_usage(&self) -> (usize, usize, usize) {
         self.pool.usage()
     }
+}
 
-    async fn claim(
-        &self,
-        tx: &Transaction<'_>,
-        shard: ShardId,
-        low_id: i64,
-        source: &Source<'_>,
-        limits: Limits,
-    ) -> Result<Vec<Row>, OutboxError> {
-        let (rows, bytes, record_bytes) = (
-            i64::from(limits.rows.get()),
-            i64::try_from(limits.bytes).unwrap_or(i64::MAX),
-            i64::try_from(limits.record_bytes).unwrap_or(i64::MAX),
-        );
-        let (statement, params): (_, Vec<&(dyn ToSql + Sync)>) = match source {
-            Source::Nothing => return Ok(Vec::new()),
-            Source::Waiting => {
-                (tx.prepare_cached(sql::CLAIM).await?, vec![&shard, &low_id, &rows, &bytes, &record_bytes])
-            }
-            Source::Manifest(ids) => (tx.prepare_cached(sql::CLAIM_MANIFEST).await?, vec![ids, &record_bytes]),
-        };
-        let stream = tx.query_raw(&statement, params).await?;
-        Ok(stream.try_collect().await?)
-    }
+async fn claim_rows(
+    tx: &Transaction<'_>,
+    shard: ShardId,
+    low_id: i64,
+    claim: Claim<'_>,
+) -> Result<Vec<Row>, OutboxError> {
+    let (rows, bytes, record_bytes) = (
+        i64::from(claim.limits.rows.get()),
+        i64::try_from(claim.limits.bytes).unwrap_or(i64::MAX),
+        i64::try_from(claim.limits.record_bytes).unwrap_or(i64::MAX),
+    );
+    let (statement, params): (_, Vec<&(dyn ToSql + Sync)>) = match &claim.source {
+        Source::Nothing => return Ok(Vec::new()),
+        Source::Waiting => {
+            (tx.prepare_cached(sql::CLAIM).await?, vec![&shard, &low_id, &rows, &bytes, &record_bytes, &claim.ceiling])
+        }
+        Source::Manifest(ids) => (tx.prepare_cached(sql::CLAIM_MANIFEST).await?, vec![ids, &record_bytes]),
+    };
+    let stream = tx.query_raw(&statement, params).await?;
+    Ok(stream.try_collect().await?)
 }
 
 /// Claimed events by what happens to them next.
@@ -344,10 +385,10 @@ async fn settle(tx: &Transaction<'_>, shard: ShardId, settlement: &Settlement) -
     let mut missing = 0;
     if !settlement.published.is_empty() {
         let (mut ids, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, partition, offset) in &settlement.published {
+        for (id, place) in &settlement.published {
             ids.push(*id);
-            partitions.push(*partition);
-            offsets.push(*offset);
+            partitions.push(place.map(|(partition, _)| partition));
+            offsets.push(place.map(|(_, offset)| offset));
         }
         let moved =
             tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;

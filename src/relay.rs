@@ -4,14 +4,16 @@
 
 pub mod encode;
 pub mod routing;
+pub mod takeover;
 
 mod gauges;
 mod horizon;
 mod lane;
 mod ownership;
+mod progress;
 mod wakeup;
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering as Atomic};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,9 +21,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::broker::admin::Admin;
 use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
-use crate::config::RelayConfig;
+use crate::broker::transaction::TransactionSettings;
+use crate::config::{Ordering, RelayConfig};
 use crate::db::{DbError, Pool};
 use crate::error::Result;
 use crate::event::ShardId;
@@ -49,6 +53,10 @@ pub struct Parts {
     pub encoder: Encoder,
     /// A template: each lane sets its own name and client id.
     pub publisher: PublisherSettings,
+    /// The same for exactly-once delivery; `None` for at-least-once.
+    pub transactions: Option<TransactionSettings>,
+    /// To look after the topic of the markers.
+    pub admin: Admin,
     pub client_id: String,
     pub metrics: Metrics,
     pub health: RelayHealth,
@@ -58,14 +66,22 @@ pub struct Parts {
     pub shutdown_timeout: Duration,
 }
 
+/// How lanes send: templates of their settings.
+enum Sending {
+    AtLeastOnce(PublisherSettings),
+    /// With the name of this outbox, which its markers carry.
+    ExactlyOnce(TransactionSettings, Uuid),
+}
+
 /// What all lanes of an instance share.
 struct Lanes {
     instance: Uuid,
     outbox: PgOutbox,
     catalog: TopicCatalog,
     encoder: Encoder,
-    publisher: PublisherSettings,
+    sending: Sending,
     client_id: String,
+    ordering: Ordering,
     limits: Limits,
     /// One permit per batch in flight: bounds memory whatever the number of shards.
     batches: Arc<Semaphore>,
@@ -80,7 +96,15 @@ struct Lanes {
 impl Lanes {
     /// No row with an id up to this one can appear any more.
     fn horizon(&self) -> i64 {
-        self.horizon.load(Ordering::Acquire)
+        self.horizon.load(Atomic::Acquire)
+    }
+
+    /// The highest id that may be claimed. In strict order nothing is claimed that a lower id could still precede.
+    fn ceiling(&self) -> i64 {
+        match self.ordering {
+            Ordering::Key => i64::MAX,
+            Ordering::Strict => self.horizon(),
+        }
     }
 
     fn owned_shards(&self) -> Vec<ShardId> {
@@ -135,13 +159,24 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         bytes: settings.batch_bytes.as_u64(),
         record_bytes: settings.max_record_bytes.as_u64(),
     };
+    let sending = match parts.transactions {
+        None => Sending::AtLeastOnce(parts.publisher),
+        Some(transactions) => {
+            let topic = &transactions.place.topic;
+            match progress::prepare(topic, &parts.admin, &parts.outbox, &parts.health, &parts.heartbeat, &stop).await? {
+                Some(installation) => Sending::ExactlyOnce(transactions, installation),
+                None => return Ok(()),
+            }
+        }
+    };
     let lanes = Arc::new(Lanes {
         instance: parts.leases.instance(),
         outbox: parts.outbox,
         catalog: parts.catalog,
         encoder: parts.encoder,
-        publisher: parts.publisher,
+        sending,
         client_id: parts.client_id,
+        ordering: settings.ordering,
         limits,
         batches: Arc::new(Semaphore::new(usize::from(settings.parallel_batches.get()))),
         metrics: parts.metrics,
@@ -155,7 +190,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     let helpers = stop.child_token();
     let background = async {
         tokio::join!(
-            wakeup::run(&lanes.wakeup, &lanes.outbox, settings.poll_min, settings.poll_max, helpers.clone()),
+            wakeup::run(&lanes, settings.poll_min, settings.poll_max, helpers.clone()),
             horizon::run(Arc::clone(&lanes), Barrier::new(parts.lease_pool), helpers.clone()),
             gauges::run(Arc::clone(&lanes), parts.admin_pool, helpers.clone()),
             watch_kafka(Arc::clone(&lanes), helpers.clone()),

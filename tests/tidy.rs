@@ -21,7 +21,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cli", &["output"]),
     (
         "commands",
-        &["app", "broker", "cli", "config", "db", "demo", "migrations", "outbox", "output", "projection", "telemetry"],
+        &[
+            "app",
+            "broker",
+            "cli",
+            "config",
+            "db",
+            "demo",
+            "migrations",
+            "outbox",
+            "output",
+            "projection",
+            "relay",
+            "telemetry",
+        ],
     ),
     (
         "app",
@@ -54,6 +67,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("output", &[]),
     ("config", &[]),
     ("error", &[]),
+    ("failpoint", &[]),
     ("event", &[]),
     ("retry", &[]),
     ("clock", &[]),
@@ -61,7 +75,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that everyone may import. Among themselves they do not.
-const FOUNDATION: &[&str] = &["error", "event", "retry", "clock", "secret"];
+const FOUNDATION: &[&str] = &["error", "event", "failpoint", "retry", "clock", "secret"];
 
 /// A library and the places of `src/` where it may appear (a file, or a folder with a `/` at the end).
 const LIBRARIES: &[(&str, &[&str])] = &[

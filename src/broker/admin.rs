@@ -1,13 +1,13 @@
-//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only.
+//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
@@ -55,6 +55,8 @@ impl ClientContext for QuietContext {
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
     }
 }
+
+impl ConsumerContext for QuietContext {}
 
 /// A connection for questions. Cheap to clone. Every call waits at most five seconds for each answer.
 #[derive(Clone)]
@@ -123,6 +125,22 @@ impl Admin {
             max_message_bytes: number("max.message.bytes"),
             min_insync_replicas: number("min.insync.replicas").and_then(|value| u32::try_from(value).ok()),
         }))
+    }
+
+    /// Creates a topic with the cluster's default replication. One that exists already is left as it is.
+    pub async fn create_topic(&self, name: &str, partitions: usize) -> Result<()> {
+        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
+        let answers = self.client.create_topics([&topic], &options).await.map_err(unreachable)?;
+        match answers.into_iter().next() {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(Error::new(
+                Code::KafkaUnreachable,
+                format!("the topic {name} does not exist and cannot be created: {code}"),
+            )
+            .hint(format!("create {name} with {partitions} partitions, or allow this client to create it"))),
+            _ => Ok(()),
+        }
     }
 
     /// Low and end offset of each partition. Empty when the topic does not exist.

@@ -47,8 +47,36 @@ pub fn common(settings: &KafkaConfig, client_id: &str) -> ClientConfig {
 ///   answer costs little.
 /// - `murmur2_random`: keys land in the partitions where Java producers put them.
 pub fn producer(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) -> ClientConfig {
+    let mut config = tuned(settings, client_id, record_bytes_max);
+    config
+        .set("message.timeout.ms", "0")
+        .set("max.in.flight.requests.per.connection", "1")
+        .set("enable.gapless.guarantee", "true");
+    config
+}
+
+/// The producer of one lane in exactly-once delivery; the lane adds its `transactional.id`. A transaction is committed whole or
+/// not at all, so five requests may be in flight, and records that cannot be sent in time end the transaction.
+///
+/// Three times the longest lease is not needed: the coordinator aborts what a dead relay left open when its successor comes,
+/// and `transaction.timeout.ms` only bounds how long `read_committed` consumers wait when no successor comes.
+pub fn transactional(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) -> ClientConfig {
+    let mut config = tuned(settings, client_id, record_bytes_max);
+    config
+        .set("transaction.timeout.ms", "30000")
+        .set("message.timeout.ms", "25000")
+        .set("max.in.flight.requests.per.connection", "5");
+    // The marker follows the commit before it at once, which the coordinator may still be finishing: the client then waits this
+    // long before it asks again, and the default of 100 ms would be paid by every batch.
+    if !settings.properties.contains_key("retry.backoff.ms") {
+        config.set("retry.backoff.ms", "5");
+    }
+    config
+}
+
+/// What both kinds of producers share. Settings of the first group may be changed by users, those of the last may not.
+fn tuned(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) -> ClientConfig {
     let mut config = ClientConfig::new();
-    // Tuning that users may change: these come first.
     config
         .set("linger.ms", "0")
         .set("compression.type", "lz4")
@@ -61,9 +89,6 @@ pub fn producer(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) 
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
-        .set("message.timeout.ms", "0")
-        .set("max.in.flight.requests.per.connection", "1")
-        .set("enable.gapless.guarantee", "true")
         .set("partitioner", "murmur2_random")
         // The limit of librdkafka counts a little differently from ours; ours decides.
         .set("message.max.bytes", (record_bytes_max + 1024).max(1_000_000).to_string());

@@ -7,9 +7,11 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::{Headers, Record};
 
@@ -24,6 +26,8 @@ pub(super) struct Report {
 struct Context {
     reports: Mutex<Vec<Report>>,
     brokers_up: Arc<AtomicBool>,
+    /// Something happened on a connection, and a request may have been sent twice.
+    suspicious: AtomicBool,
 }
 
 impl Context {
@@ -41,6 +45,7 @@ impl ClientContext for Context {
         if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AllBrokersDown)) {
             self.brokers_up.store(false, Ordering::Relaxed);
         }
+        self.suspicious.store(true, Ordering::Relaxed);
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
     }
 }
@@ -77,7 +82,8 @@ pub(super) struct Producer {
 impl Producer {
     /// Connects in the background. `brokers_up` is set by every acknowledgement and cleared when no broker can be reached.
     pub(super) fn new(config: &ClientConfig, records_max: usize, brokers_up: Arc<AtomicBool>) -> KafkaResult<Self> {
-        let context = Context { reports: Mutex::new(Vec::with_capacity(records_max)), brokers_up };
+        let reports = Mutex::new(Vec::with_capacity(records_max));
+        let context = Context { reports, brokers_up, suspicious: AtomicBool::new(false) };
         Ok(Self { inner: BaseProducer::from_config_and_context(config, context)?, unreported: 0 })
     }
 
@@ -131,6 +137,49 @@ impl Producer {
             }
             known = reports.len();
         }
+    }
+
+    /// Fences every older producer with the same `transactional.id` and ends what they had open: commits where a commit had
+    /// begun, aborts otherwise.
+    pub(super) fn init_transactions(&self, timeout: Duration) -> KafkaResult<()> {
+        self.inner.init_transactions(timeout)
+    }
+
+    /// Begins a transaction. Errors on connections that were seen before do not count against it.
+    pub(super) fn begin(&mut self) -> KafkaResult<()> {
+        self.inner.poll(Duration::ZERO);
+        self.inner.context().suspicious.store(false, Ordering::Relaxed);
+        self.inner.begin_transaction()
+    }
+
+    /// Makes committed offsets of a group part of the transaction.
+    pub(super) fn send_offsets(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+        timeout: Duration,
+    ) -> KafkaResult<()> {
+        self.inner.send_offsets_to_transaction(offsets, group, timeout)
+    }
+
+    /// Every record must have been reported before: the client would wait for reports that nobody takes.
+    pub(super) fn commit(&self, timeout: Duration) -> KafkaResult<()> {
+        self.inner.commit_transaction(timeout)
+    }
+
+    pub(super) fn abort(&self, timeout: Duration) -> KafkaResult<()> {
+        self.inner.abort_transaction(timeout)
+    }
+
+    /// Whether something unusual happened since the transaction began. Then a request of it may still be on its way, and
+    /// could end a later transaction of this producer: a new one, with a new epoch, is proof against that.
+    pub(super) fn is_suspicious(&self) -> bool {
+        self.inner.poll(Duration::ZERO);
+        self.inner.context().suspicious.load(Ordering::Relaxed) || self.fatal().is_some()
+    }
+
+    pub(super) fn suspect(&self) {
+        self.inner.context().suspicious.store(true, Ordering::Relaxed);
     }
 
     /// The error after which this producer sends nothing any more.

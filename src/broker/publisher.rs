@@ -12,18 +12,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::oneshot;
 
-use super::failure::{Class, classify};
-use super::producer::{Producer, Report, SendError};
+use super::batch::{BatchState, HandOver, POLL_EVERY, Pass, State, drain, give_up, hand_over};
+use super::producer::Producer;
 use super::{Delivery, Record};
-use crate::clock::{Permit, monotonic};
+use crate::clock::Permit;
+use crate::failpoint::{self, Point};
 
-/// How long requests in flight may take to be answered after a fatal error before they are given up.
-const FATAL_GRACE: Duration = Duration::from_secs(3);
-/// Sleep between two looks for reports when there were none: what it adds to the latency of a batch, at most.
-const REPORT_WAIT: Duration = Duration::from_micros(300);
 /// Wait between two attempts to create a producer.
 const CREATE_RETRY: Duration = Duration::from_millis(500);
 
@@ -134,99 +130,6 @@ impl Worker {
     }
 }
 
-/// How one walk through the batch ended.
-enum Pass {
-    /// Every record has its outcome.
-    Done,
-    /// The producer is of no use any more, or suspects have to be sent alone.
-    Again(&'static str),
-    /// The permit ended.
-    Interrupted,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Sent,
-    Acked {
-        partition: i32,
-        offset: i64,
-    },
-    /// Refused together with others of its request: has to be tried alone.
-    Suspect,
-    Refused {
-        class: &'static str,
-        code: RDKafkaErrorCode,
-    },
-    Withheld,
-    Unsent,
-}
-
-/// What is known of each record of the batch.
-struct BatchState {
-    states: Vec<State>,
-}
-
-impl BatchState {
-    fn new(records: usize) -> Self {
-        Self { states: vec![State::Waiting; records] }
-    }
-
-    /// Takes delivery reports in. `alone` is the record that was sent by itself, if any.
-    fn take(&mut self, reports: Vec<Report>, alone: Option<usize>) {
-        for report in reports {
-            self.states[report.index] = match report.outcome {
-                Ok((partition, offset)) => State::Acked { partition, offset },
-                Err(code) => match classify(code) {
-                    Class::Record(class) if alone == Some(report.index) => State::Refused { class, code },
-                    Class::Record(_) => State::Suspect,
-                    Class::Infrastructure if is_purge(code) => State::Waiting,
-                    Class::Infrastructure => State::Unsent,
-                },
-            };
-        }
-    }
-
-    /// Before another pass: what was in flight when the producer ended has no report and is sent again.
-    fn reset_sent(&mut self) {
-        for state in &mut self.states {
-            if *state == State::Sent {
-                *state = State::Waiting;
-            }
-        }
-    }
-
-    fn any(&self, wanted: State) -> bool {
-        self.states.contains(&wanted)
-    }
-
-    fn into_deliveries(self) -> Vec<Delivery> {
-        self.states
-            .into_iter()
-            .map(|state| match state {
-                State::Acked { partition, offset } => Delivery::Acked { partition, offset },
-                State::Refused { class, code } => Delivery::Refused { class, reason: code.to_string() },
-                State::Withheld => Delivery::Withheld,
-                State::Waiting | State::Sent | State::Suspect | State::Unsent => Delivery::Unsent,
-            })
-            .collect()
-    }
-}
-
-/// Reports that say nothing of the record: this producer gave it up.
-fn is_purge(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::PurgeQueue
-            | RDKafkaErrorCode::PurgeInflight
-            | RDKafkaErrorCode::Fatal
-            | RDKafkaErrorCode::GaplessGuarantee
-    )
-}
-
-/// Records handed over between two looks at the reports.
-const POLL_EVERY: usize = 512;
-
 /// Sends every record that still waits, in order, and waits for the reports. A suspect is sent alone.
 fn pass(
     producer: &mut Producer,
@@ -260,6 +163,14 @@ fn pass(
         if record.key.as_deref().is_some_and(|key| refused_keys.contains(key)) {
             batch.states[index] = State::Withheld;
             continue;
+        }
+        let reached = match index {
+            0 => failpoint::reach(Point::ProduceFirst),
+            _ if index == records.len() / 2 => failpoint::reach(Point::ProduceMid),
+            _ => Ok(()),
+        };
+        if reached.is_err() {
+            return give_up(producer, batch, "a test asked for it");
         }
         let alone = (state == State::Suspect).then_some(index);
         if alone.is_some() {
@@ -301,138 +212,4 @@ fn pass(
         return Pass::Again("records were given up by the client");
     }
     Pass::Done
-}
-
-enum HandOver {
-    Refused(&'static str, RDKafkaErrorCode),
-    Ended(Pass),
-}
-
-fn hand_over(
-    producer: &mut Producer,
-    record: &Record,
-    index: usize,
-    batch: &mut BatchState,
-    permit: &Permit,
-) -> Result<(), HandOver> {
-    loop {
-        match producer.send(record, index) {
-            Ok(()) => {
-                batch.states[index] = State::Sent;
-                return Ok(());
-            }
-            Err(SendError::QueueFull) => {
-                batch.take(producer.poll(REPORT_WAIT), None);
-                if !permit.holds() {
-                    return Err(HandOver::Ended(interrupt(producer, batch)));
-                }
-            }
-            Err(SendError::Code(code)) => match classify(code) {
-                // The client itself refuses this one record: there is no batch to share the blame.
-                Class::Record(class) => return Err(HandOver::Refused(class, code)),
-                Class::Infrastructure => {
-                    let end = give_up(producer, batch, "the client takes no more records");
-                    return Err(HandOver::Ended(end));
-                }
-            },
-        }
-    }
-}
-
-/// Waits until every record handed over has its report. `Some` is an end of the pass.
-fn drain(
-    producer: &mut Producer,
-    batch: &mut BatchState,
-    permit: &Permit,
-    timeout: Duration,
-    alone: Option<usize>,
-) -> Option<Pass> {
-    let mut progress = monotonic();
-    while producer.unreported() > 0 {
-        let reports = producer.poll(REPORT_WAIT);
-        if !reports.is_empty() {
-            progress = monotonic();
-            batch.take(reports, alone);
-        } else if !permit.holds() {
-            return Some(interrupt(producer, batch));
-        } else if producer.fatal().is_some() {
-            return Some(end_fatal(producer, batch, alone));
-        } else if monotonic().saturating_sub(progress) > timeout {
-            return Some(give_up(producer, batch, "no acknowledgement within publish_timeout"));
-        }
-    }
-    if producer.fatal().is_some() {
-        return Some(end_fatal(producer, batch, alone));
-    }
-    None
-}
-
-/// After a fatal error the client sends nothing more, but what is in flight may still be answered: wait for that, so that
-/// it need not be sent twice.
-fn end_fatal(producer: &mut Producer, batch: &mut BatchState, alone: Option<usize>) -> Pass {
-    producer.purge_queue();
-    let end = monotonic() + FATAL_GRACE;
-    while producer.unreported() > 0 && monotonic() < end {
-        batch.take(producer.poll(REPORT_WAIT), alone);
-    }
-    give_up(producer, batch, "the client met a fatal error")
-}
-
-fn give_up(producer: &mut Producer, batch: &mut BatchState, reason: &'static str) -> Pass {
-    collect_rest(producer, batch);
-    batch.reset_sent();
-    Pass::Again(reason)
-}
-
-fn interrupt(producer: &mut Producer, batch: &mut BatchState) -> Pass {
-    collect_rest(producer, batch);
-    Pass::Interrupted
-}
-
-/// Purges, and takes what reports there are.
-fn collect_rest(producer: &mut Producer, batch: &mut BatchState) {
-    producer.purge_all();
-    let end = monotonic() + Duration::from_millis(500);
-    while producer.unreported() > 0 && monotonic() < end {
-        batch.take(producer.poll(REPORT_WAIT), None);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report(index: usize, outcome: Result<(i32, i64), RDKafkaErrorCode>) -> Report {
-        Report { index, outcome }
-    }
-
-    #[test]
-    fn a_record_refused_with_others_is_only_a_suspect() {
-        let mut batch = BatchState::new(2);
-        batch.take(
-            vec![
-                report(0, Err(RDKafkaErrorCode::MessageSizeTooLarge)),
-                report(1, Err(RDKafkaErrorCode::MessageSizeTooLarge)),
-            ],
-            None,
-        );
-        assert!(batch.states.iter().all(|state| *state == State::Suspect));
-        batch.take(vec![report(1, Err(RDKafkaErrorCode::MessageSizeTooLarge))], Some(1));
-        assert!(matches!(batch.states[1], State::Refused { class: "too-large", .. }));
-        assert_eq!(batch.states[0], State::Suspect);
-    }
-
-    #[test]
-    fn what_the_client_gave_up_waits_and_what_the_broker_would_not_take_yet_is_unsent() {
-        let mut batch = BatchState::new(3);
-        batch.take(
-            vec![
-                report(0, Err(RDKafkaErrorCode::PurgeQueue)),
-                report(1, Err(RDKafkaErrorCode::TopicAuthorizationFailed)),
-                report(2, Ok((4, 17))),
-            ],
-            None,
-        );
-        assert_eq!(batch.states, [State::Waiting, State::Unsent, State::Acked { partition: 4, offset: 17 }]);
-    }
 }

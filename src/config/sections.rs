@@ -77,9 +77,9 @@ section! {
     pub struct RelayConfig in "relay" {
         /// Whether `run` relays at all. Off for an instance that only consumes.
         pub enabled: bool = true,
-        /// What a crash may repeat. `at-least-once`: at most one batch per shard again, contiguous and in the same order.
+        /// What a crash may repeat. `at-least-once`: at most one batch per shard again, contiguous and in the same order. `exactly-once`: nothing, for consumers that read with `isolation.level = read_committed`.
         pub delivery: Delivery = Delivery::AtLeastOnce,
-        /// `key`: id order per key among the rows that are visible.
+        /// `key`: id order per key among the rows that are visible. `strict`: also waits for every open transaction that may still commit a lower id; a long one delays all events behind it.
         pub ordering: Ordering = Ordering::Key,
         /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats. At most 100000.
         pub batch_rows: NonZeroU32 = rows(2_000),
@@ -104,12 +104,12 @@ section! {
 
 choice! {
     /// Delivery guarantee of the relay.
-    pub enum Delivery { AtLeastOnce = "at-least-once" }
+    pub enum Delivery { AtLeastOnce = "at-least-once", ExactlyOnce = "exactly-once" }
 }
 
 choice! {
     /// Which order is promised.
-    pub enum Ordering { Key = "key" }
+    pub enum Ordering { Key = "key", Strict = "strict" }
 }
 
 section! {

@@ -1,21 +1,25 @@
 //! Who owns which shard: heartbeats, leases and their hand-over, by the clock of the database.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::statements as sql;
-use crate::db::{DbError, Pool};
+use crate::clock::monotonic;
+use crate::db::{Connection, DbError, Pool};
 use crate::event::ShardId;
 
 /// What an instance learns with its heartbeat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Census {
     /// Instances that live, this one included.
     pub live: usize,
     pub shards: usize,
-    /// Shards that can be taken.
+    /// Shards that can be taken, those of dead instances not counted.
     pub free: usize,
+    /// Instances that died without their lease being over. Always none where early takeover is off.
+    pub dead: usize,
 }
 
 /// A shard that was just taken.
@@ -29,19 +33,32 @@ pub struct Acquired {
     pub taken_over: bool,
 }
 
+/// How long an instance may lack its advisory lock before it counts as dead: time to connect again after a restart of
+/// PostgreSQL, which takes everybody's lock.
+const ABSENCE: Duration = Duration::from_millis(700);
+
 /// The lease tables. Every call is one statement; each says what a repeat does.
-#[derive(Debug, Clone)]
 pub struct Leases {
     pool: Pool,
     instance: Uuid,
     name: String,
     lease: Duration,
+    early: bool,
+    /// The session that holds our advisory lock; heartbeats go through it.
+    session: Option<Connection>,
+    /// Instances that lack their lock, and since when we know.
+    absent: HashMap<Uuid, Duration>,
 }
 
 impl Leases {
     /// `pool` is of [`Role::Lease`](crate::db::Role::Lease), so that a busy lane cannot keep a lease from being renewed.
-    pub fn new(pool: Pool, instance: Uuid, name: String, lease: Duration) -> Self {
-        Self { pool, instance, name, lease }
+    /// `early`: take over from a process that died before its lease is over. Only where a successor fences it in Kafka too.
+    pub fn new(pool: Pool, instance: Uuid, name: String, lease: Duration, early: bool) -> Self {
+        Self { pool, instance, name, lease, early, session: None, absent: HashMap::new() }
+    }
+
+    pub fn is_early(&self) -> bool {
+        self.early
     }
 
     pub fn instance(&self) -> Uuid {
@@ -49,24 +66,50 @@ impl Leases {
     }
 
     /// Says that this instance lives. Repeating it does no harm.
-    pub async fn heartbeat(&self) -> Result<Census, DbError> {
-        let connection = self.pool.get().await?;
+    pub async fn heartbeat(&mut self) -> Result<Census, DbError> {
+        // Taken out, so that a session that fails is not used again: with it goes the lock.
+        let connection = match self.session.take() {
+            Some(connection) => connection,
+            None => {
+                let connection = self.pool.get().await?;
+                connection.query_one(sql::LOCK_SESSION, &[&self.instance]).await?;
+                connection
+            }
+        };
         let statement = connection.prepare_cached(sql::HEARTBEAT).await?;
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.instance, &self.name, &env!("CARGO_PKG_VERSION"), &self.lease.as_secs_f64()];
         let row = connection.query_one(&statement, &params).await?;
-        connection.done();
+        // A session without its lock is of no use: behind a pooler, or after somebody else took our key.
+        if row.get("locked") {
+            self.session = Some(connection);
+        } else {
+            connection.done();
+        }
+        let absent: Vec<Uuid> = row.get("absent");
+        self.absent.retain(|instance, _| absent.contains(instance));
+        for instance in absent {
+            self.absent.entry(instance).or_insert_with(monotonic);
+        }
         let count = |name: &str| usize::try_from(row.get::<_, i64>(name)).unwrap_or(0);
-        Ok(Census { live: count("live"), shards: count("shards"), free: count("free") })
+        let dead = self.dead().len();
+        Ok(Census { live: count("live") - dead, shards: count("shards"), free: count("free"), dead })
     }
 
-    /// Takes at most `most` free shards. When the answer is lost, the shards are ours without our knowing and become free
+    fn dead(&self) -> Vec<Uuid> {
+        let now = monotonic();
+        let long = self.absent.iter().filter(|(_, since)| self.early && now.saturating_sub(**since) >= ABSENCE);
+        long.map(|(instance, _)| *instance).collect()
+    }
+
+    /// Takes at most `most` shards that are free, or whose owner is dead. When the answer is lost, the shards are ours without our knowing and become free
     /// again when their lease ends.
     pub async fn acquire(&self, most: usize) -> Result<Vec<Acquired>, DbError> {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(sql::ACQUIRE_LEASES).await?;
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows = connection.query(&statement, &[&self.instance, &self.lease.as_secs_f64(), &most]).await?;
+        let rows =
+            connection.query(&statement, &[&self.instance, &self.lease.as_secs_f64(), &most, &self.dead()]).await?;
         connection.done();
         Ok(rows
             .iter()

@@ -17,6 +17,7 @@ use super::failure::{Cause, FoldError};
 use super::record::{Place, Record};
 use crate::db::{Connection, Database, DbError, Pool, Role, Transaction};
 use crate::error::{Code, Error, Result};
+use crate::failpoint::{self, Point};
 use crate::metrics::{Metrics, ProjectionLabel};
 
 /// Runs on each new connection of the consumer.
@@ -160,8 +161,10 @@ impl Store {
         let transaction = connection.transaction().await?;
         match self.fold_within(&transaction, part).await {
             Ok(outcome @ Outcome::Folded(_)) => {
+                failpoint::reach(Point::FoldBeforeCommit).map_err(DbError::of_a_test)?;
                 transaction.commit().await?;
                 connection.done();
+                failpoint::reach(Point::FoldAfterCommit).map_err(DbError::of_a_test)?;
                 Ok(outcome)
             }
             Ok(outcome) => {

@@ -4,6 +4,10 @@
 //! Invariants: at most one batch is in flight per lane; a claimed batch runs to its settle and no branch of a `select!`
 //! can drop it; a stop is not an attempt. `tests/it/ordering.rs` fails if order is lost.
 
+mod counters;
+mod exactly_once;
+mod judge;
+
 use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
@@ -11,16 +15,19 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Lanes, wakeup};
+use super::takeover::Disagreement;
+use super::{Lanes, Sending, wakeup};
 use crate::broker::publisher::Publisher;
-use crate::broker::topics::Topic;
 use crate::broker::{Delivery, Record};
 use crate::clock::{Permit, monotonic, wall};
 use crate::error::Code;
-use crate::event::OutboxEvent;
-use crate::metrics::{FailureLabels, Histogram, Metrics, PollLabel, TopicLabel};
-use crate::outbox::{Batch, Claimed, Failed, Fence, OutboxError, Settlement, Source, Step, Verdict};
+use crate::failpoint::{self, Point};
+use crate::metrics::{FailureLabels, PollLabel};
+use crate::outbox::{Batch, Claim, Claimed, Failed, Fence, OutboxError, Settlement, Source, Step};
 use crate::retry::Backoff;
+use counters::PerTopic;
+use exactly_once::{Opened, Transactions};
+use judge::Judge;
 
 /// How often a lane moves its `low_id`. The bound saves index reads; a second of them costs nothing.
 const LOW_ID_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,21 +43,32 @@ pub(super) enum Ended {
     Drained,
     /// The lease is over or another instance has it. What was in hand belongs to the next owner.
     LostLease,
+    /// PostgreSQL and Kafka contradict each other: nobody may go on before an operator has looked.
+    Disagree(Disagreement),
 }
 
 /// What a lane has in hand between two steps.
-enum Hand {
-    /// Nothing is in flight; the settlement, mostly empty, is still to be written.
-    Settled(Settlement),
-    /// A former owner's batch, to be sent again as it was.
-    Inherited(Vec<i64>),
+#[derive(Debug, Default)]
+struct Hand {
+    /// Of the batch that was published last; still to be written.
+    settlement: Settlement,
+    /// A batch that was sent without a transaction, perhaps in part, and is to be sent again as it was.
+    resend: Option<Vec<i64>>,
+    /// The batch in flight is known not to be in Kafka: it may be claimed afresh.
+    forget: bool,
+}
+
+/// How records go out.
+enum Sender {
+    AtLeastOnce(Publisher),
+    ExactlyOnce(Transactions),
 }
 
 pub(super) struct Lane {
     fence: Fence,
     permit: Permit,
     shared: Arc<Lanes>,
-    publisher: Publisher,
+    sender: Sender,
     low_id_moved: Duration,
     /// Topics that the last claim met and that nobody has asked the cluster about.
     unknown_topics: HashSet<String>,
@@ -63,16 +81,27 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(fence: Fence, permit: Permit, shared: Arc<Lanes>) -> std::io::Result<Self> {
-        let mut settings = shared.publisher.clone();
-        settings.name = format!("lane-{}", fence.shard);
-        settings.client.set("client.id", format!("{}-{}", shared.client_id, fence.shard));
-        let publisher = Publisher::start(settings)?;
+        let (name, client_id) = (format!("lane-{}", fence.shard), format!("{}-{}", shared.client_id, fence.shard));
+        let sender = match &shared.sending {
+            Sending::AtLeastOnce(settings) => {
+                let mut settings = settings.clone();
+                settings.name = name;
+                settings.client.set("client.id", client_id);
+                Sender::AtLeastOnce(Publisher::start(settings)?)
+            }
+            Sending::ExactlyOnce(settings, installation) => {
+                let mut settings = settings.clone();
+                settings.name = name;
+                settings.client.set("client.id", client_id);
+                Sender::ExactlyOnce(Transactions::start(settings, fence.shard, *installation)?)
+            }
+        };
         let low_id_moved = monotonic();
         Ok(Self {
             fence,
             permit,
             shared,
-            publisher,
+            sender,
             low_id_moved,
             unknown_topics: HashSet::new(),
             awaits_topic: false,
@@ -84,11 +113,25 @@ impl Lane {
     /// Relays until `stop` is cancelled, then settles what is in hand and returns. `inherited` is the manifest that a former
     /// owner left.
     pub(super) async fn run(mut self, inherited: Option<Vec<i64>>, stop: CancellationToken) -> Ended {
-        let mut hand = inherited.map_or_else(|| Hand::Settled(Settlement::default()), Hand::Inherited);
+        // In exactly-once delivery the marker decides about the inherited batch, when the lane opens.
+        let mut hand = Hand { resend: inherited, ..Hand::default() };
         let mut backoff = Backoff::for_connection();
         loop {
             if !self.permit.holds() && !self.permit.is_ended() {
                 return Ended::LostLease;
+            }
+            if stop.is_cancelled() && hand.settlement.is_empty() {
+                // A manifest that is not resolved stays for the next owner.
+                return Ended::Drained;
+            }
+            if let Sender::ExactlyOnce(transactions) = &self.sender
+                && !transactions.is_open()
+            {
+                hand = match self.open(hand, &stop).await {
+                    Opened::Ready(hand) => hand,
+                    Opened::Ended(ended) => return ended,
+                };
+                continue;
             }
             // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take turns.
             // A step that only settles needs none. The semaphore is never closed.
@@ -97,8 +140,10 @@ impl Lane {
                 false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
             };
             let stopping = stop.is_cancelled();
-            if stopping && !matches!(&hand, Hand::Settled(settlement) if !settlement.is_empty()) {
-                // Nothing in hand but perhaps an inherited manifest, which stays for the next owner.
+            if stopping && hand.settlement.is_empty() {
+                return Ended::Drained;
+            }
+            if stopping && failpoint::reach(Point::ShutdownDraining).is_err() {
                 return Ended::Drained;
             }
             let step = match self.step(&hand, stopping).await {
@@ -113,6 +158,11 @@ impl Lane {
                         return Ended::LostLease;
                     }
                     self.pause(wait, &stop).await;
+                    if let Sender::ExactlyOnce(transactions) = &mut self.sender {
+                        // Whether the commit happened is one more thing that manifest and marker tell.
+                        transactions.close();
+                        continue;
+                    }
                     match self.recover(hand, &stop).await {
                         Some(recovered) => hand = recovered,
                         None => return Ended::LostLease,
@@ -137,11 +187,18 @@ impl Lane {
                 self.wait_for_work(&stop).await;
                 continue;
             }
-            hand = Hand::Settled(Settlement::default());
+            if let Sender::ExactlyOnce(transactions) = &mut self.sender
+                && hand.resend.is_some()
+                && step.batch.is_none()
+            {
+                // Nothing was left to send again, so no marker was written for that batch.
+                transactions.close();
+            }
+            hand = Hand::default();
             match step.batch {
                 Some(batch) => {
-                    let (settlement, unsent) = self.publish(batch).await;
-                    hand = Hand::Settled(settlement);
+                    let unsent;
+                    (hand.settlement, unsent) = self.publish(batch).await;
                     drop(turn);
                     if unsent > 0 {
                         self.pause(KAFKA_RETRY, &stop).await;
@@ -158,23 +215,26 @@ impl Lane {
     }
 
     async fn step(&mut self, hand: &Hand, stopping: bool) -> Result<Step<Record>, OutboxError> {
-        let nothing = Settlement::default();
-        let (settlement, source) = match hand {
-            Hand::Settled(settlement) if stopping => (settlement, Source::Nothing),
-            Hand::Settled(settlement) => (settlement, Source::Waiting),
-            Hand::Inherited(ids) => (&nothing, Source::Manifest(ids)),
-        };
         let horizon = (monotonic().saturating_sub(self.low_id_moved) > LOW_ID_INTERVAL).then(|| {
             self.low_id_moved = monotonic();
             self.shared.horizon()
         });
+        let claim = Claim {
+            source: match &hand.resend {
+                _ if stopping => Source::Nothing,
+                Some(ids) => Source::Manifest(ids),
+                None => Source::Waiting,
+            },
+            limits: self.shared.limits,
+            horizon,
+            ceiling: self.shared.ceiling(),
+            marked: matches!(self.sender, Sender::ExactlyOnce(_)),
+            forget: hand.forget,
+        };
         let started = monotonic();
         let shared = Arc::clone(&self.shared);
-        let mut judge = Judge { shared: &shared, unknown: HashSet::new(), missing: HashSet::new(), awaited: false };
-        let step = shared
-            .outbox
-            .step(self.fence, settlement, source, shared.limits, horizon, |event| judge.verdict(event))
-            .await?;
+        let mut judge = Judge::new(&shared);
+        let step = shared.outbox.step(self.fence, &hand.settlement, claim, |event| judge.verdict(event)).await?;
         (self.unknown_topics, self.awaits_topic) = (judge.unknown, judge.awaited);
         self.missing_topics.extend(judge.missing);
         let result = match (&step.batch, step.full) {
@@ -189,8 +249,8 @@ impl Lane {
 
     /// Publishes a batch and says what has to be settled, and how many events Kafka would not take yet. When the permit ends,
     /// what is to be settled is only what was acknowledged.
-    async fn publish(&self, batch: Batch<Record>) -> (Settlement, u64) {
-        let metrics = &self.shared.metrics;
+    async fn publish(&mut self, batch: Batch<Record>) -> (Settlement, u64) {
+        let metrics = self.shared.metrics.clone();
         metrics.batch_events.observe(batch.events.len() as f64);
         let (mut records, mut ids) = (Vec::with_capacity(batch.events.len()), Vec::with_capacity(batch.events.len()));
         for Claimed { id, record } in batch.events {
@@ -199,24 +259,52 @@ impl Lane {
         }
         let records = Arc::new(records);
         let started = monotonic();
-        let deliveries = self.acknowledged(self.publisher.publish(Arc::clone(&records), self.permit.clone())).await;
+        let deliveries = match &self.sender {
+            Sender::AtLeastOnce(publisher) => {
+                let publishing = publisher.publish(Arc::clone(&records), self.permit.clone());
+                let deliveries = self.watched(publishing, || publisher.brokers_up()).await;
+                // Everything is acknowledged and nothing is settled: a test may crash here.
+                drop(failpoint::reach(Point::CommitAfter));
+                deliveries
+            }
+            Sender::ExactlyOnce(_) => self.publish_in_transaction(batch.seq, &records, &ids).await,
+        };
         metrics.publish_duration.observe(monotonic().saturating_sub(started).as_secs_f64());
-        if self.publisher.brokers_up() {
+        if self.brokers_up() {
             self.shared.health.kafka_works();
         } else {
             self.shared.health.kafka_failed("no broker can be reached");
         }
-        self.account(&records, &ids, deliveries)
+        let (settlement, unsent) = self.account(&records, &ids, deliveries);
+        if matches!(self.sender, Sender::ExactlyOnce(_)) && !settlement.failed.is_empty() {
+            // The rest of the batch is as good as before, and is claimed again at once.
+            return (settlement, 0);
+        }
+        if unsent > 0 && self.permit.holds() {
+            tracing::warn!(
+                shard = self.fence.shard,
+                events = unsent,
+                "Kafka did not take part of a batch; it stays PENDING and is sent again"
+            );
+        }
+        (settlement, unsent)
+    }
+
+    fn brokers_up(&self) -> bool {
+        match &self.sender {
+            Sender::AtLeastOnce(publisher) => publisher.brokers_up(),
+            Sender::ExactlyOnce(transactions) => transactions.brokers_up(),
+        }
     }
 
     /// Waits for a batch, and says so while no broker can be reached: a batch may wait as long as Kafka is away.
-    async fn acknowledged(&self, publishing: impl Future<Output = Vec<Delivery>>) -> Vec<Delivery> {
+    async fn watched<T>(&self, publishing: impl Future<Output = T>, brokers_up: impl Fn() -> bool) -> T {
         tokio::pin!(publishing);
         loop {
             tokio::select! {
-                deliveries = &mut publishing => return deliveries,
+                ended = &mut publishing => return ended,
                 () = tokio::time::sleep(KAFKA_RETRY) => {
-                    if !self.publisher.brokers_up() {
+                    if !brokers_up() {
                         self.shared.health.kafka_failed("no broker can be reached");
                     }
                 }
@@ -235,7 +323,7 @@ impl Lane {
             per_topic.count(&record.topic, acked.then(|| (now_ms - record.timestamp_ms) as f64 / 1_000.0));
             match delivery {
                 Delivery::Acked { partition, offset } => {
-                    settlement.published.push((id, partition, offset));
+                    settlement.published.push((id, Some((partition, offset))));
                 }
                 Delivery::Refused { class, reason } => {
                     metrics
@@ -253,15 +341,8 @@ impl Lane {
             }
         }
         per_topic.flush();
-        if unsent > 0 && self.permit.holds() {
-            tracing::warn!(
-                shard = self.fence.shard,
-                events = unsent,
-                "Kafka did not take part of a batch; it stays PENDING and is sent again"
-            );
-        }
         if let Some(tap) = &self.shared.ack_tap {
-            let ids: Vec<i64> = settlement.published.iter().map(|(id, _, _)| *id).collect();
+            let ids: Vec<i64> = settlement.published.iter().map(|(id, _)| *id).collect();
             tap(&ids);
         }
         (settlement, unsent)
@@ -274,16 +355,15 @@ impl Lane {
         loop {
             match self.shared.outbox.state(self.fence).await {
                 Ok(state) => {
-                    return Some(match (hand, state.batch_ids) {
+                    let was_resent = hand.resend.is_some();
+                    return Some(match state.batch_ids {
                         // What we wanted to settle is still in flight for the database: the commit did not happen.
-                        (Hand::Settled(settlement), Some(ids)) if belongs_to(&settlement, &ids) => {
-                            Hand::Settled(settlement)
-                        }
+                        Some(ids) if belongs_to(&hand.settlement, &ids) => hand,
                         // A batch that we have not seen: the commit happened, its answer was lost.
-                        (_, Some(ids)) => Hand::Inherited(ids),
+                        Some(ids) => Hand { resend: Some(ids), ..Hand::default() },
+                        None if was_resent => Hand::default(),
                         // Nothing in flight: settled, and nothing was claimed. A settlement is safe to write twice.
-                        (Hand::Settled(settlement), None) => Hand::Settled(settlement),
-                        (Hand::Inherited(_), None) => Hand::Settled(Settlement::default()),
+                        None => hand,
                     });
                 }
                 Err(OutboxError::Fenced(_)) => return None,
@@ -310,7 +390,16 @@ impl Lane {
             }
             return;
         }
-        wakeup::wait(&self.shared.wakeup, self.fence.shard, stop).await;
+        let waiting = wakeup::wait(&self.shared.wakeup, self.fence.shard, stop);
+        match &mut self.sender {
+            Sender::AtLeastOnce(_) => waiting.await,
+            Sender::ExactlyOnce(transactions) => {
+                tokio::select! {
+                    () = waiting => {}
+                    () = tokio::time::sleep(transactions.marker_rest()) => transactions.close(),
+                }
+            }
+        }
     }
 
     /// A topic that was missing may have been created: its next events need not fail.
@@ -342,108 +431,10 @@ fn belongs_to(settlement: &Settlement, manifest: &[i64]) -> bool {
     let first = settlement
         .published
         .first()
-        .map(|(id, _, _)| *id)
+        .map(|(id, _)| *id)
         .or_else(|| settlement.failed.first().map(|failed| failed.id))
         .or_else(|| settlement.held.first().copied());
     first.is_some_and(|id| manifest.binary_search(&id).is_ok())
-}
-
-/// Decides about claimed events with what is known without asking anybody.
-struct Judge<'a> {
-    shared: &'a Lanes,
-    unknown: HashSet<String>,
-    missing: HashSet<String>,
-    awaited: bool,
-}
-
-impl Judge<'_> {
-    fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
-        let record = match self.shared.encoder.encode(event) {
-            Ok(record) => record,
-            Err(refusal) => return self.refuse(refusal.class(), String::new(), refusal.to_string()),
-        };
-        match self.shared.catalog.look_up(&record.topic) {
-            Topic::Unknown => {
-                self.unknown.insert(record.topic);
-                Verdict::Stop
-            }
-            Topic::Awaited => {
-                self.unknown.insert(record.topic);
-                self.awaited = true;
-                Verdict::Stop
-            }
-            Topic::Missing => {
-                let reason = format!(
-                    "unknown-topic: the topic {} does not exist; create it, then retry the event",
-                    record.topic
-                );
-                self.missing.insert(record.topic.clone());
-                self.refuse("unknown-topic", record.topic, reason)
-            }
-            Topic::Exists { max_message_bytes } => {
-                let size = record.size() as u64;
-                match max_message_bytes {
-                    Some(limit) if size > limit => {
-                        let reason = format!(
-                            "too-large: the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}",
-                            record.topic
-                        );
-                        self.refuse("too-large", record.topic, reason)
-                    }
-                    _ => Verdict::Publish(record),
-                }
-            }
-        }
-    }
-
-    fn refuse(&self, class: &'static str, topic: String, reason: String) -> Verdict<Record> {
-        self.shared.metrics.publish_failures.get_or_create(&FailureLabels { topic, reason: class }).inc();
-        Verdict::Refuse(reason)
-    }
-}
-
-/// Counters of one batch, looked up once per run of events with the same topic.
-struct PerTopic<'a> {
-    metrics: &'a Metrics,
-    current: Option<TopicCounters>,
-}
-
-struct TopicCounters {
-    topic: String,
-    claimed: u64,
-    published: u64,
-    latency: Histogram,
-}
-
-impl<'a> PerTopic<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        Self { metrics, current: None }
-    }
-
-    /// Counts a claimed event; `latency_seconds` if it was acknowledged.
-    fn count(&mut self, topic: &str, latency_seconds: Option<f64>) {
-        if self.current.as_ref().is_none_or(|current| current.topic != topic) {
-            self.flush();
-            let label = TopicLabel { topic: topic.to_owned() };
-            let latency = self.metrics.delivery_latency.get_or_create(&label).clone();
-            self.current = Some(TopicCounters { topic: label.topic, claimed: 0, published: 0, latency });
-        }
-        if let Some(current) = &mut self.current {
-            current.claimed += 1;
-            if let Some(seconds) = latency_seconds {
-                current.published += 1;
-                current.latency.observe(seconds.max(0.0));
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        if let Some(TopicCounters { topic, claimed, published, .. }) = self.current.take() {
-            let label = TopicLabel { topic };
-            self.metrics.claimed_events.get_or_create(&label).inc_by(claimed);
-            self.metrics.published_events.get_or_create(&label).inc_by(published);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -451,7 +442,7 @@ mod tests {
     use super::*;
 
     fn settlement(ids: &[i64]) -> Settlement {
-        Settlement { published: ids.iter().map(|id| (*id, 0, 0)).collect(), ..Settlement::default() }
+        Settlement { published: ids.iter().map(|id| (*id, None)).collect(), ..Settlement::default() }
     }
 
     #[test]

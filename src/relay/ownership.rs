@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Lanes;
 use super::lane::{Ended, Lane};
+use super::takeover::Disagreement;
 use crate::clock::{Permit, monotonic};
 use crate::db::DbError;
 use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
+use crate::failpoint::{self, Point};
 use crate::health::Heartbeat;
 use crate::metrics::ShardLabel;
 use crate::outbox::Fence;
@@ -23,6 +25,9 @@ use crate::outbox::leases::{Acquired, Census, Leases};
 
 /// Longest wait between two looks at who lives and what is free: how fast a hand-over is.
 const TICK_MAX: Duration = Duration::from_secs(1);
+
+/// The same where a dead instance is noticed by its lost session: two looks and the takeover fit into two seconds.
+const EARLY_TICK: Duration = Duration::from_millis(400);
 
 struct Owned {
     epoch: i64,
@@ -63,7 +68,7 @@ impl Owner {
 
     /// Runs until `stop`, then drains. Errors: fenced.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<()> {
-        let tick = TICK_MAX.min(self.lease / 5);
+        let tick = (if self.leases.is_early() { EARLY_TICK } else { TICK_MAX }).min(self.lease / 5);
         let fenced = loop {
             self.heartbeat.beat();
             tokio::select! {
@@ -104,7 +109,7 @@ impl Owner {
         let active = self.owned.len() - draining;
         if active > share {
             self.give_up(active - share);
-        } else if active < share && census.free > 0 {
+        } else if active < share && (census.free > 0 || census.dead > 0) {
             let asked = monotonic();
             for acquired in self.leases.acquire(share - active).await? {
                 self.start_lane(acquired, asked);
@@ -134,6 +139,9 @@ impl Owner {
 
     fn start_lane(&mut self, acquired: Acquired, asked: Duration) {
         let Acquired { shard, epoch, batch_ids, taken_over } = acquired;
+        if let Err(reason) = failpoint::reach(Point::LeaseAcquired) {
+            return tracing::error!(shard, reason, "a lane cannot be started");
+        }
         let fence = Fence { shard, owner: self.leases.instance(), epoch };
         let permit = Permit::new(permit_end(asked, self.lease));
         let stop = CancellationToken::new();
@@ -170,10 +178,12 @@ impl Owner {
         self.publish_owned();
         match ended {
             Ended::Drained => {
-                if let Err(error) = self.leases.release(shard, epoch).await {
-                    tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
-                }
+                self.release(shard, epoch).await;
                 None
+            }
+            Ended::Disagree(disagreement) => {
+                self.release(shard, epoch).await;
+                Some(disagree(shard, disagreement))
             }
             Ended::LostLease => {
                 drop(owned);
@@ -183,14 +193,18 @@ impl Owner {
                     Ok(renewed) if renewed.is_empty() => Some(fenced(shard, epoch)),
                     Ok(_) => {
                         tracing::warn!(shard, "the lease ran out while PostgreSQL was away; the shard is taken again");
-                        if let Err(error) = self.leases.release(shard, epoch).await {
-                            tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
-                        }
+                        self.release(shard, epoch).await;
                         None
                     }
                     Err(_) => None,
                 }
             }
+        }
+    }
+
+    async fn release(&self, shard: ShardId, epoch: i64) {
+        if let Err(error) = self.leases.release(shard, epoch).await {
+            tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
         }
     }
 
@@ -261,6 +275,11 @@ fn fenced(shard: ShardId, epoch: i64) -> Error {
         .hint("this process was stopped or cut off for longer than relay.lease; its supervisor should start it again")
 }
 
+fn disagree(shard: ShardId, disagreement: Disagreement) -> Error {
+    Error::new(Code::HistoriesDisagree, format!("shard {shard}: {disagreement}"))
+        .hint("nothing was sent or marked; find out which side lost data, then see the section on exactly-once delivery in docs/operations.md; outbox-relay recover shows both")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,7 +288,7 @@ mod tests {
     proptest! {
         #[test]
         fn fair_shares_cover_all_shards_and_differ_by_one_batch_at_most(shards in 1_usize..200, live in 1_usize..50) {
-            let share = fair_share(Census { live, shards, free: 0 });
+            let share = fair_share(Census { live, shards, ..Census::default() });
             prop_assert!(share * live >= shards, "every shard has somebody who may take it");
             prop_assert!((share - 1) * live < shards, "nobody may take more than needed");
         }

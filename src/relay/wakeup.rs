@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::Lanes;
 use crate::event::ShardId;
-use crate::outbox::PgOutbox;
 
 /// The lanes that wait.
 #[derive(Debug, Default)]
@@ -46,13 +46,8 @@ pub(super) async fn wait(wakeup: &Wakeup, shard: ShardId, stop: &CancellationTok
 }
 
 /// Looks for work of idle lanes until `stop`. While PostgreSQL is away the lanes are left alone.
-pub(super) async fn run(
-    wakeup: &Wakeup,
-    outbox: &PgOutbox,
-    poll_min: Duration,
-    poll_max: Duration,
-    stop: CancellationToken,
-) {
+pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, stop: CancellationToken) {
+    let wakeup = &lanes.wakeup;
     let mut wait = poll_min;
     while !stop.is_cancelled() {
         tokio::select! {
@@ -70,7 +65,7 @@ pub(super) async fn run(
             wait = poll_min;
             continue;
         }
-        match outbox.due(&idle).await {
+        match lanes.outbox.due(&idle, lanes.ceiling()).await {
             Ok(due) if due.is_empty() => wait = (wait * 2).min(poll_max),
             Ok(due) => {
                 wakeup.wake(&due);

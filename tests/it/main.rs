@@ -9,6 +9,9 @@ mod consumer;
 mod crash;
 mod delivery;
 mod demo;
+mod exactly_once;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod migrations;
 mod ordering;
 mod outage;

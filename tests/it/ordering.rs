@@ -10,7 +10,7 @@ use crate::support::kafka::sent_ids;
 use crate::support::order::{self, Report};
 use crate::support::outbox::{committed_ids, counts, most_attempts, row, wait_for_status, wait_until_published};
 use crate::support::relay::{RelaySettings, leases};
-use crate::support::{NewRow, Relay, Signal, TestDatabase, Topic, holds_for, parts::parts, wait_until};
+use crate::support::{NewRow, Relay, Signal, TestDatabase, Topic, holds_for, parts::parts, unique, wait_until};
 
 const SHARDS: i64 = 8;
 
@@ -120,12 +120,16 @@ async fn write_100_000(database: &TestDatabase, topic: &Topic) {
     }
 }
 
-/// Promises 1 and 2 under the faults that a deployment meets: crashes, stalls longer than a lease, restarts.
-#[tokio::test]
-async fn three_instances_killed_and_frozen_lose_nothing_and_keep_the_order_of_every_key() {
+/// What a deployment meets: crashes, stalls longer than a lease, restarts, while 100,000 rows are relayed. Returns what Kafka
+/// has then, the kills and the zombies.
+async fn faults_while_100_000_rows_are_relayed(delivery: &str) -> (Report, usize, usize) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("chaos"), Topic::create("chaos", 12));
     let client = database.connect().await;
-    let mut fleet = Fleet::start(&database, |settings| settings.set("relay.batch_rows", "200")).await;
+    let deployment = unique("chaos");
+    let mut fleet = Fleet::start(&database, |settings| {
+        settings.set("relay.batch_rows", "200").set("relay.delivery", delivery).set("run.deployment", &deployment)
+    })
+    .await;
     let written = async {
         write_100_000(&database, &topic).await;
     };
@@ -151,23 +155,31 @@ async fn three_instances_killed_and_frozen_lose_nothing_and_keep_the_order_of_ev
     }
     // A frozen one that was woken here may have been fenced: the supervisor starts it again, so let the others finish.
     assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 100_000);
-    assert!(
-        fleet.kills >= 3 && fleet.zombies >= 2,
-        "too few faults to show anything: {} {}",
-        fleet.kills,
-        fleet.zombies
-    );
-
+    let Fleet { kills, zombies, .. } = fleet;
+    assert!(kills >= 3 && zombies >= 2, "too few faults to show anything: {kills} {zombies}");
+    assert_eq!(most_attempts(&client).await, 0, "a crash is not an attempt");
     let report = report(&client, &topic).await;
+    println!("{delivery}, {kills} kills, {zombies} zombies: {report:?}");
+    (report, kills, zombies)
+}
+
+/// Promises 1 and 2, and the bound of 3.
+#[tokio::test]
+async fn three_instances_killed_and_frozen_lose_nothing_and_keep_the_order_of_every_key() {
+    let (report, kills, zombies) = faults_while_100_000_rows_are_relayed("at-least-once").await;
     report.expect_kept();
-    println!("{} kills, {} zombies: {report:?}", fleet.kills, fleet.zombies);
     // A crash sends at most one batch per shard again.
-    let faults = fleet.kills + fleet.zombies + 1;
-    let most = faults * usize::try_from(SHARDS).unwrap() * 200;
+    let most = (kills + zombies + 1) * usize::try_from(SHARDS).unwrap() * 200;
     assert!(report.repeats <= most, "{} records repeated, at most {most} expected", report.repeats);
     // Only what the buffers of a woken zombie held may come late.
-    assert!(report.late <= (fleet.zombies + 1) * 200 * 3, "{} late records", report.late);
-    assert_eq!(most_attempts(&client).await, 0, "a crash is not an attempt");
+    assert!(report.late <= (zombies + 1) * 200 * 3, "{} late records", report.late);
+}
+
+/// The same faults in the other mode.
+#[tokio::test]
+async fn three_instances_killed_and_frozen_repeat_nothing_in_exactly_once_delivery() {
+    let (report, _, _) = faults_while_100_000_rows_are_relayed("exactly-once").await;
+    report.expect_kept().expect_no_repeats();
 }
 
 /// Ids are drawn before the commit: rows with lower ids appear after higher ones were published. And 10 % never appear.

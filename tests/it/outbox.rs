@@ -7,7 +7,7 @@ use std::time::Duration;
 use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
 use outbox_relay::outbox::leases::{Acquired, Leases};
-use outbox_relay::outbox::{Fence, Limits, OutboxError, PgOutbox, Settlement, Source, Step, Verdict};
+use outbox_relay::outbox::{Claim, Fence, Limits, OutboxError, PgOutbox, Settlement, Source, Step, Verdict};
 use outbox_relay::secret::Secret;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -34,7 +34,7 @@ impl Bench {
     }
 
     fn instance(&self, name: &str) -> Leases {
-        Leases::new(self.database.pool(Role::Lease, 1), Uuid::new_v4(), name.to_owned(), LEASE)
+        Leases::new(self.database.pool(Role::Lease, 2), Uuid::new_v4(), name.to_owned(), LEASE, false)
     }
 
     /// Takes all shards for a new instance and returns the fence of the one that key `k` is in.
@@ -60,10 +60,11 @@ impl Bench {
     }
 
     async fn step(&self, fence: Fence, published: &[i64], source: Source<'_>) -> Result<Step<i64>, OutboxError> {
-        let published = published.iter().map(|id| (*id, 0, *id)).collect();
+        let published = published.iter().map(|id| (*id, Some((0, *id)))).collect();
         let settlement = Settlement { published, ..Settlement::default() };
         let limits = Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20 };
-        self.outbox.step(fence, &settlement, source, limits, None, |event| Verdict::Publish(event.id)).await
+        let claim = Claim { source, limits, horizon: None, ceiling: i64::MAX, marked: false, forget: false };
+        self.outbox.step(fence, &settlement, claim, |event| Verdict::Publish(event.id)).await
     }
 
     async fn shards(&self) -> Vec<String> {

@@ -75,7 +75,8 @@ async fn fill(client: &Client, analyze_first: bool) {
 
 async fn check_plans(database: &TestDatabase, when: &str) {
     let (client, lane) = (database.connect().await, lane_session(database).await);
-    let claim = explain(&lane, "outbox/sql/claim.sql", "3::smallint, 0, 500, 4194304, 1000000").await;
+    let claim =
+        explain(&lane, "outbox/sql/claim.sql", "3::smallint, 0, 500, 4194304, 1000000, 9223372036854775807").await;
     assert_eq!(scans(&claim, "outbox_events"), ["Index Scan outbox_events_pending"], "{when}: {claim:#}");
     assert!(pages(&claim) < 3_000, "{when}: a claim of about 125 rows reads {} pages", pages(&claim));
 
@@ -96,7 +97,7 @@ async fn check_plans(database: &TestDatabase, when: &str) {
     let manifest = explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{batch}, 1000000")).await;
     assert_eq!(scans(&manifest, "outbox_events"), ["Index Scan outbox_events_pkey"], "{when}: {manifest:#}");
 
-    let due = explain(&lane, "outbox/sql/shards_due.sql", "'{0,1,2,3,4,5,6,7}'").await;
+    let due = explain(&lane, "outbox/sql/shards_due.sql", "'{0,1,2,3,4,5,6,7}', 9223372036854775807").await;
     for scan in scans(&due, "outbox_events") {
         assert!(scan.ends_with(" outbox_events_pending"), "{when}: {due:#}");
     }
@@ -153,7 +154,11 @@ async fn a_claim_does_not_read_the_dead_rows_below_the_scan_bound() {
     let row = client.query_one("select id, shard from outbox_events where status = 'PENDING'", &[]).await.unwrap();
     let (id, shard): (i64, i16) = (row.get(0), row.get(1));
     let lane = lane_session(&database).await;
-    let bounded =
-        explain(&lane, "outbox/sql/claim.sql", &format!("{shard}::smallint, {id}, 500, 4194304, 1000000")).await;
+    let bounded = explain(
+        &lane,
+        "outbox/sql/claim.sql",
+        &format!("{shard}::smallint, {id}, 500, 4194304, 1000000, 9223372036854775807"),
+    )
+    .await;
     assert!(pages(&bounded) < 50, "a claim of one row reads {} pages", pages(&bounded));
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -112,6 +112,15 @@ impl Topic {
         })
         .await;
         self
+    }
+
+    /// Changes one setting of the topic.
+    pub async fn set(&self, name: &str, value: &str) {
+        let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap).create().expect("admin client");
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(name, value);
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let outcome = admin.alter_configs([&change], &options).await.expect("the broker answers");
+        assert!(outcome.iter().all(Result::is_ok), "{outcome:?}");
     }
 
     /// All records that a consumer with `read_committed` sees, by partition and offset.

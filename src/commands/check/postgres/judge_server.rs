@@ -16,8 +16,8 @@ const VERSION_MIN: i32 = 150_000;
 /// Difference of clocks that is worth a word. Leases use the database's clock alone, so it only distorts latencies.
 const CLOCK_DIFFERENCE_MAX_SECONDS: f64 = 1.0;
 
-/// Connections of the relay besides those of the lanes: leases and barrier two, gauges one.
-const RELAY_CONNECTIONS: i64 = 3;
+/// Connections of the relay besides those of the lanes: leases, barrier and heartbeat three, gauges one.
+const RELAY_CONNECTIONS: i64 = 4;
 
 /// Connections of the consumer: folds at a time.
 const CONSUMER_CONNECTIONS: i64 = 4;

@@ -1,0 +1,116 @@
+//! The outbox as `outbox-relay recover` sees it: what a shard was doing when PostgreSQL and Kafka came apart, and how it goes on.
+//!
+//! Writes only to shards that nobody owns, and what it does it also writes to `outbox_audit`.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::statements::SETTLE_PUBLISHED;
+use crate::db::{DbError, Pool};
+use crate::event::ShardId;
+
+const SHARDS: &str = include_str!("sql/recover_shards.sql");
+const CANDIDATES: &str = include_str!("sql/recover_candidates.sql");
+const KNOWN: &str = include_str!("sql/recover_known.sql");
+const SHARD: &str = include_str!("sql/recover_shard.sql");
+const AUDIT: &str = include_str!("sql/audit.sql");
+
+/// A shard and its last batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    pub shard: ShardId,
+    pub batch_seq: i64,
+    pub in_flight: Option<Vec<i64>>,
+    pub marked: bool,
+    /// An instance has it, and its lease is not over.
+    pub owned: bool,
+}
+
+/// A PENDING row that may be in Kafka already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    pub id: i64,
+    pub event_id: Uuid,
+    pub shard: ShardId,
+    /// `None`: routing decides.
+    pub topic: Option<String>,
+    pub created_at: Timestamp,
+}
+
+/// A row that was found in Kafka: id, partition, offset.
+pub type FoundRow = (i64, i32, i64);
+
+pub async fn shards(pool: &Pool) -> Result<Vec<Shard>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(SHARDS, &[]).await?;
+    connection.done();
+    Ok(rows
+        .iter()
+        .map(|row| Shard {
+            shard: row.get("shard"),
+            batch_seq: row.get("batch_seq"),
+            in_flight: row.get("batch_ids"),
+            marked: row.get("marked"),
+            owned: row.get("owned"),
+        })
+        .collect())
+}
+
+/// PENDING rows of the shards, of the batch in flight alone if `in_flight`. About 100 bytes of memory for each.
+pub async fn candidates(pool: &Pool, shards: &[ShardId], in_flight: bool) -> Result<Vec<Candidate>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(CANDIDATES, &[&shards, &in_flight]).await?;
+    connection.done();
+    Ok(rows
+        .iter()
+        .map(|row| Candidate {
+            id: row.get("id"),
+            event_id: row.get("event_id"),
+            shard: row.get("shard"),
+            topic: row.get("topic"),
+            created_at: row.get("created_at"),
+        })
+        .collect())
+}
+
+/// How many of these ids the outbox has.
+pub async fn known(pool: &Pool, ids: &[i64]) -> Result<usize, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(KNOWN, &[&ids]).await?;
+    connection.done();
+    Ok(rows.len())
+}
+
+/// Marks what was found and lets the shard go on, in one transaction. False when somebody owns the shard by now, or it has
+/// moved on; nothing was changed then. A repeat after a lost answer says false.
+pub async fn apply(
+    pool: &Pool,
+    shard: &Shard,
+    marker: Option<i64>,
+    found: &[FoundRow],
+    actor: &str,
+) -> Result<bool, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    if tx.execute(SHARD, &[&shard.shard, &marker.unwrap_or(0), &shard.batch_seq]).await? == 0 {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(false);
+    }
+    let ids: Vec<i64> = found.iter().map(|(id, _, _)| *id).collect();
+    let partitions: Vec<Option<i32>> = found.iter().map(|(_, partition, _)| Some(*partition)).collect();
+    let offsets: Vec<Option<i64>> = found.iter().map(|(_, _, offset)| Some(*offset)).collect();
+    tx.execute(SETTLE_PUBLISHED, &[&ids, &partitions, &offsets]).await?;
+    let details: Value = serde_json::json!({
+        "shard": shard.shard,
+        "batch": shard.batch_seq,
+        "marker": marker,
+        "in_flight": shard.in_flight,
+        "marked_published": ids,
+    });
+    tx.execute(AUDIT, &[&actor, &"recover", &details]).await?;
+    tx.commit().await?;
+    connection.done();
+    Ok(true)
+}

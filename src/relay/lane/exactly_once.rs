@@ -1,0 +1,217 @@
+//! What a lane does more in exactly-once delivery: it opens before it claims, and publishes in transactions.
+//!
+//! To open is: fence every older producer of the shard, read the marker, and let `takeover::resolve` decide about the batch that
+//! PostgreSQL believes to be in flight. It comes at the start and after every transaction that was not entirely ordinary, so
+//! there is one path for a crash, a lost answer, a refusal and a change of owner.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Ended, Hand, Lane, Sender};
+use crate::broker::transaction::{Marker, Outcome, TransactionSettings, TransactionalPublisher};
+use crate::broker::{Delivery, Record};
+use crate::clock::monotonic;
+use crate::db::DbError;
+use crate::event::ShardId;
+use crate::failpoint::{self, Point};
+use crate::outbox::{OutboxError, Settlement};
+use crate::relay::takeover::{Disagreement, Manifest, Resolution, is_ours, note, resolve};
+use crate::retry::Backoff;
+
+/// An idle lane writes its marker again after this long: by default Kafka forgets offsets of a group that commits nothing for
+/// seven days.
+const MARKER_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The transactions of a lane.
+pub(super) struct Transactions {
+    publisher: TransactionalPublisher,
+    installation: Uuid,
+    open: bool,
+    /// When this lane last committed a marker.
+    marked: Option<Duration>,
+}
+
+impl Transactions {
+    pub(super) fn start(
+        mut settings: TransactionSettings,
+        shard: ShardId,
+        installation: Uuid,
+    ) -> std::io::Result<Self> {
+        let id = format!("{}{shard}", settings.id_prefix);
+        settings.client.set("transactional.id", id);
+        settings.place.partition = i32::from(shard);
+        Ok(Self { publisher: TransactionalPublisher::start(settings)?, installation, open: false, marked: None })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// The next batch needs an open first.
+    pub(super) fn close(&mut self) {
+        self.open = false;
+    }
+
+    pub(super) fn brokers_up(&self) -> bool {
+        self.publisher.brokers_up()
+    }
+
+    /// How long the marker may rest before it has to be written again.
+    pub(super) fn marker_rest(&self) -> Duration {
+        self.marked.map_or(Duration::ZERO, |at| MARKER_REFRESH.saturating_sub(monotonic().saturating_sub(at)))
+    }
+
+    fn marker(&self, seq: i64, ids: &[i64]) -> Marker {
+        Marker { seq, note: note(self.installation, ids) }
+    }
+}
+
+/// How an opening ended.
+pub(super) enum Opened {
+    Ready(Hand),
+    Ended(Ended),
+}
+
+/// Why an attempt to open failed.
+enum Obstacle {
+    Fenced,
+    Refused(Disagreement),
+    Postgres(DbError),
+    Kafka(String),
+}
+
+impl From<OutboxError> for Obstacle {
+    fn from(error: OutboxError) -> Self {
+        match error {
+            OutboxError::Fenced(_) => Self::Fenced,
+            OutboxError::Db(error) => Self::Postgres(error),
+        }
+    }
+}
+
+impl Lane {
+    /// Opens, and waits for PostgreSQL and Kafka as long as the permit holds. A stop ends the waiting: the next owner opens.
+    pub(super) async fn open(&mut self, mut hand: Hand, stop: &CancellationToken) -> Opened {
+        let mut backoff = Backoff::for_connection();
+        loop {
+            match self.try_open(&mut hand).await {
+                Ok(()) => return Opened::Ready(hand),
+                Err(Obstacle::Fenced) => return Opened::Ended(Ended::LostLease),
+                Err(Obstacle::Refused(disagreement)) => return Opened::Ended(Ended::Disagree(disagreement)),
+                Err(Obstacle::Postgres(error)) => {
+                    self.shared.health.postgres_failed(&error);
+                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), "the shard cannot be opened yet");
+                }
+                Err(Obstacle::Kafka(reason)) => {
+                    self.shared.health.kafka_failed(&reason);
+                    tracing::warn!(shard = self.fence.shard, reason, "the shard cannot be opened yet");
+                }
+            }
+            if stop.is_cancelled() {
+                return Opened::Ended(Ended::Drained);
+            }
+            self.pause(backoff.next_wait(), stop).await;
+            if !self.permit.holds() {
+                return Opened::Ended(Ended::LostLease);
+            }
+        }
+    }
+
+    async fn try_open(&mut self, hand: &mut Hand) -> Result<(), Obstacle> {
+        let Sender::ExactlyOnce(transactions) = &mut self.sender else { return Ok(()) };
+        let outbox = &self.shared.outbox;
+        // Before the fence, so that a process that lost its lease does not fence its successor.
+        outbox.state(self.fence).await?;
+        let marker = transactions.publisher.open(self.permit.clone()).await.map_err(Obstacle::Kafka)?;
+        // And after it, in case the lease was lost in between: then the successor opens again, and we are out.
+        let state = outbox.state(self.fence).await?;
+        self.shared.health.postgres_works();
+        self.shared.health.kafka_works();
+        if marker.as_ref().is_some_and(|marker| !is_ours(&marker.note, transactions.installation)) {
+            return Err(Obstacle::Refused(Disagreement::ForeignMarker));
+        }
+        let manifest = Manifest { seq: state.batch_seq, in_flight: state.batch_ids.is_some(), marked: state.marked };
+        let ids = state.batch_ids.unwrap_or_default();
+        let resolution = resolve(manifest, marker.as_ref().map(|marker| marker.seq));
+        tracing::debug!(shard = self.fence.shard, ?manifest, ?resolution, "opened");
+        failpoint::reach(Point::Resolved).map_err(Obstacle::Kafka)?;
+        let mut write_marker = transactions.marker_rest().is_zero();
+        match resolution {
+            Resolution::Refuse(why) => return Err(Obstacle::Refused(why)),
+            Resolution::Settle => {
+                if marker.is_some_and(|marker| marker != transactions.marker(state.batch_seq, &ids)) {
+                    return Err(Obstacle::Refused(Disagreement::OtherBatch { seq: state.batch_seq }));
+                }
+                // Where they are is known only to the lane that sent them.
+                let known = hand.settlement.published.iter().map(|(id, _)| id).eq(&ids);
+                if !known {
+                    let published = ids.iter().map(|id| (*id, None)).collect();
+                    hand.settlement = Settlement { published, ..Settlement::default() };
+                }
+                (hand.resend, hand.forget, write_marker) = (None, false, false);
+            }
+            Resolution::Forget => {
+                hand.settlement.published.clear();
+                (hand.resend, hand.forget, write_marker) = (None, true, false);
+            }
+            Resolution::Resend => {
+                hand.settlement.published.clear();
+                (hand.resend, hand.forget, write_marker) = (Some(ids), false, false);
+            }
+            Resolution::Ready | Resolution::Baseline => {
+                hand.settlement.published.clear();
+                (hand.resend, hand.forget) = (None, false);
+                write_marker |= resolution == Resolution::Baseline;
+            }
+        }
+        if write_marker {
+            let marker = transactions.marker(state.batch_seq, &[]);
+            let ended = transactions.publisher.publish(Arc::default(), marker, self.permit.clone()).await;
+            match ended.outcome {
+                Outcome::Committed(_) if ended.usable => {}
+                Outcome::Committed(_) => {
+                    return Err(Obstacle::Kafka("the connection to Kafka is not steady".to_owned()));
+                }
+                Outcome::Unknown(reason) | Outcome::Refused { reason, .. } => return Err(Obstacle::Kafka(reason)),
+            }
+        }
+        if write_marker || transactions.marked.is_none() {
+            transactions.marked = Some(monotonic());
+        }
+        transactions.open = true;
+        Ok(())
+    }
+
+    /// Publishes a batch in one transaction. Either every record is acknowledged, or none is.
+    pub(super) async fn publish_in_transaction(
+        &mut self,
+        seq: i64,
+        records: &Arc<Vec<Record>>,
+        ids: &[i64],
+    ) -> Vec<Delivery> {
+        let Sender::ExactlyOnce(transactions) = &self.sender else { return vec![Delivery::Unsent; ids.len()] };
+        let marker = transactions.marker(seq, ids);
+        let publishing = transactions.publisher.publish(Arc::clone(records), marker, self.permit.clone());
+        let ended = self.watched(publishing, || transactions.brokers_up()).await;
+        let Sender::ExactlyOnce(transactions) = &mut self.sender else { return vec![Delivery::Unsent; ids.len()] };
+        transactions.open = ended.usable;
+        match ended.outcome {
+            Outcome::Committed(places) => {
+                transactions.marked = Some(monotonic());
+                places.into_iter().map(|(partition, offset)| Delivery::Acked { partition, offset }).collect()
+            }
+            Outcome::Refused { index, class, reason } => {
+                let mut deliveries = vec![Delivery::Unsent; ids.len()];
+                deliveries[index] = Delivery::Refused { class, reason };
+                deliveries
+            }
+            Outcome::Unknown(reason) => {
+                tracing::warn!(shard = self.fence.shard, reason, "a transaction did not end in order");
+                vec![Delivery::Unsent; ids.len()]
+            }
+        }
+    }
+}
