@@ -41,23 +41,28 @@ pub struct Verdict {
 
 pub struct Checker<'a> {
     committed: &'a Committed,
+    /// Keys whose order is checked by id begin with this.
+    ordered: &'static str,
     /// How often each id was seen.
     seen: HashMap<i64, u32>,
     /// By number of key: the highest id that was seen, and the partition.
     last: Vec<Option<(i64, u32)>>,
-    /// By key of the locked profile: ids in the order of the topic.
-    locked: HashMap<String, Vec<i64>>,
+    /// By ordered key: ids in the order of the topic.
+    sent: HashMap<String, Vec<i64>>,
     verdict: Verdict,
 }
 
 impl<'a> Checker<'a> {
-    pub fn new(committed: &'a Committed) -> Self {
+    /// `strict`: the order of every key is promised, not only where writers take turns.
+    pub fn new(committed: &'a Committed, strict: bool) -> Self {
+        let ordered = if strict { "" } else { LOCKED };
         let verdict = Verdict { events: committed.rows.len() as u64, ..Verdict::default() };
         Self {
             committed,
+            ordered,
             seen: HashMap::new(),
             last: vec![None; committed.keys.len()],
-            locked: HashMap::new(),
+            sent: HashMap::new(),
             verdict,
         }
     }
@@ -76,7 +81,7 @@ impl<'a> Checker<'a> {
             ));
         }
         let name = &self.committed.keys[row.key as usize];
-        let locked = name.starts_with(LOCKED);
+        let ordered = name.starts_with(self.ordered);
         let times = self.seen.entry(id).or_default();
         *times += 1;
         let first = *times == 1;
@@ -85,14 +90,14 @@ impl<'a> Checker<'a> {
         if partition != sent.partition {
             self.out_of_order(format!("key {name} is in partitions {partition} and {}", sent.partition));
         }
-        if first && locked && id < last {
+        if first && ordered && id < last {
             self.out_of_order(format!("key {name}: id {id} appeared first after {last}"));
         }
         if !first {
             self.verdict.repeats += 1;
         }
-        if locked {
-            self.locked.entry(name.clone()).or_default().push(id);
+        if ordered {
+            self.sent.entry(name.clone()).or_default().push(id);
         }
     }
 
@@ -137,12 +142,12 @@ impl<'a> Checker<'a> {
         let mut committed: HashMap<String, Vec<i64>> = HashMap::new();
         for (id, row) in &self.committed.rows {
             let name = &self.committed.keys[row.key as usize];
-            if name.starts_with(LOCKED) {
+            if name.starts_with(self.ordered) {
                 committed.entry(name.clone()).or_default().push(*id);
             }
         }
         committed.values_mut().for_each(|ids| ids.sort_unstable());
-        let report = order::check(&committed, &self.locked);
+        let report = order::check(&committed, &self.sent);
         self.verdict.late = report.late as u64;
         for sentence in report.violations.iter().take(SHOWN) {
             self.violation(format!("I1-I4: {sentence}"));
@@ -235,7 +240,13 @@ pub fn self_check() {
     }
     let mut waiting = four_rows();
     waiting.rows.get_mut(&4).expect("there are four").status = Status::Pending;
-    assert!(Checker::new(&waiting).finish(&Allowance::default()).violations.iter().any(|text| text.starts_with("I5")));
+    assert!(
+        Checker::new(&waiting, false)
+            .finish(&Allowance::default())
+            .violations
+            .iter()
+            .any(|text| text.starts_with("I5"))
+    );
 }
 
 /// Ids 1 to 4 of one key, whose digests are their ids.
@@ -247,7 +258,7 @@ fn four_rows() -> Committed {
 
 fn judge(sent: &[Record], allowance: &Allowance) -> Verdict {
     let committed = four_rows();
-    let mut checker = Checker::new(&committed);
+    let mut checker = Checker::new(&committed, false);
     for &(id, partition, digest) in sent {
         checker.see(&Sent { partition, id: (id >= 0).then_some(id), digest: digest.cast_unsigned() });
     }

@@ -38,8 +38,8 @@ use options::{Asked, Options};
 use plan::{Mode, Plan};
 use stack::Servers;
 
-/// The ways of delivery that the relay has.
-const MODES: &[Mode] = &[Mode::AtLeastOnce];
+/// The ways of delivery that the relay has, in the order in which they are tried.
+const MODES: &[Mode] = &[Mode::AtLeastOnce, Mode::ExactlyOnce];
 
 fn main() -> ExitCode {
     let options = match options::parse(std::env::args().skip(1), MODES) {

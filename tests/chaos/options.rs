@@ -8,7 +8,7 @@ pub const USAGE: &str = "\
 usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=…] [MINUTES=…] [MODE=…] [KILLS=…] [RATE=…]
 
   --seed N       one seed is one plan of faults (default: 1 for the smoke run)
-  --minutes X    how long faults go on, per mode (default: the smoke run, a third of a minute)
+  --minutes X    how long faults go on, per mode (default: the smoke run, a quarter of a minute)
   --mode M       at-least-once, exactly-once or both (default: both)
   --kills N      SIGKILLs of relays in that time, per mode (default: one in four seconds)
   --rate N       events per second that the writers aim at (default: 1500)
@@ -17,7 +17,7 @@ usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=�
   --keep-on      with several runs: go on after one that broke a promise";
 
 /// The smoke run: with the start of the servers and the checks about a minute, all modes together.
-const SMOKE: Duration = Duration::from_secs(20);
+const SMOKE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {

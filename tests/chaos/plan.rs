@@ -133,6 +133,8 @@ pub struct Plan {
     pub relays: usize,
     pub consumers: usize,
     pub batch_rows: u32,
+    /// `relay.ordering = "strict"`: order by id even where writers do not take turns.
+    pub strict: bool,
     /// By time.
     pub faults: Vec<Planned>,
 }
@@ -143,7 +145,8 @@ impl Plan {
         let mut rng = Rng::with_seed(seed);
         let (relays, consumers) = (rng.usize(1..=3), rng.usize(1..=2));
         let batch_rows = [200, 500, 1_000][rng.usize(0..3)];
-        let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, faults: Vec::new() };
+        let strict = rng.u8(0..3) == 0;
+        let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, strict, faults: Vec::new() };
         plan.crashes(&mut rng, kills.unwrap_or(u32::try_from(length.as_secs() / 4).unwrap_or(u32::MAX)));
         let relay = |rng: &mut Rng| Who::Relay(rng.usize(0..relays));
         plan.lane(Lane::Freezes, &mut rng, 8.0, |rng| Fault::Freeze(relay(rng), LEASE + between(rng, 500, 3_500)));
@@ -176,6 +179,11 @@ impl Plan {
         });
         plan.faults.sort_by_key(|planned| planned.at);
         plan
+    }
+
+    /// As `relay.ordering` says it.
+    pub fn ordering(&self) -> &'static str {
+        if self.strict { "strict" } else { "key" }
     }
 
     /// Exactly `kills` SIGKILLs spread over the length, and a SIGTERM for every six of them.
@@ -312,11 +320,11 @@ impl fmt::Display for Fault {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, mode, length, relays, consumers, batch_rows, faults } = self;
-        let mode = mode.as_str();
+        let Self { seed, mode, length, relays, consumers, batch_rows, strict: _, faults } = self;
+        let (mode, ordering) = (mode.as_str(), self.ordering());
         writeln!(
             f,
-            "plan: {mode}, seed {seed}, {length:?}, {relays} relays, {consumers} consumers, batches of {batch_rows}, {} faults",
+            "plan: {mode}, seed {seed}, {length:?}, {relays} relays, {consumers} consumers, batches of {batch_rows}, order by {ordering}, {} faults",
             faults.len()
         )?;
         faults.iter().try_for_each(|planned| writeln!(f, "{:>9.3} s  {}", planned.at.as_secs_f64(), planned.fault))

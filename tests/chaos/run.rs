@@ -30,7 +30,7 @@ pub struct Outcome {
 
 /// The head of the table of results.
 pub const HEAD: &str = "\
-| mode | seed | minutes | events | kills | zombies (fenced) | SIGTERM | broker | PostgreSQL | network | lost | out of order | duplicates (late, not inherited) | converged in | result |
+| mode, order | seed | minutes | events | kills | zombies (fenced) | SIGTERM | broker | PostgreSQL | network | lost | out of order | duplicates (late, not inherited) | converged in | result |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
@@ -133,8 +133,9 @@ async fn judge(stack: &Stack<'_>, plan: &Plan, client: &Client, tally: &Tally) -
         late: batches(cut_off + Tally::get(&tally.freezes) + Tally::get(&tally.postgres)),
     };
     let topics = stack.topics.clone();
+    let strict = plan.strict;
     let judging = tokio::task::spawn_blocking(move || {
-        let mut checker = Checker::new(&committed);
+        let mut checker = Checker::new(&committed, strict);
         history::read_topics(&topics, |sent| checker.see(&sent));
         checker.finish(&allowance)
     });
@@ -155,8 +156,9 @@ fn row(
     let result = if violations.is_empty() { "kept".to_owned() } else { format!("{} violations", violations.len()) };
     let Verdict { events, lost, out_of_order, repeats, late, unexplained, .. } = verdict;
     format!(
-        "| {} | {} | {:.1} | {events} | {} | {} ({}) | {} | {} | {} | {} | {lost} | {out_of_order} | {repeats} ({late}, {unexplained}) | {converged} | {result} |",
+        "| {}, {} | {} | {:.1} | {events} | {} | {} ({}) | {} | {} | {} | {} | {lost} | {out_of_order} | {repeats} ({late}, {unexplained}) | {converged} | {result} |",
         plan.mode.as_str(),
+        plan.ordering(),
         plan.seed,
         plan.length.as_secs_f64() / 60.0,
         n(kills),

@@ -71,6 +71,7 @@ impl<'a> Stack<'a> {
                 setting("OUTBOX_RELAY_RUN__INSTANCE", &role),
                 setting("OUTBOX_RELAY_RUN__DEPLOYMENT", &name),
                 setting("OUTBOX_RELAY_RELAY__LEASE", &format!("{}s", LEASE.as_secs())),
+                setting("OUTBOX_RELAY_RELAY__ORDERING", plan.ordering()),
                 setting("OUTBOX_RELAY_RELAY__BATCH_ROWS", &plan.batch_rows.to_string()),
                 setting("OUTBOX_RELAY_CONSUMER__GROUP", &name),
                 setting("OUTBOX_RELAY_CONSUMER__TOPICS", &format!("{},{}", topics[0].name, topics[1].name)),
