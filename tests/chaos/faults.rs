@@ -2,6 +2,8 @@
 //!
 //! Every fault takes back what it did, so that at the end of the last one everything is healthy again.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -26,8 +28,8 @@ pub struct Tally {
     pub postgres: AtomicU32,
     /// Bad weather, resets, and traps that sprang.
     pub network: AtomicU32,
-    /// Traps that nothing sprang.
-    pub idle_traps: AtomicU32,
+    /// What kinds of traps sprang, and how often.
+    pub sprung: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Tally {
@@ -123,12 +125,13 @@ async fn set_trap(stack: &Stack<'_>, link: Link, request: Request, delay: Option
     traps.set(trap);
     pass(TRAP_LASTS).await;
     if traps.remove(trap) {
-        count(&tally.idle_traps);
-    } else {
-        count(&tally.network);
-        // A late request is out there for as long as the plan says; the run ends after it has arrived.
-        pass(delay.unwrap_or_default().saturating_sub(TRAP_LASTS)).await;
+        return; // nothing sprang it
     }
+    count(&tally.network);
+    let how = if delay.is_some() { "delayed" } else { "its answer lost" };
+    *tally.sprung.lock().expect("nobody panics with it").entry(format!("{request:?} {how}")).or_default() += 1;
+    // A late request is out there for as long as the plan says; the run ends after it has arrived.
+    pass(delay.unwrap_or_default().saturating_sub(TRAP_LASTS)).await;
 }
 
 /// SIGSTOP to the server's processes behind our sessions: they hold their locks and answer nothing.

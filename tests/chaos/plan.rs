@@ -147,9 +147,9 @@ impl Plan {
         let batch_rows = [200, 500, 1_000][rng.usize(0..3)];
         let strict = rng.u8(0..3) == 0;
         let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, strict, faults: Vec::new() };
-        plan.crashes(&mut rng, kills.unwrap_or(u32::try_from(length.as_secs() / 4).unwrap_or(u32::MAX)));
         let relay = |rng: &mut Rng| Who::Relay(rng.usize(0..relays));
         plan.lane(Lane::Freezes, &mut rng, 8.0, |rng| Fault::Freeze(relay(rng), LEASE + between(rng, 500, 3_500)));
+        plan.crashes(&mut rng, kills.unwrap_or(u32::try_from(length.as_secs() / 4).unwrap_or(u32::MAX)));
         plan.lane(Lane::Consumers, &mut rng, 9.0, |rng| {
             let who = Who::Consumer(rng.usize(0..consumers));
             match rng.u8(0..10) {
@@ -173,7 +173,7 @@ impl Plan {
             };
             bad_network(rng, link)
         });
-        plan.lane(Lane::Traps, &mut rng, 6.0, |rng| {
+        plan.lane(Lane::Traps, &mut rng, 3.0, |rng| {
             let relay = relay(rng);
             trap(rng, mode, relay)
         });
@@ -192,12 +192,31 @@ impl Plan {
         for n in 0..kills {
             // One in each slice, somewhere in it: as irregular as it gets with a given number.
             let at = length * (f64::from(n) + rng.f64()) / f64::from(kills);
-            let who = Who::Relay(rng.usize(0..self.relays));
+            let who = self.awake(rng, at);
             self.faults.push(planned(Lane::Crashes, at, Fault::Kill(who)));
             if n % 6 == 3 {
-                let who = Who::Relay(rng.usize(0..self.relays));
-                self.faults.push(planned(Lane::Crashes, length * rng.f64(), Fault::Stop(who)));
+                let at = length * rng.f64();
+                let who = self.awake(rng, at);
+                self.faults.push(planned(Lane::Crashes, at, Fault::Stop(who)));
             }
+        }
+    }
+
+    /// A relay that is not frozen at that moment, nor has just woken up: most zombies shall live to find themselves fenced.
+    fn awake(&self, rng: &mut Rng, at: f64) -> Who {
+        let frozen = |n: usize| {
+            self.faults.iter().any(|planned| match planned.fault {
+                Fault::Freeze(who, lasts) if who == Who::Relay(n) => {
+                    let from = planned.at.as_secs_f64();
+                    (from - 0.5..from + lasts.as_secs_f64() + 2.0).contains(&at)
+                }
+                _ => false,
+            })
+        };
+        let awake: Vec<usize> = (0..self.relays).filter(|n| !frozen(*n)).collect();
+        match awake.as_slice() {
+            [] => Who::Relay(rng.usize(0..self.relays)),
+            awake => Who::Relay(awake[rng.usize(0..awake.len())]),
         }
     }
 

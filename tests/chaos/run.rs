@@ -70,7 +70,7 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
         Ok(_) => violations.extend(fold::complaints(&client).await.expect("the database answers")),
         Err(state) => violations.push(format!("I5: not within {CONVERGENCE:?} after the last fault: {state}")),
     }
-    println!("{}", stack.fleet.story());
+    println!("{}\ntraps: {:?}", stack.fleet.story(), tally.sprung.lock().expect("nobody panicked with it"));
     let row = row(&plan, &verdict, &tally, &stack, converged.ok(), &violations);
     Outcome { plan, row, violations }
 }
