@@ -90,30 +90,32 @@ impl DbError {
 
 impl From<tokio_postgres::Error> for DbError {
     fn from(error: tokio_postgres::Error) -> Self {
-        let Some(code) = error.code() else {
-            // No SQLSTATE: the connection broke, timed out or was never made. Errors of conversion on our side are bugs.
-            return if error.is_closed() || has_io_cause(&error) {
-                Self::Unavailable(error.into())
-            } else {
-                Self::Statement(error)
-            };
-        };
-        // Classes of SQLSTATE: 08 connection, 53 resources, 57 operator intervention, 58 system, 40 rollback
-        // (serialization, deadlock), 55 object state (lock timeout). PostgreSQL documentation, appendix A.
-        match &code.code()[..2] {
-            "08" | "40" | "53" | "55" | "57" | "58" => Self::Unavailable(error.into()),
-            "28" | "3D" => Self::Denied(error),
-            // 25006: the server is read-only, as a standby during a failover is.
-            // 25P03: we were stopped in the middle of a transaction, and the server did not wait for us.
-            "25" if matches!(
-                *code,
-                SqlState::READ_ONLY_SQL_TRANSACTION | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
-            ) =>
-            {
-                Self::Unavailable(error.into())
-            }
+        if is_outage(&error) {
+            return Self::Unavailable(error.into());
+        }
+        match error.code().map(|code| &code.code()[..2]) {
+            Some("28" | "3D") => Self::Denied(error),
             _ => Self::Statement(error),
         }
+    }
+}
+
+/// Whether waiting can help: the connection broke, or the server is starting, stopping, full or read-only.
+pub fn is_outage(error: &tokio_postgres::Error) -> bool {
+    let Some(code) = error.code() else {
+        // No SQLSTATE: the connection broke, timed out or was never made. Errors of conversion on our side are bugs.
+        return error.is_closed() || has_io_cause(error);
+    };
+    // Classes of SQLSTATE: 08 connection, 53 resources, 57 operator intervention, 58 system, 40 rollback
+    // (serialization, deadlock), 55 object state (lock timeout). PostgreSQL documentation, appendix A.
+    match &code.code()[..2] {
+        "08" | "40" | "53" | "55" | "57" | "58" => true,
+        // 25006: the server is read-only, as a standby during a failover is.
+        // 25P03: we were stopped in the middle of a transaction, and the server did not wait for us.
+        "25" => {
+            matches!(*code, SqlState::READ_ONLY_SQL_TRANSACTION | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)
+        }
+        _ => false,
     }
 }
 

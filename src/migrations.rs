@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::db::{Database, DbError, Role};
+use crate::db::{Database, DbError, Role, is_outage};
 use crate::error::{Code, Error, Result};
 
 mod embedded {
@@ -136,10 +136,14 @@ fn describe(migration: &refinery::Migration) -> MigrationStatus {
 }
 
 fn sqlstate(error: &refinery::Error) -> Option<SqlState> {
+    postgres_cause(error)?.code().cloned()
+}
+
+fn postgres_cause(error: &refinery::Error) -> Option<&tokio_postgres::Error> {
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         if let Some(postgres) = inner.downcast_ref::<tokio_postgres::Error>() {
-            return postgres.code().cloned();
+            return Some(postgres);
         }
         cause = inner.source();
     }
@@ -148,6 +152,10 @@ fn sqlstate(error: &refinery::Error) -> Option<SqlState> {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds are told by their own text")]
 fn failed(error: refinery::Error) -> Error {
+    // A server that goes away in the middle is waited for like one that was never there.
+    if postgres_cause(&error).is_some_and(is_outage) {
+        return DbError::Unavailable(error.into()).into();
+    }
     let (message, hint) = match error.kind() {
         refinery::error::Kind::DivergentVersion(applied, _) => (
             format!("migration {applied} was applied with other contents"),

@@ -24,14 +24,22 @@ pub struct PrivateKafka {
     parts: Guarded,
     /// `host:port`.
     pub bootstrap: String,
+    /// `host:port` of the listener that no proxy stands before, whatever the other one advertises.
+    pub direct: String,
 }
 
 impl PrivateKafka {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With options of `scripts/kafka.sh start`.
+    pub async fn start_with(options: &[&str]) -> Self {
         let parts = Guarded::new("kafka.sh", &["kill"]);
-        parts.run("start", &[]).await;
-        let bootstrap = format!("127.0.0.1:{}", parts.read("port"));
-        Self { parts, bootstrap }
+        parts.run("start", options).await;
+        let address = |file| format!("127.0.0.1:{}", parts.read(file));
+        let (bootstrap, direct) = (address("port"), address("direct-port"));
+        Self { parts, bootstrap, direct }
     }
 
     pub async fn stop(&self, mode: StopMode) {
@@ -167,7 +175,10 @@ async fn a_private_server_comes_back_on_its_port_with_its_data() {
     postgres.restart(StopMode::Crash).await;
     database.reconnect().await.query_one("select count(*) from t", &[]).await.expect("the table is there");
     kafka.start_again().await;
-    assert_eq!(topic.len().await, 0, "the topic is there");
+    let direct = super::Topic { bootstrap: kafka.direct.clone(), ..topic.clone() };
+    for listener in [topic, direct] {
+        assert_eq!(listener.len().await, 0, "the topic is there");
+    }
     let folders = [kafka.parts.folder.clone(), postgres.parts.folder.clone()];
     drop((kafka, postgres));
     for folder in folders {

@@ -262,7 +262,7 @@ fn admin_address(log: &str) -> Option<SocketAddr> {
 
 /// Tells one helper process our child's id. When this process dies without dropping its values (a timeout of the CI, a
 /// SIGKILL), the pipe to the helper closes and it kills the relays that are left; otherwise they would run for ever.
-fn leave_to_the_reaper(process: u32) {
+pub fn leave_to_the_reaper(process: u32) {
     static REAPER: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
         use std::os::unix::process::CommandExt;
         let reap = r#"pids=(); while read -r pid; do pids+=("$pid"); done

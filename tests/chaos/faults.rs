@@ -1,0 +1,155 @@
+//! Carries a plan out: one task per lane, each fault at its second, or as soon as the one before it in its lane is over.
+//!
+//! Every fault takes back what it did, so that at the end of the last one everything is healthy again.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::it::support::StopMode;
+use crate::plan::{Direction, Fault, Lane, Link, Plan, Request, Weather};
+use crate::stack::Stack;
+use crate::time::{pass, pass_until};
+use crate::traps::Trap;
+
+/// How long a trap waits for its request.
+const TRAP_LASTS: Duration = Duration::from_secs(4);
+
+/// What was done, for the row of results.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub kills: AtomicU32,
+    pub freezes: AtomicU32,
+    pub stops: AtomicU32,
+    pub broker: AtomicU32,
+    pub postgres: AtomicU32,
+    /// Bad weather, resets, and traps that sprang.
+    pub network: AtomicU32,
+    /// What kinds of traps sprang, and how often.
+    pub sprung: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Tally {
+    pub fn get(counter: &AtomicU32) -> u32 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+fn count(counter: &AtomicU32) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Runs the whole plan and returns when the last fault is over.
+pub async fn run(stack: &Stack<'_>, plan: &Plan, tally: &Tally) {
+    let begin = Instant::now();
+    let lane = async |lane: Lane| {
+        for planned in plan.of(lane) {
+            pass_until(begin + planned.at).await;
+            println!("{:>9.3} s  {}", begin.elapsed().as_secs_f64(), planned.fault);
+            inflict(stack, planned.fault, tally).await;
+        }
+    };
+    tokio::join!(
+        lane(Lane::Crashes),
+        lane(Lane::Freezes),
+        lane(Lane::Consumers),
+        lane(Lane::Postgres),
+        lane(Lane::Broker),
+        lane(Lane::Network),
+        lane(Lane::Traps),
+        pass_until(begin + plan.length),
+    );
+}
+
+async fn inflict(stack: &Stack<'_>, fault: Fault, tally: &Tally) {
+    let (fleet, servers) = (&stack.fleet, stack.servers);
+    match fault {
+        Fault::Kill(who) => {
+            fleet.kill(who);
+            count(&tally.kills);
+        }
+        Fault::Stop(who) => {
+            fleet.stop(who);
+            count(&tally.stops);
+        }
+        Fault::Freeze(who, lasts) => {
+            let process = fleet.freeze(who);
+            pass(lasts).await;
+            fleet.thaw(who, process);
+            count(&tally.freezes);
+        }
+        Fault::CrashPostgres => {
+            servers.postgres.restart(StopMode::Crash).await;
+            count(&tally.postgres);
+        }
+        Fault::FreezeSessions(lasts) => {
+            freeze_sessions(stack, lasts).await;
+            count(&tally.postgres);
+        }
+        Fault::KillBroker => {
+            servers.kafka.stop(StopMode::Crash).await;
+            servers.kafka.start_again().await;
+            count(&tally.broker);
+        }
+        Fault::FreezeBroker(lasts) => {
+            servers.kafka.pause().await;
+            pass(lasts).await;
+            servers.kafka.resume().await;
+            count(&tally.broker);
+        }
+        Fault::Bad(link, direction, weather, lasts) => {
+            bad_weather(stack, link, direction, weather, lasts).await;
+            count(&tally.network);
+        }
+        Fault::Reset(link) => {
+            stack.proxy(link).reset();
+            count(&tally.network);
+        }
+        Fault::LoseAnswers(link, request) => set_trap(stack, link, request, None, tally).await,
+        Fault::DelayRequest(link, request, by) => set_trap(stack, link, request, Some(by), tally).await,
+    }
+}
+
+async fn bad_weather(stack: &Stack<'_>, link: Link, direction: Direction, weather: Weather, lasts: Duration) {
+    let proxy = stack.proxy(link);
+    proxy.set_weather(direction, Some(weather));
+    pass(lasts).await;
+    proxy.set_weather(direction, None);
+}
+
+async fn set_trap(stack: &Stack<'_>, link: Link, request: Request, delay: Option<Duration>, tally: &Tally) {
+    let (traps, trap) = (stack.proxy(link).traps(), Trap { request, delay });
+    traps.set(trap);
+    pass(TRAP_LASTS).await;
+    if traps.remove(trap) {
+        return; // nothing sprang it
+    }
+    count(&tally.network);
+    let how = if delay.is_some() { "delayed" } else { "its answer lost" };
+    *tally.sprung.lock().expect("nobody panics with it").entry(format!("{request:?} {how}")).or_default() += 1;
+    // A late request is out there for as long as the plan says; the run ends after it has arrived.
+    pass(delay.unwrap_or_default().saturating_sub(TRAP_LASTS)).await;
+}
+
+/// SIGSTOP to the server's processes behind our sessions: they hold their locks and answer nothing.
+async fn freeze_sessions(stack: &Stack<'_>, lasts: Duration) {
+    let client = stack.database.reconnect().await;
+    let ours = "select pid from pg_stat_activity where application_name like 'outbox-relay%'";
+    // A crash of the server is in the same lane, so it stays up meanwhile.
+    let rows = client.query(ours, &[]).await.expect("the sessions");
+    let processes: Vec<String> = rows.iter().map(|row| row.get::<_, i32>(0).to_string()).collect();
+    signal("STOP", &processes).await;
+    pass(lasts).await;
+    signal("CONT", &processes).await;
+}
+
+/// Some of the processes may have ended meanwhile.
+async fn signal(name: &str, processes: &[String]) {
+    if !processes.is_empty() {
+        let sent = tokio::process::Command::new("kill").arg(format!("-{name}")).args(processes).output().await;
+        drop(sent.expect("kill starts"));
+    }
+}

@@ -1,0 +1,368 @@
+//! The plan of a run: which fault at which second on whom, all of it from one seed.
+//!
+//! Pure. The same seed, length, mode and number of kills give the same plan, which is printed before the run and again
+//! when a promise breaks. What a plan cannot repeat is the timing within the processes; running it again several times
+//! is how a rare failure comes back.
+
+use std::fmt;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// The lease of the relays under test: short, so that takeovers are frequent.
+pub const LEASE: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    AtLeastOnce,
+    ExactlyOnce,
+}
+
+impl Mode {
+    /// As `relay.delivery` says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AtLeastOnce => "at-least-once",
+            Self::ExactlyOnce => "exactly-once",
+        }
+    }
+}
+
+/// A process of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Relay(usize),
+    Consumer(usize),
+}
+
+/// A connection that runs through a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Between one process and PostgreSQL.
+    Postgres(Who),
+    /// Between all processes and the broker.
+    Kafka,
+}
+
+/// What happens to the bytes of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weather {
+    Delay(Duration),
+    Throttle {
+        bytes_per_second: u32,
+    },
+    /// Kept back, and delivered late.
+    Hold,
+    /// Gone for good. The connections concerned are reset afterwards.
+    Swallow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Requests,
+    Answers,
+    Both,
+}
+
+/// A request that a proxy knows when it sees one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Of Kafka, by its api key.
+    Kafka(i16),
+    /// COMMIT, of PostgreSQL.
+    Commit,
+}
+
+impl Request {
+    pub const PRODUCE: Self = Self::Kafka(0);
+    pub const INIT_PRODUCER_ID: Self = Self::Kafka(22);
+    pub const ADD_PARTITIONS_TO_TXN: Self = Self::Kafka(24);
+    pub const END_TXN: Self = Self::Kafka(26);
+    pub const TXN_OFFSET_COMMIT: Self = Self::Kafka(28);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL.
+    Kill(Who),
+    /// SIGSTOP, and SIGCONT later.
+    Freeze(Who, Duration),
+    /// SIGTERM.
+    Stop(Who),
+    /// PostgreSQL crashes and is started again.
+    CrashPostgres,
+    /// The sessions of our processes are stopped by SIGSTOP.
+    FreezeSessions(Duration),
+    /// The broker gets SIGKILL and is started again.
+    KillBroker,
+    FreezeBroker(Duration),
+    /// Bad weather on a link.
+    Bad(Link, Direction, Weather, Duration),
+    /// Every connection of the link is reset.
+    Reset(Link),
+    /// The request arrives, the answers to the next ones are lost.
+    LoseAnswers(Link, Request),
+    /// The next request arrives late.
+    DelayRequest(Link, Request, Duration),
+}
+
+/// Faults that wait for each other; those of different lanes overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    Crashes,
+    Freezes,
+    Consumers,
+    Postgres,
+    Broker,
+    Network,
+    Traps,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    pub at: Duration,
+    pub lane: Lane,
+    pub fault: Fault,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub seed: u64,
+    pub mode: Mode,
+    pub length: Duration,
+    pub relays: usize,
+    pub consumers: usize,
+    pub batch_rows: u32,
+    /// `relay.ordering = "strict"`: order by id even where writers do not take turns.
+    pub strict: bool,
+    /// By time.
+    pub faults: Vec<Planned>,
+}
+
+impl Plan {
+    /// `kills`: how many SIGKILLs of relays; by default one in four seconds.
+    pub fn new(seed: u64, mode: Mode, length: Duration, kills: Option<u32>) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let (relays, consumers) = (rng.usize(1..=3), rng.usize(1..=2));
+        let batch_rows = [200, 500, 1_000][rng.usize(0..3)];
+        let strict = rng.u8(0..3) == 0;
+        let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, strict, faults: Vec::new() };
+        let relay = |rng: &mut Rng| Who::Relay(rng.usize(0..relays));
+        plan.lane(Lane::Freezes, &mut rng, 8.0, |rng| Fault::Freeze(relay(rng), LEASE + between(rng, 500, 3_500)));
+        plan.crashes(&mut rng, kills.unwrap_or(u32::try_from(length.as_secs() / 4).unwrap_or(u32::MAX)));
+        plan.lane(Lane::Consumers, &mut rng, 9.0, |rng| {
+            let who = Who::Consumer(rng.usize(0..consumers));
+            match rng.u8(0..10) {
+                0..5 => Fault::Kill(who),
+                5..8 => Fault::Freeze(who, between(rng, 1_000, 8_000)),
+                _ => Fault::Stop(who),
+            }
+        });
+        plan.lane(Lane::Postgres, &mut rng, 25.0, |rng| match rng.u8(0..10) {
+            0..5 => Fault::CrashPostgres,
+            _ => Fault::FreezeSessions(between(rng, 500, 6_000)),
+        });
+        plan.lane(Lane::Broker, &mut rng, 25.0, |rng| match rng.u8(0..10) {
+            0..4 => Fault::KillBroker,
+            _ => Fault::FreezeBroker(between(rng, 300, 15_000)),
+        });
+        plan.lane(Lane::Network, &mut rng, 9.0, |rng| {
+            let link = match rng.bool() {
+                true => Link::Kafka,
+                false => Link::Postgres(relay(rng)),
+            };
+            bad_network(rng, link)
+        });
+        plan.lane(Lane::Traps, &mut rng, 3.0, |rng| {
+            let relay = relay(rng);
+            trap(rng, mode, relay)
+        });
+        plan.faults.sort_by_key(|planned| planned.at);
+        plan
+    }
+
+    /// As `relay.ordering` says it.
+    pub fn ordering(&self) -> &'static str {
+        if self.strict { "strict" } else { "key" }
+    }
+
+    /// Exactly `kills` SIGKILLs spread over the length, and a SIGTERM for every six of them.
+    fn crashes(&mut self, rng: &mut Rng, kills: u32) {
+        let length = self.length.as_secs_f64();
+        for n in 0..kills {
+            // One in each slice, somewhere in it: as irregular as it gets with a given number.
+            let at = length * (f64::from(n) + rng.f64()) / f64::from(kills);
+            let who = self.awake(rng, at);
+            self.faults.push(planned(Lane::Crashes, at, Fault::Kill(who)));
+            if n % 6 == 3 {
+                let at = length * rng.f64();
+                let who = self.awake(rng, at);
+                self.faults.push(planned(Lane::Crashes, at, Fault::Stop(who)));
+            }
+        }
+    }
+
+    /// A relay that is not frozen at that moment, nor has just woken up: most zombies shall live to find themselves fenced.
+    fn awake(&self, rng: &mut Rng, at: f64) -> Who {
+        let frozen = |n: usize| {
+            self.faults.iter().any(|planned| match planned.fault {
+                Fault::Freeze(who, lasts) if who == Who::Relay(n) => {
+                    let from = planned.at.as_secs_f64();
+                    (from - 0.5..from + lasts.as_secs_f64() + 2.0).contains(&at)
+                }
+                _ => false,
+            })
+        };
+        let awake: Vec<usize> = (0..self.relays).filter(|n| !frozen(*n)).collect();
+        match awake.as_slice() {
+            [] => Who::Relay(rng.usize(0..self.relays)),
+            awake => Who::Relay(awake[rng.usize(0..awake.len())]),
+        }
+    }
+
+    /// Faults with exponential gaps of `mean` seconds, at least one.
+    fn lane(&mut self, lane: Lane, rng: &mut Rng, mean: f64, mut fault: impl FnMut(&mut Rng) -> Fault) {
+        let length = self.length.as_secs_f64();
+        let mut at = rng.f64() * mean.min(length * 0.6);
+        while at < length {
+            let fault = fault(rng);
+            self.faults.push(planned(lane, at, fault));
+            at += fault.lasts().as_secs_f64() + (mean * -(1.0 - rng.f64()).ln()).clamp(0.2 * mean, 3.0 * mean);
+        }
+    }
+
+    /// The faults of one lane, by time.
+    pub fn of(&self, lane: Lane) -> Vec<Planned> {
+        self.faults.iter().filter(|planned| planned.lane == lane).copied().collect()
+    }
+}
+
+fn planned(lane: Lane, at: f64, fault: Fault) -> Planned {
+    // Whole milliseconds: the plan that is printed is the plan.
+    Planned { at: Duration::from_millis((at * 1_000.0) as u64), lane, fault }
+}
+
+fn between(rng: &mut Rng, low_ms: u64, high_ms: u64) -> Duration {
+    Duration::from_millis(rng.u64(low_ms..high_ms))
+}
+
+fn bad_network(rng: &mut Rng, link: Link) -> Fault {
+    let direction = [Direction::Requests, Direction::Answers, Direction::Both][rng.usize(0..3)];
+    match rng.u8(0..10) {
+        0..2 => Fault::Reset(link),
+        2..4 => Fault::Bad(link, direction, Weather::Delay(between(rng, 20, 500)), between(rng, 1_000, 6_000)),
+        4..5 => {
+            let bytes_per_second = rng.u32(8_000..200_000);
+            Fault::Bad(link, direction, Weather::Throttle { bytes_per_second }, between(rng, 1_000, 6_000))
+        }
+        // Longer than a lease and, at times, than the socket timeout of the Kafka client (10 s).
+        5..8 => Fault::Bad(link, direction, Weather::Hold, between(rng, 500, 12_000)),
+        _ => Fault::Bad(link, direction, Weather::Swallow, between(rng, 500, 12_000)),
+    }
+}
+
+/// A trap for single requests: what makes outcomes unknown.
+fn trap(rng: &mut Rng, mode: Mode, relay: Who) -> Fault {
+    if rng.u8(0..10) < 3 {
+        return Fault::LoseAnswers(Link::Postgres(relay), Request::Commit);
+    }
+    let request = match mode {
+        Mode::AtLeastOnce => Request::PRODUCE,
+        Mode::ExactlyOnce => match rng.u8(0..10) {
+            0..5 => Request::END_TXN,
+            5..6 => Request::ADD_PARTITIONS_TO_TXN,
+            6..7 => Request::INIT_PRODUCER_ID,
+            7..8 => Request::TXN_OFFSET_COMMIT,
+            _ => Request::PRODUCE,
+        },
+    };
+    match rng.bool() {
+        true => Fault::LoseAnswers(Link::Kafka, request),
+        false => Fault::DelayRequest(Link::Kafka, request, between(rng, 1_000, 15_000)),
+    }
+}
+
+impl Fault {
+    /// How long it takes, where the plan decides that.
+    pub fn lasts(self) -> Duration {
+        match self {
+            Self::Freeze(_, lasts)
+            | Self::FreezeSessions(lasts)
+            | Self::FreezeBroker(lasts)
+            | Self::Bad(_, _, _, lasts)
+            | Self::DelayRequest(_, _, lasts) => lasts,
+            Self::Kill(_)
+            | Self::Stop(_)
+            | Self::CrashPostgres
+            | Self::KillBroker
+            | Self::Reset(_)
+            | Self::LoseAnswers(..) => Duration::ZERO,
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relay(n) => write!(f, "relay {n}"),
+            Self::Consumer(n) => write!(f, "consumer {n}"),
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(who) => write!(f, "{who} to PostgreSQL"),
+            Self::Kafka => f.write_str("all to Kafka"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill(who) => write!(f, "{who}: SIGKILL"),
+            Self::Freeze(who, lasts) => write!(f, "{who}: SIGSTOP for {lasts:?}"),
+            Self::Stop(who) => write!(f, "{who}: SIGTERM"),
+            Self::CrashPostgres => f.write_str("PostgreSQL: crash and restart"),
+            Self::FreezeSessions(lasts) => write!(f, "PostgreSQL: our sessions frozen for {lasts:?}"),
+            Self::KillBroker => f.write_str("broker: SIGKILL and restart"),
+            Self::FreezeBroker(lasts) => write!(f, "broker: SIGSTOP for {lasts:?}"),
+            Self::Bad(link, direction, weather, lasts) => write!(f, "{link}: {direction:?} {weather:?} for {lasts:?}"),
+            Self::Reset(link) => write!(f, "{link}: reset"),
+            Self::LoseAnswers(link, request) => write!(f, "{link}: answers to {request:?} lost"),
+            Self::DelayRequest(link, request, by) => write!(f, "{link}: a {request:?} delayed by {by:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, mode, length, relays, consumers, batch_rows, strict: _, faults } = self;
+        let (mode, ordering) = (mode.as_str(), self.ordering());
+        writeln!(
+            f,
+            "plan: {mode}, seed {seed}, {length:?}, {relays} relays, {consumers} consumers, batches of {batch_rows}, order by {ordering}, {} faults",
+            faults.len()
+        )?;
+        faults.iter().try_for_each(|planned| writeln!(f, "{:>9.3} s  {}", planned.at.as_secs_f64(), planned.fault))
+    }
+}
+
+/// What a plan must be, whatever the seed.
+pub fn self_check() {
+    for seed in 0..50 {
+        let length = Duration::from_secs(60);
+        let plan = Plan::new(seed, Mode::AtLeastOnce, length, Some(40));
+        assert_eq!(plan, Plan::new(seed, Mode::AtLeastOnce, length, Some(40)), "the seed is the plan");
+        assert_ne!(plan.faults, Plan::new(seed + 1, Mode::AtLeastOnce, length, Some(40)).faults);
+        assert!(plan.faults.is_sorted_by_key(|planned| planned.at));
+        assert!(plan.faults.iter().all(|planned| planned.at < length));
+        let kills = plan.faults.iter().filter(|planned| matches!(planned.fault, Fault::Kill(Who::Relay(_)))).count();
+        assert_eq!(kills, 40);
+        for lane in [Lane::Freezes, Lane::Consumers, Lane::Postgres, Lane::Broker, Lane::Network, Lane::Traps] {
+            assert!(!plan.of(lane).is_empty(), "no fault of {lane:?} with seed {seed}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+-- What the database of a chaos run records by itself, so that the checker need not believe any process.
+
+-- Keys of the locked profile: a writer holds the row of a key while it inserts events of it.
+create table chaos_keys (key text primary key, written bigint not null default 0);
+
+-- Every taking of a shard, with the batch that was in flight: what the new owner may have to send again, and nothing else.
+-- Two owners of one epoch would be two rows.
+create table chaos_owners (
+  shard smallint not null,
+  epoch bigint not null,
+  owner uuid not null,
+  in_flight bigint[],
+  name text not null default session_user,
+  at timestamptz not null default clock_timestamp()
+);
+create index on chaos_owners (shard, epoch);
+
+create function chaos_note_owner() returns trigger language plpgsql as $$
+begin
+  if new.owner is not null and (old.owner, old.epoch) is distinct from (new.owner, new.epoch) then
+    insert into chaos_owners (shard, epoch, owner, in_flight) values (new.shard, new.epoch, new.owner, old.batch_ids);
+  end if;
+  return null;
+end
+$$;
+create trigger chaos_note_owner after update on outbox_shards for each row execute function chaos_note_owner();
+
+-- Rows whose state was changed by a process that did not own their shard at that moment. Every process has a role of its
+-- own, so the session tells which one it is. plpgsql: each statement of the function sees what is committed by then.
+create table chaos_strays (
+  id bigint not null,
+  status text not null,
+  name text not null default session_user,
+  at timestamptz not null default clock_timestamp()
+);
+
+create function chaos_note_strays() returns trigger language plpgsql as $$
+begin
+  insert into chaos_strays (id, status)
+  select changed.id, changed.status
+  from changed
+  where changed.shard not in (
+    select owners.shard
+    from outbox_shards shards
+    join chaos_owners owners on (owners.shard, owners.epoch, owners.owner) = (shards.shard, shards.epoch, shards.owner)
+    where owners.name = session_user
+  );
+  return null;
+end
+$$;
+create trigger chaos_note_strays after update on outbox_events
+  referencing new table as changed for each statement execute function chaos_note_strays();
