@@ -13,6 +13,7 @@ mod exactly_once;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod migrations;
+mod network;
 mod ordering;
 mod outage;
 mod outbox;
@@ -21,3 +22,16 @@ mod query_plans;
 mod shutdown;
 mod sql_files;
 mod support;
+
+// The proxy of the fault harness.
+#[path = "../chaos/plan.rs"]
+#[allow(dead_code, reason = "of the plan, only the words for weather and requests are used here")]
+mod plan;
+#[path = "../chaos/proxy.rs"]
+#[allow(dead_code, reason = "the harness uses the rest")]
+mod proxy;
+#[path = "../chaos/time.rs"]
+#[allow(dead_code, reason = "the harness uses the rest")]
+mod time;
+#[path = "../chaos/traps.rs"]
+mod traps;

@@ -1,0 +1,149 @@
+//! What a network does to single requests and to one direction of a link, by the proxy of the fault harness.
+
+use std::time::Duration;
+
+use crate::plan::{Direction, Request, Weather};
+use crate::proxy::Proxy;
+use crate::support::kafka::sent_ids;
+use crate::support::order::{self, Report};
+use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
+use crate::support::relay::{RelaySettings, leases};
+use crate::support::{PrivateKafka, TestDatabase, Topic, parts::parts, unique, wait_until};
+use crate::traps::{Protocol, Trap};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn port_of(address: &str) -> u16 {
+    address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("host:port")
+}
+
+/// A broker whose clients all go through a proxy, and a topic on it that a test reads past the proxy.
+async fn kafka_behind_a_proxy(name: &str) -> (PrivateKafka, Proxy, Topic) {
+    let proxy = Proxy::start(Protocol::Kafka).await;
+    let kafka = PrivateKafka::start_with(&["--advertised-port", &proxy.port.to_string()]).await;
+    proxy.lead_to(port_of(&kafka.bootstrap));
+    let topic = Topic::create_on(&kafka.direct, name, 6).await;
+    (kafka, proxy, topic)
+}
+
+async fn report(database: &TestDatabase, topic: &Topic) -> Report {
+    let client = database.connect().await;
+    assert_eq!(most_attempts(&client).await, 0, "the network is nobody's fault");
+    order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await))
+}
+
+/// The end of a transaction is the one request whose fate decides. Its answer is lost, so the client sends it again; or it comes
+/// seconds late, when its transaction is long given up, and must not end another one.
+#[tokio::test]
+async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
+    let (database, (kafka, proxy, topic)) =
+        tokio::join!(TestDatabase::migrated("end-txn"), kafka_behind_a_proxy("end-txn"));
+    let client = database.connect().await;
+    let settings = RelaySettings::new(&database, &format!("127.0.0.1:{}", proxy.port))
+        .set("relay.delivery", "exactly-once")
+        .set("relay.batch_rows", "50")
+        // Longer than what is lost takes to be missed: the same relay has to find out.
+        .set("relay.lease", "60s");
+    let mut relay = settings.start_ready().await;
+    let mut written = 0;
+    for delay in [None, Some(Duration::from_secs(4)), None, Some(Duration::from_secs(15))] {
+        let trap = Trap { request: Request::END_TXN, delay };
+        proxy.traps().set(trap);
+        insert_many(&client, &topic.name, 100, 2_000).await;
+        written += 2_000;
+        wait_until("the trap has sprung", PATIENCE, async || {
+            // Looking takes it away, so it is set again if it was still there.
+            if !proxy.traps().remove(trap) {
+                return Ok(());
+            }
+            proxy.traps().set(trap);
+            Err("not yet".to_owned())
+        })
+        .await;
+        assert_eq!(wait_until_published(&database, PATIENCE).await, written);
+    }
+    assert!(relay.is_running(), "{}", relay.log_text());
+    report(&database, &topic).await.expect_kept().expect_no_repeats();
+    drop((relay, kafka));
+}
+
+/// Longer than every timeout of the client: requests expire that the broker has, and will carry out.
+#[tokio::test]
+async fn a_broker_that_stalls_for_longer_than_every_timeout_gets_every_record_once() {
+    let kafka = PrivateKafka::start().await;
+    for delivery in ["at-least-once", "exactly-once"] {
+        let database = TestDatabase::migrated("stall").await;
+        let topic = Topic::create_on(&kafka.bootstrap, "stall", 6).await;
+        let client = database.connect().await;
+        let relay = RelaySettings::new(&database, &kafka.bootstrap)
+            .set("relay.delivery", delivery)
+            .set("run.deployment", &unique("stall"))
+            .set("relay.batch_rows", "100")
+            .start_ready()
+            .await;
+        for seconds in [2, 14] {
+            insert_many(&client, &topic.name, 100, 6_000).await;
+            wait_until("some of it is out", PATIENCE, async || {
+                let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
+                if pending < 5_000 { Ok(()) } else { Err(format!("{pending}")) }
+            })
+            .await;
+            kafka.pause().await;
+            crate::support::holds_for("the broker stands still", Duration::from_secs(seconds), async || Ok(())).await;
+            kafka.resume().await;
+            wait_until_published(&database, PATIENCE).await;
+        }
+        report(&database, &topic).await.expect_kept().expect_no_repeats();
+        drop(relay);
+    }
+}
+
+/// One instance is cut off from PostgreSQL in one direction: its bytes arrive and no answer comes, or nothing arrives. It has to
+/// stop before its lease is over, because then another one sends.
+#[tokio::test]
+async fn an_instance_cut_off_in_one_direction_leaves_its_shards_to_another() {
+    for (delivery, direction) in [
+        ("at-least-once", Direction::Answers),
+        ("exactly-once", Direction::Answers),
+        ("exactly-once", Direction::Requests),
+    ] {
+        let (database, topic) = tokio::join!(TestDatabase::migrated("cut-off"), Topic::create("cut-off", 6));
+        let client = database.connect().await;
+        let server = database.url.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("host:port");
+        let proxy = Proxy::to(Protocol::Postgres, port_of(server)).await;
+        let url = database.url.replace(server, &format!("127.0.0.1:{}", proxy.port));
+        let deployment = unique("cut-off");
+        let settings = |name: &str| {
+            RelaySettings::new(&database, &parts().kafka)
+                .set("relay.delivery", delivery)
+                .set("run.deployment", &deployment)
+                .set("relay.batch_rows", "50")
+                .instance(name)
+        };
+        let first = settings("first").env("DATABASE_URL", &url).start_ready().await;
+        wait_until("the first has all shards", PATIENCE, async || {
+            let leases = leases(&client).await;
+            if leases.get("first") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
+        })
+        .await;
+        insert_many(&client, &topic.name, 100, 4_000).await;
+        proxy.set_weather(direction, Some(Weather::Swallow));
+        let second = settings("second").start_ready().await;
+        wait_until("the second has all shards", PATIENCE, async || {
+            let leases = leases(&client).await;
+            if leases.get("second") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
+        })
+        .await;
+        assert_eq!(wait_until_published(&database, PATIENCE).await, 4_000, "{delivery} {direction:?}");
+        proxy.set_weather(direction, None);
+        insert_many(&client, &topic.name, 100, 1_000).await;
+        assert_eq!(wait_until_published(&database, PATIENCE).await, 5_000, "{delivery} {direction:?}");
+        let report = report(&database, &topic).await;
+        report.expect_kept();
+        match delivery {
+            "exactly-once" => drop(report.expect_no_repeats()),
+            _ => assert!(report.repeats <= 8 * 50, "{report:?}"),
+        }
+        drop((first, second));
+    }
+}
