@@ -15,8 +15,9 @@ use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for the next record before the scan gives up: a broker that went away in the middle.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Longest wait for the next record before the scan gives up: a broker that went away in the middle. Longer than the broker
+/// needs to abort a transaction that a dead relay left open: its timeout of 30 s, and 10 s between two looks.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// A record that came from an outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,8 @@ pub struct Sighting {
     pub offset: i64,
 }
 
-/// Reads the committed records of some topics from `since` to their ends at the time of the call, and shows every one that
+/// Reads the committed records of some topics from `since` to their ends at the time of the call, waiting for transactions that
+/// are still open there, and shows every one that
 /// carries the headers of a relay to `each`. Returns the number of records read. Blocks; joins no group that others use.
 ///
 /// Errors: a topic that does not exist, or a broker that does not answer.
@@ -43,6 +45,13 @@ pub fn scan(
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed");
     let consumer: BaseConsumer<QuietContext> = config.create_with_context(QuietContext).map_err(refused_settings)?;
+    // The end that a `read_committed` client is told is that of the last decided transaction. A relay that died may have left
+    // one open, and what others committed behind it has to be read too.
+    let everything: BaseConsumer<QuietContext> = config
+        .clone()
+        .set("isolation.level", "read_uncommitted")
+        .create_with_context(QuietContext)
+        .map_err(refused_settings)?;
     let (mut wanted, mut ends) = (TopicPartitionList::new(), HashMap::new());
     for topic in topics {
         let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(unreachable)?;
@@ -52,7 +61,7 @@ pub fn scan(
                 .hint("name the topics that the rows went to with --topic"));
         }
         for partition in partitions {
-            let (low, end) = consumer.fetch_watermarks(topic, partition.id(), ANSWER_TIMEOUT).map_err(unreachable)?;
+            let (low, end) = everything.fetch_watermarks(topic, partition.id(), ANSWER_TIMEOUT).map_err(unreachable)?;
             if low < end {
                 ends.insert((topic.clone(), partition.id()), end);
                 let start = Offset::Offset(since.as_millisecond().max(0));
@@ -81,7 +90,7 @@ pub fn scan(
                 each(sighting);
             }
         } else if crate::clock::monotonic().saturating_sub(heard) > SILENCE {
-            return Err(Error::new(Code::KafkaUnreachable, "no record came for 30 seconds in the middle of the scan")
+            return Err(Error::new(Code::KafkaUnreachable, "no record came for a minute in the middle of the scan")
                 .hint("run it again; nothing was changed"));
         }
         // The position also passes the markers of transactions, which are no records.

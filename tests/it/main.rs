@@ -34,4 +34,5 @@ mod proxy;
 #[allow(dead_code, reason = "the harness uses the rest")]
 mod time;
 #[path = "../chaos/traps.rs"]
+#[allow(dead_code, reason = "the harness uses the rest")]
 mod traps;

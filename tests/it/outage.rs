@@ -11,7 +11,8 @@ use crate::support::outbox::{
 };
 use crate::support::relay::RelaySettings;
 use crate::support::{
-    NewRow, PrivateKafka, PrivatePostgres, StopMode, TestDatabase, Topic, holds_for, http, parts::parts, wait_until,
+    NewRow, PrivateKafka, PrivatePostgres, StopMode, TestDatabase, Topic, holds_for, http, parts::parts, unique,
+    wait_until,
 };
 
 async fn report(client: &Client, topic: &Topic) -> Report {
@@ -204,4 +205,33 @@ async fn a_relay_started_before_its_servers_begins_when_they_come() {
     kafka.start_again().await;
     wait_for_readiness(relay.admin(), 200).await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 1);
+}
+
+/// A topic that somebody deletes and makes again is an outage of that topic: its rows wait, and cost no attempts.
+#[tokio::test]
+async fn a_topic_deleted_while_it_is_used_and_made_anew_gets_the_rows_that_waited() {
+    for delivery in ["at-least-once", "exactly-once"] {
+        let (database, topic) = tokio::join!(TestDatabase::migrated("deleted"), Topic::create("deleted", 3));
+        let client = database.connect().await;
+        let relay = RelaySettings::new(&database, &parts().kafka)
+            .set("relay.delivery", delivery)
+            .set("run.deployment", &unique("deleted"))
+            .set("relay.unknown_topic_grace", "10m")
+            .start_ready()
+            .await;
+        insert_many(&client, &topic.name, 10, 100).await;
+        wait_until_published(&database, Duration::from_secs(60)).await;
+        topic.delete().await;
+        insert_many(&client, &topic.name, 10, 100).await;
+        let ids = "select id from outbox_events where status = 'PENDING' order by id";
+        let waiting: Vec<i64> = client.query(ids, &[]).await.expect("ids").iter().map(|row| row.get(0)).collect();
+        assert_eq!(waiting.len(), 100, "they wait");
+        let topic = topic.created(3).await;
+        assert_eq!(wait_until_published(&database, Duration::from_secs(120)).await, 200);
+        let mut sent: Vec<i64> = topic.records().await.iter().map(crate::support::Record::outbox_id).collect();
+        sent.sort_unstable();
+        assert_eq!(sent, waiting, "{delivery}: what was inserted after the end of the first topic, each once");
+        assert_eq!(most_attempts(&client).await, 0);
+        drop(relay);
+    }
 }

@@ -114,6 +114,26 @@ impl Topic {
         self
     }
 
+    /// Deletes the topic and waits until the broker does not know it any more.
+    pub async fn delete(&self) {
+        let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap).create().expect("admin client");
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+        let outcome = admin.delete_topics(&[&self.name], &options).await.expect("the broker answers");
+        assert_eq!(outcome, [Ok(self.name.clone())]);
+        wait_until("the topic is gone", PATIENCE, async || {
+            let topic = self.clone();
+            blocking(move || {
+                let consumer: BaseConsumer = client_config(&topic.bootstrap).create().expect("consumer");
+                let metadata =
+                    consumer.fetch_metadata(Some(&topic.name), PATIENCE).map_err(|error| error.to_string())?;
+                let partitions = metadata.topics().first().map_or(0, |found| found.partitions().len());
+                if partitions == 0 { Ok(()) } else { Err(format!("{partitions} partitions")) }
+            })
+            .await
+        })
+        .await;
+    }
+
     /// Changes one setting of the topic.
     pub async fn set(&self, name: &str, value: &str) {
         let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap).create().expect("admin client");
@@ -176,7 +196,11 @@ impl Topic {
         config.set("group.id", unique("reader")).set("enable.auto.commit", "false").set("isolation.level", level);
         config.set("enable.partition.eof", "false").set("fetch.wait.max.ms", "50");
         let consumer: BaseConsumer = config.create().expect("consumer");
-        let mut left = self.ends(&consumer);
+        // The end that a `read_committed` client is told is that of the last decided transaction; of one that was committed a
+        // moment ago, and of all behind it, it would see nothing.
+        let everything: BaseConsumer =
+            client_config(&self.bootstrap).set("isolation.level", "read_uncommitted").create().expect("consumer");
+        let mut left = self.ends(&everything);
         left.retain(|_, (low, high)| low < high);
         let mut assignment = TopicPartitionList::new();
         for (&partition, &(low, _)) in &left {
