@@ -167,9 +167,10 @@ impl Plan {
             _ => Fault::FreezeBroker(between(rng, 300, 15_000)),
         });
         plan.lane(Lane::Network, &mut rng, 9.0, |rng| {
-            let link = match rng.bool() {
-                true => Link::Kafka,
-                false => Link::Postgres(relay(rng)),
+            let link = match rng.u8(0..10) {
+                0..5 => Link::Kafka,
+                5..8 => Link::Postgres(relay(rng)),
+                _ => Link::Postgres(Who::Consumer(rng.usize(0..consumers))),
             };
             bad_network(rng, link)
         });
