@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Measures how fast the relay drains a backlog: ROWS events of about 300 bytes over 1,000 keys, into a topic with six
-# partitions, on a PostgreSQL and a Kafka of its own (durable commits), all on this machine. Three runs.
-# Prints for each: events per second between the first and the last settled batch, CPU of the relay per million events, and its
-# peak memory. Owns target/bench; stops only what it started. Wants a machine with nothing else to do.
+# partitions, on a PostgreSQL and a Kafka of its own (durable commits), all on this machine. Three runs in each delivery mode,
+# in turns, so that a slow moment of the machine meets both.
+# Prints for each: events per second between the first and the last settled batch, CPU of the relay and of PostgreSQL per million
+# events, and the relay's peak memory; at the end the medians and their ratio. Owns target/bench; stops only what it started. Wants a
+# machine with nothing else to do. Arguments go to `outbox-relay run`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rows=${ROWS:-300000}
@@ -28,14 +30,27 @@ scripts/kafka-topics.sh "$KAFKA_BOOTSTRAP_SERVERS" "$topic:6" >/dev/null
 
 sql() { psql -qAtX -v ON_ERROR_STOP=1 "$DATABASE_URL" "$@"; }
 
-printf '%-4s %12s %22s %12s\n' run events/s 'relay CPU s per million' 'peak memory'
-for run in 1 2 3; do
+backends_cpu() { # clock ticks of every process of the server, those that ended included
+  local pid=$1 ticks
+  ticks=$(awk '{ print $14 + $15 + $16 + $17 }' "/proc/$pid/stat")
+  for child in $(pgrep -P "$pid"); do
+    ticks=$((ticks + $(awk '{ print $14 + $15 }' "/proc/$child/stat" 2>/dev/null || echo 0)))
+  done
+  echo "$ticks"
+}
+
+per_million() { awk -v ticks="$1" -v hz="$(getconf CLK_TCK)" -v rows="$rows" 'BEGIN { printf "%.1f", ticks / hz / rows * 1e6 }'; }
+
+drain() { # drain DELIVERY: prints a line, leaves the rate in $rate
   sql -c 'truncate outbox_events' -c 'update outbox_shards set low_id = 0' -c "
     insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload)
     select 'Product', (g % 1000)::text, 'LikeAddedEvent', '$topic',
       jsonb_build_object('productId', g % 1000, 'userId', g, 'filler', repeat(md5(g::text), 7))
     from generate_series(1, $rows) g" -c 'vacuum analyze outbox_events' -c checkpoint
-  "$binary" run --only relay "$@" 2>"$parts/relay.log" &
+  local before postgres second ticks peak
+  postgres=$(cat "$parts/postgres/pid")
+  before=$(backends_cpu "$postgres")
+  "$binary" run --only relay --set "relay.delivery=$1" "${@:2}" 2>"$parts/relay.log" &
   relay=$!
   for ((second = 0; ; second++)); do
     ((second < 300)) || { echo "not drained within 300 s; see $parts/relay.log" >&2; exit 1; }
@@ -45,10 +60,24 @@ for run in 1 2 3; do
   done
   ticks=$(awk '{ print $14 + $15 }' "/proc/$relay/stat")
   peak=$(awk '/VmHWM/ { print int($2 / 1024) " MB" }' "/proc/$relay/status")
+  before=$(($(backends_cpu "$postgres") - before))
   kill "$relay"
   wait "$relay"
   relay=
   rate=$(sql -c "select round(count(*) / extract(epoch from max(published_at) - min(published_at))) from outbox_events where status = 'PUBLISHED'")
-  cpu=$(awk -v ticks="$ticks" -v hz="$(getconf CLK_TCK)" -v rows="$rows" 'BEGIN { printf "%.1f", ticks / hz / rows * 1e6 }')
-  printf '%-4s %12s %22s %12s\n' "$run" "$rate" "$cpu" "$peak"
+  printf '%-14s %10s %18s %18s %12s\n' "$1" "$rate" "$(per_million "$ticks")" "$(per_million "$before")" "$peak"
+}
+
+median() { printf '%s\n' "$@" | sort -n | sed -n 2p; }
+
+printf '%-14s %10s %18s %18s %12s\n' delivery events/s 'relay CPU s/M' 'PostgreSQL CPU s/M' 'peak memory'
+at_least_once=() exactly_once=()
+for _ in 1 2 3; do
+  drain at-least-once "$@"
+  at_least_once+=("$rate")
+  drain exactly-once "$@"
+  exactly_once+=("$rate")
 done
+printf 'medians: at-least-once %s, exactly-once %s events/s, ratio %s\n' "$(median "${at_least_once[@]}")" \
+  "$(median "${exactly_once[@]}")" \
+  "$(awk -v a="$(median "${at_least_once[@]}")" -v b="$(median "${exactly_once[@]}")" 'BEGIN { printf "%.2f", b / a }')"

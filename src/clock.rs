@@ -63,6 +63,24 @@ impl Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_permit_ends_where_its_latest_extension_says(ends_ms in proptest::collection::vec(0_u64..10_000_000, 1..20)) {
+            let permit = Permit::new(Duration::ZERO);
+            let clone = permit.clone();
+            for (n, end_ms) in ends_ms.iter().enumerate() {
+                clone.extend(Duration::from_millis(*end_ms));
+                let latest = Duration::from_millis(*ends_ms[..=n].iter().max().unwrap());
+                let (before, remaining, after) = (monotonic(), permit.remaining(), monotonic());
+                prop_assert!(remaining <= latest.saturating_sub(before) && remaining >= latest.saturating_sub(after));
+            }
+            permit.end();
+            clone.extend(Duration::MAX);
+            prop_assert!(!clone.holds() && clone.is_ended());
+        }
+    }
 
     #[test]
     fn a_permit_holds_until_its_moment_and_never_moves_back() {

@@ -41,6 +41,9 @@ pub enum OutboxError {
     /// Another instance owns the shard. Nothing was changed.
     #[error("shard {} belongs to another instance since epoch {} ended", .0.shard, .0.epoch)]
     Fenced(Fence),
+    /// The shard's last batch is not the one that the caller knows of. Nothing was changed.
+    #[error("the last batch of shard {shard} is {found:?}, and {expected:?} was expected")]
+    Moved { shard: ShardId, expected: LastBatch, found: LastBatch },
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -98,6 +101,14 @@ pub enum Source<'a> {
     Nothing,
 }
 
+/// The last batch of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LastBatch {
+    pub seq: i64,
+    /// It has not been settled.
+    pub in_flight: bool,
+}
+
 /// What a step has to claim, and how the batch is numbered.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
@@ -112,6 +123,8 @@ pub struct Claim<'a> {
     /// Kafka has not committed the batch in flight and never will: its rows may be claimed again, and the next batch takes over
     /// its number.
     pub forget: bool,
+    /// The last batch as the caller knows it; `None` if that does not matter.
+    pub expected: Option<LastBatch>,
 }
 
 /// Bounds of a batch.
@@ -146,6 +159,8 @@ pub struct Step<R> {
     pub missing: u64,
     /// The claim came back with as many rows as it may have.
     pub full: bool,
+    /// The last batch of the shard from now on.
+    pub last: LastBatch,
     /// An inherited batch could not be taken up yet ([`Verdict::Stop`]): nothing was written, and the manifest stands.
     pub postponed: bool,
 }
@@ -187,7 +202,7 @@ impl PgOutbox {
     ///
     /// `judge` sees the claimed events in id order.
     ///
-    /// Errors: [`OutboxError::Fenced`] and statement errors change nothing. After [`DbError::Unavailable`] the outcome of
+    /// Errors: [`OutboxError::Fenced`], [`OutboxError::Moved`] and statement errors change nothing. After [`DbError::Unavailable`] the outcome of
     /// the commit is unknown: read [`PgOutbox::state`] and compare `batch_seq`.
     /// Not cancel safe in that sense either: when the future is dropped the commit may or may not have happened.
     pub async fn step<R>(
@@ -205,6 +220,12 @@ impl PgOutbox {
         let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
         let (mut low_id, batch_seq): (i64, i64) = (row.get("low_id"), row.get("batch_seq"));
         let had_batch: bool = row.get("has_batch");
+        let found = LastBatch { seq: batch_seq, in_flight: had_batch };
+        if let Some(expected) = claim.expected.filter(|expected| *expected != found) {
+            tx.rollback().await?;
+            connection.done();
+            return Err(OutboxError::Moved { shard: fence.shard, expected, found });
+        }
         let (any_held, release_due): (bool, bool) = (row.get("any_held"), row.get("release_due"));
 
         let missing = settle(&tx, fence.shard, settlement).await?;
@@ -223,7 +244,7 @@ impl PgOutbox {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
             tx.rollback().await?;
             connection.done();
-            return Ok(Step { batch: None, moved: 0, missing: 0, full: false, postponed: true });
+            return Ok(Step { batch: None, moved: 0, missing: 0, full: false, last: found, postponed: true });
         }
         moved += apply(&tx, fence.shard, &sorted).await?;
 
@@ -256,7 +277,8 @@ impl PgOutbox {
         tx.commit().await?;
         connection.done();
         failpoint::reach(Point::StepAfterCommit).map_err(DbError::of_a_test)?;
-        Ok(Step { batch, moved, missing, full, postponed: false })
+        let last = LastBatch { seq: batch.as_ref().map_or(last_seq, |batch| batch.seq), in_flight: batch.is_some() };
+        Ok(Step { batch, moved, missing, full, last, postponed: false })
     }
 
     /// The shard's manifest, to find out whether a commit whose answer was lost took effect.

@@ -166,6 +166,17 @@ impl Admin {
         group: &str,
         partitions: &[(String, i32)],
     ) -> Result<Vec<(String, i32, Option<i64>)>> {
+        let committed = self.committed_with_notes(group, partitions).await?;
+        let offset_alone = |found: Option<(i64, String)>| found.map(|(offset, _)| offset);
+        Ok(committed.into_iter().map(|(topic, partition, found)| (topic, partition, offset_alone(found))).collect())
+    }
+
+    /// As [`Admin::committed`], with the text that was committed beside each offset.
+    pub async fn committed_with_notes(
+        &self,
+        group: &str,
+        partitions: &[(String, i32)],
+    ) -> Result<Vec<(String, i32, Option<(i64, String)>)>> {
         let mut config = client_config::common(&self.settings, "outbox-relay-admin");
         config.set("group.id", group).set("enable.auto.commit", "false");
         let wanted = partitions.to_vec();
@@ -181,8 +192,13 @@ impl Admin {
                 .elements()
                 .iter()
                 .map(|element| {
-                    let offset = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
-                    (element.topic().to_owned(), element.partition(), offset)
+                    let found = match element.offset() {
+                        Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+                        Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => {
+                            None
+                        }
+                    };
+                    (element.topic().to_owned(), element.partition(), found)
                 })
                 .collect())
         })

@@ -14,6 +14,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::{Headers, Record};
+use crate::clock::{Permit, monotonic};
+
+/// How long one call of a transaction waits, so that the end of a permit is noticed.
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it is asked again before the producer is given up. As long as a transaction may take.
+const CALLS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The answer for one record, by its index in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,8 +147,8 @@ impl Producer {
 
     /// Fences every older producer with the same `transactional.id` and ends what they had open: commits where a commit had
     /// begun, aborts otherwise.
-    pub(super) fn init_transactions(&self, timeout: Duration) -> KafkaResult<()> {
-        self.inner.init_transactions(timeout)
+    pub(super) fn init_transactions(&self, permit: &Permit) -> KafkaResult<()> {
+        self.patiently(permit, |timeout| self.inner.init_transactions(timeout))
     }
 
     /// Begins a transaction. Errors on connections that were seen before do not count against it.
@@ -157,18 +163,36 @@ impl Producer {
         &self,
         offsets: &TopicPartitionList,
         group: &ConsumerGroupMetadata,
-        timeout: Duration,
+        permit: &Permit,
     ) -> KafkaResult<()> {
-        self.inner.send_offsets_to_transaction(offsets, group, timeout)
+        self.patiently(permit, |timeout| self.inner.send_offsets_to_transaction(offsets, group, timeout))
     }
 
     /// Every record must have been reported before: the client would wait for reports that nobody takes.
-    pub(super) fn commit(&self, timeout: Duration) -> KafkaResult<()> {
-        self.inner.commit_transaction(timeout)
+    pub(super) fn commit(&self, permit: &Permit) -> KafkaResult<()> {
+        self.patiently(permit, |timeout| self.inner.commit_transaction(timeout))
     }
 
-    pub(super) fn abort(&self, timeout: Duration) -> KafkaResult<()> {
-        self.inner.abort_transaction(timeout)
+    pub(super) fn abort(&self, permit: &Permit) -> KafkaResult<()> {
+        self.patiently(permit, |timeout| self.inner.abort_transaction(timeout))
+    }
+
+    /// Calls of transactions go on in the background when they time out, and the next one takes them up. So each is asked
+    /// again as long as the permit holds: a broker that starts again needs longer than a short lease is at its shortest.
+    fn patiently(&self, permit: &Permit, call: impl Fn(Duration) -> KafkaResult<()>) -> KafkaResult<()> {
+        let started = monotonic();
+        loop {
+            match call(permit.remaining().min(CALL_TIMEOUT)) {
+                Err(KafkaError::Transaction(error))
+                    if error.is_retriable()
+                        && permit.holds()
+                        && monotonic().saturating_sub(started) < CALLS_TIMEOUT =>
+                {
+                    self.suspect();
+                }
+                ended => return ended,
+            }
+        }
     }
 
     /// Whether something unusual happened since the transaction began. Then a request of it may still be on its way, and

@@ -22,8 +22,10 @@ use super::producer::Producer;
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
-/// Longest wait for one answer of a coordinator before the attempt counts as failed.
+/// Longest wait for the marker before the attempt to open counts as failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for one attempt, so that the end of a permit is noticed.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A commit that took longer may have been sent twice by the client, which does not tell. Half of its request timeout.
 const COMMIT_SUSPICIOUS: Duration = Duration::from_secs(5);
 /// Wait before asking again for a marker that a transaction in its end phase still covers.
@@ -171,7 +173,7 @@ impl Worker {
             reader.create_with_context(QuietContext).map_err(|error| error.to_string())?;
         let producer =
             Producer::new(&self.settings.client, 0, Arc::clone(&self.brokers_up)).map_err(|error| error.to_string())?;
-        producer.init_transactions(permit.remaining().min(ANSWER_TIMEOUT)).map_err(|error| {
+        producer.init_transactions(permit).map_err(|error| {
             self.brokers_up.store(false, Ordering::Relaxed);
             format!("the transactional producer cannot be initialised: {error}")
         })?;
@@ -186,12 +188,12 @@ impl Worker {
 
     fn marker(&self, reader: &BaseConsumer<QuietContext>, permit: &Permit) -> Result<Option<Marker>, String> {
         let MarkerPlace { topic, partition, .. } = &self.settings.place;
-        let end = monotonic() + permit.remaining().min(ANSWER_TIMEOUT);
+        let end = monotonic() + ANSWER_TIMEOUT;
         loop {
             let mut list = TopicPartitionList::new();
             list.add_partition(topic, *partition);
             let left = end.saturating_sub(monotonic());
-            let found = reader.committed_offsets(list, left).and_then(|list| {
+            let found = reader.committed_offsets(list, left.min(ATTEMPT_TIMEOUT)).and_then(|list| {
                 let element = list.elements_for_topic(topic).into_iter().next();
                 element.map_or(Ok(None), |element| {
                     element.error()?;
@@ -202,7 +204,9 @@ impl Worker {
             match found {
                 Ok(marker) => return Ok(marker),
                 // Also where a transaction that is being ended still covers the marker: it is final a moment later.
-                Err(error) if left.is_zero() => return Err(format!("the marker cannot be read: {error}")),
+                Err(error) if left.is_zero() || !permit.holds() => {
+                    return Err(format!("the marker cannot be read: {error}"));
+                }
                 Err(_) => std::thread::sleep(MARKER_RETRY.min(left)),
             }
         }
@@ -216,7 +220,7 @@ impl Worker {
         let mut outcome = self.attempt(&mut open, records, marker, permit, &mut batch);
         if batch.any(State::Suspect) {
             // A broker refuses whole requests. Once more from the beginning, the suspects one by one, to find the one.
-            outcome = match open.producer.abort(permit.remaining().min(ANSWER_TIMEOUT)) {
+            outcome = match open.producer.abort(permit) {
                 Ok(()) if !open.producer.is_suspicious() => {
                     batch.begin_again();
                     self.attempt(&mut open, records, marker, permit, &mut batch)
@@ -289,7 +293,7 @@ impl Worker {
         element.set_metadata(&marker.note);
         element.set_offset(Offset::Offset(marker.seq)).map_err(|error| error.to_string())?;
         producer
-            .send_offsets(&list, group, permit.remaining().min(ANSWER_TIMEOUT))
+            .send_offsets(&list, group, permit)
             .map_err(|error| format!("the marker cannot be written: {error}"))?;
         failpoint::reach(Point::OffsetsSent)?;
         failpoint::reach(Point::CommitBefore)?;
@@ -298,9 +302,7 @@ impl Worker {
             return Err("the lease is over".to_owned());
         }
         let started = monotonic();
-        producer
-            .commit(permit.remaining().min(ANSWER_TIMEOUT))
-            .map_err(|error| format!("the transaction cannot be committed: {error}"))?;
+        producer.commit(permit).map_err(|error| format!("the transaction cannot be committed: {error}"))?;
         if monotonic().saturating_sub(started) > COMMIT_SUSPICIOUS {
             producer.suspect();
         }

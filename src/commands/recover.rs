@@ -18,7 +18,7 @@ use crate::error::{Code, Error};
 use crate::event::ShardId;
 use crate::outbox::recovery::{self, Candidate, FoundRow, Shard};
 use crate::output::{self, Align, Cell, Table, Tone};
-use crate::relay::takeover::{Disagreement, Manifest, Resolution, resolve};
+use crate::relay::takeover::{Disagreement, Manifest, Resolution, Seen, is_ours, note, resolve};
 
 /// How long before its oldest row a scan begins: clocks of hosts differ, and the timestamp of a record is the row's.
 const MARGIN: SignedDuration = SignedDuration::from_mins(1);
@@ -71,8 +71,11 @@ pub(super) async fn run(context: &Context, args: &RecoverArgs) -> Result<()> {
     for look in &looks {
         let rows = found.get(&look.shard.shard);
         let mut recovered = false;
+        // With another outbox's marker it cannot go on under this name, whatever is marked.
+        let recoverable = look.disagreement.is_some_and(|why| why != Disagreement::ForeignMarker);
         if args.apply
-            && let (Some(_), Some((rows, _))) = (&look.disagreement, rows)
+            && recoverable
+            && let Some((rows, _)) = rows
         {
             recovered = recovery::apply(&pool, &look.shard, look.marker, rows, &actor()).await?;
         }
@@ -108,16 +111,22 @@ async fn look(settings: &Config, pool: &Pool, only: Option<ShardId>) -> Result<V
     }
     let name = format!("{}.progress", settings.run.deployment);
     let wanted: Vec<(String, i32)> = shards.iter().map(|shard| (name.clone(), i32::from(shard.shard))).collect();
-    let markers = Admin::new(&settings.kafka)?.committed(&name, &wanted).await?;
-    let markers: HashMap<i32, Option<i64>> =
-        markers.into_iter().map(|(_, partition, offset)| (partition, offset)).collect();
+    let markers = Admin::new(&settings.kafka)?.committed_with_notes(&name, &wanted).await?;
+    let mut markers: HashMap<i32, (i64, String)> =
+        markers.into_iter().filter_map(|(_, partition, found)| Some((partition, found?))).collect();
+    let installation = recovery::installation(pool).await?;
     Ok(shards
         .into_iter()
         .map(|shard| {
-            let marker = markers.get(&i32::from(shard.shard)).copied().flatten();
+            let marker = markers.remove(&i32::from(shard.shard));
+            let ours = note(installation, shard.in_flight.as_deref().unwrap_or_default());
+            let seen = marker.as_ref().map(|(seq, note)| Seen { seq: *seq, same_batch: *note == ours });
             let manifest =
                 Manifest { seq: shard.batch_seq, in_flight: shard.in_flight.is_some(), marked: shard.marked };
-            let disagreement = match resolve(manifest, marker) {
+            let disagreement = match resolve(manifest, seen) {
+                _ if marker.as_ref().is_some_and(|(_, note)| !is_ours(note, installation)) => {
+                    Some(Disagreement::ForeignMarker)
+                }
                 Resolution::Refuse(disagreement) => Some(disagreement),
                 Resolution::Settle
                 | Resolution::Forget
@@ -125,7 +134,7 @@ async fn look(settings: &Config, pool: &Pool, only: Option<ShardId>) -> Result<V
                 | Resolution::Ready
                 | Resolution::Baseline => None,
             };
-            Look { shard, marker, disagreement }
+            Look { shard, marker: marker.map(|(seq, _)| seq), disagreement }
         })
         .collect())
 }

@@ -16,45 +16,75 @@ use crate::event::ShardId;
 #[derive(Debug)]
 pub struct Barrier {
     pool: Pool,
+    horizon: Horizon,
+}
+
+/// What the looks add up to. Pure, so that `tests/simulation.rs` can put a writer between any two of them.
+#[derive(Debug, Clone, Default)]
+pub struct Horizon {
     candidate: Option<Candidate>,
-    horizon: i64,
+    reached: i64,
 }
 
 /// An id that becomes the horizon when the writers that were open then have ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Candidate {
     id: i64,
     writers: HashSet<String>,
 }
 
-impl Barrier {
-    pub fn new(pool: Pool) -> Self {
-        Self { pool, candidate: None, horizon: 0 }
+impl Horizon {
+    /// No row with an id up to this one can appear any more. It never falls.
+    pub fn reached(&self) -> i64 {
+        self.reached
     }
 
-    /// Looks once and returns the horizon: no row with an id up to it can appear any more. It never falls.
-    /// Two statements, or one when no id was drawn since the last call.
+    /// Nothing is being waited for: the next look reads the highest id drawn, if there is a higher one.
+    pub fn is_settled(&self) -> bool {
+        self.candidate.is_none()
+    }
+
+    /// `writers` must have been listed after `id` was read: who lists first misses a writer that draws an id in between.
+    pub fn begin(&mut self, id: i64, writers: HashSet<String>) {
+        self.candidate = Some(Candidate { id, writers });
+        self.advance();
+    }
+
+    /// These are the writers that are open now.
+    pub fn look(&mut self, open: &HashSet<String>) {
+        if let Some(candidate) = &mut self.candidate {
+            candidate.writers.retain(|writer| open.contains(writer));
+        }
+        self.advance();
+    }
+
+    /// The candidate becomes the horizon when none of its writers is left.
+    fn advance(&mut self) {
+        if let Some(found) = self.candidate.take_if(|candidate| candidate.writers.is_empty()) {
+            self.reached = self.reached.max(found.id);
+        }
+    }
+}
+
+impl Barrier {
+    pub fn new(pool: Pool) -> Self {
+        Self { pool, horizon: Horizon::default() }
+    }
+
+    /// Looks once and returns the horizon. Two statements, or one when no id was drawn since the last call.
     pub async fn probe(&mut self) -> Result<i64, DbError> {
         let connection = self.pool.get().await?;
-        if self.candidate.is_none() {
+        if self.horizon.is_settled() {
             let statement = connection.prepare_cached(sql::LAST_ID).await?;
             let id: i64 = connection.query_one(&statement, &[]).await?.get(0);
-            if id <= self.horizon {
-                connection.done();
-                return Ok(self.horizon);
+            if id > self.horizon.reached() {
+                self.horizon.begin(id, open_writers(&connection).await?);
             }
-            // The order matters: first the id, then the writers.
-            let writers = open_writers(&connection).await?;
-            self.candidate = Some(Candidate { id, writers });
         } else {
-            let open = open_writers(&connection).await?;
-            if let Some(candidate) = &mut self.candidate {
-                candidate.writers.retain(|writer| open.contains(writer));
-            }
+            self.horizon.look(&open_writers(&connection).await?);
         }
         connection.done();
-        self.horizon = advance(self.horizon, &mut self.candidate);
-        Ok(self.horizon)
+        Ok(self.horizon.reached())
     }
 
     /// Looks below `low_id` of the owned shards, where nothing must wait. Returns what it found and put right.
@@ -72,28 +102,49 @@ async fn open_writers(connection: &crate::db::Connection) -> Result<HashSet<Stri
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The candidate becomes the horizon when none of its writers is left.
-fn advance(horizon: i64, candidate: &mut Option<Candidate>) -> i64 {
-    match candidate {
-        Some(found) if found.writers.is_empty() => {
-            let id = found.id;
-            *candidate = None;
-            horizon.max(id)
-        }
-        _ => horizon,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn names(writers: &[u8]) -> HashSet<String> {
+        writers.iter().map(|writer| format!("3/{writer}")).collect()
+    }
 
     #[test]
     fn the_horizon_waits_for_every_writer_that_was_open() {
-        let mut candidate = Some(Candidate { id: 9, writers: HashSet::from(["3/17".to_owned()]) });
-        assert_eq!(advance(4, &mut candidate), 4);
-        candidate.as_mut().unwrap().writers.clear();
-        assert_eq!(advance(4, &mut candidate), 9);
-        assert_eq!(candidate, None);
+        let mut horizon = Horizon::default();
+        horizon.begin(9, names(&[17, 18]));
+        horizon.look(&names(&[18, 19]));
+        assert_eq!((horizon.reached(), horizon.is_settled()), (0, false));
+        horizon.look(&names(&[19]));
+        assert_eq!((horizon.reached(), horizon.is_settled()), (9, true));
+    }
+
+    proptest! {
+        #[test]
+        fn the_horizon_never_falls_and_never_passes_an_open_writer(
+            looks in proptest::collection::vec((1_i64..50, proptest::collection::vec(0_u8..6, 0..4)), 1..40),
+        ) {
+            let mut horizon = Horizon::default();
+            let mut waits_for: Option<(i64, HashSet<String>)> = None;
+            for (id, writers) in looks {
+                let (before, open) = (horizon.reached(), names(&writers));
+                match &mut waits_for {
+                    None => {
+                        horizon.begin(id, open.clone());
+                        waits_for = Some((id, open));
+                    }
+                    Some((_, writers)) => {
+                        horizon.look(&open);
+                        writers.retain(|writer| open.contains(writer));
+                    }
+                }
+                prop_assert!(horizon.reached() >= before);
+                let done = waits_for.take_if(|(_, writers)| writers.is_empty());
+                prop_assert_eq!(horizon.is_settled(), done.is_some());
+                prop_assert_eq!(horizon.reached(), done.map_or(before, |(id, _)| before.max(id)));
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::statements::SETTLE_PUBLISHED;
+use super::statements::{INSTALLATION, SETTLE_PUBLISHED};
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 
@@ -55,6 +55,14 @@ pub async fn shards(pool: &Pool) -> Result<Vec<Shard>, DbError> {
             owned: row.get("owned"),
         })
         .collect())
+}
+
+/// The name of this outbox in markers.
+pub async fn installation(pool: &Pool) -> Result<Uuid, DbError> {
+    let connection = pool.get().await?;
+    let row = connection.query_one(INSTALLATION, &[]).await?;
+    connection.done();
+    Ok(row.get("id"))
 }
 
 /// PENDING rows of the shards, of the batch in flight alone if `in_flight`. About 100 bytes of memory for each.

@@ -149,6 +149,13 @@ impl Lane {
             let step = match self.step(&hand, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
+                Err(error @ OutboxError::Moved { .. }) => {
+                    tracing::warn!(shard = self.fence.shard, error = %error, "the shard is opened again");
+                    if let Sender::ExactlyOnce(transactions) = &mut self.sender {
+                        transactions.close();
+                    }
+                    continue;
+                }
                 Err(OutboxError::Db(error)) => {
                     drop(turn);
                     self.shared.health.postgres_failed(&error);
@@ -229,12 +236,19 @@ impl Lane {
             horizon,
             ceiling: self.shared.ceiling(),
             marked: matches!(self.sender, Sender::ExactlyOnce(_)),
+            expected: match &self.sender {
+                Sender::AtLeastOnce(_) => None,
+                Sender::ExactlyOnce(transactions) => Some(transactions.last),
+            },
             forget: hand.forget,
         };
         let started = monotonic();
         let shared = Arc::clone(&self.shared);
         let mut judge = Judge::new(&shared);
         let step = shared.outbox.step(self.fence, &hand.settlement, claim, |event| judge.verdict(event)).await?;
+        if let Sender::ExactlyOnce(transactions) = &mut self.sender {
+            transactions.last = step.last;
+        }
         (self.unknown_topics, self.awaits_topic) = (judge.unknown, judge.awaited);
         self.missing_topics.extend(judge.missing);
         let result = match (&step.batch, step.full) {
@@ -367,6 +381,8 @@ impl Lane {
                     });
                 }
                 Err(OutboxError::Fenced(_)) => return None,
+                // Only a step compares batches.
+                Err(OutboxError::Moved { .. }) => {}
                 Err(OutboxError::Db(error)) => {
                     self.shared.health.postgres_failed(&error);
                     if !self.permit.holds() || self.permit.is_ended() {

@@ -19,6 +19,16 @@ pub struct Manifest {
     pub marked: bool,
 }
 
+/// What Kafka says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The number that was committed last.
+    pub seq: i64,
+    /// Its note is that of the batch in flight. A number alone can belong to two batches: when a failover of PostgreSQL loses a
+    /// manifest that Kafka has committed since, the same number is given to other events.
+    pub same_batch: bool,
+}
+
 /// What has to be done before the next batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
@@ -87,7 +97,6 @@ impl fmt::Display for Disagreement {
 
 /// What a marker says beside its number: whose outbox it is, and which events were in the batch.
 ///
-/// The number alone would do if neither side ever went back in time; the digest tells when one did.
 pub fn note(installation: Uuid, ids: &[i64]) -> String {
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     format!("{installation} {}", Uuid::new_v5(&installation, &bytes))
@@ -98,20 +107,23 @@ pub fn is_ours(note: &str, installation: Uuid) -> bool {
     note.split(' ').next().and_then(|text| Uuid::parse_str(text).ok()) == Some(installation)
 }
 
-/// Decides. `marker` is the number that Kafka has committed for the shard, read after its former producers were fenced.
-pub fn resolve(manifest: Manifest, marker: Option<i64>) -> Resolution {
+/// Decides. `marker` is what Kafka has committed for the shard, read after its former producers were fenced; `manifest` was read
+/// after that.
+pub fn resolve(manifest: Manifest, marker: Option<Seen>) -> Resolution {
     let Manifest { seq, in_flight, marked } = manifest;
-    match (marker, in_flight) {
-        (Some(marker), _) if marker > seq => Resolution::Refuse(Disagreement::PostgresBehind { seq, marker }),
-        (Some(marker), true) if marker == seq => Resolution::Settle,
-        (_, true) if !marked => Resolution::Resend,
-        (Some(marker), true) if marker == seq - 1 => Resolution::Forget,
-        (Some(marker), true) => Resolution::Refuse(Disagreement::KafkaBehind { seq, marker }),
-        (None, true) => Resolution::Refuse(Disagreement::MarkerLost { seq }),
-        (Some(marker), false) if marker == seq => Resolution::Ready,
-        (Some(marker), false) if marked => Resolution::Refuse(Disagreement::KafkaBehind { seq, marker }),
+    match marker {
+        Some(marker) if marker.seq > seq => {
+            Resolution::Refuse(Disagreement::PostgresBehind { seq, marker: marker.seq })
+        }
+        Some(marker) if in_flight && marker.seq == seq && marker.same_batch => Resolution::Settle,
+        _ if in_flight && !marked => Resolution::Resend,
+        Some(marker) if in_flight && marker.seq == seq => Resolution::Refuse(Disagreement::OtherBatch { seq }),
+        Some(marker) if in_flight && marker.seq == seq - 1 => Resolution::Forget,
+        Some(marker) if !in_flight && marker.seq == seq => Resolution::Ready,
+        Some(marker) if marked => Resolution::Refuse(Disagreement::KafkaBehind { seq, marker: marker.seq }),
+        None if in_flight => Resolution::Refuse(Disagreement::MarkerLost { seq }),
         // Nothing is in doubt: the marker expired while the shard was idle, or none was ever written.
-        (_, false) => Resolution::Baseline,
+        _ => Resolution::Baseline,
     }
 }
 
@@ -119,15 +131,19 @@ pub fn resolve(manifest: Manifest, marker: Option<i64>) -> Resolution {
 mod tests {
     use super::*;
 
+    fn seen(seq: i64) -> Option<Seen> {
+        Some(Seen { seq, same_batch: true })
+    }
+
     fn exactly_once(seq: i64, in_flight: bool) -> Manifest {
         Manifest { seq, in_flight, marked: true }
     }
 
     #[test]
     fn the_marker_decides_about_the_batch_in_flight() {
-        assert_eq!(resolve(exactly_once(7, true), Some(7)), Resolution::Settle);
-        assert_eq!(resolve(exactly_once(7, true), Some(6)), Resolution::Forget);
-        assert_eq!(resolve(exactly_once(7, false), Some(7)), Resolution::Ready);
+        assert_eq!(resolve(exactly_once(7, true), seen(7)), Resolution::Settle);
+        assert_eq!(resolve(exactly_once(7, true), seen(6)), Resolution::Forget);
+        assert_eq!(resolve(exactly_once(7, false), seen(7)), Resolution::Ready);
         assert_eq!(resolve(exactly_once(7, false), None), Resolution::Baseline);
     }
 
@@ -149,21 +165,30 @@ mod tests {
         };
         assert_eq!(refused(true, None), Disagreement::MarkerLost { seq: 7 });
         for in_flight in [true, false] {
-            assert_eq!(refused(in_flight, Some(8)), Disagreement::PostgresBehind { seq: 7, marker: 8 });
-            assert_eq!(refused(in_flight, Some(5)), Disagreement::KafkaBehind { seq: 7, marker: 5 });
+            assert_eq!(refused(in_flight, seen(8)), Disagreement::PostgresBehind { seq: 7, marker: 8 });
+            assert_eq!(refused(in_flight, seen(5)), Disagreement::KafkaBehind { seq: 7, marker: 5 });
         }
-        assert_eq!(refused(false, Some(6)), Disagreement::KafkaBehind { seq: 7, marker: 6 });
+        assert_eq!(refused(false, seen(6)), Disagreement::KafkaBehind { seq: 7, marker: 6 });
+    }
+
+    #[test]
+    fn a_number_that_was_given_to_other_events_settles_nothing() {
+        let other = Some(Seen { seq: 7, same_batch: false });
+        let refusal = Resolution::Refuse(Disagreement::OtherBatch { seq: 7 });
+        assert_eq!(resolve(exactly_once(7, true), other), refusal);
+        assert_eq!(resolve(Manifest { seq: 7, in_flight: true, marked: false }, other), Resolution::Resend);
+        assert_eq!(resolve(exactly_once(7, false), other), Resolution::Ready);
     }
 
     #[test]
     fn what_at_least_once_left_behind_is_sent_again_until_its_transaction_is_committed() {
         let left = |in_flight| Manifest { seq: 7, in_flight, marked: false };
-        for marker in [None, Some(3), Some(6)] {
+        for marker in [None, seen(3), seen(6)] {
             assert_eq!(resolve(left(true), marker), Resolution::Resend);
             assert_eq!(resolve(left(false), marker), Resolution::Baseline);
         }
-        assert_eq!(resolve(left(true), Some(7)), Resolution::Settle);
-        assert_eq!(resolve(left(false), Some(7)), Resolution::Ready);
-        assert!(matches!(resolve(left(true), Some(8)), Resolution::Refuse(_)));
+        assert_eq!(resolve(left(true), seen(7)), Resolution::Settle);
+        assert_eq!(resolve(left(false), seen(7)), Resolution::Ready);
+        assert!(matches!(resolve(left(true), seen(8)), Resolution::Refuse(_)));
     }
 }

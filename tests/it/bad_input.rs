@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::support::outbox::{Row, row, wait_for_status};
+use crate::support::outbox::{Row, counts, row, wait_for_status};
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, Relay, TestDatabase, Topic, holds_for, parts::parts};
+use crate::support::{NewRow, Record, Relay, TestDatabase, Topic, holds_for, parts::parts};
 
 /// One bad row: its key, the row, and what `last_error` must say, its class among it.
 struct Bad {
@@ -171,6 +171,31 @@ async fn a_row_from_the_future_fails_and_holds_its_key_alone() {
     let (_database, client, topic, mut relay) = start("future", "").await;
     let row = NewRow::new(&topic.name, "future", "{}").sql("created_at", "now() + interval '3 days'");
     check(&client, &topic, &mut relay, vec![Bad { key: "future", row, says: &["refused", "timestamp"] }]).await;
+}
+
+/// With a request per record: when the broker refuses one, the next of its key must not be on the way already, nor come
+/// with the next batch.
+#[tokio::test]
+async fn nothing_of_a_key_is_sent_in_the_requests_behind_a_refused_one() {
+    let file = "[relay]\nbatch_rows = 20\n[kafka.properties]\nbatch.num.messages = 1\n";
+    let (_database, client, topic, _relay) = start("requests", file).await;
+    // All visible at once, so that the batches are full.
+    let rows = client
+        .query(
+            "insert into outbox_events (aggregate_id, event_type, topic, payload, created_at) \
+             select 'k', 'E', $1, '{}', case when n = 10 then now() + interval '3 days' else now() end \
+             from generate_series(1, 100) as n returning id",
+            &[&topic.name],
+        )
+        .await
+        .expect("insert");
+    let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    wait_for_status(&client, ids[9], "FAILED").await;
+    wait_for_status(&client, ids[99], "HELD").await;
+    let sent: Vec<i64> = topic.records().await.iter().map(Record::outbox_id).collect();
+    assert_eq!(sent, ids[..9], "what was sent");
+    let counts = counts(&client).await;
+    assert_eq!((counts.get("PUBLISHED"), counts.get("HELD")), (Some(&9), Some(&90)), "{counts:?}");
 }
 
 /// A topic that never appears is an operator's problem for 30 s, and the row's afterwards.

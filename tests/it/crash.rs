@@ -8,7 +8,7 @@ use crate::support::kafka::sent_ids;
 use crate::support::order;
 use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
 use crate::support::relay::{RelaySettings, leases};
-use crate::support::{PrivateKafka, Signal, TestDatabase, Topic, parts::parts, wait_until};
+use crate::support::{PrivateKafka, Record, Signal, TestDatabase, Topic, parts::parts, wait_until};
 
 /// Every shard with its bound, its batch and what waits in it, for messages.
 async fn shards(client: &Client) -> String {
@@ -75,6 +75,57 @@ async fn a_crash_between_acknowledgement_and_mark_repeats_the_batch_in_the_same_
     assert_eq!(most_attempts(&client).await, 0);
 }
 
+/// Inserts `count` rows with a key each, all of one shard, and returns their ids.
+async fn insert_in_one_shard(client: &Client, topic: &str, prefix: &str, count: i64) -> Vec<i64> {
+    let rows = client
+        .query(
+            "insert into outbox_events (aggregate_id, event_type, topic, payload) \
+             select $2 || n, 'E', $1, '{}' from generate_series(1, $3::bigint * 100) as n \
+             where outbox_shard_of($2 || n, 0) = 3 limit $3::bigint returning id",
+            &[&topic, &prefix, &count],
+        )
+        .await
+        .expect("insert");
+    assert_eq!(rows.len(), usize::try_from(count).expect("not negative"));
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// The manifest says what comes first, not the claim, which would begin with the lowest ids.
+#[tokio::test]
+async fn a_successor_repeats_the_batch_in_flight_before_lower_ids_that_were_committed_late() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("manifest"), PrivateKafka::start());
+    // One shard and one partition: Kafka has the records as the lane sent them.
+    let topic = Topic::create_on(&kafka.bootstrap, "manifest", 1).await;
+    let (client, mut writer, mut lock) = (database.connect().await, database.connect().await, database.connect().await);
+    let settings = RelaySettings::new(&database, &kafka.bootstrap).set("relay.batch_rows", "50");
+    let mut relay = settings.start_ready().await;
+    insert_in_one_shard(&client, &topic.name, "first-", 1).await;
+    wait_until_published(&database, Duration::from_secs(30)).await;
+
+    let open = writer.transaction().await.expect("begin");
+    let late = insert_in_one_shard(open.client(), &topic.name, "late-", 20).await;
+    kafka.pause().await;
+    let others = insert_in_one_shard(&client, &topic.name, "other-", 80).await;
+    wait_for_flight(&client, 50).await;
+    let manifest = "select batch_ids from outbox_shards where shard = 3";
+    let manifest: Vec<i64> = client.query_one(manifest, &[]).await.expect("the batch").get(0);
+    open.commit().await.expect("commit");
+    let transaction = lock.transaction().await.expect("begin");
+    transaction.execute("select from outbox_shards for update", &[]).await.expect("the lock");
+    kafka.resume().await;
+    wait_for_len(&topic, 51).await;
+    relay.kill().await;
+    transaction.rollback().await.expect("rollback");
+
+    let _relay = settings.start_ready().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 101);
+    let sent: Vec<i64> = topic.records().await.iter().map(Record::outbox_id).collect();
+    assert_eq!(sent[1..51], manifest, "the batch");
+    assert_eq!(sent[51..101], manifest, "the same batch again, before anything else");
+    let rest = others.into_iter().filter(|id| !manifest.contains(id));
+    assert_eq!(sent[101..], late.into_iter().chain(rest).collect::<Vec<_>>(), "then what waits, in order");
+}
+
 /// Frozen for longer than its lease and woken up: it finds itself fenced, marks nothing and says so with its exit code.
 #[tokio::test]
 async fn a_zombie_changes_nothing_and_exits_75() {
@@ -100,6 +151,29 @@ async fn a_zombie_changes_nothing_and_exits_75() {
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     report.expect_kept().expect_no_repeats();
     heir.expect_no_error_lines();
+}
+
+/// As above, but the heir has left by then: nobody asks the zombie for a share, and no lane of it has work that would meet
+/// the fence. It has to notice by itself.
+#[tokio::test]
+async fn a_zombie_whose_heir_has_left_exits_75_all_the_same() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("no-heir"), Topic::create("no-heir", 6));
+    let client = database.connect().await;
+    let settings = |name: &str| RelaySettings::new(&database, &parts().kafka).instance(name);
+    let mut zombie = settings("zombie").start_ready().await;
+    // Every lane has had work, and waits for more when it is frozen.
+    insert_many(&client, &topic.name, 100, 200).await;
+    wait_until_published(&database, Duration::from_secs(30)).await;
+    wait_for_flight(&client, 0).await;
+    zombie.signal(Signal::Stop);
+    insert_many(&client, &topic.name, 100, 200).await;
+    let mut heir = settings("heir").start_ready().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 400);
+    heir.terminate().await;
+    zombie.signal(Signal::Continue);
+    assert_eq!(zombie.wait_for_exit(Duration::from_secs(10)).await, Some(75), "{}", zombie.log_text());
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept().expect_no_repeats();
 }
 
 /// Rows that somebody deletes or marks while they are in flight are reported, and hold nobody up.

@@ -205,6 +205,10 @@ async fn a_row_without_a_topic_goes_where_the_first_matching_rule_sends_it() {
         [[routing.rule]]
         event_type = "(\\w+?)(Created|Cancelled)Event"
         topic = "order-events{orders_end}"
+
+        [[routing.rule]]
+        event_type = ".*"
+        topic = "nowhere"
         "#
     );
     let _relay = RelaySettings::new(&database, &parts().kafka).file(&file).start_ready().await;

@@ -192,7 +192,7 @@ async fn a_relay_started_before_its_servers_begins_when_they_come() {
         tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create_on(&kafka.bootstrap, "early", 1));
     let client = database.connect().await;
     NewRow::new(&topic.name, "k", "{}").insert(&client).await;
-    kafka.stop(StopMode::Crash).await;
+    tokio::join!(kafka.stop(StopMode::Crash), postgres.stop(StopMode::Crash));
     let relay = RelaySettings::new(&database, &kafka.bootstrap).start();
     wait_until("it serves /livez", Duration::from_secs(20), async || {
         relay.try_admin().map(drop).ok_or_else(|| relay.log_text())
@@ -200,6 +200,7 @@ async fn a_relay_started_before_its_servers_begins_when_they_come() {
     .await;
     assert_eq!(http::get(relay.admin(), "/livez").await.expect("an answer").0, 200);
     wait_for_readiness(relay.admin(), 503).await;
+    postgres.start_again().await;
     kafka.start_again().await;
     wait_for_readiness(relay.admin(), 200).await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 1);

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::support::outbox::{counts, row};
-use crate::support::{NewRow, TestDatabase};
+use crate::support::{NewRow, TestDatabase, wait_until};
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -60,10 +60,20 @@ impl Bench {
     }
 
     async fn step(&self, fence: Fence, published: &[i64], source: Source<'_>) -> Result<Step<i64>, OutboxError> {
+        self.step_up_to(None, fence, published, source).await
+    }
+
+    async fn step_up_to(
+        &self,
+        horizon: Option<i64>,
+        fence: Fence,
+        published: &[i64],
+        source: Source<'_>,
+    ) -> Result<Step<i64>, OutboxError> {
         let published = published.iter().map(|id| (*id, Some((0, *id)))).collect();
         let settlement = Settlement { published, ..Settlement::default() };
         let limits = Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20 };
-        let claim = Claim { source, limits, horizon: None, ceiling: i64::MAX, marked: false, forget: false };
+        let claim = Claim { source, limits, horizon, ceiling: i64::MAX, marked: false, forget: false, expected: None };
         self.outbox.step(fence, &settlement, claim, |event| Verdict::Publish(event.id)).await
     }
 
@@ -86,6 +96,7 @@ async fn whatever_a_fenced_owner_tries_changes_nothing() {
     assert_eq!(batch(bench.step(old, &[], Source::Waiting).await.expect("ours")), ids[..3]);
     let (_heir, new, manifest) = bench.take_over("heir").await;
     assert_eq!(manifest.as_deref(), Some(&ids[..3]), "the heir learns what was in flight");
+    assert!(new.epoch > old.epoch, "an owner has an epoch of its own");
 
     let before = bench.shards().await;
     for source in [Source::Waiting, Source::Nothing, Source::Manifest(&ids[..3])] {
@@ -102,6 +113,12 @@ async fn whatever_a_fenced_owner_tries_changes_nothing() {
     let stale = Fence { epoch: new.epoch - 1, ..new };
     assert!(matches!(bench.step(stale, &[], Source::Waiting).await, Err(OutboxError::Fenced(_))));
     assert_eq!(batch(bench.step(new, &[], Source::Manifest(&ids[..3])).await.expect("ours")), ids[..3]);
+
+    // Nor where there is no manifest to write, so that nothing but the fence can stop it.
+    assert!(batch(bench.step(new, &ids[..3], Source::Nothing).await.expect("ours")).is_empty());
+    let outcome = bench.step(stale, &ids[3..], Source::Nothing).await;
+    assert!(matches!(outcome, Err(OutboxError::Fenced(_))), "{outcome:?}");
+    assert_eq!(counts(&bench.client).await.get("PENDING"), Some(&3), "it marked nothing");
 }
 
 #[tokio::test]
@@ -121,6 +138,21 @@ async fn a_step_settles_one_batch_and_claims_the_next_in_order() {
     assert_eq!(counts(&bench.client).await.get("PUBLISHED"), Some(&7));
     let third = row(&bench.client, ids[2]).await;
     assert_eq!((third.published_partition, third.published_offset), (Some(0), Some(ids[2])));
+}
+
+/// The clocks of applications differ: only the id is the order, whatever `created_at` says.
+#[tokio::test]
+async fn rows_are_claimed_by_id_even_when_created_at_runs_backwards() {
+    let bench = Bench::new("backwards").await;
+    let mut ids = Vec::new();
+    for hours in 0..4 {
+        let row = NewRow::new("t", "k", "{}").sql("created_at", &format!("now() - interval '{hours} hours'"));
+        ids.push(row.insert(&bench.client).await);
+    }
+    let (_leases, fence, _) = bench.take_over("one").await;
+    let first = batch(bench.step(fence, &[], Source::Waiting).await.expect("ours"));
+    assert_eq!(first, ids[..3]);
+    assert_eq!(batch(bench.step(fence, &first, Source::Waiting).await.expect("ours")), ids[3..]);
 }
 
 /// The row count is checked: what was changed by hand in the meantime is told, and nothing else is held up.
@@ -155,4 +187,28 @@ async fn settling_a_batch_leaves_ids_between_its_own_alone() {
     open.commit().await.expect("commit");
     let next = batch(bench.step(fence, &claimed, Source::Waiting).await.expect("ours"));
     assert_eq!(next, [between], "it is claimed with the next batch");
+}
+
+/// The scan bound passes rows that are held. Their release takes it back, or the next of their key would go first.
+#[tokio::test]
+async fn a_released_row_is_claimed_first_though_the_scan_bound_has_passed_it() {
+    let bench = Bench::new("released").await;
+    let delayed = NewRow::new("t", "k", "{}").sql("available_at", "now() + interval '2 seconds'");
+    let delayed = delayed.insert(&bench.client).await;
+    let (_leases, fence, _) = bench.take_over("one").await;
+    assert!(batch(bench.step(fence, &[], Source::Waiting).await.expect("ours")).is_empty());
+    assert_eq!(row(&bench.client, delayed).await.status, "HELD");
+    bench.step_up_to(Some(delayed), fence, &[], Source::Nothing).await.expect("ours");
+    let low_id = "select low_id from outbox_shards where shard = $1";
+    let low_id = bench.client.query_one(low_id, &[&fence.shard]).await.expect("low_id");
+    assert_eq!(low_id.get::<_, i64>(0), delayed + 1, "the bound has passed it");
+
+    let next = bench.insert(1).await;
+    wait_until("it is due", Duration::from_secs(10), async || {
+        let due = "select release_at < clock_timestamp() from outbox_held_keys";
+        let due = bench.client.query_one(due, &[]).await.expect("the held key");
+        if due.get(0) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    assert_eq!(batch(bench.step(fence, &[], Source::Waiting).await.expect("ours")), [delayed, next[0]]);
 }

@@ -17,8 +17,8 @@ use crate::clock::monotonic;
 use crate::db::DbError;
 use crate::event::ShardId;
 use crate::failpoint::{self, Point};
-use crate::outbox::{OutboxError, Settlement};
-use crate::relay::takeover::{Disagreement, Manifest, Resolution, is_ours, note, resolve};
+use crate::outbox::{LastBatch, OutboxError, Settlement};
+use crate::relay::takeover::{Disagreement, Manifest, Resolution, Seen, is_ours, note, resolve};
 use crate::retry::Backoff;
 
 /// An idle lane writes its marker again after this long: by default Kafka forgets offsets of a group that commits nothing for
@@ -32,6 +32,9 @@ pub(super) struct Transactions {
     open: bool,
     /// When this lane last committed a marker.
     marked: Option<Duration>,
+    /// The last batch as this lane knows it. A step that finds another one in PostgreSQL does nothing: a commit whose answer was
+    /// lost came through late, or PostgreSQL went back.
+    pub(super) last: LastBatch,
 }
 
 impl Transactions {
@@ -43,7 +46,13 @@ impl Transactions {
         let id = format!("{}{shard}", settings.id_prefix);
         settings.client.set("transactional.id", id);
         settings.place.partition = i32::from(shard);
-        Ok(Self { publisher: TransactionalPublisher::start(settings)?, installation, open: false, marked: None })
+        Ok(Self {
+            publisher: TransactionalPublisher::start(settings)?,
+            installation,
+            open: false,
+            marked: None,
+            last: LastBatch::default(),
+        })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -88,6 +97,7 @@ impl From<OutboxError> for Obstacle {
         match error {
             OutboxError::Fenced(_) => Self::Fenced,
             OutboxError::Db(error) => Self::Postgres(error),
+            OutboxError::Moved { .. } => Self::Kafka(error.to_string()),
         }
     }
 }
@@ -135,16 +145,15 @@ impl Lane {
         }
         let manifest = Manifest { seq: state.batch_seq, in_flight: state.batch_ids.is_some(), marked: state.marked };
         let ids = state.batch_ids.unwrap_or_default();
-        let resolution = resolve(manifest, marker.as_ref().map(|marker| marker.seq));
+        let ours = transactions.marker(state.batch_seq, &ids).note;
+        let seen = marker.map(|marker| Seen { seq: marker.seq, same_batch: marker.note == ours });
+        let resolution = resolve(manifest, seen);
         tracing::debug!(shard = self.fence.shard, ?manifest, ?resolution, "opened");
         failpoint::reach(Point::Resolved).map_err(Obstacle::Kafka)?;
         let mut write_marker = transactions.marker_rest().is_zero();
         match resolution {
             Resolution::Refuse(why) => return Err(Obstacle::Refused(why)),
             Resolution::Settle => {
-                if marker.is_some_and(|marker| marker != transactions.marker(state.batch_seq, &ids)) {
-                    return Err(Obstacle::Refused(Disagreement::OtherBatch { seq: state.batch_seq }));
-                }
                 // Where they are is known only to the lane that sent them.
                 let known = hand.settlement.published.iter().map(|(id, _)| id).eq(&ids);
                 if !known {
@@ -181,6 +190,7 @@ impl Lane {
         if write_marker || transactions.marked.is_none() {
             transactions.marked = Some(monotonic());
         }
+        transactions.last = LastBatch { seq: manifest.seq, in_flight: manifest.in_flight };
         transactions.open = true;
         Ok(())
     }

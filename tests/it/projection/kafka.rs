@@ -154,8 +154,7 @@ impl Running {
 
     pub async fn stop(self) -> Result<()> {
         self.stop.cancel();
-        // librdkafka waits up to its socket timeout of 10 s for a broker that is gone before a client can be closed.
-        tokio::time::timeout(Duration::from_secs(30), self.supervisor.wait()).await.expect("it stops in time")
+        tokio::time::timeout(Duration::from_secs(10), self.supervisor.wait()).await.expect("it stops in time")
     }
 
     pub fn count(&self, outcome: &'static str) -> u64 {

@@ -1,0 +1,111 @@
+//! The takeover in exactly-once delivery: check the fence, init, read the marker, read the manifest, and do what
+//! `outbox_relay::relay::takeover::resolve` says. The function is the production's.
+
+use outbox_relay::relay::takeover::{Resolution, Seen, resolve};
+
+use crate::kafka::Straggler;
+use crate::postgres::PgError;
+use crate::relay::{At, Parts, Process, Relay};
+use crate::rules::{Luck, Rules, Safeguard};
+
+impl Relay {
+    /// Whoever has lost the shard must not fence its owner's producer.
+    pub(crate) fn check_fence(&mut self, parts: &mut Parts<'_>) -> Process {
+        match parts.db.renew(self.fence()) {
+            Err(error) if parts.rules.has(Safeguard::EpochFence) => return self.failed(&error, At::CheckFence),
+            Ok(()) | Err(_) => self.at = if init_first(parts) { At::Init } else { At::ReadMarker },
+        }
+        Process::GoesOn
+    }
+
+    pub(crate) fn init(&mut self, luck: Luck, parts: &mut Parts<'_>) {
+        match luck {
+            Luck::Fine | Luck::Twice => {
+                self.epoch = parts.kafka.init();
+                self.at = if init_first(parts) { At::ReadMarker } else { At::ReadManifestAndResolve };
+            }
+            // The client asks again.
+            Luck::LostAfter => drop(parts.kafka.init()),
+            Luck::Late => parts.kafka.stragglers.push(Straggler::Init),
+            Luck::LostBefore => {}
+        }
+    }
+
+    pub(crate) fn read_marker(&mut self, parts: &mut Parts<'_>) {
+        if let Some(marker) = parts.kafka.read_marker() {
+            self.marker = marker;
+            self.at = if init_first(parts) { At::ReadManifestAndResolve } else { At::Init };
+        }
+    }
+
+    pub(crate) fn read_manifest_and_resolve(&mut self, parts: &mut Parts<'_>) -> Process {
+        if parts.rules.has(Safeguard::ManifestAfterMarker) {
+            if let Err(error) = parts.db.state(parts.rules, self.fence()) {
+                return self.failed(&error, At::CheckFence);
+            }
+            self.remember(parts.db);
+        }
+        self.resolve(parts);
+        Process::GoesOn
+    }
+
+    fn resolve(&mut self, parts: &mut Parts<'_>) {
+        self.seq = self.manifest.seq;
+        match self.decide(parts.rules) {
+            Resolution::Settle => self.at = At::SettleInherited,
+            Resolution::Forget => self.at = At::Forget,
+            Resolution::Resend => self.at = At::Reclaim,
+            Resolution::Ready => self.at = At::Step,
+            Resolution::Baseline => self.send(self.seq, Vec::new(), parts),
+            Resolution::Refuse(why) => {
+                self.refused = Some(why);
+                self.at = At::Refused;
+            }
+        }
+    }
+
+    fn decide(&self, rules: Rules) -> Resolution {
+        if !rules.has(Safeguard::ReadBack) {
+            let seq = self.seq - i64::from(self.manifest.in_flight);
+            return resolve(self.manifest, Some(Seen { seq, same_batch: true }));
+        }
+        let marker = self.marker.as_ref().map(|marker| Seen {
+            seq: marker.seq,
+            same_batch: marker.batch == self.manifest_ids || !rules.has(Safeguard::BatchNamed),
+        });
+        resolve(self.manifest, marker)
+    }
+
+    pub(crate) fn settle_inherited(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Process {
+        let (rules, ids) = (parts.rules, &self.manifest_ids);
+        let done = parts.db.transaction(rules, self.fence(), self.expected(true), luck, |draft| {
+            draft.settle(rules, ids);
+            draft.shard.batch_ids = None;
+        });
+        self.resolved(done, parts)
+    }
+
+    pub(crate) fn forget(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Process {
+        let done = parts.db.transaction(parts.rules, self.fence(), self.expected(true), luck, |draft| {
+            draft.shard.batch_seq -= 1;
+            draft.shard.batch_ids = None;
+        });
+        self.resolved(done, parts)
+    }
+
+    fn resolved(&mut self, done: Result<(), PgError>, parts: &Parts<'_>) -> Process {
+        match done {
+            Ok(()) => {
+                self.remember(parts.db);
+                self.at = At::Step;
+                Process::GoesOn
+            }
+            // Nothing was sent since the marker was read, but the answer is cheap: everything from the start.
+            Err(error) => self.failed(&error, At::CheckFence),
+        }
+    }
+}
+
+fn init_first(parts: &Parts<'_>) -> bool {
+    parts.rules.has(Safeguard::InitBeforeMarker)
+}
