@@ -49,7 +49,8 @@ struct Life {
     starts: u32,
     /// How it ended, and how often.
     ends: BTreeMap<String, u32>,
-    complaints: Vec<String>,
+    /// What was wrong, and how often.
+    complaints: BTreeMap<String, u32>,
     most_memory: u64,
 }
 
@@ -155,7 +156,8 @@ impl Fleet {
 
     /// Everything that ended in a wrong way.
     pub fn complaints(&self) -> Vec<String> {
-        self.members.iter().flat_map(|(_, life)| lock(life).complaints.clone()).collect()
+        let all = self.members.iter().flat_map(|(_, life)| lock(life).complaints.clone());
+        all.map(|(text, times)| format!("{text} ({times} times)")).collect()
     }
 
     /// Per process: starts, most memory in MiB, how it ended.
@@ -193,7 +195,7 @@ impl Life {
         };
         let Some(status) = status else {
             if self.stopped.is_some_and(|since| since.elapsed() > STOP_LIMIT) {
-                self.complaints.push(format!("{name} still runs {STOP_LIMIT:?} after SIGTERM"));
+                self.complain(format!("{name} still runs {STOP_LIMIT:?} after SIGTERM"));
                 (self.stopped, self.killed) = (None, true);
                 self.signal("KILL");
             }
@@ -208,9 +210,13 @@ impl Life {
             _ => false,
         };
         if !expected {
-            self.complaints.push(format!("{name} ended with {}, which nothing explains; see its log", told(status)));
+            self.complain(format!("{name} ended with {}, which nothing explains; see its log", told(status)));
         }
         true
+    }
+
+    fn complain(&mut self, text: String) {
+        *self.complaints.entry(text).or_default() += 1;
     }
 
     /// Sends a signal to the process if there is one. It cannot hit a stranger: until we have looked, an ended child keeps

@@ -167,9 +167,10 @@ impl Plan {
             _ => Fault::FreezeBroker(between(rng, 300, 15_000)),
         });
         plan.lane(Lane::Network, &mut rng, 9.0, |rng| {
-            let link = match rng.bool() {
-                true => Link::Kafka,
-                false => Link::Postgres(relay(rng)),
+            let link = match rng.u8(0..10) {
+                0..5 => Link::Kafka,
+                5..8 => Link::Postgres(relay(rng)),
+                _ => Link::Postgres(Who::Consumer(rng.usize(0..consumers))),
             };
             bad_network(rng, link)
         });
@@ -205,12 +206,10 @@ impl Plan {
     /// A relay that is not frozen at that moment, nor has just woken up: most zombies shall live to find themselves fenced.
     fn awake(&self, rng: &mut Rng, at: f64) -> Who {
         let frozen = |n: usize| {
-            self.faults.iter().any(|planned| match planned.fault {
-                Fault::Freeze(who, lasts) if who == Who::Relay(n) => {
-                    let from = planned.at.as_secs_f64();
-                    (from - 0.5..from + lasts.as_secs_f64() + 2.0).contains(&at)
-                }
-                _ => false,
+            self.faults.iter().any(|planned| {
+                let Fault::Freeze(who, lasts) = planned.fault else { return false };
+                let from = planned.at.as_secs_f64();
+                who == Who::Relay(n) && (from - 0.5..from + lasts.as_secs_f64() + 2.0).contains(&at)
             })
         };
         let awake: Vec<usize> = (0..self.relays).filter(|n| !frozen(*n)).collect();
