@@ -25,6 +25,7 @@ use crate::broker::admin::Admin;
 use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::TransactionSettings;
+use crate::clock::monotonic;
 use crate::config::{Ordering, RelayConfig};
 use crate::db::{DbError, Pool};
 use crate::error::Result;
@@ -212,25 +213,25 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     ended
 }
 
-/// Asks Kafka about the known topics once a minute, and more often while it does not answer, so that readiness and limits
-/// are current even when nothing is published.
+/// Asks Kafka whether it answers, and once a minute about the known topics, so that readiness and limits are current even when
+/// nothing is published.
 async fn watch_kafka(lanes: Arc<Lanes>, stop: CancellationToken) {
+    const PING: Duration = Duration::from_secs(5);
     const REFRESH: Duration = Duration::from_secs(60);
-    const RETRY: Duration = Duration::from_secs(2);
+    let mut refreshed: Option<Duration> = None;
     while !stop.is_cancelled() {
-        let wait = match lanes.catalog.ping_and_refresh().await {
+        let due = refreshed.is_none_or(|at| monotonic().saturating_sub(at) >= REFRESH);
+        let answer = if due { lanes.catalog.refresh().await } else { lanes.catalog.ping().await };
+        match answer {
             Ok(()) => {
                 lanes.health.kafka_works();
-                REFRESH
+                refreshed = if due { Some(monotonic()) } else { refreshed };
             }
-            Err(error) => {
-                lanes.health.kafka_failed(&error.chain());
-                RETRY
-            }
-        };
+            Err(error) => lanes.health.kafka_failed(&error.chain()),
+        }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(PING) => {}
         }
     }
 }

@@ -75,10 +75,15 @@ impl TopicCatalog {
         Ok(())
     }
 
-    /// Asks whether the cluster answers, and again about every topic that is known: limits may have been changed, topics
-    /// deleted or created. Errors: Kafka cannot be reached.
-    pub async fn ping_and_refresh(&self) -> Result<()> {
-        self.admin.cluster().await?;
+    /// Asks whether the cluster answers. Errors: it does not.
+    pub async fn ping(&self) -> Result<()> {
+        self.admin.cluster().await.map(drop)
+    }
+
+    /// Asks again about every topic that is known: limits may have been changed, topics deleted or created. Errors: Kafka
+    /// cannot be reached.
+    pub async fn refresh(&self) -> Result<()> {
+        self.ping().await?;
         let known: HashSet<String> =
             self.facts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
         self.learn(&known).await

@@ -41,7 +41,7 @@ pub struct TopicBacklog {
     pub oldest_pending_seconds: Option<f64>,
 }
 
-/// The backlog by topic, the largest first. Reads every unfinished row: about a second per million.
+/// The backlog by topic, the largest first. Reads every unfinished row, so a large backlog takes its time.
 pub async fn backlog_by_topic(pool: &Pool) -> Result<Vec<TopicBacklog>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(BACKLOG_BY_TOPIC, &[]).await?;

@@ -235,3 +235,13 @@ async fn a_topic_deleted_while_it_is_used_and_made_anew_gets_the_rows_that_waite
         drop(relay);
     }
 }
+
+#[tokio::test]
+async fn a_relay_with_nothing_to_do_notices_that_kafka_is_away() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("idle-outage"), PrivateKafka::start());
+    let relay = RelaySettings::new(&database, &kafka.bootstrap).start_ready().await;
+    kafka.stop(StopMode::Crash).await;
+    wait_for_readiness(relay.admin(), 503).await;
+    kafka.start_again().await;
+    wait_for_readiness(relay.admin(), 200).await;
+}
