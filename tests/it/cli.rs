@@ -165,6 +165,9 @@ async fn check_is_content_with_a_good_deployment_and_names_what_is_missing() {
     assert!(!finished.stdout.is_empty());
     let finished = settings(&empty).run().await.expect_code(6);
     assert!(finished.stdout.contains("outbox-relay migrate up"), "the fix is named:\n{}", finished.stdout);
+    // What exactly-once delivery needs is looked at where it is switched on.
+    let once = settings(&good).env("OUTBOX_RELAY_RELAY__DELIVERY", "exactly-once").run().await.expect_code(0);
+    assert!(once.stdout.contains("outbox-relay.progress") && once.stdout.contains("run.deployment"), "{}", once.stdout);
     // Its other name.
     call(&good, &["doctor"]).env("OUTBOX_RELAY_CONSUMER__ENABLED", "false").run().await.expect_code(0);
 }

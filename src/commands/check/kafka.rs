@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::finding::{Finding, Part};
 use super::postgres::PendingTopics;
 use crate::broker::admin::{Admin, TopicFacts};
-use crate::config::Config;
+use crate::config::{Config, Delivery, RunConfig};
 use crate::error::Result;
 
 /// Who needs a topic.
@@ -52,7 +52,33 @@ pub(super) async fn look(settings: &Config, pending: &PendingTopics, findings: &
             Err(error) => findings.push(Finding::failed(Part::Kafka, "kafka.topic", &error)),
         }
     }
+    if settings.relay.enabled && settings.relay.delivery == Delivery::ExactlyOnce {
+        exactly_once(settings, &admin, brokers.len(), findings).await;
+    }
     Ok(())
+}
+
+/// What exactly-once delivery needs beside the topics of the events.
+async fn exactly_once(settings: &Config, admin: &Admin, brokers: usize, findings: &mut Vec<Finding>) {
+    let topic = format!("{}.progress", settings.run.deployment);
+    match admin.topic(&topic).await {
+        Ok(Some(facts)) => judge_topic(&topic, &facts, brokers, settings, findings),
+        Ok(None) => findings.push(Finding::ok(
+            Part::Kafka,
+            "kafka.progress",
+            format!("topic {topic} does not exist yet: the relay creates it, one partition per shard, if it may"),
+        )),
+        Err(error) => findings.push(Finding::failed(Part::Kafka, "kafka.progress", &error)),
+    }
+    if settings.run.deployment == RunConfig::default().deployment {
+        findings.push(Finding::warning(
+            Part::Kafka,
+            "kafka.deployment",
+            format!("exactly-once delivery with run.deployment = \"{}\", the default", settings.run.deployment),
+            "it names the transactions: a second outbox with the same name on this cluster is stopped with status 78",
+            "give this deployment a name of its own before its first run",
+        ));
+    }
 }
 
 /// Every topic that is known to be needed, with who needs it.
