@@ -54,6 +54,12 @@ pub struct PollLabel {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct TransactionLabel {
+    /// `committed`, `refused` (a record) or `unknown` (the marker tells).
+    pub outcome: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ConsumerLabels {
     pub group: String,
     pub topic: String,
@@ -91,6 +97,8 @@ pub struct Metrics {
     pub publish_duration: Histogram,
     pub batch_events: Histogram,
     pub poll_duration: Family<PollLabel, Histogram>,
+    pub transactions: Family<TransactionLabel, Counter>,
+    pub opens: Counter,
     pub db_pool_connections: Family<StateLabel, CountGauge>,
     pub lease_held: Family<ShardLabel, CountGauge>,
     pub sweep_found_below_watermark: Counter,
@@ -156,6 +164,16 @@ impl Metrics {
             "Time of the settle-and-claim transaction",
             seconds Family::<PollLabel, Histogram>::new_with_constructor(|| Histogram::new(DURATION_BUCKETS))
         );
+        let transactions = register!(
+            "transactions",
+            "Kafka transactions of exactly-once delivery, by how they ended",
+            Family::<TransactionLabel, Counter>::default()
+        );
+        let opens = register!(
+            "opens",
+            "Times that a lane fenced its predecessors and read its marker: once per takeover, and after unusual transactions",
+            Counter::default()
+        );
         let db_pool_connections = register!(
             "db_pool_connections",
             "Connections of the lane pool",
@@ -195,6 +213,9 @@ impl Metrics {
         for result in ["full", "partial", "empty"] {
             drop(poll_duration.get_or_create(&PollLabel { result }));
         }
+        for outcome in ["committed", "refused", "unknown"] {
+            drop(transactions.get_or_create(&TransactionLabel { outcome }));
+        }
         Self {
             registry: Arc::new(registry),
             pending_events,
@@ -208,6 +229,8 @@ impl Metrics {
             publish_duration,
             batch_events,
             poll_duration,
+            transactions,
+            opens,
             db_pool_connections,
             lease_held,
             sweep_found_below_watermark,

@@ -44,6 +44,8 @@ async fn rows_are_published_in_transactions_and_settled_with_their_place() {
     marked.sort_unstable();
     found.sort_unstable();
     assert_eq!(marked, found);
+    let opens = relay.metric("outbox_relay_opens_total").await;
+    assert!(opens >= 8.0, "each shard was opened: {opens}");
     relay.terminate().await;
     expect_each_once(&database, &topic).await;
     relay.expect_no_error_lines();

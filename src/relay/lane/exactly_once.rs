@@ -17,6 +17,7 @@ use crate::clock::monotonic;
 use crate::db::DbError;
 use crate::event::ShardId;
 use crate::failpoint::{self, Point};
+use crate::metrics::TransactionLabel;
 use crate::outbox::{LastBatch, OutboxError, Settlement};
 use crate::relay::takeover::{Disagreement, Manifest, Resolution, Seen, is_ours, note, resolve};
 use crate::retry::Backoff;
@@ -192,6 +193,7 @@ impl Lane {
         }
         transactions.last = LastBatch { seq: manifest.seq, in_flight: manifest.in_flight };
         transactions.open = true;
+        self.shared.metrics.opens.inc();
         Ok(())
     }
 
@@ -208,6 +210,12 @@ impl Lane {
         let ended = self.watched(publishing, || transactions.brokers_up()).await;
         let Sender::ExactlyOnce(transactions) = &mut self.sender else { return vec![Delivery::Unsent; ids.len()] };
         transactions.open = ended.usable;
+        let outcome = match &ended.outcome {
+            Outcome::Committed(_) => "committed",
+            Outcome::Refused { .. } => "refused",
+            Outcome::Unknown(_) => "unknown",
+        };
+        self.shared.metrics.transactions.get_or_create(&TransactionLabel { outcome }).inc();
         match ended.outcome {
             Outcome::Committed(places) => {
                 transactions.marked = Some(monotonic());
