@@ -135,6 +135,8 @@ pub struct Plan {
     pub batch_rows: u32,
     /// `relay.ordering = "strict"`: order by id even where writers do not take turns.
     pub strict: bool,
+    /// After how long the Kafka client gives a request up, and asks again on another connection.
+    pub patience: Duration,
     /// By time.
     pub faults: Vec<Planned>,
 }
@@ -146,7 +148,10 @@ impl Plan {
         let (relays, consumers) = (rng.usize(1..=3), rng.usize(1..=2));
         let batch_rows = [200, 500, 1_000][rng.usize(0..3)];
         let strict = rng.u8(0..3) == 0;
-        let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, strict, faults: Vec::new() };
+        // The shorter, the more requests are late for the client and arrive all the same.
+        let patience = Duration::from_secs([3, 10][rng.usize(0..2)]);
+        let faults = Vec::new();
+        let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, strict, patience, faults };
         let relay = |rng: &mut Rng| Who::Relay(rng.usize(0..relays));
         plan.lane(Lane::Freezes, &mut rng, 8.0, |rng| Fault::Freeze(relay(rng), LEASE + between(rng, 500, 3_500)));
         plan.crashes(&mut rng, kills.unwrap_or(u32::try_from(length.as_secs() / 4).unwrap_or(u32::MAX)));
@@ -268,10 +273,10 @@ fn trap(rng: &mut Rng, mode: Mode, relay: Who) -> Fault {
     let request = match mode {
         Mode::AtLeastOnce => Request::PRODUCE,
         Mode::ExactlyOnce => match rng.u8(0..10) {
-            0..5 => Request::END_TXN,
-            5..6 => Request::ADD_PARTITIONS_TO_TXN,
-            6..7 => Request::INIT_PRODUCER_ID,
-            7..8 => Request::TXN_OFFSET_COMMIT,
+            0..6 => Request::END_TXN,
+            6 => Request::ADD_PARTITIONS_TO_TXN,
+            7 => Request::INIT_PRODUCER_ID,
+            8 => Request::TXN_OFFSET_COMMIT,
             _ => Request::PRODUCE,
         },
     };
@@ -338,11 +343,11 @@ impl fmt::Display for Fault {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, mode, length, relays, consumers, batch_rows, strict: _, faults } = self;
+        let Self { seed, mode, length, relays, consumers, batch_rows, strict: _, patience, faults } = self;
         let (mode, ordering) = (mode.as_str(), self.ordering());
         writeln!(
             f,
-            "plan: {mode}, seed {seed}, {length:?}, {relays} relays, {consumers} consumers, batches of {batch_rows}, order by {ordering}, {} faults",
+            "plan: {mode}, seed {seed}, {length:?}, {relays} relays, {consumers} consumers, batches of {batch_rows}, order by {ordering}, requests given up after {patience:?}, {} faults",
             faults.len()
         )?;
         faults.iter().try_for_each(|planned| writeln!(f, "{:>9.3} s  {}", planned.at.as_secs_f64(), planned.fault))
