@@ -104,6 +104,8 @@ pub enum Fault {
     LoseAnswers(Link, Request),
     /// The next request arrives late.
     DelayRequest(Link, Request, Duration),
+    /// The next EndTxn arrives in the next transaction of its producer, or after this time.
+    EndTxnIntoNext(Duration),
 }
 
 /// Faults that wait for each other; those of different lanes overlap.
@@ -270,6 +272,9 @@ fn trap(rng: &mut Rng, mode: Mode, relay: Who) -> Fault {
     if rng.u8(0..10) < 3 {
         return Fault::LoseAnswers(Link::Postgres(relay), Request::Commit);
     }
+    if mode == Mode::ExactlyOnce && rng.u8(0..10) < 4 {
+        return Fault::EndTxnIntoNext(Duration::from_secs(20));
+    }
     let request = match mode {
         Mode::AtLeastOnce => Request::PRODUCE,
         Mode::ExactlyOnce => match rng.u8(0..10) {
@@ -295,6 +300,8 @@ impl Fault {
             | Self::FreezeBroker(lasts)
             | Self::Bad(_, _, _, lasts)
             | Self::DelayRequest(_, _, lasts) => lasts,
+            // It waits for a timeout of the client and its next transaction; the lane need not wait for that.
+            Self::EndTxnIntoNext(_) => Duration::ZERO,
             Self::Kill(_)
             | Self::Stop(_)
             | Self::CrashPostgres
@@ -336,6 +343,9 @@ impl fmt::Display for Fault {
             Self::Bad(link, direction, weather, lasts) => write!(f, "{link}: {direction:?} {weather:?} for {lasts:?}"),
             Self::Reset(link) => write!(f, "{link}: reset"),
             Self::LoseAnswers(link, request) => write!(f, "{link}: answers to {request:?} lost"),
+            Self::EndTxnIntoNext(limit) => {
+                write!(f, "{}: an EndTxn held until the next transaction, {limit:?} at most", Link::Kafka)
+            }
             Self::DelayRequest(link, request, by) => write!(f, "{link}: a {request:?} delayed by {by:?}"),
         }
     }
