@@ -13,7 +13,7 @@ use crate::it::support::StopMode;
 use crate::plan::{Direction, Fault, Lane, Link, Plan, Request, Weather};
 use crate::stack::Stack;
 use crate::time::{pass, pass_until};
-use crate::traps::Trap;
+use crate::traps::{How, Trap};
 
 /// How long a trap waits for its request.
 const TRAP_LASTS: Duration = Duration::from_secs(4);
@@ -108,8 +108,11 @@ async fn inflict(stack: &Stack<'_>, fault: Fault, tally: &Tally) {
             stack.proxy(link).reset();
             count(&tally.network);
         }
-        Fault::LoseAnswers(link, request) => set_trap(stack, link, request, None, tally).await,
-        Fault::DelayRequest(link, request, by) => set_trap(stack, link, request, Some(by), tally).await,
+        Fault::LoseAnswers(link, request) => set_trap(stack, link, request, How::AnswerLost, tally).await,
+        Fault::DelayRequest(link, request, by) => set_trap(stack, link, request, How::Late(by), tally).await,
+        Fault::EndTxnIntoNext(limit) => {
+            set_trap(stack, Link::Kafka, Request::END_TXN, How::IntoNext(limit), tally).await;
+        }
     }
 }
 
@@ -120,18 +123,23 @@ async fn bad_weather(stack: &Stack<'_>, link: Link, direction: Direction, weathe
     proxy.set_weather(direction, None);
 }
 
-async fn set_trap(stack: &Stack<'_>, link: Link, request: Request, delay: Option<Duration>, tally: &Tally) {
-    let (traps, trap) = (stack.proxy(link).traps(), Trap { request, delay });
+async fn set_trap(stack: &Stack<'_>, link: Link, request: Request, how: How, tally: &Tally) {
+    let (traps, trap) = (stack.proxy(link).traps(), Trap { request, how });
     traps.set(trap);
     pass(TRAP_LASTS).await;
     if traps.remove(trap) {
         return; // nothing sprang it
     }
     count(&tally.network);
-    let how = if delay.is_some() { "delayed" } else { "its answer lost" };
-    *tally.sprung.lock().expect("nobody panics with it").entry(format!("{request:?} {how}")).or_default() += 1;
+    let (told, late) = match how {
+        How::AnswerLost => ("its answer lost", Duration::ZERO),
+        How::Late(by) => ("delayed", by),
+        // Its own limit is shorter than the time to converge, so the lane goes on.
+        How::IntoNext(_) => ("into the next transaction", Duration::ZERO),
+    };
+    *tally.sprung.lock().expect("nobody panics with it").entry(format!("{request:?} {told}")).or_default() += 1;
     // A late request is out there for as long as the plan says; the run ends after it has arrived.
-    pass(delay.unwrap_or_default().saturating_sub(TRAP_LASTS)).await;
+    pass(late.saturating_sub(TRAP_LASTS)).await;
 }
 
 /// SIGSTOP to the server's processes behind our sessions: they hold their locks and answer nothing.

@@ -104,6 +104,8 @@ pub enum Fault {
     LoseAnswers(Link, Request),
     /// The next request arrives late.
     DelayRequest(Link, Request, Duration),
+    /// The next EndTxn arrives in the next transaction of its producer, or after this time.
+    EndTxnIntoNext(Duration),
 }
 
 /// Faults that wait for each other; those of different lanes overlap.
@@ -135,6 +137,8 @@ pub struct Plan {
     pub batch_rows: u32,
     /// `relay.ordering = "strict"`: order by id even where writers do not take turns.
     pub strict: bool,
+    /// After how long the Kafka client gives a request up, and asks again on another connection.
+    pub patience: Duration,
     /// By time.
     pub faults: Vec<Planned>,
 }
@@ -146,7 +150,10 @@ impl Plan {
         let (relays, consumers) = (rng.usize(1..=3), rng.usize(1..=2));
         let batch_rows = [200, 500, 1_000][rng.usize(0..3)];
         let strict = rng.u8(0..3) == 0;
-        let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, strict, faults: Vec::new() };
+        // The shorter, the more requests are late for the client and arrive all the same.
+        let patience = Duration::from_secs([3, 10][rng.usize(0..2)]);
+        let faults = Vec::new();
+        let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, strict, patience, faults };
         let relay = |rng: &mut Rng| Who::Relay(rng.usize(0..relays));
         plan.lane(Lane::Freezes, &mut rng, 8.0, |rng| Fault::Freeze(relay(rng), LEASE + between(rng, 500, 3_500)));
         plan.crashes(&mut rng, kills.unwrap_or(u32::try_from(length.as_secs() / 4).unwrap_or(u32::MAX)));
@@ -265,13 +272,16 @@ fn trap(rng: &mut Rng, mode: Mode, relay: Who) -> Fault {
     if rng.u8(0..10) < 3 {
         return Fault::LoseAnswers(Link::Postgres(relay), Request::Commit);
     }
+    if mode == Mode::ExactlyOnce && rng.u8(0..10) < 4 {
+        return Fault::EndTxnIntoNext(Duration::from_secs(20));
+    }
     let request = match mode {
         Mode::AtLeastOnce => Request::PRODUCE,
         Mode::ExactlyOnce => match rng.u8(0..10) {
-            0..5 => Request::END_TXN,
-            5..6 => Request::ADD_PARTITIONS_TO_TXN,
-            6..7 => Request::INIT_PRODUCER_ID,
-            7..8 => Request::TXN_OFFSET_COMMIT,
+            0..6 => Request::END_TXN,
+            6 => Request::ADD_PARTITIONS_TO_TXN,
+            7 => Request::INIT_PRODUCER_ID,
+            8 => Request::TXN_OFFSET_COMMIT,
             _ => Request::PRODUCE,
         },
     };
@@ -290,6 +300,8 @@ impl Fault {
             | Self::FreezeBroker(lasts)
             | Self::Bad(_, _, _, lasts)
             | Self::DelayRequest(_, _, lasts) => lasts,
+            // It waits for a timeout of the client and its next transaction; the lane need not wait for that.
+            Self::EndTxnIntoNext(_) => Duration::ZERO,
             Self::Kill(_)
             | Self::Stop(_)
             | Self::CrashPostgres
@@ -331,6 +343,9 @@ impl fmt::Display for Fault {
             Self::Bad(link, direction, weather, lasts) => write!(f, "{link}: {direction:?} {weather:?} for {lasts:?}"),
             Self::Reset(link) => write!(f, "{link}: reset"),
             Self::LoseAnswers(link, request) => write!(f, "{link}: answers to {request:?} lost"),
+            Self::EndTxnIntoNext(limit) => {
+                write!(f, "{}: an EndTxn held until the next transaction, {limit:?} at most", Link::Kafka)
+            }
             Self::DelayRequest(link, request, by) => write!(f, "{link}: a {request:?} delayed by {by:?}"),
         }
     }
@@ -338,11 +353,11 @@ impl fmt::Display for Fault {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, mode, length, relays, consumers, batch_rows, strict: _, faults } = self;
+        let Self { seed, mode, length, relays, consumers, batch_rows, strict: _, patience, faults } = self;
         let (mode, ordering) = (mode.as_str(), self.ordering());
         writeln!(
             f,
-            "plan: {mode}, seed {seed}, {length:?}, {relays} relays, {consumers} consumers, batches of {batch_rows}, order by {ordering}, {} faults",
+            "plan: {mode}, seed {seed}, {length:?}, {relays} relays, {consumers} consumers, batches of {batch_rows}, order by {ordering}, requests given up after {patience:?}, {} faults",
             faults.len()
         )?;
         faults.iter().try_for_each(|planned| writeln!(f, "{:>9.3} s  {}", planned.at.as_secs_f64(), planned.fault))

@@ -14,6 +14,7 @@ use outbox_relay::supervisor::detach;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::plan::{Direction, Weather};
 use crate::time::pass;
@@ -188,6 +189,11 @@ impl Connection {
             match fate {
                 Fate::Pass => {}
                 Fate::Late(delay) => pass(delay).await,
+                Fate::UntilNext(id, limit) => {
+                    drop(timeout(limit, self.inner.traps.next_transaction(&id)).await);
+                    // It must come after the request that begins the transaction, which takes another connection.
+                    pass(Duration::from_millis(10)).await;
+                }
                 Fate::Lost => continue,
                 Fate::Cut => return Err(Torn),
             }

@@ -73,6 +73,7 @@ impl<'a> Stack<'a> {
                 setting("OUTBOX_RELAY_RELAY__LEASE", &format!("{}s", LEASE.as_secs())),
                 setting("OUTBOX_RELAY_RELAY__ORDERING", plan.ordering()),
                 setting("OUTBOX_RELAY_RELAY__BATCH_ROWS", &plan.batch_rows.to_string()),
+                setting("OUTBOX_RELAY_KAFKA__PROPERTIES__SOCKET_TIMEOUT_MS", &plan.patience.as_millis().to_string()),
                 setting("OUTBOX_RELAY_CONSUMER__GROUP", &name),
                 setting("OUTBOX_RELAY_CONSUMER__TOPICS", &format!("{},{}", topics[0].name, topics[1].name)),
             ];

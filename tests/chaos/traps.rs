@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
 
 use crate::plan::Request;
 
@@ -22,10 +23,12 @@ pub enum Protocol {
 }
 
 /// What a proxy does with a piece, beside the weather.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     Pass,
     Late(Duration),
+    /// Late, but not later than the next transaction of this transactional id.
+    UntilNext(String, Duration),
     /// This piece never arrives, the connection stays.
     Lost,
     /// It never arrives, and the connection is reset.
@@ -33,16 +36,28 @@ pub enum Fate {
 }
 
 /// The traps of one proxy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traps {
     set: Mutex<Vec<Trap>>,
+    /// The transactional id whose transaction began last, and how many have begun before.
+    begun: watch::Sender<(u64, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trap {
     pub request: Request,
-    /// By how much the request is late; `None`: it arrives in time, and its answer is lost.
-    pub delay: Option<Duration>,
+    pub how: How,
+}
+
+/// What happens to the request, or to its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    AnswerLost,
+    /// It arrives late by so much.
+    Late(Duration),
+    /// It arrives when its producer has begun its next transaction, or after so much. Kafka before KIP-890 takes an
+    /// EndTxn that comes so late for the end of that transaction; only a new epoch is proof against it.
+    IntoNext(Duration),
 }
 
 /// What one connection has to remember between a request and its answer.
@@ -54,7 +69,20 @@ pub struct Memory {
     cut_next: Mutex<bool>,
 }
 
+impl Default for Traps {
+    fn default() -> Self {
+        Self { set: Mutex::default(), begun: watch::Sender::new((0, String::new())) }
+    }
+}
+
 impl Traps {
+    /// Returns when the next transaction of this id begins.
+    pub async fn next_transaction(&self, id: &str) {
+        let mut begun = self.begun.subscribe();
+        // The sender is ours, so the wait ends by the condition alone.
+        drop(begun.wait_for(|(_, other)| other == id).await);
+    }
+
     pub fn set(&self, trap: Trap) {
         self.lock().push(trap);
     }
@@ -68,15 +96,28 @@ impl Traps {
 
     pub fn request(&self, protocol: Protocol, piece: &[u8], memory: &Memory) -> Fate {
         let Some(request) = request_of(protocol, piece) else { return Fate::Pass };
+        if request == Request::ADD_PARTITIONS_TO_TXN
+            && let Some(id) = transactional_id(piece)
+        {
+            self.begun.send_modify(|(times, last)| (*times, *last) = (*times + 1, id));
+        }
         let sprung = {
             let mut set = self.lock();
             let place = set.iter().position(|trap| trap.request == request);
             place.map(|place| set.remove(place))
         };
-        match sprung {
+        match sprung.map(|trap| trap.how) {
             None => Fate::Pass,
-            Some(Trap { delay: Some(delay), .. }) => Fate::Late(delay),
-            Some(Trap { delay: None, .. }) => {
+            Some(How::Late(delay)) => Fate::Late(delay),
+            Some(How::IntoNext(limit)) => match transactional_id(piece) {
+                Some(id) => {
+                    // What began before does not count.
+                    self.begun.send_modify(|(_, last)| last.clear());
+                    Fate::UntilNext(id, limit)
+                }
+                None => Fate::Late(limit),
+            },
+            Some(How::AnswerLost) => {
                 match protocol {
                     Protocol::Kafka => drop(lock(&memory.lost_answers).insert(number(piece, 8))),
                     Protocol::Postgres => *lock(&memory.cut_next) = true,
@@ -117,6 +158,17 @@ fn request_of(protocol: Protocol, piece: &[u8]) -> Option<Request> {
     }
 }
 
+/// Of EndTxn and AddPartitionsToTxn as librdkafka sends them: the first text after the client's name.
+fn transactional_id(piece: &[u8]) -> Option<String> {
+    let text_at = |place: usize| {
+        let length = usize::from(u16::from_be_bytes(piece.get(place..place + 2)?.try_into().ok()?));
+        Some((piece.get(place + 2..place + 2 + length)?, place + 2 + length))
+    };
+    let (_, after_client) = text_at(12)?;
+    let (id, _) = text_at(after_client)?;
+    String::from_utf8(id.to_vec()).ok()
+}
+
 fn number(piece: &[u8], place: usize) -> i32 {
     i32::from_be_bytes(piece[place..place + 4].try_into().expect("four bytes"))
 }
@@ -155,9 +207,9 @@ fn frame(api_key: i16, correlation: i32) -> Vec<u8> {
 /// Requests are told apart, traps spring once, and an answer is found by its number.
 pub fn self_check() {
     let (traps, memory) = (Traps::default(), Memory::default());
-    traps.set(Trap { request: Request::END_TXN, delay: None });
+    traps.set(Trap { request: Request::END_TXN, how: How::AnswerLost });
     let second = Duration::from_secs(1);
-    traps.set(Trap { request: Request::END_TXN, delay: Some(second) });
+    traps.set(Trap { request: Request::END_TXN, how: How::Late(second) });
     assert_eq!(traps.request(Protocol::Kafka, &frame(0, 7), &memory), Fate::Pass);
     assert_eq!(traps.request(Protocol::Kafka, &frame(26, 8), &memory), Fate::Pass);
     assert_eq!(traps.request(Protocol::Kafka, &frame(26, 9), &memory), Fate::Late(second));
@@ -166,7 +218,11 @@ pub fn self_check() {
     assert_eq!(memory.answer(Protocol::Kafka, &answer(7)), Fate::Pass);
     assert_eq!(memory.answer(Protocol::Kafka, &answer(8)), Fate::Lost);
     assert_eq!(memory.answer(Protocol::Kafka, &answer(8)), Fate::Pass);
-    let trap = Trap { request: Request::Commit, delay: None };
+    let mut end = frame(26, 11);
+    end.extend([0, 2, b'm', b'e', 0, 3, b't', b'x', b'1', 9]);
+    traps.set(Trap { request: Request::END_TXN, how: How::IntoNext(second) });
+    assert_eq!(traps.request(Protocol::Kafka, &end, &memory), Fate::UntilNext("tx1".to_owned(), second));
+    let trap = Trap { request: Request::Commit, how: How::AnswerLost };
     traps.set(trap);
     assert_eq!(traps.request(Protocol::Postgres, b"Q\0\0\0\x0aBEGIN\0", &memory), Fate::Pass);
     assert_eq!(memory.answer(Protocol::Postgres, b"C"), Fate::Pass);
