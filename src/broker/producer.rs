@@ -177,6 +177,12 @@ impl Producer {
         self.patiently(permit, |timeout| self.inner.abort_transaction(timeout))
     }
 
+    /// Aborts whatever the permit says: it has ended, mostly.
+    pub(super) fn abort_at_once(&self, timeout: Duration) -> KafkaResult<()> {
+        self.inner.purge(PurgeConfig::default().queue().inflight());
+        self.inner.abort_transaction(timeout)
+    }
+
     /// Calls of transactions go on in the background when they time out, and the next one takes them up. So each is asked
     /// again as long as the permit holds: a broker that starts again needs longer than a short lease is at its shortest.
     fn patiently(&self, permit: &Permit, call: impl Fn(Duration) -> KafkaResult<()>) -> KafkaResult<()> {

@@ -28,6 +28,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A commit that took longer may have been sent twice by the client, which does not tell. Half of its request timeout.
 const COMMIT_SUSPICIOUS: Duration = Duration::from_secs(5);
+/// Longest wait for the abort of a transaction that is given up.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Wait before asking again for a marker that a transaction in its end phase still covers.
 const MARKER_RETRY: Duration = Duration::from_millis(20);
 
@@ -139,6 +141,8 @@ impl TransactionalPublisher {
 struct Open {
     producer: Producer,
     group: ConsumerGroupMetadata,
+    /// The end of the transaction was asked for: from then on it must not be aborted.
+    committing: bool,
 }
 
 struct Worker {
@@ -182,7 +186,7 @@ impl Worker {
         failpoint::reach(Point::MarkerRead)?;
         let group = reader.group_metadata().ok_or("the group of the marker is not known")?;
         self.brokers_up.store(true, Ordering::Relaxed);
-        self.open = Some(Open { producer, group });
+        self.open = Some(Open { producer, group, committing: false });
         Ok(marker)
     }
 
@@ -232,6 +236,9 @@ impl Worker {
         let usable = matches!(outcome, Outcome::Committed(_)) && !open.producer.is_suspicious();
         if usable {
             self.open = Some(open);
+        } else if !open.committing {
+            // The next owner would do it too, but if none comes soon, readers would wait for the transaction to time out.
+            drop(open.producer.abort_at_once(ABORT_TIMEOUT));
         }
         Ended { outcome, usable }
     }
@@ -252,12 +259,13 @@ impl Worker {
 
     fn transaction(
         &self,
-        Open { producer, group }: &mut Open,
+        Open { producer, group, committing }: &mut Open,
         records: &[Record],
         marker: &Marker,
         permit: &Permit,
         batch: &mut BatchState,
     ) -> Result<(), String> {
+        *committing = false;
         producer.begin().map_err(|error| format!("the transaction cannot be begun: {error}"))?;
         for (index, record) in records.iter().enumerate() {
             match index {
@@ -302,6 +310,7 @@ impl Worker {
             return Err("the lease is over".to_owned());
         }
         let started = monotonic();
+        *committing = true;
         producer.commit(permit).map_err(|error| format!("the transaction cannot be committed: {error}"))?;
         if monotonic().saturating_sub(started) > COMMIT_SUSPICIOUS {
             producer.suspect();

@@ -9,7 +9,7 @@ use crate::support::order::{self, Report};
 use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
 use crate::support::relay::{RelaySettings, leases};
 use crate::support::{PrivateKafka, TestDatabase, Topic, parts::parts, unique, wait_until};
-use crate::traps::{Protocol, Trap};
+use crate::traps::{How, Protocol, Trap};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -33,7 +33,7 @@ async fn report(database: &TestDatabase, topic: &Topic) -> Report {
 }
 
 /// The end of a transaction is the one request whose fate decides. Its answer is lost, so the client sends it again; or it comes
-/// seconds late, when its transaction is long given up, and must not end another one.
+/// seconds late, when its transaction is long given up, or in the middle of the next one, and must not end that.
 #[tokio::test]
 async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
     let (database, (kafka, proxy, topic)) =
@@ -46,8 +46,13 @@ async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
         .set("relay.lease", "60s");
     let mut relay = settings.start_ready().await;
     let mut written = 0;
-    for delay in [None, Some(Duration::from_secs(4)), None, Some(Duration::from_secs(15))] {
-        let trap = Trap { request: Request::END_TXN, delay };
+    for how in [
+        How::AnswerLost,
+        How::Late(Duration::from_secs(4)),
+        How::IntoNext(Duration::from_secs(20)),
+        How::Late(Duration::from_secs(15)),
+    ] {
+        let trap = Trap { request: Request::END_TXN, how };
         proxy.traps().set(trap);
         insert_many(&client, &topic.name, 100, 2_000).await;
         written += 2_000;
