@@ -33,8 +33,8 @@ pub struct Acquired {
     pub taken_over: bool,
 }
 
-/// How long an instance may lack its advisory lock before it counts as dead: time to connect again after a restart of
-/// PostgreSQL, which takes everybody's lock.
+/// How long an instance may lack its advisory lock before it counts as dead: time to connect again after its connection broke. A
+/// restart of PostgreSQL, which takes everybody's lock, is told by heartbeat.sql.
 const ABSENCE: Duration = Duration::from_millis(700);
 
 /// The lease tables. Every call is one statement; each says what a repeat does.

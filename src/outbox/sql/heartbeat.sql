@@ -19,7 +19,10 @@ beat as (
   on conflict (instance) do update set heartbeat_at = clock_timestamp(), session_lock = excluded.session_lock
 ),
 others as (
-  select instance, session_lock and not exists (select 1 from held where key = outbox_session_key(instance)) as absent
+  select instance,
+    session_lock and not exists (select 1 from held where key = outbox_session_key(instance))
+      -- A server that has just started has taken everybody's lock.
+      and pg_postmaster_start_time() < clock_timestamp() - interval '10 seconds' as absent
   from outbox_instances
   where heartbeat_at > clock_timestamp() - make_interval(secs => $4) and instance <> $1
 )
