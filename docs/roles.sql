@@ -8,13 +8,13 @@ grant insert on outbox_events to outbox_app;
 -- The relay: reads events and changes their state; keeps its own tables.
 create role outbox_relay nologin;
 grant select on outbox_events, outbox_claimable, outbox_events_id_seq to outbox_relay;
-grant update (status, retry_count, last_error, published_at, published_partition, published_offset) on outbox_events to outbox_relay;
+grant update (status, retry_count, last_error, failed_at, dead_letter_to, published_at, published_partition, published_offset) on outbox_events to outbox_relay;
 -- Locking rows through the view asks for the right to update it; what may be changed is decided by the line above.
 grant update (status) on outbox_claimable to outbox_relay;
 grant select, update on outbox_shards to outbox_relay;
 grant select, insert, update, delete on outbox_instances, outbox_held_keys to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
-grant select on outbox_installation to outbox_relay;
+grant select on outbox_installation, outbox_pauses to outbox_relay;
 grant select on refinery_schema_history to outbox_relay;
 
 -- The consumer, on top of what its projections need.

@@ -335,6 +335,10 @@ pub struct RecoverArgs {
     /// Mark what was found, and let the shards go on
     #[arg(long)]
     pub apply: bool,
+
+    /// Why, for outbox_audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

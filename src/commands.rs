@@ -22,9 +22,10 @@ use std::sync::LazyLock;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command, Global};
-use crate::config::{Config, ConfigError, Loaded, Needs, Sources};
+use crate::config::{Config, ConfigError, Loaded, Needs, Sources, user_of_shell};
 use crate::db::{Database, DbError, Pool, Role};
 use crate::error::{Code, Error, Exit};
+use crate::outbox::audit::Author;
 use crate::outbox::inspect;
 use crate::output::{self, Format};
 use crate::telemetry::{self, Verbosity};
@@ -137,6 +138,14 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Completions(args) => Ok(completions::run(&args)?),
         Command::Man(args) => Ok(man::run(&args)?),
     }
+}
+
+/// Who runs this command, for `outbox_audit`: the user of the shell and the host, as far as the environment tells.
+fn author(reason: Option<String>) -> Author {
+    let user = user_of_shell().unwrap_or_else(|| "cli".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let actor = if host.trim().is_empty() { user } else { format!("{user}@{}", host.trim()) };
+    Author { actor, reason }
 }
 
 /// Connections of one command.

@@ -40,7 +40,7 @@ pub use reference::reference_markdown;
 pub use report::{ConfigError, ProblemRow};
 pub use schema::schema;
 pub use sections::*;
-pub use source::{Sources, search_path};
+pub use source::{Sources, search_path, user_of_shell};
 
 /// What a command cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -4,6 +4,7 @@
 //! Invariants: a statement that changes a shard's rows runs under [`Fence`], in the transaction that locked the shard's row;
 //! events are settled by id list, never by a range, because a lower id may be committed later.
 
+pub mod audit;
 pub mod backlog;
 pub mod barrier;
 pub mod inspect;

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{Context, Result, admin_pool};
+use super::{Context, Result, admin_pool, author};
 use crate::broker::admin::Admin;
 use crate::broker::scan::scan;
 use crate::cli::{RecoverArgs, When};
@@ -77,7 +77,7 @@ pub(super) async fn run(context: &Context, args: &RecoverArgs) -> Result<()> {
             && recoverable
             && let Some((rows, _)) = rows
         {
-            recovered = recovery::apply(&pool, &look.shard, look.marker, rows, &actor()).await?;
+            recovered = recovery::apply(&pool, &look.shard, look.marker, rows, &author(args.reason.clone())).await?;
         }
         lines.push(Line {
             shard: look.shard.shard,
@@ -207,10 +207,6 @@ fn topics(candidates: &[Candidate], given: &[String]) -> Result<Vec<String>> {
     }
     let topics: BTreeSet<String> = candidates.iter().filter_map(|candidate| candidate.topic.clone()).collect();
     Ok(topics.into_iter().collect())
-}
-
-fn actor() -> String {
-    format!("cli, process {}", std::process::id())
 }
 
 fn table(lines: &[Line]) -> String {

@@ -185,3 +185,8 @@ impl SettingsFile {
 pub fn search_path() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
+
+/// Who is at the terminal, if the environment says so; the person behind `sudo` rather than root.
+pub fn user_of_shell() -> Option<String> {
+    ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+}

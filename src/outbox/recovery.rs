@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::audit::{self, Author};
 use super::statements::{INSTALLATION, SETTLE_PUBLISHED};
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
@@ -14,7 +15,6 @@ const SHARDS: &str = include_str!("sql/recover_shards.sql");
 const CANDIDATES: &str = include_str!("sql/recover_candidates.sql");
 const KNOWN: &str = include_str!("sql/recover_known.sql");
 const SHARD: &str = include_str!("sql/recover_shard.sql");
-const AUDIT: &str = include_str!("sql/audit.sql");
 
 /// A shard and its last batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub async fn apply(
     shard: &Shard,
     marker: Option<i64>,
     found: &[FoundRow],
-    actor: &str,
+    author: &Author,
 ) -> Result<bool, DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
@@ -117,7 +117,7 @@ pub async fn apply(
         "in_flight": shard.in_flight,
         "marked_published": ids,
     });
-    tx.execute(AUDIT, &[&actor, &"recover", &details]).await?;
+    audit::record(&tx, author, "recover", &details).await?;
     tx.commit().await?;
     connection.done();
     Ok(true)

@@ -22,6 +22,7 @@ async fn ten_migrations_at_once_make_one_schema() {
         "outbox_instances",
         "outbox_held_keys",
         "outbox_audit",
+        "outbox_pauses",
         "consumer_partitions",
         "event_handled",
         "product_metrics",
