@@ -3,6 +3,7 @@
 //! Invariant: a command stands here only when it works; the help, the completions and the man pages are made from these
 //! types, so what is listed is what there is.
 
+mod operate;
 mod values;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
+pub use operate::{Consent, PauseArgs, RedoArgs};
 pub use values::{EventRef, Part, When};
 
 const EXIT_CODES: &str = "\
@@ -88,11 +90,15 @@ pub enum Command {
     Check,
     /// Ask the running instance whether it lives, for container health checks
     Health(HealthArgs),
-    /// Look at the events of the outbox
+    /// Look at the events of the outbox; retry or discard those that failed
     #[command(subcommand)]
     Events(EventsCommand),
     /// Show the backlog of the outbox and the lag of the consumer, per partition
     Lag(LagArgs),
+    /// Stop publishing, everything or one topic, until `resume`
+    Pause(PauseArgs),
+    /// Publish again what was paused
+    Resume(PauseArgs),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
     /// Show, validate and document the settings
@@ -216,6 +222,10 @@ pub enum EventsCommand {
         #[arg(required = true, value_name = "ID|EVENT_ID", value_parser = values::event_ref)]
         events: Vec<EventRef>,
     },
+    /// Try FAILED or HELD events again, with all their attempts
+    Retry(Box<RedoArgs>),
+    /// Give FAILED or HELD events up for good; what waits behind them goes on
+    Discard(Box<RedoArgs>),
 }
 
 #[derive(Debug, Args)]
