@@ -12,6 +12,7 @@ usage() {
 usage: postgres.sh start DIR [options]                    start; on an existing DIR with the same data, port and options
        postgres.sh stop DIR [--mode fast|immediate]       immediate = crash, the next start recovers (default: fast)
        postgres.sh restart DIR [--mode fast|immediate] [options of start]
+       postgres.sh promote DIR                            a standby becomes a primary; the server it followed must be stopped
        postgres.sh status DIR                             running (0) or stopped (3)
        postgres.sh remove DIR                             stop at once, and remove DIR and the data
        postgres.sh fetch                                  print the folder of the binaries, fetching them if there are none
@@ -19,6 +20,7 @@ usage: postgres.sh start DIR [options]                    start; on an existing 
 options of start (given ones are remembered for the next start):
   --port N              (default: a free one)
   --config KEY=VALUE    any setting, repeatable, e.g. fsync=off; a new list replaces the remembered one
+  --follow OTHER        new data only: a streaming standby of the running server in OTHER, called "standby" there
 
 writes: DIR/port, DIR/url, DIR/pid, DIR/datadir, DIR/postgres.log
 binaries: $PG_BIN, PATH, pg_config, newest of /usr/lib/postgresql; if there are none, fetched with maven
@@ -139,6 +141,18 @@ init() {
   echo "include_if_exists 'relay.conf'" >>"$data/postgresql.conf"
 }
 
+# The data of a standby: a copy of the server in $1 as it is now, which follows that server from then on.
+copy_of() {
+  [[ -f $data/PG_VERSION ]] && return
+  [[ -x $bin/pg_basebackup ]] || die "$bin has no pg_basebackup; run scripts/install-deps.sh demo"
+  [[ -s $1/port ]] || die "no server in $1"
+  rm -rf "$data"
+  install -d -m 700 -o "$owner" "$data"
+  server pg_basebackup --write-recovery-conf --wal-method=stream --checkpoint=fast --no-sync \
+    --dbname="host=127.0.0.1 port=$(<"$1/port") user=postgres application_name=standby" \
+    >>"$dir/postgres.log" 2>&1 </dev/null || { tail -n 20 "$dir/postgres.log" >&2; die "copying the server in $1 failed"; }
+}
+
 configure() {
   local socket=$data
   ((${#socket} < 85)) || socket='' # a socket path is limited to 107 characters
@@ -163,7 +177,7 @@ start() {
   [[ -n $port ]] || port=$(free_port)
   wait_for 3 port_free || die "port $port is taken by another process"
   ((${#configs[@]} == 0)) || printf '%s\n' "${configs[@]}" >"$dir/config"
-  init
+  if [[ -n $follow ]]; then copy_of "$follow"; else init; fi
   configure "$port"
   echo "$port" >"$dir/port"
   echo "postgres://postgres@127.0.0.1:$port/postgres" >"$dir/url"
@@ -184,6 +198,13 @@ stop() {
   rm -f "$dir/pid"
 }
 
+promote() {
+  server_pid >/dev/null || die "no server running in $dir"
+  choose_binaries
+  server pg_ctl promote -w -t 60 >>"$dir/postgres.log" 2>&1 </dev/null 8>&- \
+    || die "the standby was not promoted; see $dir/postgres.log"
+}
+
 remove() {
   mode=immediate
   if server_pid >/dev/null; then stop; fi
@@ -195,19 +216,20 @@ remove() {
 command=${1:-}
 case $command in
   fetch) find_binaries; exit ;;
-  start | stop | restart | status | remove) [[ -n ${2:-} ]] || { usage >&2; exit 2; } ;;
+  start | stop | restart | promote | status | remove) [[ -n ${2:-} ]] || { usage >&2; exit 2; } ;;
   -h | --help) usage; exit ;;
   *) usage >&2; exit 2 ;;
 esac
 dir=$(absolute "$2")
 shift 2
-port='' mode=fast configs=()
+port='' mode=fast follow='' configs=()
 while (($#)); do
   (($# > 1)) || die "$1 needs a value"
   case $1 in
     --port) port=$2 ;;
     --config) configs+=("$2") ;;
     --mode) mode=$2 ;;
+    --follow) follow=$2 ;;
     *) die "unknown option $1" ;;
   esac
   shift 2
@@ -220,6 +242,7 @@ case $command in
   start) start ;;
   stop) stop ;;
   restart) stop; start ;;
+  promote) promote ;;
   remove) remove ;;
   status) if server_pid >/dev/null; then echo running; else echo stopped; exit 3; fi ;;
 esac

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{Context, Result, admin_pool, author};
 use crate::broker::admin::Admin;
@@ -22,7 +23,7 @@ use crate::relay::takeover::{Disagreement, Manifest, Resolution, Seen, is_ours, 
 
 /// How long before its oldest row a scan begins: clocks of hosts differ, and the timestamp of a record is the row's.
 const MARGIN: SignedDuration = SignedDuration::from_mins(1);
-/// Ids that are looked up at once.
+/// Events that are looked up at once.
 const LOOK_UP: usize = 10_000;
 
 #[derive(Debug, Serialize)]
@@ -165,14 +166,14 @@ async fn search(
     let by_id: HashMap<i64, Candidate> = candidates.into_iter().map(|candidate| (candidate.id, candidate)).collect();
     let kafka = settings.kafka.clone();
     let scanned = tokio::task::spawn_blocking(move || {
-        let (mut rows, mut others): (HashMap<i64, (ShardId, FoundRow)>, BTreeSet<i64>) = Default::default();
+        let (mut rows, mut others): (HashMap<i64, (ShardId, FoundRow)>, BTreeSet<(i64, Uuid)>) = Default::default();
         let read = scan(&kafka, &topics, since, |sighting| match by_id.get(&sighting.outbox_id) {
             Some(candidate) if candidate.event_id == sighting.event_id => {
                 let row = (sighting.outbox_id, sighting.partition, sighting.offset);
                 rows.entry(sighting.outbox_id).or_insert((candidate.shard, row));
             }
             _ => {
-                others.insert(sighting.outbox_id);
+                others.insert((sighting.outbox_id, sighting.event_id));
             }
         })?;
         Ok::<_, Error>((rows, others, read))
@@ -182,15 +183,15 @@ async fn search(
     for (shard, row) in rows.into_values() {
         found.entry(shard).or_default().0.push(row);
     }
-    let others: Vec<i64> = others.into_iter().collect();
+    let others: Vec<(i64, Uuid)> = others.into_iter().collect();
     let mut phantoms = 0;
-    for ids in others.chunks(LOOK_UP) {
-        phantoms += ids.len() - recovery::known(pool, ids).await?;
+    for events in others.chunks(LOOK_UP) {
+        phantoms += events.len() - recovery::known(pool, events).await?;
     }
     output::note(&format!("{read} records read since {since}"));
     if phantoms > 0 {
         output::note(&format!(
-            "{phantoms} ids in Kafka are no rows of the outbox: rows that PostgreSQL lost or that were cleaned up, or another outbox"
+            "{phantoms} events in Kafka are no rows of the outbox: rows that PostgreSQL lost or that were cleaned up, or another outbox"
         ));
     }
     Ok(found)

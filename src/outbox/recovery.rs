@@ -82,12 +82,13 @@ pub async fn candidates(pool: &Pool, shards: &[ShardId], in_flight: bool) -> Res
         .collect())
 }
 
-/// How many of these ids the outbox has.
-pub async fn known(pool: &Pool, ids: &[i64]) -> Result<usize, DbError> {
+/// How many of these events the outbox has, by id and event_id.
+pub async fn known(pool: &Pool, events: &[(i64, Uuid)]) -> Result<usize, DbError> {
+    let (ids, event_ids): (Vec<i64>, Vec<Uuid>) = events.iter().copied().unzip();
     let connection = pool.get().await?;
-    let rows = connection.query(KNOWN, &[&ids]).await?;
+    let row = connection.query_one(KNOWN, &[&ids, &event_ids]).await?;
     connection.done();
-    Ok(rows.len())
+    Ok(usize::try_from(row.get::<_, i64>("known")).unwrap_or(0))
 }
 
 /// Marks what was found and lets the shard go on, in one transaction. False when somebody owns the shard by now, or it has

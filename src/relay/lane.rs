@@ -24,7 +24,7 @@ use crate::error::Code;
 use crate::failpoint::{self, Point};
 use crate::metrics::{FailureLabels, PollLabel};
 use crate::outbox::failure::Failed;
-use crate::outbox::{Batch, Claim, Claimed, Fence, OutboxError, Settlement, Source, Step};
+use crate::outbox::{Batch, Claim, Claimed, Fence, LastBatch, OutboxError, Settlement, Source, Step};
 use crate::retry::Backoff;
 use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
@@ -59,6 +59,9 @@ struct Hand {
     resend: Option<Vec<i64>>,
     /// The batch in flight is known not to be in Kafka: it may be claimed afresh.
     forget: bool,
+    /// In at-least-once delivery: the last batch in PostgreSQL when this was taken in hand. After a failover that lost commits it is
+    /// another one, and ids in hand may be those of other rows.
+    last: Option<LastBatch>,
 }
 
 /// How records go out.
@@ -162,8 +165,14 @@ impl Lane {
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
                 Err(error @ OutboxError::Moved { .. }) => {
                     tracing::warn!(shard = self.fence.shard, error = %error, "the shard is opened again");
+                    drop(turn);
                     if let Sender::ExactlyOnce(transactions) = &mut self.sender {
                         transactions.close();
+                        continue;
+                    }
+                    match self.recover(hand, &stop).await {
+                        Some(recovered) => hand = recovered,
+                        None => return Ended::LostLease,
                     }
                     continue;
                 }
@@ -212,7 +221,7 @@ impl Lane {
                 // Nothing was left to send again, so no marker was written for that batch.
                 transactions.close();
             }
-            hand = Hand::default();
+            hand = Hand { last: Some(step.last), ..Hand::default() };
             match step.batch {
                 Some(batch) => {
                     let unsent;
@@ -249,7 +258,7 @@ impl Lane {
             ceiling: self.shared.ceiling(),
             marked: matches!(self.sender, Sender::ExactlyOnce(_)),
             expected: match &self.sender {
-                Sender::AtLeastOnce(_) => None,
+                Sender::AtLeastOnce(_) => hand.last,
                 Sender::ExactlyOnce(transactions) => Some(transactions.last),
             },
             forget: hand.forget,
@@ -378,22 +387,22 @@ impl Lane {
         (settlement, unsent)
     }
 
-    /// After a lost answer: did the commit happen? The manifest tells by its number of batch and by its ids.
+    /// After a lost answer, or when PostgreSQL has another batch than expected: did the commit happen? The manifest tells by its
+    /// number of batch and by its ids. What is in hand of a batch that PostgreSQL does not have in flight is let go.
     /// `None` when the lease is over.
     async fn recover(&mut self, hand: Hand, stop: &CancellationToken) -> Option<Hand> {
         let mut backoff = Backoff::for_connection();
         loop {
             match self.shared.outbox.state(self.fence).await {
                 Ok(state) => {
-                    let was_resent = hand.resend.is_some();
+                    let found = LastBatch { seq: state.batch_seq, in_flight: state.batch_ids.is_some() };
                     return Some(match state.batch_ids {
                         // What we wanted to settle is still in flight for the database: the commit did not happen.
-                        Some(ids) if belongs_to(&hand.settlement, &ids) => hand,
-                        // A batch that we have not seen: the commit happened, its answer was lost.
-                        Some(ids) => Hand { resend: Some(ids), ..Hand::default() },
-                        None if was_resent => Hand::default(),
-                        // Nothing in flight: settled, and nothing was claimed. A settlement is safe to write twice.
-                        None => hand,
+                        Some(ids) if hand.last == Some(found) && belongs_to(&hand.settlement, &ids) => hand,
+                        // A batch that we have not seen: the commit happened, its answer was lost. Or PostgreSQL went back to it.
+                        Some(ids) => Hand { resend: Some(ids), last: Some(found), ..Hand::default() },
+                        // Nothing in flight: settled, and nothing was claimed. Or PostgreSQL went back to before it was claimed.
+                        None => Hand { last: Some(found), ..Hand::default() },
                     });
                 }
                 Err(OutboxError::Fenced(_)) => return None,

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outbox_relay::supervisor::detach;
@@ -28,7 +28,7 @@ pub struct Proxy {
 
 struct Inner {
     protocol: Protocol,
-    upstream: OnceLock<SocketAddr>,
+    upstream: Mutex<Option<SocketAddr>>,
     sky: watch::Sender<Sky>,
     traps: Traps,
 }
@@ -64,7 +64,7 @@ impl Proxy {
         let port = listener.local_addr().expect("it is bound").port();
         let inner = Arc::new(Inner {
             protocol,
-            upstream: OnceLock::new(),
+            upstream: Mutex::default(),
             sky: watch::Sender::new(Sky::default()),
             traps: Traps::default(),
         });
@@ -88,8 +88,10 @@ impl Proxy {
         proxy
     }
 
+    /// New connections go there; those that are open stay where they are.
     pub fn lead_to(&self, port: u16) {
-        self.inner.upstream.set(SocketAddr::from(([127, 0, 0, 1], port))).expect("it leads to one server");
+        let mut upstream = self.inner.upstream.lock().expect("nobody panics with it");
+        *upstream = Some(SocketAddr::from(([127, 0, 0, 1], port)));
     }
 
     pub fn set_weather(&self, direction: Direction, weather: Option<Weather>) {
@@ -126,7 +128,7 @@ struct Torn;
 
 impl Inner {
     async fn carry(self: Arc<Self>, mut client: TcpStream) {
-        let upstream = self.upstream.get().copied();
+        let upstream = *self.upstream.lock().expect("nobody panics with it");
         let server = match upstream {
             Some(upstream) => TcpStream::connect(upstream).await,
             None => Err(io::Error::other("nothing is behind this proxy yet")),

@@ -9,15 +9,15 @@ use crate::support::relay::RelaySettings;
 use crate::support::{NewRow, Relay, Signal, TestDatabase, Topic, parts::parts, unique, wait_until};
 
 /// A database with two topics and the settings of a relay and of a consumer between them.
-struct Shop {
-    database: TestDatabase,
+pub struct Shop {
+    pub database: TestDatabase,
     catalog: Topic,
     orders: Topic,
     file: String,
 }
 
 impl Shop {
-    async fn open(name: &str) -> Self {
+    pub async fn open(name: &str) -> Self {
         let (database, catalog, orders) = tokio::join!(
             TestDatabase::migrated(name),
             Topic::create("catalog-events", 3),
@@ -32,12 +32,12 @@ impl Shop {
         Self { database, catalog, orders, file }
     }
 
-    fn settings(&self, parts_to_run: &str) -> RelaySettings {
+    pub fn settings(&self, parts_to_run: &str) -> RelaySettings {
         RelaySettings::new(&self.database, &parts().kafka).file(&self.file).only(parts_to_run)
     }
 
     /// Publishes `count` events of all six types over 50 products and waits until Kafka has them.
-    async fn publish(&self, client: &Client, count: i64) {
+    pub async fn publish(&self, client: &Client, count: i64) {
         client
             .execute(
                 "insert into outbox_events (aggregate_type, aggregate_id, event_type, event_version, topic, payload) \
@@ -63,7 +63,7 @@ impl Shop {
     }
 
     /// Waits until the group has folded all there is in both topics.
-    async fn wait_until_folded(&self, client: &Client) {
+    pub async fn wait_until_folded(&self, client: &Client) {
         let ends = self.catalog.len().await + self.orders.len().await;
         wait_until(&format!("the consumer has read all {ends} records"), Duration::from_secs(90), async || {
             let read = read_so_far(client).await;
@@ -80,7 +80,7 @@ async fn read_so_far(client: &Client) -> i64 {
 }
 
 /// Compares product_metrics with a recomputation from the rows, written for this test.
-async fn expect_the_fold(client: &Client) {
+pub async fn expect_the_fold(client: &Client) {
     let rows = client
         .query(
             "with line as ( \
@@ -112,7 +112,7 @@ async fn expect_the_fold(client: &Client) {
     assert!(products > 0, "nothing was folded");
 }
 
-async fn handled(client: &Client) -> i64 {
+pub async fn handled(client: &Client) -> i64 {
     client.query_one("select count(*) from event_handled", &[]).await.expect("event_handled").get(0)
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::consumer::{Shop, expect_the_fold, handled};
 use crate::support::kafka::sent_ids;
 use crate::support::order;
 use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts};
@@ -135,4 +136,61 @@ async fn every_step_of_the_relay_survives_a_crash_an_error_and_a_hang() {
     cases.retain(Case::exists);
     assert_eq!(cases.len(), 3 * (7 + 12));
     futures_util::stream::iter(cases).map(run).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
+}
+
+/// What the consumer does at `point` while it folds the fourth batch.
+async fn run_consumer(point: Point, action: Action) {
+    const EVENTS: i64 = 1_000;
+    let name = format!("{} {action:?}", point.name());
+    let shop = Shop::open("failpoint-fold").await;
+    let client = shop.database.connect().await;
+    shop.publish(&client, EVENTS).await;
+    let settings = shop.settings("consumer,admin").set("consumer.batch_records", "50");
+    let instruction = match action {
+        Action::Kill => "3*off->1*return(kill)->off",
+        Action::Fail => "3*off->2*return(error)->off",
+        // Longer than Kafka waits for a member that does not ask for records: another one has its partitions when it wakes up.
+        Action::Hang => "3*off->1*return(9000)->off",
+    };
+    let hanging = settings.clone().env("OUTBOX_RELAY_KAFKA__PROPERTIES__MAX_POLL_INTERVAL_MS", "6000");
+    let first = if action == Action::Hang { &hanging } else { &settings };
+    let mut first =
+        first.clone().instance("first").env("FAILPOINTS", &format!("{}={instruction}", point.name())).start();
+    wait_until("the point is reached", PATIENCE, async || {
+        if first.log_text().contains("a test acts here") {
+            Ok(())
+        } else {
+            Err(format!("{name}: {}", first.log_text()))
+        }
+    })
+    .await;
+    let mut second = None;
+    match action {
+        Action::Kill => {
+            assert_eq!(first.wait_for_exit(PATIENCE).await, None, "{name}: it should have died");
+            second = Some(settings.instance("second").start());
+        }
+        Action::Hang => second = Some(settings.instance("second").start()),
+        Action::Fail => {}
+    }
+    shop.wait_until_folded(&client).await;
+    expect_the_fold(&client).await;
+    assert_eq!(handled(&client).await, EVENTS, "{name}: each event once");
+    let parked = client.query_one("select count(*) from consumer_parked", &[]).await.expect("parked");
+    assert_eq!(parked.get::<_, i64>(0), 0, "{name}: no event is to blame");
+    // A zombie may end for its supervisor to start it again, and in no other way.
+    if action != Action::Kill && !first.is_running() {
+        assert_eq!(first.wait_for_exit(PATIENCE).await, Some(75), "{name}: {}", first.log_text());
+    }
+    drop(second);
+}
+
+/// The same for the two steps of the consumer: before and after the commit that folds a batch and moves its offsets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_step_of_the_consumer_survives_a_crash_an_error_and_a_hang() {
+    let points = [Point::FoldBeforeCommit, Point::FoldAfterCommit];
+    let cases =
+        points.into_iter().flat_map(|point| [Action::Kill, Action::Fail, Action::Hang].map(|action| (point, action)));
+    let running = cases.map(|(point, action)| run_consumer(point, action));
+    futures_util::stream::iter(running).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
 }

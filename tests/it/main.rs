@@ -10,6 +10,7 @@ mod crash;
 mod delivery;
 mod demo;
 mod exactly_once;
+mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;

@@ -89,6 +89,20 @@ impl PrivatePostgres {
         Self { parts, url }
     }
 
+    /// A streaming standby of this server.
+    pub async fn standby(&self) -> Self {
+        let parts = Guarded::new("postgres.sh", &["stop", "--mode", "immediate"]);
+        let followed = self.parts.folder.to_str().expect("a path in UTF-8");
+        parts.run("start", &["--follow", followed, "--config", "shared_buffers=64MB"]).await;
+        let url = parts.read("url");
+        Self { parts, url }
+    }
+
+    /// A standby becomes a primary, and takes writes when this returns.
+    pub async fn promote(&self) {
+        self.parts.run("promote", &[]).await;
+    }
+
     pub async fn restart(&self, mode: StopMode) {
         self.parts.run("restart", &["--mode", shutdown_mode(mode)]).await;
     }
