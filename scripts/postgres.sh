@@ -19,6 +19,7 @@ usage: postgres.sh start DIR [options]                    start; on an existing 
 options of start (given ones are remembered for the next start):
   --port N              (default: a free one)
   --config KEY=VALUE    any setting, repeatable, e.g. fsync=off; a new list replaces the remembered one
+  --standby-of URL      a streaming replica of the server with this URL (of a superuser); only for a new DIR
 
 writes: DIR/port, DIR/url, DIR/pid, DIR/datadir, DIR/postgres.log
 binaries: $PG_BIN, PATH, pg_config, newest of /usr/lib/postgresql; if there are none, fetched with maven
@@ -134,6 +135,11 @@ init() {
   [[ -f $data/PG_VERSION ]] && return
   rm -rf "$data"
   install -d -m 700 -o "$owner" "$data"
+  if [[ -n $standby_of ]]; then
+    (cd / && "${as[@]}" "$bin/pg_basebackup" -d "$standby_of" -D "$data" -R -X stream -c fast) >>"$dir/postgres.log" 2>&1 </dev/null \
+      || { tail -n 20 "$dir/postgres.log" >&2; rm -rf "$data"; die "pg_basebackup failed"; }
+    return
+  fi
   server initdb --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync \
     >>"$dir/postgres.log" 2>&1 </dev/null || { tail -n 20 "$dir/postgres.log" >&2; die "initdb failed"; }
   echo "include_if_exists 'relay.conf'" >>"$data/postgresql.conf"
@@ -201,13 +207,14 @@ case $command in
 esac
 dir=$(absolute "$2")
 shift 2
-port='' mode=fast configs=()
+port='' mode=fast standby_of='' configs=()
 while (($#)); do
   (($# > 1)) || die "$1 needs a value"
   case $1 in
     --port) port=$2 ;;
     --config) configs+=("$2") ;;
     --mode) mode=$2 ;;
+    --standby-of) standby_of=$2 ;;
     *) die "unknown option $1" ;;
   esac
   shift 2

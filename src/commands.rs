@@ -4,6 +4,7 @@
 //! Invariant: data goes to standard output in the form asked for, and nothing else does.
 
 mod check;
+mod cleanup;
 mod completions;
 mod config;
 mod demo;
@@ -133,6 +134,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Health(args) => Box::pin(health::run(&context, &args)).await,
         Command::Events(command) => Box::pin(events::run(&context, &command)).await,
         Command::Lag(args) => Box::pin(lag::run(&context, &args)).await,
+        Command::Cleanup(args) => Box::pin(cleanup::run(&context, &args)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),

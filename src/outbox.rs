@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod backlog;
 pub mod barrier;
+pub mod cleanup;
 pub mod inspect;
 pub mod leases;
 pub mod recovery;

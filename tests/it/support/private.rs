@@ -89,6 +89,14 @@ impl PrivatePostgres {
         Self { parts, url }
     }
 
+    /// A streaming replica of this server, ready to be read.
+    pub async fn standby(&self) -> Self {
+        let parts = Guarded::new("postgres.sh", &["stop", "--mode", "immediate"]);
+        parts.run("start", &["--standby-of", &self.url, "--config", "shared_buffers=64MB"]).await;
+        let url = parts.read("url");
+        Self { parts, url }
+    }
+
     pub async fn restart(&self, mode: StopMode) {
         self.parts.run("restart", &["--mode", shutdown_mode(mode)]).await;
     }
