@@ -62,6 +62,11 @@ bench: build ## Drain a backlog three times in each delivery mode; rate, CPU, me
 	@scripts/install-deps.sh test
 	@scripts/bench-drain.sh
 
+.PHONY: bench-cleanup
+bench-cleanup: build ## Delete a million rows; a writer's latency with and without the cleaner (ROWS=1000000)
+	@scripts/install-deps.sh test
+	@scripts/bench-cleanup.sh
+
 .PHONY: test
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test

@@ -12,6 +12,7 @@ use crate::broker::client_config;
 use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::{MarkerPlace, TransactionSettings};
+use crate::cleanup;
 use crate::config::{Config, Delivery};
 use crate::db::{Database, Role};
 use crate::error::{Code, Error, Result};
@@ -106,6 +107,11 @@ impl App {
         let mut supervisor = Supervisor::new(stop.clone());
         if self.config.relay.enabled {
             supervisor.spawn("relay", relay::run(self.relay_parts()?, stop.clone()));
+        }
+        if self.config.relay.enabled && self.config.cleanup.enabled {
+            let pool = self.database.pool(Role::Cleanup, 1);
+            let (settings, metrics) = (self.config.cleanup.clone(), self.metrics.clone());
+            supervisor.spawn("cleanup", cleanup::run(settings, pool, metrics, stop.clone()));
         }
         if self.config.consumer.enabled {
             supervisor.spawn("consumer", self.consumer()?.run(stop.clone()));

@@ -3,6 +3,7 @@
 //! Invariant: a command stands here only when it works; the help, the completions and the man pages are made from these
 //! types, so what is listed is what there is.
 
+mod cleanup;
 mod operate;
 mod values;
 
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
+pub use cleanup::{CleanupArgs, Finished};
 pub use operate::{Consent, PauseArgs, RedoArgs};
 pub use values::{EventRef, Part, When};
 
@@ -99,6 +101,8 @@ pub enum Command {
     Pause(PauseArgs),
     /// Publish again what was paused
     Resume(PauseArgs),
+    /// Delete finished events that are old
+    Cleanup(CleanupArgs),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
     /// Show, validate and document the settings

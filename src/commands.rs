@@ -4,6 +4,7 @@
 //! Invariant: data goes to standard output in the form asked for, and nothing else does.
 
 mod check;
+mod cleanup;
 mod completions;
 mod config;
 mod demo;
@@ -136,6 +137,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Lag(args) => Box::pin(lag::run(&context, &args)).await,
         Command::Pause(args) => Box::pin(pause::run(&context, &args, pause::Change::Pause)).await,
         Command::Resume(args) => Box::pin(pause::run(&context, &args, pause::Change::Resume)).await,
+        Command::Cleanup(args) => Box::pin(cleanup::run(&context, &args)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),

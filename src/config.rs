@@ -41,6 +41,7 @@ pub use report::{ConfigError, ProblemRow};
 pub use schema::schema;
 pub use sections::*;
 pub use source::{Sources, search_path, user_of_shell};
+pub use value::Retention;
 
 /// What a command cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

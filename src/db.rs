@@ -24,6 +24,8 @@ pub enum Role {
     /// Leases, heartbeats and the barrier probe.
     Lease,
     Consumer,
+    /// Deletes finished rows.
+    Cleanup,
     /// Commands, health and gauges.
     Admin,
 }
@@ -34,6 +36,7 @@ impl Role {
             Self::Lane => "outbox-relay lane",
             Self::Lease => "outbox-relay lease",
             Self::Consumer => "outbox-relay consumer",
+            Self::Cleanup => "outbox-relay cleanup",
             Self::Admin => "outbox-relay admin",
         }
     }
@@ -63,6 +66,11 @@ impl DbError {
     /// Whether waiting can help.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
+    }
+
+    /// Whether the role lacks a grant.
+    pub fn is_denied(&self) -> bool {
+        self.sqlstate() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     }
 
     /// The message with every cause, for one line of a log.
@@ -263,9 +271,13 @@ impl Database {
             // A process that is frozen in the middle of a transaction keeps its shard or partition locked for as long: the
             // lease is over, and nobody can take it. Between two statements of theirs there are milliseconds.
             if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
-            if role == Role::Lane { 5_000 } else { 0 },
+            if matches!(role, Role::Lane | Role::Cleanup) { 5_000 } else { 0 },
         );
-        if matches!(role, Role::Lane | Role::Lease) {
+        if role == Role::Cleanup {
+            // A deletion that a crash takes back is done again: nobody has to wait for the disk, or for a replica.
+            options.push_str(" -c synchronous_commit=off");
+        }
+        if matches!(role, Role::Lane | Role::Lease | Role::Cleanup) {
             // The statistics of a queue table are always out of date, and a plan that was right for an empty table is
             // a disaster for a full one. These leave the planner the partial index for the claim and the primary key
             // for the settle, whatever it believes; `tests/it/query_plans.rs` holds it to that.

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod app;
 pub mod broker;
+pub mod cleanup;
 pub mod cli;
 pub mod clock;
 pub mod commands;

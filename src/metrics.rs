@@ -79,6 +79,12 @@ pub struct ProjectionLabel {
     pub projection: String,
 }
 
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct CleanupLabel {
+    /// `published`, `discarded`, `failed` or `handled`.
+    pub kind: &'static str,
+}
+
 pub type FloatGauge = Gauge<f64, AtomicU64>;
 pub type CountGauge = Gauge<i64, AtomicI64>;
 
@@ -108,6 +114,10 @@ pub struct Metrics {
     pub consumer_lag_records: Family<PartitionLabels, CountGauge>,
     pub consumer_events: Family<ConsumerLabels, Counter>,
     pub process_duration: Family<ProjectionLabel, Histogram>,
+    pub cleanup_deleted_rows: Family<CleanupLabel, Counter>,
+    pub cleanup_batch_duration: Histogram,
+    pub cleanup_passes: Counter,
+    pub cleanup_paused: CountGauge,
 }
 
 impl Default for Metrics {
@@ -218,6 +228,23 @@ impl Metrics {
             "Time of one fold of a batch",
             seconds Family::<ProjectionLabel, Histogram>::new_with_constructor(|| Histogram::new(DURATION_BUCKETS))
         );
+        let cleanup_deleted_rows = register!(
+            "cleanup_deleted_rows",
+            "Rows deleted because they were finished and old, by kind",
+            Family::<CleanupLabel, Counter>::default()
+        );
+        let cleanup_batch_duration = register!(
+            "cleanup_batch_duration",
+            "Time of one transaction that deletes",
+            seconds Histogram::new(DURATION_BUCKETS)
+        );
+        let cleanup_passes = register!(
+            "cleanup_passes",
+            "Times that this instance went over everything there is to delete",
+            Counter::default()
+        );
+        let cleanup_paused =
+            register!("cleanup_paused", "1 while deleting waits for a replica that is behind", CountGauge::default());
         // Sets that are known beforehand start at 0, so that rate() and absent() work from the first scrape.
         for component in ["postgres", "kafka"] {
             component_up.get_or_create(&ComponentLabel { component }).set(0);
@@ -228,6 +255,9 @@ impl Metrics {
         }
         for outcome in ["committed", "refused", "unknown"] {
             drop(transactions.get_or_create(&TransactionLabel { outcome }));
+        }
+        for kind in ["published", "discarded", "failed", "handled"] {
+            drop(cleanup_deleted_rows.get_or_create(&CleanupLabel { kind }));
         }
         Self {
             registry: Arc::new(registry),
@@ -253,12 +283,25 @@ impl Metrics {
             consumer_lag_records,
             consumer_events,
             process_duration,
+            cleanup_deleted_rows,
+            cleanup_batch_duration,
+            cleanup_passes,
+            cleanup_paused,
         }
     }
 
     /// Sets whether a component answers.
     pub fn set_component(&self, component: &'static str, up: bool) {
         self.component_up.get_or_create(&ComponentLabel { component }).set(i64::from(up));
+    }
+
+    /// Counts rows that were deleted.
+    pub fn count_deleted(&self, published: u64, discarded: u64, failed: u64, handled: u64) {
+        for (kind, rows) in
+            [("published", published), ("discarded", discarded), ("failed", failed), ("handled", handled)]
+        {
+            self.cleanup_deleted_rows.get_or_create(&CleanupLabel { kind }).inc_by(rows);
+        }
     }
 
     /// All metrics as OpenMetrics text.

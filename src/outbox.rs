@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod backlog;
 pub mod barrier;
+pub mod cleanup;
 pub mod dead_letters;
 pub mod failure;
 pub mod inspect;

@@ -24,6 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "app",
             "broker",
+            "cleanup",
             "cli",
             "config",
             "db",
@@ -41,6 +42,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "admin",
             "broker",
+            "cleanup",
             "config",
             "db",
             "health",
@@ -56,6 +58,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["config", "health", "metrics", "supervisor"]),
     ("relay", &["broker", "config", "db", "health", "metrics", "outbox"]), // db: its error and its pools
     ("projection", &["config", "db", "health", "metrics"]),
+    ("cleanup", &["config", "db", "metrics", "outbox"]),
     ("outbox", &["db"]),
     ("broker", &["config"]),
     ("migrations", &["db"]),

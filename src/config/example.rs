@@ -59,6 +59,7 @@ fn add_table(spec: &SectionSpec, file: &mut String) {
             | Kind::Secret
             | Kind::Path
             | Kind::Duration
+            | Kind::Retention
             | Kind::Size
             | Kind::Address
             | Kind::Choice(_)

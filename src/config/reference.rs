@@ -54,6 +54,7 @@ fn add_field(spec: &SectionSpec, field: &FieldSpec, page: &mut String) {
             | Kind::Text
             | Kind::Path
             | Kind::Duration
+            | Kind::Retention
             | Kind::Size
             | Kind::Address
             | Kind::Choice(_)

@@ -3,6 +3,7 @@
 //! A rule about a value that could not be read is not checked: the first problem is enough. What can be known only by
 //! asking a server or opening a file belongs to `outbox-relay check`.
 
+mod cleanup;
 mod consumer;
 mod kafka;
 mod names;
@@ -35,6 +36,7 @@ pub(super) fn check(config: &Config, needs: Needs, reader: &mut Reader<'_>) {
     config.kafka.check(&mut rules);
     config.consumer.check(&mut rules);
     consumer::check_projections(&config.projection, &config.consumer, &mut rules);
+    config.cleanup.check(&mut rules);
     config.run.check(&mut rules);
     rules.require(
         needs.database && config.database.url.is_empty(),

@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Config;
 use super::spec::{FieldSpec, Kind, Section as _, SectionSpec, prose};
 use super::value::{DURATION_PATTERN, SIZE_PATTERN};
+use super::{Config, Retention};
 
 /// JSON Schema, draft 2020-12.
 pub fn schema() -> Value {
@@ -46,6 +46,9 @@ fn property(field: &FieldSpec) -> Value {
         Kind::Text | Kind::Path | Kind::Address => json!({ "type": "string" }),
         Kind::Secret => json!({ "type": "string", "writeOnly": true }),
         Kind::Duration => json!({ "type": "string", "pattern": DURATION_PATTERN }),
+        Kind::Retention => {
+            json!({ "anyOf": [{ "const": Retention::NEVER }, { "type": "string", "pattern": DURATION_PATTERN }] })
+        }
         Kind::Size => {
             json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": SIZE_PATTERN }] })
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::macros::{choice, section};
+use super::value::Retention;
 use crate::secret::Secret;
 
 const fn rows(n: u32) -> NonZeroU32 {
@@ -32,6 +33,7 @@ section! {
         pub kafka: KafkaConfig = KafkaConfig::default(),
         pub consumer: ConsumerConfig = ConsumerConfig::default(),
         pub projection: Vec<ProjectionConfig> = Vec::new(),
+        pub cleanup: CleanupConfig = CleanupConfig::default(),
         pub admin: AdminConfig = AdminConfig::default(),
         pub telemetry: TelemetryConfig = TelemetryConfig::default(),
         pub run: RunConfig = RunConfig::default(),
@@ -284,6 +286,26 @@ section! {
         pub event_types: Vec<String> = Vec::new(),
         /// SQL file, relative to the settings file. It reads the relation `new_events`.
         pub sql: PathBuf = PathBuf::new(),
+    }
+}
+
+section! {
+    /// Deleting what is finished and old. Belongs to the relay part of `run`; of all instances one does it at a time.
+    pub struct CleanupConfig in "cleanup" {
+        /// Whether `run` deletes anything.
+        pub enabled: bool = true,
+        /// Time between two passes. A pass that finds nothing costs milliseconds, and passes a minute apart have little to do each, where one a day would delete for an hour.
+        pub interval: Duration = Duration::from_secs(60),
+        /// Age, since their publication, at which PUBLISHED rows are deleted, and DISCARDED rows since their failure. `never` keeps them. What is deleted cannot be replayed.
+        pub published_older_than: Retention = Retention::After(Duration::from_secs(7 * 86_400)),
+        /// Age, since their failure, at which FAILED rows are deleted. `never` keeps them. A row whose key is held stays in any case: the rows behind it wait for somebody to decide about it.
+        pub failed_older_than: Retention = Retention::After(Duration::from_secs(30 * 86_400)),
+        /// Age at which entries of `event_handled` are deleted. `never` keeps them. A projection counts an event that is delivered again after that a second time, so it must not be shorter than `published_older_than`, nor than the retention of the topics.
+        pub handled_older_than: Retention = Retention::After(Duration::from_secs(30 * 86_400)),
+        /// Most rows that one transaction looks at. Each is followed by a pause as long as itself. At most 100000.
+        pub batch_rows: NonZeroU32 = rows(1_000),
+        /// Deleting waits while a streaming replica has more than this still to replay. A replica that is late on purpose (`recovery_min_apply_delay`) needs a large value.
+        pub max_replica_lag: ByteSize = ByteSize::mib(64),
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) enum Kind {
     Secret,
     Path,
     Duration,
+    /// A duration, or `never`.
+    Retention,
     Size,
     Address,
     Choice(&'static [&'static str]),
@@ -69,6 +71,7 @@ impl Kind {
             Self::Text | Self::Secret => "text".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Duration => "a duration such as `250ms`, `5s`, `15m` or `7d`".to_owned(),
+            Self::Retention => "a duration such as `12h` or `7d`, or `never`".to_owned(),
             Self::Size => "a size such as `64KiB`, `4MiB` or a number of bytes".to_owned(),
             Self::Address => "an address and port such as `127.0.0.1:8080`".to_owned(),
             Self::Choice(words) => either(words),
@@ -176,6 +179,7 @@ impl SectionSpec {
                 | Kind::Text
                 | Kind::Path
                 | Kind::Duration
+                | Kind::Retention
                 | Kind::Size
                 | Kind::Address
                 | Kind::Choice(_)

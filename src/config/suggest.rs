@@ -33,7 +33,8 @@ pub(super) fn for_key(root: &SectionSpec, section: &SectionSpec, key: &str) -> A
     let wanted = key.replace('-', "_");
     let others = || root.tables().into_iter().filter(|table| !table.path.is_empty() && table.path != section.path);
     let owners: Vec<_> = others().filter(|table| table.keys().contains(&wanted)).collect();
-    if let Some(first) = owners.first() {
+    // A key of this very table in another spelling is not one of another table.
+    if let Some(first) = owners.first().filter(|_| !section.keys().contains(&wanted)) {
         let places: Vec<_> = owners.iter().map(|table| table.heading()).collect();
         return Advice {
             help: format!("`{wanted}` belongs to {}", places.join(" or ")),

@@ -3,6 +3,7 @@
 //! A new value type is a [`Scalar`] here and, if it is of a new kind, a variant of [`Kind`]. Nothing else changes.
 
 mod containers;
+mod retention;
 mod units;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use super::spec::Kind;
 use super::suggest;
 
 pub(super) use containers::{is_secret_property, scalar_settings};
+pub use retention::Retention;
 pub(super) use units::{DURATION_PATTERN, SIZE_PATTERN};
 
 /// Anything that can be a field of a section: a [`Scalar`], an optional one, a list, a map, or another section.

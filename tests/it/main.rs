@@ -4,6 +4,8 @@
 #![allow(clippy::large_futures, reason = "a scenario is one long future on a stack of its own")]
 
 mod bad_input;
+mod cleanup;
+mod cleanup_command;
 mod cli;
 mod consumer;
 mod crash;

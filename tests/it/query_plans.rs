@@ -109,6 +109,27 @@ async fn check_plans(database: &TestDatabase, when: &str) {
         assert!(indexed || scan.starts_with("ModifyTable"), "{when}: {scan}: {release:#}");
     }
 
+    // An age of 0: everything that is finished goes, and comes back with the rollback.
+    for (file, first) in
+        [("cleanup_finished", "Index Scan outbox_events_pkey"), ("cleanup_failed", "Index Scan outbox_events_failed")]
+    {
+        let ages = if file == "cleanup_finished" { "0, 0" } else { "0" };
+        let plan =
+            explain(&lane, &format!("outbox/sql/{file}.sql"), &format!("0, 9223372036854775807, 1000, {ages}")).await;
+        let mut found = scans(&plan, "outbox_events");
+        found.retain(|scan| !scan.starts_with("ModifyTable"));
+        found.sort();
+        found.dedup();
+        let mut expected = vec![first, "Index Scan outbox_events_pkey"];
+        expected.dedup();
+        assert_eq!(found, expected, "{when}: {file}: {plan:#}");
+        assert!(pages(&plan) < 20_000, "{when}: a batch of 1,000 rows reads {} pages", pages(&plan));
+    }
+    let plan = explain(&lane, "outbox/sql/cleanup_handled.sql", "0, 128, 0, 1000").await;
+    for scan in scans(&plan, "event_handled") {
+        assert!(scan.starts_with("Tid ") || scan.starts_with("ModifyTable"), "{when}: {scan}: {plan:#}");
+    }
+
     let due = explain(&lane, "outbox/sql/shards_due.sql", "'{0,1,2,3,4,5,6,7}', 9223372036854775807").await;
     for scan in scans(&due, "outbox_events") {
         assert!(scan.ends_with(" outbox_events_pending"), "{when}: {due:#}");

@@ -47,9 +47,9 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
             output::consent(consent.yes, &format!("{verb} {} events?", found.ids.len()))?;
         }
         let author = author(consent.reason.clone());
-        let mut meter = output::Meter::new(verb, found.ids.len() as u64);
+        let mut progress = output::Progress::new(verb, found.ids.len() as u64);
         report.changed = redo::act(pool, &found.ids, action, &author, |behind| {
-            meter.at(behind as u64);
+            progress.at(behind as u64);
             true
         })
         .await?;

@@ -176,7 +176,7 @@ fn a_broken_value_is_not_judged_by_other_rules() {
 #[test]
 fn keys_are_sent_to_where_they_belong() {
     for (text, help) in [
-        ("[kafka]\nbatch_rows = 1", "`batch_rows` belongs to [relay]"),
+        ("[kafka]\nbatch_rows = 1", "`batch_rows` belongs to [relay] or [cleanup]"),
         ("[relay]\nbatch-rows = 1", "did you mean `batch_rows`?"),
         ("[relay]\nbootstrap_servers = 1", "`bootstrap_servers` belongs to [kafka]"),
         ("[relay]\ntopics = []", "`topics` belongs to [consumer] or [[projection]]"),

@@ -99,6 +99,14 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     ("[[projection]]\nname = \"a\"\nsql = \"s\"\ntopics = [\"other\"]", "projection[0].topics[0]", "never see it"),
     ("[[projection]]\nname = \"a\"\nsql = \"s\"\ntopics = [\"..\"]", "projection[0].topics[0]", "called `.` or `..`"),
+    ("[cleanup]\ninterval = \"999ms\"", "cleanup.interval", "at least 1s"),
+    ("[cleanup]\nbatch_rows = 100001", "cleanup.batch_rows", "at most 100000"),
+    ("[cleanup]\nmax_replica_lag = 0", "cleanup.max_replica_lag", "more than 0"),
+    ("[cleanup]\npublished_older_than = \"0s\"", "cleanup.published_older_than", "longer than 0s"),
+    ("[cleanup]\nfailed_older_than = \"\"", "cleanup.failed_older_than", "or `never`"),
+    ("[cleanup]\nfailed_older_than = 30", "cleanup.failed_older_than", "without a unit"),
+    ("[cleanup]\nhandled_older_than = \"6d\"", "cleanup.handled_older_than", "(6d) must not be shorter than"),
+    ("[cleanup]\npublished_older_than = \"31d\"", "cleanup.published_older_than", "(30d) must not be shorter than"),
     ("[run]\ndeployment = \"\"", "run.deployment", "letters"),
     ("[run]\ndeployment = \"a/b\"", "run.deployment", "letters"),
     ("[run]\ninstance = \"a b\"", "run.instance", "letters"),
@@ -128,6 +136,7 @@ fn what_is_right_is_accepted() {
         "[[routing.rule]]\naggregate_type = '(?<a>.*)-(b)'\nevent_type = \"x\"\ntopic = \"${a}.$2.{event_type}\"",
         "[routing]\nallowed_topics = [\"*-events\"]\n[[routing.rule]]\nevent_type = \"x\"\ntopic = \"order-events\"",
         "[consumer]\nenabled = false\ntopics = []",
+        "[cleanup]\npublished_older_than = \"never\"\nhandled_older_than = \"1s\"\nfailed_older_than = \"1h30m\"",
         "[relay]\nbatch_bytes = 1000000\nmax_record_bytes = \"1MB\"\nlease = \"3s\"\npoll_min = \"250ms\"",
     ] {
         if text.contains("acks.x") {

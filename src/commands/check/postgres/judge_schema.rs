@@ -62,9 +62,15 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
     const PRODUCT_METRICS: &[(&str, &str)] =
         &[("product_metrics", "select"), ("product_metrics", "insert"), ("product_metrics", "update")];
 
+    const CLEANUP: &[(&str, &str)] =
+        &[("outbox_events", "delete"), ("event_handled", "select"), ("event_handled", "delete")];
+
     let mut needed = Vec::new();
     if settings.relay.enabled {
         needed.extend(RELAY);
+        if settings.cleanup.enabled {
+            needed.extend(CLEANUP);
+        }
     }
     if settings.consumer.enabled {
         needed.extend(CONSUMER);

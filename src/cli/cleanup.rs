@@ -1,0 +1,86 @@
+//! Flags of `cleanup`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::values;
+
+/// What can be deleted: states of events, and the consumer's record of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Finished {
+    /// Events that Kafka has, by when it acknowledged them
+    Published,
+    /// Events that failed and that nothing waits for, by when they failed
+    Failed,
+    /// Events that somebody gave up, by when they failed
+    Discarded,
+    /// Entries of event_handled, by when the consumer handled the event
+    Handled,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay cleanup --older-than 7d --dry-run
+  outbox-relay cleanup --older-than 7d
+  outbox-relay cleanup --older-than 30d --status failed,discarded --yes
+
+It deletes in small batches with pauses, and waits for replicas that are behind (cleanup.max_replica_lag). Ctrl-C ends it after the
+batch in hand, with status 5; run it again to go on. Events that wait (PENDING, HELD) are never deleted, nor is a failed event whose
+key is held: decide about it first. `run` does all of this by schedule; see [cleanup] in the settings.")]
+pub struct CleanupArgs {
+    /// Age from which rows are deleted, as in 7d, 12h, or 0s for all
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub older_than: Duration,
+
+    /// Which rows
+    #[arg(
+        long,
+        value_name = "STATUS",
+        value_enum,
+        ignore_case = true,
+        value_delimiter = ',',
+        default_value = "published"
+    )]
+    pub status: Vec<Finished>,
+
+    /// Most rows to delete
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+
+    /// Count, and delete nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+
+    /// Why, for outbox_audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+/// An age that PostgreSQL can subtract from the present.
+fn age(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+    match values::duration(text)? {
+        age if age > LONGEST => Err("at most 36600d".to_owned()),
+        age => Ok(age),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_a_duration_of_at_most_a_century() {
+        assert_eq!(age("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(age("0s"), Ok(Duration::ZERO));
+        for text in ["", "7", "-7d", "yesterday", "36601d", "2026-05-01"] {
+            assert!(age(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+-- Looks at the next rows by id and deletes those that are finished and old, all in this one transaction.
+-- $1 bigint: begin after this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds from which
+-- PUBLISHED rows go, $5 float8: the same for DISCARDED ones, null to keep them.
+-- Returns the last id and the number of rows looked at, the lowest id that stays, whether any of them is as old as the lower age
+-- (ids are drawn in the order of time, so behind many rows that are all younger there is nothing to delete), and what was deleted.
+-- Only rows that will be deleted are locked: a lane passes over a PENDING row that is locked. Run again, it finds the rest.
+with seen as materialized (
+  select id, status,
+    least(created_at, published_at) <= now() - make_interval(secs => least($4::float8, $5::float8)) as old,
+    case status
+      when 'PUBLISHED' then published_at <= now() - make_interval(secs => $4)
+      when 'DISCARDED' then coalesce(failed_at, created_at) <= now() - make_interval(secs => $5)
+    end as due
+  from outbox_events
+  where id > $1 and id <= $2
+  order by id limit $3
+),
+-- Manifests are in id order: below the first of each there is nothing in flight, which spares reading them.
+in_flight as materialized (
+  select min(batch_ids[1]) as lowest from outbox_shards
+),
+doomed as materialized (
+  select e.id, e.status
+  from seen s join outbox_events e on e.id = s.id
+  where s.due and e.status = s.status and e.dead_letter_to is null
+    and not exists (select 1 from outbox_held_keys h where h.first_id = s.id)
+    and (coalesce(s.id < (select lowest from in_flight), true)
+      or not exists (select 1 from outbox_shards o where s.id = any(o.batch_ids)))
+  for update of e skip locked
+),
+gone as (
+  delete from outbox_events e using doomed d where e.id = d.id returning d.status
+)
+select
+  (select max(id) from seen) as last_id,
+  (select count(*) from seen) as seen,
+  (select min(id) from seen where due is not true) as first_left,
+  (select coalesce(bool_or(old), false) from seen) as any_old,
+  (select count(*) from gone where status = 'PUBLISHED') as published,
+  (select count(*) from gone where status = 'DISCARDED') as discarded

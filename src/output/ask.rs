@@ -1,0 +1,56 @@
+//! A question to the person at the terminal.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use crate::error::{Code, Error, Result};
+
+/// Whether somebody is there to answer: standard input and standard error are terminals.
+pub fn is_attended() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks on standard error. Only `y` and `yes` mean yes; the end of the input means no.
+pub fn confirm(question: &str) -> Result<bool> {
+    let failed = |error| Error::new(Code::Unexpected, "cannot ask on the terminal").caused_by(error);
+    let mut stream = anstream::stderr().lock();
+    write!(stream, "{question} [y/N] ").and_then(|()| stream.flush()).map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    Ok(is_yes(&answer))
+}
+
+/// Asks before something is done that cannot be taken back, unless `yes`.
+///
+/// Errors: the answer was no, or nobody is there to be asked.
+pub fn consent(yes: bool, question: &str) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !is_attended() {
+        return Err(Error::new(Code::Usage, format!("{question} Nobody is there to be asked"))
+            .hint("add --yes to do it, or --dry-run to see what would be done"));
+    }
+    match confirm(question)? {
+        true => Ok(()),
+        false => Err(Error::new(Code::Usage, "not confirmed; nothing was done")),
+    }
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clear_yes_is_one() {
+        for yes in ["y\n", "Y", " yes \n", "YES\n"] {
+            assert!(is_yes(yes), "{yes:?}");
+        }
+        for no in ["", "\n", "n\n", "yep\n", "1\n"] {
+            assert!(!is_yes(no), "{no:?}");
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! The cleaner: what it deletes, what it leaves alone whatever its age, and what it does beside others.
+//!
+//! Most cases run it in this process against a database of their own, without a relay.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use outbox_relay::cleanup;
+use outbox_relay::config::{CleanupConfig, DatabaseConfig, Retention};
+use outbox_relay::db::{Database, Role};
+use outbox_relay::metrics::{CleanupLabel, Metrics};
+use outbox_relay::outbox::cleanup::{Ages, Session, Window};
+use outbox_relay::secret::Secret;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::kafka::sent_ids;
+use crate::support::order;
+use crate::support::relay::RelaySettings;
+use crate::support::{NewRow, PrivatePostgres, TestDatabase, Topic, holds_for, parts::parts, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The defaults, but a pass every second, and a number of rows that makes several batches of a few.
+fn settings() -> CleanupConfig {
+    CleanupConfig { interval: Duration::from_secs(1), batch_rows: 10.try_into().unwrap(), ..CleanupConfig::default() }
+}
+
+/// A cleaner of this process.
+struct Cleaner {
+    metrics: Metrics,
+    stop: CancellationToken,
+    ended: tokio::sync::oneshot::Receiver<()>,
+}
+
+impl Cleaner {
+    fn start(url: &str, settings: CleanupConfig, statement_timeout: Duration) -> Self {
+        let database = DatabaseConfig { url: Secret::new(url), statement_timeout, ..DatabaseConfig::default() };
+        let pool = Database::new(&database).expect("a good URL").pool(Role::Cleanup, 1);
+        let (metrics, stop) = (Metrics::new(), CancellationToken::new());
+        let work = cleanup::run(settings, pool, metrics.clone(), stop.clone());
+        let (done, ended) = tokio::sync::oneshot::channel();
+        outbox_relay::supervisor::detach("cleaner", async move {
+            work.await.expect("a cleaner never fails");
+            done.send(()).unwrap_or_default();
+        });
+        Self { metrics, stop, ended }
+    }
+
+    fn deleted(&self, kind: &'static str) -> u64 {
+        self.metrics.cleanup_deleted_rows.get_or_create(&CleanupLabel { kind }).get()
+    }
+
+    /// Waits until it has gone over everything `more` times from now on.
+    async fn passes(&self, more: u64) {
+        let enough = self.metrics.cleanup_passes.get() + more;
+        wait_until("the passes of the cleaner", LIMIT, async || {
+            let passes = self.metrics.cleanup_passes.get();
+            if passes >= enough { Ok(()) } else { Err(format!("{passes} of {enough}")) }
+        })
+        .await;
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(LIMIT, self.ended).await.expect("it stops").expect("in order");
+    }
+}
+
+fn start(database: &TestDatabase, settings: CleanupConfig) -> Cleaner {
+    Cleaner::start(&database.url, settings, Duration::from_secs(30))
+}
+
+/// One pass over everything, and the end.
+async fn clean(database: &TestDatabase, settings: CleanupConfig) {
+    let cleaner = start(database, settings);
+    cleaner.passes(1).await;
+    cleaner.stop().await;
+}
+
+/// A row in a state and of an age, with a key of its own unless one is given.
+async fn put(client: &Client, state: &str, age: &str, key: Option<&str>) -> i64 {
+    let id = NewRow::new("t", key.unwrap_or("alone"), "{}").insert(client).await;
+    let times = match state {
+        "PUBLISHED" => format!("published_at = now() - interval '{age}'"),
+        "FAILED" => format!("failed_at = now() - interval '{age}', last_error = 'refused'"),
+        _ => format!("failed_at = now() - interval '{age}'"),
+    };
+    let statement = format!(
+        "update outbox_events set status = '{state}', created_at = now() - interval '{age}' - interval '1 hour', {times}, \
+         aggregate_id = coalesce($2, 'alone-' || id) where id = $1"
+    );
+    client.execute(&statement, &[&id, &key]).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    id
+}
+
+async fn hold(client: &Client, first_id: i64, key: &str) {
+    let statement = "insert into outbox_held_keys (first_id, shard, partition_key, reason) \
+                     select $1, shard, $2, 'failed' from outbox_events where id = $1";
+    assert_eq!(client.execute(statement, &[&first_id, &key]).await.expect("a held key"), 1);
+}
+
+async fn ids(client: &Client) -> BTreeSet<i64> {
+    let rows = client.query("select id from outbox_events", &[]).await.expect("ids");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+async fn count(client: &Client, table: &str) -> i64 {
+    client.query_one(&format!("select count(*) from {table}"), &[]).await.expect("a count").get(0)
+}
+
+/// `n` rows that were published so long ago.
+async fn published(client: &Client, n: i64, age: &str) {
+    let statement = format!(
+        "insert into outbox_events (aggregate_id, event_type, topic, payload, status, created_at, published_at) \
+         select 'k' || n % 50, 'E', 't', '{{}}', 'PUBLISHED', now() - interval '{age}', now() - interval '{age}' \
+         from generate_series(1, $1::bigint) n"
+    );
+    client.execute(&statement, &[&n]).await.expect("rows");
+}
+
+async fn handled(client: &Client, n: i64, age: &str) {
+    let statement = format!(
+        "insert into event_handled (consumer_group, event_id, topic, partition, \"offset\", handled_at) \
+         select 'g', gen_random_uuid(), 't', 0, n, now() - interval '{age}' from generate_series(1, $1::bigint) n"
+    );
+    client.execute(&statement, &[&n]).await.expect("entries");
+}
+
+/// Each state has its time, and nothing that waits, holds or is in flight goes, however old it is.
+#[tokio::test]
+async fn every_state_is_kept_for_its_time_and_what_somebody_needs_for_ever() {
+    let database = TestDatabase::migrated("retention").await;
+    let client = database.connect().await;
+    let mut gone = BTreeSet::new();
+    let mut kept = BTreeMap::new();
+    for (state, age) in [("PUBLISHED", "8 days"), ("DISCARDED", "8 days"), ("FAILED", "31 days")] {
+        gone.insert(put(&client, state, age, None).await);
+    }
+    for (state, age) in [("PUBLISHED", "6 days"), ("DISCARDED", "6 days"), ("FAILED", "29 days")] {
+        kept.insert(put(&client, state, age, None).await, "it is too young");
+    }
+    for state in ["PENDING", "HELD"] {
+        kept.insert(put(&client, state, "400 days", None).await, "it is still to be sent");
+    }
+    let holder = put(&client, "FAILED", "400 days", Some("held")).await;
+    hold(&client, holder, "held").await;
+    kept.insert(holder, "it holds its key");
+    kept.insert(put(&client, "FAILED", "400 days", Some("held")).await, "its key is held by another");
+    kept.insert(put(&client, "HELD", "400 days", Some("held")).await, "it is held");
+    let given_up = put(&client, "DISCARDED", "400 days", Some("stuck")).await;
+    hold(&client, given_up, "stuck").await;
+    kept.insert(given_up, "the key still waits for it");
+    let released = put(&client, "FAILED", "400 days", Some("released")).await;
+    gone.insert(released);
+    put(&client, "PUBLISHED", "1 day", Some("released")).await;
+    let dead_letter = put(&client, "FAILED", "400 days", None).await;
+    client.execute("update outbox_events set dead_letter_to = 'dlq' where id = $1", &[&dead_letter]).await.unwrap();
+    kept.insert(dead_letter, "its dead letter is still to be written");
+    let unknown = put(&client, "FAILED", "400 days", None).await;
+    client.execute("update outbox_events set failed_at = null where id = $1", &[&unknown]).await.unwrap();
+    kept.insert(unknown, "nobody knows since when it has failed");
+    let in_flight = put(&client, "DISCARDED", "400 days", None).await;
+    let manifest = "update outbox_shards set batch_ids = array[$1::bigint] where shard = (select shard from outbox_events where id = $1)";
+    client.execute(manifest, &[&in_flight]).await.unwrap();
+    kept.insert(in_flight, "it stands in a manifest");
+    handled(&client, 30, "31 days").await;
+    handled(&client, 7, "29 days").await;
+
+    clean(&database, settings()).await;
+    let left = ids(&client).await;
+    assert_eq!(gone.intersection(&left).count(), 0, "{gone:?} should be gone");
+    let missed: Vec<_> = kept.iter().filter(|(id, _)| !left.contains(id)).collect();
+    assert!(missed.is_empty(), "deleted: {missed:?}");
+    assert_eq!(count(&client, "event_handled").await, 7);
+    assert_eq!(count(&client, "outbox_held_keys").await, 2, "held keys are nobody's but the operator's");
+}
+
+#[tokio::test]
+async fn never_keeps_rows_of_any_age() {
+    let database = TestDatabase::migrated("never").await;
+    let client = database.connect().await;
+    for (state, age) in [("PUBLISHED", "4000 days"), ("DISCARDED", "4000 days"), ("FAILED", "4000 days")] {
+        put(&client, state, age, None).await;
+    }
+    handled(&client, 5, "4000 days").await;
+    let never = CleanupConfig {
+        published_older_than: Retention::Never,
+        failed_older_than: Retention::Never,
+        handled_older_than: Retention::Never,
+        ..settings()
+    };
+    clean(&database, never).await;
+    assert_eq!((count(&client, "outbox_events").await, count(&client, "event_handled").await), (3, 5));
+}
+
+/// Ids are not the order of publication: rows that were published late stay among rows that go, and go when their time comes.
+#[tokio::test]
+async fn a_row_that_was_published_late_goes_later_and_is_not_forgotten() {
+    let database = TestDatabase::migrated("late").await;
+    let client = database.connect().await;
+    published(&client, 35, "9 days").await;
+    let late = NewRow::new("t", "late", "{}").sql("created_at", "now() - interval '9 days'").insert(&client).await;
+    published(&client, 35, "9 days").await;
+    published(&client, 45, "1 day").await;
+    let cleaner = start(&database, settings());
+    wait_until("the old rows are gone", LIMIT, async || match count(&client, "outbox_events").await {
+        46 => Ok(()),
+        left => Err(format!("{left} left")),
+    })
+    .await;
+    cleaner.passes(1).await;
+    let publish =
+        "update outbox_events set status = 'PUBLISHED', published_at = now() - interval '8 days' where id = $1";
+    client.execute(publish, &[&late]).await.unwrap();
+    wait_until("the late one is gone", LIMIT, async || {
+        if ids(&client).await.contains(&late) { Err("it is there".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(count(&client, "outbox_events").await, 45, "the young ones stay");
+    cleaner.stop().await;
+}
+
+/// A pass must not read the history: behind rows that are all younger it ends.
+#[tokio::test]
+async fn a_walk_ends_at_the_first_rows_that_are_all_young() {
+    let database = TestDatabase::migrated("young").await;
+    let client = database.connect().await;
+    published(&client, 20, "1 day").await;
+    let pool = pool(&database);
+    let session = Session::open(&pool).await.unwrap();
+    let ages = Ages { published: Some(7 * DAY), discarded: Some(7 * DAY) };
+    let looked = session.finished(Window { after: 0, upto: i64::MAX, rows: 10 }, ages).await.unwrap();
+    assert_eq!((looked.seen, looked.any_old, looked.deleted.total()), (10, false, 0));
+    // A row that waits is as old as its event: the walk goes past it.
+    client
+        .execute(
+            "update outbox_events set status = 'PENDING', created_at = now() - interval '8 days' where id = 5",
+            &[],
+        )
+        .await
+        .unwrap();
+    let looked = session.finished(Window { after: 0, upto: i64::MAX, rows: 10 }, ages).await.unwrap();
+    assert_eq!((looked.any_old, looked.first_left), (true, Some(1)));
+}
+
+fn pool(database: &TestDatabase) -> outbox_relay::db::Pool {
+    let settings = DatabaseConfig { url: Secret::new(&database.url), ..DatabaseConfig::default() };
+    Database::new(&settings).expect("a good URL").pool(Role::Cleanup, 1)
+}
+
+/// One instance deletes. When it ends, another does.
+#[tokio::test]
+async fn of_two_cleaners_one_works_and_the_other_takes_over() {
+    let database = TestDatabase::migrated("two-cleaners").await;
+    let client = database.connect().await;
+    published(&client, 100, "9 days").await;
+    let first = start(&database, settings());
+    first.passes(1).await;
+    let second = start(&database, settings());
+    first.passes(2).await;
+    assert_eq!((first.deleted("published"), second.metrics.cleanup_passes.get()), (100, 0));
+    published(&client, 50, "9 days").await;
+    first.stop().await;
+    second.passes(1).await;
+    wait_until("the second has gone on", LIMIT, async || match count(&client, "outbox_events").await {
+        0 => Ok(()),
+        left => Err(format!("{left} left")),
+    })
+    .await;
+    second.stop().await;
+}
+
+/// Without the lock between them (a command beside the schedule, a pooler that loses locks), two delete each row once.
+#[tokio::test]
+async fn two_that_race_delete_every_row_once_and_wait_for_nobody() {
+    let database = TestDatabase::migrated("race").await;
+    let client = database.connect().await;
+    published(&client, 3_000, "9 days").await;
+    let mut blocker = database.connect().await;
+    let blocking = blocker.transaction().await.unwrap();
+    blocking.query_one("select id from outbox_events where id = 1500 for update", &[]).await.unwrap();
+    let work = async || {
+        let session = Session::open(&pool(&database)).await.unwrap();
+        let ages = Ages { published: Some(DAY), discarded: None };
+        let (mut after, mut deleted) = (0, 0);
+        loop {
+            let looked = session.finished(Window { after, upto: i64::MAX, rows: 40 }, ages).await.unwrap();
+            deleted += looked.deleted.published;
+            match looked.last_id {
+                Some(id) => after = id,
+                None => return deleted,
+            }
+        }
+    };
+    let (one, other) = tokio::join!(work(), work());
+    assert_eq!(one + other, 2_999, "the row that somebody has locked is passed over");
+    blocking.rollback().await.unwrap();
+    assert_eq!(ids(&client).await, BTreeSet::from([1_500]));
+}
+
+/// A batch that takes longer than statement_timeout is taken back by PostgreSQL; a smaller one is tried.
+#[tokio::test]
+async fn batches_that_take_too_long_become_smaller_until_they_do_not() {
+    let database = TestDatabase::migrated("slow-batches").await;
+    let client = database.connect().await;
+    published(&client, 120, "9 days").await;
+    client
+        .batch_execute(
+            "create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.02); return old; end'; \
+             create trigger slow before delete on outbox_events for each row execute function slow()",
+        )
+        .await
+        .unwrap();
+    let large = CleanupConfig { batch_rows: 1_000.try_into().unwrap(), ..settings() };
+    let cleaner = Cleaner::start(&database.url, large, Duration::from_millis(900));
+    wait_until("all are gone", LIMIT, async || match count(&client, "outbox_events").await {
+        0 => Ok(()),
+        left => Err(format!("{left} left")),
+    })
+    .await;
+    cleaner.stop().await;
+}
+
+/// A cleaner without its grants says so and leaves the process alone; what it may delete it deletes.
+#[tokio::test]
+async fn a_missing_grant_keeps_one_table_from_being_cleaned_and_nothing_else() {
+    let database = TestDatabase::migrated("no-grant").await;
+    let client = database.connect().await;
+    published(&client, 10, "9 days").await;
+    handled(&client, 10, "40 days").await;
+    let role = database.name().to_owned();
+    client
+        .batch_execute(&format!(
+            "create role {role} login; grant select on all tables in schema public to {role}; \
+             grant select on all sequences in schema public to {role}; grant select, delete on event_handled to {role}"
+        ))
+        .await
+        .unwrap();
+    let url = database.url.replacen("postgres@", &format!("{role}@"), 1);
+    assert_ne!(url, database.url);
+    let cleaner = Cleaner::start(&url, settings(), Duration::from_secs(30));
+    cleaner.passes(2).await;
+    assert_eq!((count(&client, "outbox_events").await, count(&client, "event_handled").await), (10, 0));
+    cleaner.stop().await;
+}
+
+/// Entries that come later, in pages that were looked at or not, and after the table was rewritten.
+#[tokio::test]
+async fn entries_of_event_handled_go_wherever_they_are() {
+    let database = TestDatabase::migrated("handled").await;
+    let client = database.connect().await;
+    handled(&client, 30_000, "20 days").await;
+    handled(&client, 500, "31 days").await;
+    // These are too young at the first look at their pages.
+    handled(&client, 5_000, "29 days 23 hours 59 minutes 55 seconds").await;
+    let cleaner = start(&database, CleanupConfig { batch_rows: 400.try_into().unwrap(), ..settings() });
+    let left = async |expected: i64| {
+        wait_until("the old entries are gone", LIMIT, async || match count(&client, "event_handled").await {
+            left if left == expected => Ok(()),
+            left => Err(format!("{left} left")),
+        })
+        .await;
+    };
+    left(30_000).await;
+    client.batch_execute("vacuum full event_handled").await.unwrap();
+    client
+        .execute("update event_handled set handled_at = now() - interval '31 days' where \"offset\" <= 100", &[])
+        .await
+        .unwrap();
+    client.batch_execute("vacuum full event_handled").await.unwrap();
+    left(29_900).await;
+    cleaner.stop().await;
+}
+
+/// Rows are deleted a second after their publication, while writers write and lanes publish: each arrives once, in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleting_beside_a_relay_under_load_loses_nothing_and_keeps_order() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("clean-load"), Topic::create("clean-load", 3));
+    let client = database.connect().await;
+    let settings = RelaySettings::new(&database, &parts().kafka)
+        .set("cleanup.interval", "1s")
+        .set("cleanup.published_older_than", "1s")
+        .set("cleanup.batch_rows", "200")
+        .set("relay.batch_rows", "100");
+    let (mut one, mut two) =
+        tokio::join!(settings.clone().instance("one").start_ready(), settings.clone().instance("two").start_ready());
+    let mut committed: HashMap<String, Vec<i64>> = HashMap::new();
+    for round in 0..60 {
+        let inserted = client
+            .query(
+                "insert into outbox_events (aggregate_id, event_type, topic, payload) \
+                 select 'k' || n % 40, 'E', $1, '{}' from generate_series(1, 200) n returning aggregate_id, id",
+                &[&topic.name],
+            )
+            .await
+            .unwrap();
+        for row in inserted {
+            committed.entry(row.get(0)).or_default().push(row.get(1));
+        }
+        if round == 30 {
+            // Whichever of the two deletes, the other goes on.
+            one.kill().await;
+        }
+    }
+    wait_until("everything is published and deleted", Duration::from_secs(90), async || {
+        match count(&client, "outbox_events").await {
+            0 => Ok(()),
+            left => Err(format!("{left} left")),
+        }
+    })
+    .await;
+    let report = order::check(&committed, &sent_ids(&topic.records().await));
+    report.expect_kept();
+    assert!(two.metric("outbox_relay_cleanup_deleted_rows_total").await > 0.0);
+    two.terminate().await;
+    two.expect_no_error_lines();
+}
+
+/// Deleting waits while a replica has much to replay, and goes on when it has not.
+#[tokio::test]
+async fn a_replica_that_is_behind_is_waited_for() {
+    let primary = PrivatePostgres::start().await;
+    let database = TestDatabase::migrated_at(&primary.url).await;
+    let standby = primary.standby().await;
+    let replica = TestDatabase { url: standby.url.clone() };
+    let (client, replica) = (database.connect().await, replica.reconnect().await);
+    replica.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+    published(&client, 20_000, "9 days").await;
+    let behind = "select pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint from pg_stat_replication";
+    wait_until("the replica is behind", LIMIT, async || {
+        let rows = client.query(behind, &[]).await.unwrap();
+        match rows.first().and_then(|row| row.get::<_, Option<i64>>(0)) {
+            Some(bytes) if bytes > 1 << 20 => Ok(()),
+            other => Err(format!("{other:?} bytes")),
+        }
+    })
+    .await;
+    let strict = CleanupConfig {
+        max_replica_lag: bytesize::ByteSize::mib(1),
+        batch_rows: 1_000.try_into().unwrap(),
+        ..settings()
+    };
+    let cleaner = start(&database, strict);
+    wait_until("it says that it waits", LIMIT, async || match cleaner.metrics.cleanup_paused.get() {
+        1 => Ok(()),
+        other => Err(format!("{other}")),
+    })
+    .await;
+    holds_for("nothing is deleted", Duration::from_secs(3), async || match count(&client, "outbox_events").await {
+        20_000 => Ok(()),
+        left => Err(format!("{left} left")),
+    })
+    .await;
+    replica.batch_execute("select pg_wal_replay_resume()").await.unwrap();
+    wait_until("it goes on", LIMIT, async || match count(&client, "outbox_events").await {
+        0 => Ok(()),
+        left => Err(format!("{left} left")),
+    })
+    .await;
+    assert_eq!(cleaner.metrics.cleanup_paused.get(), 0);
+    cleaner.stop().await;
+}
