@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
 pub use cleanup::{CleanupArgs, Finished};
-pub use operate::{Consent, PauseArgs, RedoArgs};
+pub use operate::{Consent, EventsTraceArgs, PauseArgs, RedoArgs};
 pub use values::{EventRef, Part, When};
 
 const EXIT_CODES: &str = "\
@@ -103,6 +103,9 @@ pub enum Command {
     Resume(PauseArgs),
     /// Delete finished events that are old
     Cleanup(CleanupArgs),
+    /// Show the shards and the instances that own them
+    #[command(subcommand)]
+    Shards(ShardsCommand),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
     /// Show, validate and document the settings
@@ -226,6 +229,8 @@ pub enum EventsCommand {
         #[arg(required = true, value_name = "ID|EVENT_ID", value_parser = values::event_ref)]
         events: Vec<EventRef>,
     },
+    /// Show what has happened to an event: rows, attempts, copies, place in Kafka, consumers
+    Trace(EventsTraceArgs),
     /// Try FAILED or HELD events again, with all their attempts
     Retry(Box<RedoArgs>),
     /// Give FAILED or HELD events up for good; what waits behind them goes on
@@ -298,6 +303,12 @@ pub struct EventsLsArgs {
     /// Begin with the oldest
     #[arg(long)]
     pub oldest_first: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ShardsCommand {
+    /// List the shards: owner, lease, batch in flight, held keys
+    Ls,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ mod migrate;
 mod pause;
 mod recover;
 mod run;
+mod shards;
 mod signals;
 
 use std::sync::LazyLock;
@@ -138,6 +139,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Pause(args) => Box::pin(pause::run(&context, &args, pause::Change::Pause)).await,
         Command::Resume(args) => Box::pin(pause::run(&context, &args, pause::Change::Resume)).await,
         Command::Cleanup(args) => Box::pin(cleanup::run(&context, &args)).await,
+        Command::Shards(command) => Box::pin(shards::run(&context, &command)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),

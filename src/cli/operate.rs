@@ -92,6 +92,25 @@ pub struct RedoArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  outbox-relay events trace 1042
+  outbox-relay events trace 0198f2c4-0000-7000-8000-000000000001 -o json
+  outbox-relay events trace --correlation-id checkout-77
+
+Rows of a replay and dead letters carry the event_id of their original, so they stand in the same history. What consumers did is known
+for groups of this database.")]
+pub struct EventsTraceArgs {
+    /// The id of a row, or an event_id
+    #[arg(value_name = "ID|EVENT_ID", value_parser = values::event_ref, required_unless_present = "correlation_id")]
+    pub event: Option<EventRef>,
+
+    /// All events with this correlation id
+    #[arg(long, value_name = "ID", conflicts_with = "event")]
+    pub correlation_id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
   outbox-relay pause --reason 'broker upgrade'
   outbox-relay pause --topic order-events
   outbox-relay resume --topic order-events

@@ -3,6 +3,7 @@
 //! A list never holds payloads; `show` prints them, because the operator asked for that one event.
 
 mod redo;
+mod trace;
 mod view;
 
 use super::{Context, Result, admin_pool};
@@ -19,6 +20,7 @@ pub(super) async fn run(context: &Context, command: &EventsCommand) -> Result<()
     match command {
         EventsCommand::Ls(args) => ls(context, &pool, args).await,
         EventsCommand::Show { events } => show(context, &pool, events).await,
+        EventsCommand::Trace(args) => trace::run(context, &pool, args).await,
         EventsCommand::Retry(args) => redo::run(context, &pool, args, Action::Retry).await,
         EventsCommand::Discard(args) => redo::run(context, &pool, args, Action::Discard).await,
     }

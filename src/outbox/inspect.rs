@@ -5,6 +5,8 @@
 
 pub mod events;
 pub mod server;
+pub mod shards;
+pub mod trace;
 
 use tokio_postgres::error::SqlState;
 

@@ -16,6 +16,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod inspect;
 mod migrations;
 mod network;
 mod ordering;

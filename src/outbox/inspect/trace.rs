@@ -1,0 +1,42 @@
+//! What has happened to an event: its rows, copies of replays and dead letters among them, and what consumers made of it.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::db::{DbError, Pool};
+
+const TRACE: &str = include_str!("../sql/trace_events.sql");
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Happening {
+    pub at: Timestamp,
+    pub event_id: Uuid,
+    pub what: String,
+    /// Row of the outbox, if it is about one.
+    pub row: Option<i64>,
+    pub topic: Option<String>,
+    pub partition: Option<i32>,
+    pub offset: Option<i64>,
+    pub details: Option<String>,
+}
+
+/// The history of some events, oldest first. Finds rows by event_id, which no index serves: it reads the table.
+pub async fn trace(pool: &Pool, event_ids: &[Uuid]) -> Result<Vec<Happening>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(TRACE, &[&event_ids]).await?;
+    connection.done();
+    Ok(rows
+        .iter()
+        .map(|row| Happening {
+            at: row.get("at"),
+            event_id: row.get("event_id"),
+            what: row.get("what"),
+            row: row.get("row"),
+            topic: row.get("topic"),
+            partition: row.get("partition"),
+            offset: row.get("place"),
+            details: row.get("details"),
+        })
+        .collect())
+}
