@@ -3,6 +3,8 @@
 # partitions, on a PostgreSQL and a Kafka of its own (durable commits), all on this machine. One run in each delivery mode to warm up,
 # since the broker compiles its code as it goes and that of transactions is not that of plain records; then three in each, in turns, so
 # that a slow moment of the machine meets both.
+# With POISON=N, N events of one more key lie among the others, the first of which can never be published: three more runs in at-least-once
+# delivery without and with them, in turns. What waits behind the poison is held; the rate is that of the other keys.
 # Prints for each: events per second between the first and the last settled batch, CPU of the relay and of PostgreSQL per million
 # events, and the relay's peak memory; at the end the medians and their ratio. Owns target/bench; stops only what it started. Wants a
 # machine with nothing else to do. Arguments go to `outbox-relay run`.
@@ -13,6 +15,7 @@ target=${CARGO_TARGET_DIR:-target}
 binary=$target/release/outbox-relay
 parts=$target/bench
 topic=bench-events
+poison=${POISON:-0}
 
 cleanup() {
   [[ -z ${relay:-} ]] || kill "$relay" 2>/dev/null || true
@@ -42,12 +45,18 @@ backends_cpu() { # clock ticks of every process of the server, those that ended 
 
 per_million() { awk -v ticks="$1" -v hz="$(getconf CLK_TCK)" -v rows="$rows" 'BEGIN { printf "%.1f", ticks / hz / rows * 1e6 }'; }
 
-drain() { # drain DELIVERY: prints a line, leaves the rate in $rate
-  sql -c 'truncate outbox_events' -c 'update outbox_shards set low_id = 0' -c "
-    insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload)
-    select 'Product', (g % 1000)::text, 'LikeAddedEvent', '$topic',
+drain() { # drain DELIVERY: prints a line, leaves the rate in $rate; $among events of a poisoned key lie among the others
+  # Headers that are no strings cannot be sent.
+  sql -c 'truncate outbox_events, outbox_held_keys' -c 'update outbox_shards set low_id = 0' -c "
+    insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, headers, payload)
+    select 'Product', case when poisoned then 'poison' else (g % 1000)::text end, 'LikeAddedEvent', '$topic',
+      case when poisoned and row_number() over (partition by poisoned order by g) = 1 then '{\"a\": 1}'::jsonb end,
       jsonb_build_object('productId', g % 1000, 'userId', g, 'filler', repeat(md5(g::text), 7))
-    from generate_series(1, $rows) g" -c 'vacuum analyze outbox_events' -c checkpoint
+    from (
+      select g, g * ${among:-0} / ($rows + ${among:-0}) > (g - 1) * ${among:-0} / ($rows + ${among:-0}) as poisoned
+      from generate_series(1::bigint, $rows + ${among:-0}) g
+    ) rows
+    order by g" -c 'vacuum analyze outbox_events' -c checkpoint
   local before postgres second ticks peak
   postgres=$(cat "$parts/postgres/pid")
   before=$(backends_cpu "$postgres")
@@ -85,3 +94,15 @@ done
 printf 'medians: at-least-once %s, exactly-once %s events/s, ratio %s\n' "$(median "${at_least_once[@]}")" \
   "$(median "${exactly_once[@]}")" \
   "$(awk -v a="$(median "${at_least_once[@]}")" -v b="$(median "${exactly_once[@]}")" 'BEGIN { printf "%.2f", b / a }')"
+
+((poison)) || exit 0
+without=() with=()
+for _ in 1 2 3; do
+  among=0 drain at-least-once "$@"
+  without+=("$rate")
+  among=$poison drain at-least-once "$@"
+  with+=("$rate")
+done
+printf 'medians: %s without, %s events/s of the other keys with a poisoned key of %s events, ratio %s\n' "$(median "${without[@]}")" \
+  "$(median "${with[@]}")" "$poison" \
+  "$(awk -v a="$(median "${without[@]}")" -v b="$(median "${with[@]}")" 'BEGIN { printf "%.2f", b / a }')"
