@@ -35,6 +35,10 @@ pub struct OutboxEvent<'a> {
     /// Seconds until the event is due, by the clock of the database; `None` when it is due now.
     pub due_in_seconds: Option<f64>,
     pub created_at: Timestamp,
+    /// The row is a copy that a replay made of this one.
+    pub replay_of: Option<i64>,
+    /// The row is the dead letter of this one.
+    pub dead_letter_of: Option<i64>,
 }
 
 /// What the record's value will be.
