@@ -62,6 +62,11 @@ bench: build ## Drain a backlog three times in each delivery mode; rate, CPU, me
 	@scripts/install-deps.sh test
 	@scripts/bench-drain.sh
 
+.PHONY: bench-replay
+bench-replay: build ## Replay a million published events; rate and memory (ROWS=1000000)
+	@scripts/install-deps.sh test
+	@scripts/bench-replay.sh
+
 .PHONY: test
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test

@@ -17,6 +17,12 @@ grant select, insert on outbox_audit to outbox_relay;
 grant select on outbox_installation, outbox_pauses to outbox_relay;
 grant select on refinery_schema_history to outbox_relay;
 
+-- People who replay events: they append copies, as applications do, and keep note of it.
+create role outbox_operator nologin;
+grant select, insert on outbox_events to outbox_operator;
+grant select, insert, update on outbox_replays to outbox_operator;
+grant select, insert on outbox_audit to outbox_operator;
+
 -- The consumer, on top of what its projections need.
 create role outbox_consumer nologin;
 grant select, insert, update on consumer_partitions to outbox_consumer;

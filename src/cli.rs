@@ -3,6 +3,7 @@
 //! Invariant: a command stands here only when it works; the help, the completions and the man pages are made from these
 //! types, so what is listed is what there is.
 
+mod replay;
 mod values;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
+pub use replay::ReplayArgs;
 pub use values::{EventRef, Part, When};
 
 const EXIT_CODES: &str = "\
@@ -93,6 +95,8 @@ pub enum Command {
     Events(EventsCommand),
     /// Show the backlog of the outbox and the lag of the consumer, per partition
     Lag(LagArgs),
+    /// Publish events again: appends copies behind what waits
+    Replay(Box<ReplayArgs>),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
     /// Show, validate and document the settings

@@ -6,6 +6,7 @@
 mod check;
 mod completions;
 mod config;
+mod confirm;
 mod demo;
 mod events;
 mod health;
@@ -14,6 +15,7 @@ mod lag;
 mod man;
 mod migrate;
 mod recover;
+mod replay;
 mod run;
 mod signals;
 
@@ -133,6 +135,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Health(args) => Box::pin(health::run(&context, &args)).await,
         Command::Events(command) => Box::pin(events::run(&context, &command)).await,
         Command::Lag(args) => Box::pin(lag::run(&context, &args)).await,
+        Command::Replay(args) => Box::pin(replay::run(&context, &args)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),

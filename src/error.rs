@@ -46,6 +46,8 @@ codes! {
     Usage = "OR-U001", Usage;
     /// The thing a command was asked for does not exist.
     NotFound = "OR-U002", CheckNotMet;
+    /// A command was interrupted after it had done a part of its work, and can go on.
+    PartlyDone = "OR-U003", PartlyDone;
     /// The settings have problems.
     ConfigInvalid = "OR-C001", ConfigInvalid;
     /// PostgreSQL refuses or does not answer.

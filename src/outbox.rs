@@ -10,6 +10,7 @@ pub mod barrier;
 pub mod inspect;
 pub mod leases;
 pub mod recovery;
+pub mod replay;
 
 mod rows;
 mod statements;

@@ -4,6 +4,7 @@
 //! Invariants: a reader that closes its end of the pipe is no error and no panic (`events ls | head`); colour is written
 //! only where a person sees it; text from the database cannot steer the terminal ([`printable`]).
 
+mod progress;
 mod table;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
+pub use progress::Progress;
 pub use table::{Align, Cell, Table, Tone};
 
 /// Form of the data on standard output.

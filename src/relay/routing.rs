@@ -53,13 +53,19 @@ impl Routing {
             Some(topic) => topic.to_owned(),
             None => self.rules.iter().find_map(|rule| rule.apply(event)).ok_or(RoutingError::NoTopic)?,
         };
-        if !is_topic_name(&topic) {
-            return Err(RoutingError::Invalid(shortened(&topic)));
-        }
-        if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| pattern.is_match(&topic)) {
-            return Err(RoutingError::NotAllowed(topic));
-        }
+        self.allows(&topic)?;
         Ok(topic)
+    }
+
+    /// Whether events may go to this topic.
+    pub fn allows(&self, topic: &str) -> Result<(), RoutingError> {
+        if !is_topic_name(topic) {
+            return Err(RoutingError::Invalid(shortened(topic)));
+        }
+        if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| pattern.is_match(topic)) {
+            return Err(RoutingError::NotAllowed(topic.to_owned()));
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ mod outage;
 mod outbox;
 mod projection;
 mod query_plans;
+mod replay;
 mod shutdown;
 mod sql_files;
 mod support;
