@@ -17,10 +17,14 @@ grant select, insert on outbox_audit to outbox_relay;
 grant select on outbox_installation, outbox_pauses to outbox_relay;
 grant select on refinery_schema_history to outbox_relay;
 
--- People who replay events: they append copies, as applications do, and keep note of it.
+-- People who replay events and send dead letters back: they append rows, as applications do, make FAILED ones PENDING, and keep note of it.
 create role outbox_operator nologin;
 grant select, insert on outbox_events to outbox_operator;
+grant update (status, retry_count, last_error, failed_at, dead_letter_to) on outbox_events to outbox_operator;
 grant select, insert, update on outbox_replays to outbox_operator;
+grant select, insert, update, delete on outbox_redriven to outbox_operator;
+grant select on outbox_shards, outbox_held_keys to outbox_operator;
+grant update (low_id) on outbox_shards to outbox_operator;
 grant select, insert on outbox_audit to outbox_operator;
 
 -- The consumer, on top of what its projections need.

@@ -3,6 +3,7 @@
 //! Invariant: a command stands here only when it works; the help, the completions and the man pages are made from these
 //! types, so what is listed is what there is.
 
+mod dlq;
 mod replay;
 mod values;
 
@@ -14,8 +15,9 @@ use uuid::Uuid;
 
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
+pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
 pub use replay::ReplayArgs;
-pub use values::{EventRef, Part, When};
+pub use values::{EventRef, Part, Place, When};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -97,6 +99,9 @@ pub enum Command {
     Lag(LagArgs),
     /// Publish events again: appends copies behind what waits
     Replay(Box<ReplayArgs>),
+    /// Look at dead letters, send them back, delete them
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
     /// Show, validate and document the settings

@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod confirm;
 mod demo;
+mod dlq;
 mod events;
 mod health;
 mod init;
@@ -136,6 +137,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Events(command) => Box::pin(events::run(&context, &command)).await,
         Command::Lag(args) => Box::pin(lag::run(&context, &args)).await,
         Command::Replay(args) => Box::pin(replay::run(&context, &args)).await,
+        Command::Dlq(command) => Box::pin(dlq::run(&context, &command)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),

@@ -9,6 +9,7 @@ pub mod backlog;
 pub mod barrier;
 pub mod inspect;
 pub mod leases;
+pub mod letters;
 pub mod recovery;
 pub mod replay;
 

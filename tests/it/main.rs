@@ -9,6 +9,7 @@ mod consumer;
 mod crash;
 mod delivery;
 mod demo;
+mod dlq;
 mod exactly_once;
 #[cfg(feature = "failpoints")]
 mod failpoints;
