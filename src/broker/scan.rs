@@ -19,6 +19,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
     pub outbox_id: i64,
+    /// The record is a dead letter: `outbox_id` is the row that failed, not the one that was published.
+    pub dead_letter: bool,
     pub event_id: Uuid,
     pub partition: i32,
     pub offset: i64,
@@ -75,14 +77,21 @@ pub fn scan(
 }
 
 fn sighting(message: &BorrowedMessage<'_>) -> Option<Sighting> {
-    let (mut id, mut event_id) = (None, None);
+    let (mut id, mut event_id, mut dead_letter) = (None, None, false);
     for header in message.headers()?.iter() {
         let text = || header.value.and_then(|value| std::str::from_utf8(value).ok());
         match header.key {
             "outbox-id" => id = text().and_then(|text| text.parse().ok()),
             "outbox-event-id" => event_id = text().and_then(|text| Uuid::parse_str(text).ok()),
+            "original_topic" => dead_letter = true,
             _ => {}
         }
     }
-    Some(Sighting { outbox_id: id?, event_id: event_id?, partition: message.partition(), offset: message.offset() })
+    Some(Sighting {
+        outbox_id: id?,
+        dead_letter,
+        event_id: event_id?,
+        partition: message.partition(),
+        offset: message.offset(),
+    })
 }

@@ -361,6 +361,36 @@ async fn the_operator_of_the_documented_roles_can_redrive_and_replay() {
     assert_eq!(shop.client.query_one(copies, &[]).await.unwrap().get::<_, i64>(0), 2);
 }
 
+/// A restored backup: the row that failed waits again, and so does its dead letter, whose record names the same id.
+#[tokio::test]
+async fn recover_takes_no_dead_letter_for_the_event_itself() {
+    let shop = Shop::open("dlq-recover", 1).await;
+    let failed = shop.fail(1).await[0];
+    shop.publish().await;
+    let letter: i64 = shop
+        .client
+        .query_one("select id from outbox_events where dead_letter_of = $1", &[&failed])
+        .await
+        .unwrap()
+        .get(0);
+    shop.client
+        .batch_execute(
+            "update outbox_events set status = 'PENDING', published_at = null, last_error = null; \
+             update outbox_shards set batch_seq = 3, marked = true, batch_ids = array(select id from outbox_events order by id), \
+               owner = null, lease_until = null \
+             where shard = (select min(shard) from outbox_events)",
+        )
+        .await
+        .unwrap();
+    let deployment = unique("recovered");
+    let recover = outbox_relay(&["recover", "--from-kafka", "--apply"]).env("DATABASE_URL", &shop.database.url);
+    let recover =
+        recover.env("KAFKA_BOOTSTRAP_SERVERS", &parts().kafka).env("OUTBOX_RELAY_RUN__DEPLOYMENT", &deployment);
+    recover.run().await.expect_code(0);
+    assert_eq!(row(&shop.client, letter).await.status, "PUBLISHED", "its record is there");
+    assert_eq!(row(&shop.client, failed).await.status, "PENDING", "it never came to its topic");
+}
+
 #[tokio::test]
 async fn what_cannot_go_back_is_told_and_the_others_go() {
     let shop = Shop::open("dlq-refused", 1).await;
