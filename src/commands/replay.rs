@@ -22,9 +22,12 @@ use crate::outbox::audit::Author;
 use crate::outbox::replay::{self, Bounds, Filter, Group, Named, Pace, Portion, Replay};
 use crate::output::{self, Progress};
 use crate::relay::routing::Routing;
+use crate::retry::Backoff;
 
 /// Most copies of one transaction when there is no rate.
 const PORTION: u32 = 5_000;
+/// How long PostgreSQL is waited for in the middle: a restart or a failover. A guess.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Portions in a second when there is one, so that the copies come evenly.
 const PORTIONS_PER_SECOND: u32 = 5;
 
@@ -160,7 +163,7 @@ async fn copy(
     let rate = replay.rate.and_then(|rate| u32::try_from(rate).ok());
     let mut pace = Pace::new(rate.map_or(PORTION, |rate| (rate / PORTIONS_PER_SECOND).max(1)));
     let mut progress = Progress::new("copied", count_of(replay.copied), count_of(replay.matched));
-    let mut due = monotonic();
+    let (mut due, mut outage, mut backoff) = (monotonic(), None, Backoff::for_connection());
     while !replay.finished {
         // A rate is an average, but a pause is not made up for: the copies of a minute do not come in one second.
         due = due.max(monotonic().saturating_sub(Duration::from_secs(1)));
@@ -173,8 +176,16 @@ async fn copy(
             () = tokio::time::sleep(due.saturating_sub(monotonic())) => {}
         }
         let before = replay.copied;
-        let portion =
-            replay::portion(pool, replay, runner, &mut pace, author).await.inspect_err(|_| progress.clear())?;
+        let portion = match replay::portion(pool, replay, runner, &mut pace, author).await {
+            Err(error) if error.is_unavailable() && monotonic() < *outage.get_or_insert(monotonic() + PATIENCE) => {
+                tracing::warn!(error = %error.chain(), "PostgreSQL does not answer: trying again");
+                due = monotonic() + backoff.next_wait();
+                continue;
+            }
+            other => other.inspect_err(|_| progress.clear())?,
+        };
+        outage = None;
+        backoff.reset();
         if portion == Portion::Taken {
             progress.clear();
             return Err(Error::new(Code::PartlyDone, format!("another process has resumed replay {}", replay.id))
@@ -334,10 +345,11 @@ fn stopped(begun: Option<Uuid>) -> Error {
 /// Whatever ended it, it can go on.
 fn with_resume(failure: super::Failure, id: Uuid) -> super::Failure {
     match failure {
-        super::Failure::Error(error) if error.code() != Code::PartlyDone => {
+        super::Failure::Error(error) if error.code() == Code::PartlyDone => error.into(),
+        super::Failure::Error(error) => {
             let hint = error.hint_text().map(|hint| format!("{hint}\n")).unwrap_or_default();
             error.hint(format!("{hint}{}", resume_command(id))).into()
         }
-        other => other,
+        settings @ super::Failure::Settings(_) => settings,
     }
 }

@@ -314,7 +314,7 @@ pub async fn take(
 
 /// Looks at the next window of a replay and copies what matches, in one transaction. `replay` is moved on with it.
 ///
-/// After [`DbError::Unavailable`] the portion may have been committed; the row in `outbox_replays` knows.
+/// After [`DbError::Unavailable`] the portion may have been committed; the row in `outbox_replays` knows, and the next call goes by it.
 pub async fn portion(
     pool: &Pool,
     replay: &mut Replay,
@@ -344,7 +344,14 @@ async fn try_portion(
         connection.done();
         return Ok(Portion::Taken);
     };
-    let last: i64 = row.get("last_id");
+    // The row knows better than we do, if the answer to a commit was lost.
+    (replay.last_id, replay.copied, replay.finished) = (row.get("last_id"), row.get("copied"), row.get("finished"));
+    if replay.finished {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Done);
+    }
+    let last = replay.last_id;
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &replay.upto_id, &pace.rows];
     params.extend(conditions(&replay.filter));
     params.extend([

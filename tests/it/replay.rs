@@ -267,6 +267,35 @@ async fn ctrl_c_ends_with_5_and_the_command_to_go_on() {
     expect_each_copied_once(&client, 2_000).await;
 }
 
+/// As when PostgreSQL restarts: the statement in hand ends with its session.
+#[tokio::test]
+async fn a_replay_that_loses_its_session_in_the_middle_goes_on_by_itself() {
+    let database = TestDatabase::migrated("replay-session").await;
+    let mut client = database.connect().await;
+    let watch = database.connect().await;
+    fill_published(&client, 2_000).await;
+    let running = replay(&database, &["--topic", "old-topic", "--rate", "1000", "--yes"]).start();
+    wait_until("it copies", Duration::from_secs(30), async || {
+        let made = copies(&watch).await;
+        if made >= 200 { Ok(()) } else { Err(format!("{made}")) }
+    })
+    .await;
+    let holding = client.transaction().await.unwrap();
+    holding.query("select id from outbox_replays for update", &[]).await.unwrap();
+    wait_until("its session waits, and is ended", Duration::from_secs(30), async || {
+        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+            where datname = current_database() and application_name = 'outbox-relay admin' and wait_event_type = 'Lock'";
+        let ended: i64 = watch.query_one(ended, &[]).await.unwrap().get(0);
+        if ended == 1 { Ok(()) } else { Err(format!("{ended}")) }
+    })
+    .await;
+    holding.rollback().await.unwrap();
+    let done = running.finish().await.expect_code(0);
+    assert!(done.stderr.contains("trying again"), "{}", done.stderr);
+    assert_eq!(done.json()["copied"], 2_000);
+    expect_each_copied_once(&client, 2_000).await;
+}
+
 /// Rows of half a megabyte: a portion ends by its bytes, and the next one goes on behind its last copy.
 #[tokio::test]
 async fn a_portion_of_large_rows_is_cut_and_nothing_is_left_out() {
