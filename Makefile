@@ -67,6 +67,11 @@ bench-cleanup: build ## Delete a million rows; a writer's latency with and witho
 	@scripts/install-deps.sh test
 	@scripts/bench-cleanup.sh
 
+.PHONY: bench-replay
+bench-replay: build ## Replay a million published events; rate and memory (ROWS=1000000)
+	@scripts/install-deps.sh test
+	@scripts/bench-replay.sh
+
 .PHONY: test
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test

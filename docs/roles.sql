@@ -23,21 +23,25 @@ grant delete on outbox_events to outbox_relay;
 grant select, delete on event_handled to outbox_relay;
 grant pg_read_all_stats to outbox_relay;
 
+-- Operators: events retry and discard, pause and resume, replay, dlq. They append rows as applications do, change the state of those
+-- that failed or wait, and keep note of it.
+create role outbox_operator nologin;
+grant select, insert on outbox_events to outbox_operator;
+grant update (status, retry_count, last_error, failed_at, dead_letter_to) on outbox_events to outbox_operator;
+grant select, update on outbox_shards to outbox_operator;
+grant select, insert, update on outbox_held_keys to outbox_operator;
+grant select, insert, delete on outbox_pauses to outbox_operator;
+grant select, insert, update on outbox_replays to outbox_operator;
+grant select, insert, update, delete on outbox_redriven to outbox_operator;
+grant select, insert on outbox_audit to outbox_operator;
+grant select on refinery_schema_history to outbox_operator;
+
 -- The consumer, on top of what its projections need.
 create role outbox_consumer nologin;
 grant select, insert, update on consumer_partitions to outbox_consumer;
 grant select, insert on event_handled, consumer_parked to outbox_consumer;
 grant select, insert, update on product_metrics to outbox_consumer;
 grant select on refinery_schema_history to outbox_consumer;
-
--- Operators: events retry and discard, pause, resume, on top of what readers may.
-create role outbox_operator nologin;
-grant select, update (status, retry_count, failed_at, dead_letter_to) on outbox_events to outbox_operator;
-grant select, update on outbox_shards to outbox_operator;
-grant select, insert, update on outbox_held_keys to outbox_operator;
-grant select, insert, delete on outbox_pauses to outbox_operator;
-grant insert on outbox_audit to outbox_operator;
-grant select on refinery_schema_history to outbox_operator;
 
 -- Dashboards and people who look.
 create role outbox_reader nologin;

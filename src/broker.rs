@@ -7,6 +7,7 @@ pub mod admin;
 pub mod client_config;
 pub mod failure;
 pub mod publisher;
+pub mod reader;
 pub mod scan;
 pub mod topics;
 pub mod transaction;

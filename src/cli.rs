@@ -4,7 +4,9 @@
 //! types, so what is listed is what there is.
 
 mod cleanup;
+mod dlq;
 mod operate;
+mod replay;
 mod values;
 
 use std::path::PathBuf;
@@ -16,8 +18,10 @@ use uuid::Uuid;
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
 pub use cleanup::{CleanupArgs, Finished};
+pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
 pub use operate::{Consent, EventsTraceArgs, PauseArgs, RedoArgs};
-pub use values::{EventRef, Part, When};
+pub use replay::ReplayArgs;
+pub use values::{EventRef, Part, Place, When};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -106,6 +110,11 @@ pub enum Command {
     /// Show the shards and the instances that own them
     #[command(subcommand)]
     Shards(ShardsCommand),
+    /// Publish events again: appends copies behind what waits
+    Replay(Box<ReplayArgs>),
+    /// Look at dead letters, send them back, delete them
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
     /// Show, validate and document the settings

@@ -7,7 +7,9 @@ mod check;
 mod cleanup;
 mod completions;
 mod config;
+mod confirm;
 mod demo;
+mod dlq;
 mod events;
 mod health;
 mod init;
@@ -16,6 +18,7 @@ mod man;
 mod migrate;
 mod pause;
 mod recover;
+mod replay;
 mod run;
 mod shards;
 mod signals;
@@ -140,6 +143,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Resume(args) => Box::pin(pause::run(&context, &args, pause::Change::Resume)).await,
         Command::Cleanup(args) => Box::pin(cleanup::run(&context, &args)).await,
         Command::Shards(command) => Box::pin(shards::run(&context, &command)).await,
+        Command::Replay(args) => Box::pin(replay::run(&context, &args)).await,
+        Command::Dlq(command) => Box::pin(dlq::run(&context, &command)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),

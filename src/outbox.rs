@@ -12,9 +12,11 @@ pub mod dead_letters;
 pub mod failure;
 pub mod inspect;
 pub mod leases;
+pub mod letters;
 pub mod pauses;
 pub mod recovery;
 pub mod redo;
+pub mod replay;
 
 mod rows;
 mod settle;

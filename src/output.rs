@@ -17,7 +17,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
-pub use ask::{confirm, consent, is_attended};
+pub use ask::{confirm, is_attended};
 pub use progress::Progress;
 pub use table::{Align, Cell, Table, Tone};
 

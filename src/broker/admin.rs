@@ -1,4 +1,5 @@
-//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers.
+//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers and the
+//! deletion of dead letters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -141,6 +142,21 @@ impl Admin {
             .hint(format!("create {name} with {partitions} partitions, or allow this client to create it"))),
             _ => Ok(()),
         }
+    }
+
+    /// Deletes the records of each partition below an offset. Returns the partitions that refused, with the reason.
+    pub async fn delete_records(&self, below: &[(String, i32, i64)]) -> Result<Vec<(String, i32, String)>> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition, offset) in below {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(unreachable)?;
+        }
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
+        let answers = self.client.delete_records(&list, &options).await.map_err(unreachable)?;
+        let refused = answers.elements().into_iter().filter_map(|element| {
+            let error = element.error().err()?;
+            Some((element.topic().to_owned(), element.partition(), error.to_string()))
+        });
+        Ok(refused.collect())
     }
 
     /// Low and end offset of each partition. Empty when the topic does not exist.

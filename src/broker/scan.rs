@@ -4,25 +4,23 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use super::admin::{QuietContext, refused_settings, unreachable};
-use super::client_config;
+use super::admin::unreachable;
+use super::reader;
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for the next record before the scan gives up: a broker that went away in the middle. Longer than the broker
-/// needs to abort a transaction that a dead relay left open: its timeout of 30 s, and 10 s between two looks.
-const SILENCE: Duration = Duration::from_secs(60);
-
 /// A record that came from an outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
     pub outbox_id: i64,
+    /// The record is a dead letter: `outbox_id` is the row that failed, not the one that was published.
+    pub dead_letter: bool,
     pub event_id: Uuid,
     pub partition: i32,
     pub offset: i64,
@@ -39,19 +37,10 @@ pub fn scan(
     since: Timestamp,
     mut each: impl FnMut(Sighting),
 ) -> Result<u64> {
-    let mut config = client_config::common(settings, "outbox-relay-scan");
-    config
-        .set("group.id", format!("outbox-relay-scan-{}", Uuid::new_v4()))
-        .set("enable.auto.commit", "false")
-        .set("isolation.level", "read_committed");
-    let consumer: BaseConsumer<QuietContext> = config.create_with_context(QuietContext).map_err(refused_settings)?;
+    let consumer = reader::consumer(settings, "read_committed")?;
     // The end that a `read_committed` client is told is that of the last decided transaction. A relay that died may have left
     // one open, and what others committed behind it has to be read too.
-    let everything: BaseConsumer<QuietContext> = config
-        .clone()
-        .set("isolation.level", "read_uncommitted")
-        .create_with_context(QuietContext)
-        .map_err(refused_settings)?;
+    let everything = reader::consumer(settings, "read_uncommitted")?;
     let (mut wanted, mut ends) = (TopicPartitionList::new(), HashMap::new());
     for topic in topics {
         let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(unreachable)?;
@@ -61,7 +50,7 @@ pub fn scan(
                 .hint("name the topics that the rows went to with --topic"));
         }
         for partition in partitions {
-            let (low, end) = everything.fetch_watermarks(topic, partition.id(), ANSWER_TIMEOUT).map_err(unreachable)?;
+            let (low, end) = reader::watermarks(&everything, topic, partition.id())?;
             if low < end {
                 ends.insert((topic.clone(), partition.id()), end);
                 let start = Offset::Offset(since.as_millisecond().max(0));
@@ -79,42 +68,30 @@ pub fn scan(
             ends.remove(&(element.topic().to_owned(), element.partition()));
         }
     }
-    consumer.assign(&starts).map_err(unreachable)?;
-    let (mut read, mut heard) = (0, crate::clock::monotonic());
-    while !ends.is_empty() {
-        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
-            let message = message.map_err(unreachable)?;
-            heard = crate::clock::monotonic();
-            read += 1;
-            if let Some(sighting) = sighting(&message) {
-                each(sighting);
-            }
-        } else if crate::clock::monotonic().saturating_sub(heard) > SILENCE {
-            return Err(Error::new(Code::KafkaUnreachable, "no record came for a minute in the middle of the scan")
-                .hint("run it again; nothing was changed"));
+    reader::follow(&consumer, &starts, ends, |message| {
+        if let Some(sighting) = sighting(message) {
+            each(sighting);
         }
-        // The position also passes the markers of transactions, which are no records.
-        for element in consumer.position().map_err(unreachable)?.elements() {
-            let place = (element.topic().to_owned(), element.partition());
-            if let Offset::Offset(next) = element.offset()
-                && ends.get(&place).is_some_and(|end| next >= *end)
-            {
-                ends.remove(&place);
-            }
-        }
-    }
-    Ok(read)
+        true
+    })
 }
 
 fn sighting(message: &BorrowedMessage<'_>) -> Option<Sighting> {
-    let (mut id, mut event_id) = (None, None);
+    let (mut id, mut event_id, mut dead_letter) = (None, None, false);
     for header in message.headers()?.iter() {
         let text = || header.value.and_then(|value| std::str::from_utf8(value).ok());
         match header.key {
             "outbox-id" => id = text().and_then(|text| text.parse().ok()),
             "outbox-event-id" => event_id = text().and_then(|text| Uuid::parse_str(text).ok()),
+            "original_topic" => dead_letter = true,
             _ => {}
         }
     }
-    Some(Sighting { outbox_id: id?, event_id: event_id?, partition: message.partition(), offset: message.offset() })
+    Some(Sighting {
+        outbox_id: id?,
+        dead_letter,
+        event_id: event_id?,
+        partition: message.partition(),
+        offset: message.offset(),
+    })
 }

@@ -37,6 +37,20 @@ impl std::fmt::Display for EventRef {
     }
 }
 
+/// Where a record lies in Kafka: `topic/partition/offset`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
+
 /// A time, or how long ago it was. The second is for the database to work out, whose clock set `created_at`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
@@ -49,6 +63,15 @@ pub(super) fn event_ref(text: &str) -> Result<EventRef, String> {
         return Ok(EventRef::Id(id));
     }
     text.parse().map(EventRef::EventId).map_err(|_| "neither a number nor a UUID".to_owned())
+}
+
+pub(super) fn place(text: &str) -> Result<Place, String> {
+    let wrong = || "not TOPIC/PARTITION/OFFSET; example: order-events-dlq/0/17".to_owned();
+    // No topic has a slash in its name.
+    let [topic, partition, offset] = text.split('/').collect::<Vec<_>>()[..] else { return Err(wrong()) };
+    let partition = partition.parse::<i32>().ok().filter(|partition| *partition >= 0).ok_or_else(wrong)?;
+    let offset = offset.parse::<i64>().ok().filter(|offset| *offset >= 0).ok_or_else(wrong)?;
+    (!topic.is_empty()).then(|| Place { topic: topic.to_owned(), partition, offset }).ok_or_else(wrong)
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -116,6 +139,14 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert!(duration("20").is_err());
         assert!(duration("-5s").is_err());
+    }
+
+    #[test]
+    fn a_record_is_named_by_where_it_lies() {
+        assert_eq!(place("a-dlq/3/17").unwrap().to_string(), "a-dlq/3/17");
+        for wrong in ["a-dlq", "a-dlq/3", "a-dlq/x/1", "a-dlq/-1/1", "/0/1", "a/0/1/2"] {
+            assert!(place(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn warn_of_repeats(settings: &Config, args: &CleanupArgs) {
 
 async fn count(session: &Session, args: &CleanupArgs) -> Result<Found> {
     let mut found = Found { upto: session.last_id().await?, ..Found::default() };
-    let mut progress = Progress::new("counting", 0);
+    let mut progress = Progress::new("rows counted", 0, 0);
     let mut seen = 0;
     let ages = ages(args);
     let window = |after| Window { after, upto: found.upto, rows: COUNTED };
@@ -171,7 +171,7 @@ async fn delete(
     stop: &CancellationToken,
     deleted: &mut Tally,
 ) -> Result<(), DbError> {
-    let mut progress = Progress::new("deleting", found.rows.total().min(args.limit.unwrap_or(u64::MAX)));
+    let mut progress = Progress::new("rows deleted", 0, found.rows.total().min(args.limit.unwrap_or(u64::MAX)));
     let mut worker = Worker::for_command(session, &settings.cleanup, stop.clone());
     if let Some(limit) = args.limit {
         worker = worker.at_most(limit);

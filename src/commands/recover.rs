@@ -163,19 +163,24 @@ async fn search(
         (None, Some(oldest)) => oldest.checked_sub(MARGIN).unwrap_or(Timestamp::UNIX_EPOCH),
         (None, None) => return Ok(found),
     };
-    let by_id: HashMap<i64, Candidate> = candidates.into_iter().map(|candidate| (candidate.id, candidate)).collect();
+    // A dead letter names the row that failed, which may wait here as well: neither may be taken for the other.
+    let named =
+        |candidate: &Candidate| (candidate.dead_letter_of.unwrap_or(candidate.id), candidate.dead_letter_of.is_some());
+    let by_name: HashMap<(i64, bool), Candidate> =
+        candidates.into_iter().map(|candidate| (named(&candidate), candidate)).collect();
     let kafka = settings.kafka.clone();
     let scanned = tokio::task::spawn_blocking(move || {
         let (mut rows, mut others): (HashMap<i64, (ShardId, FoundRow)>, BTreeSet<(i64, Uuid)>) = Default::default();
-        let read = scan(&kafka, &topics, since, |sighting| match by_id.get(&sighting.outbox_id) {
-            Some(candidate) if candidate.event_id == sighting.event_id => {
-                let row = (sighting.outbox_id, sighting.partition, sighting.offset);
-                rows.entry(sighting.outbox_id).or_insert((candidate.shard, row));
-            }
-            _ => {
-                others.insert((sighting.outbox_id, sighting.event_id));
-            }
-        })?;
+        let read =
+            scan(&kafka, &topics, since, |sighting| match by_name.get(&(sighting.outbox_id, sighting.dead_letter)) {
+                Some(candidate) if candidate.event_id == sighting.event_id => {
+                    let row = (candidate.id, sighting.partition, sighting.offset);
+                    rows.entry(candidate.id).or_insert((candidate.shard, row));
+                }
+                _ => {
+                    others.insert((sighting.outbox_id, sighting.event_id));
+                }
+            })?;
         Ok::<_, Error>((rows, others, read))
     });
     let (rows, others, read) =

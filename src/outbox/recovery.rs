@@ -31,6 +31,8 @@ pub struct Shard {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     pub id: i64,
+    /// The row that this one is the dead letter of, which is the one that its record names.
+    pub dead_letter_of: Option<i64>,
     pub event_id: Uuid,
     pub shard: ShardId,
     /// `None`: routing decides.
@@ -74,6 +76,7 @@ pub async fn candidates(pool: &Pool, shards: &[ShardId], in_flight: bool) -> Res
         .iter()
         .map(|row| Candidate {
             id: row.get("id"),
+            dead_letter_of: row.get("dead_letter_of"),
             event_id: row.get("event_id"),
             shard: row.get("shard"),
             topic: row.get("topic"),

@@ -19,23 +19,6 @@ pub fn confirm(question: &str) -> Result<bool> {
     Ok(is_yes(&answer))
 }
 
-/// Asks before something is done that cannot be taken back, unless `yes`.
-///
-/// Errors: the answer was no, or nobody is there to be asked.
-pub fn consent(yes: bool, question: &str) -> Result<()> {
-    if yes {
-        return Ok(());
-    }
-    if !is_attended() {
-        return Err(Error::new(Code::Usage, format!("{question} Nobody is there to be asked"))
-            .hint("add --yes to do it, or --dry-run to see what would be done"));
-    }
-    match confirm(question)? {
-        true => Ok(()),
-        false => Err(Error::new(Code::Usage, "not confirmed; nothing was done")),
-    }
-}
-
 fn is_yes(answer: &str) -> bool {
     matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }

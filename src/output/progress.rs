@@ -1,77 +1,88 @@
-//! How far a long command is: a bar that moves on a terminal, a line now and then elsewhere. On standard error.
+//! How far a long command is, on standard error: a bar on a terminal, else a line now and then.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use super::age;
+use super::{age, note, write_to};
 use crate::clock::monotonic;
 
-const WIDTH: usize = 24;
-/// Between two pictures on a terminal.
-const REDRAW: Duration = Duration::from_millis(100);
-/// Between two lines of a log.
-const LINE: Duration = Duration::from_secs(10);
+/// Between two lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Between two pictures of the bar.
+const BAR_EVERY: Duration = Duration::from_millis(100);
+const BAR_CELLS: u64 = 30;
 
-/// Draws as it is told how much is done. On a terminal the bar is taken away when it is dropped.
+/// A count that grows towards a total that may be an estimate.
 #[derive(Debug)]
 pub struct Progress {
     what: &'static str,
     total: u64,
-    started: Duration,
-    drawn: Option<Duration>,
+    /// Done when this process began.
+    start: u64,
     terminal: bool,
+    started: Duration,
+    shown: Option<Duration>,
 }
 
 impl Progress {
-    /// `total` 0: it is not known.
-    pub fn new(what: &'static str, total: u64) -> Self {
-        Self { what, total, started: monotonic(), drawn: None, terminal: io::stderr().is_terminal() }
+    /// `what` follows the figures: `1200 of 5000 copied`. A `total` of 0 is one that nobody knows.
+    pub fn new(what: &'static str, done: u64, total: u64) -> Self {
+        let terminal = io::stderr().is_terminal();
+        Self { what, total, start: done, terminal, started: monotonic(), shown: None }
     }
 
+    /// Shows `done`, unless something was shown a moment ago.
     pub fn at(&mut self, done: u64) {
         let now = monotonic();
-        let elapsed = now.saturating_sub(self.started);
-        let since = now.saturating_sub(self.drawn.unwrap_or(self.started));
-        if since < if self.terminal { REDRAW } else { LINE } {
+        let since = now.saturating_sub(self.shown.unwrap_or(self.started));
+        if since < if self.terminal { BAR_EVERY } else { LINE_EVERY } {
             return;
         }
-        self.drawn = Some(now);
-        let text = describe(self.what, done, self.total, elapsed);
+        self.shown = Some(now);
+        let text = self.text(done, now.saturating_sub(self.started));
         if self.terminal {
-            self.write(&format!("\r\x1b[K{text}"));
+            let bar = if self.total == 0 { String::new() } else { bar(done, self.total) };
+            draw(&format!("\r{bar} {text}\x1b[K"));
         } else {
-            self.write(&format!("{text}\n"));
+            note(&text);
         }
     }
 
-    fn write(&self, text: &str) {
-        let mut stream = io::stderr();
-        // Nobody is left to be told when standard error is gone.
-        drop(stream.write_all(text.as_bytes()).and_then(|()| stream.flush()));
+    /// Takes the bar away, so that what follows begins on a line of its own; so does the end of this value.
+    pub fn clear(&self) {
+        if self.terminal && self.shown.is_some() {
+            draw("\r\x1b[K");
+        }
+    }
+
+    fn text(&self, done: u64, elapsed: Duration) -> String {
+        let rate = (done.saturating_sub(self.start)) as f64 / elapsed.as_secs_f64().max(0.001);
+        if self.total == 0 {
+            return format!("{done} {}, {rate:.0}/s", self.what);
+        }
+        let mut text = format!("{done} of {} {}, {rate:.0}/s", self.total, self.what);
+        if rate > 0.0 && done < self.total {
+            let left = (self.total - done) as f64 / rate;
+            text.push_str(&format!(", {} left", age(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))));
+        }
+        text
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.terminal && self.drawn.is_some() {
-            self.write("\r\x1b[K");
-        }
+        self.clear();
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a picture for people")]
-fn describe(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
-    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
-    if total == 0 {
-        return format!("{what}: {done} rows, {rate:.0}/s");
-    }
-    let share = (done as f64 / total as f64).min(1.0);
-    let filled = (0..WIDTH).filter(|n| (*n as f64) < share * WIDTH as f64).count();
-    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH - filled));
-    let left =
-        Duration::from_secs_f64(total.saturating_sub(done) as f64 / rate.max(0.001)).min(Duration::from_secs(360_000));
-    let left = if done == 0 { String::new() } else { format!(", {} left", age(left)) };
-    format!("{what} [{bar}] {:.0}%  {done} of {total} rows, {rate:.0}/s{left}", share * 100.0)
+fn bar(done: u64, total: u64) -> String {
+    let full = usize::try_from((done.min(total) * BAR_CELLS).checked_div(total).unwrap_or(BAR_CELLS)).unwrap_or(0);
+    format!("[{}{}]", "#".repeat(full), "-".repeat(BAR_CELLS as usize - full))
+}
+
+fn draw(text: &str) {
+    // Nobody is left to be told when standard error is gone.
+    drop(write_to(&mut io::stderr().lock(), text.as_bytes()));
 }
 
 #[cfg(test)]
@@ -79,15 +90,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_has_the_share_the_rate_and_what_is_left() {
-        let text = describe("deleting", 250, 1_000, Duration::from_secs(5));
-        assert_eq!(text, "deleting [######..................] 25%  250 of 1000 rows, 50/s, 15s left");
-        assert_eq!(describe("counting", 500, 0, Duration::from_secs(5)), "counting: 500 rows, 100/s");
+    fn it_says_how_fast_and_how_long_still() {
+        let progress = Progress {
+            what: "copied",
+            total: 5_000,
+            start: 1_000,
+            terminal: false,
+            started: Duration::ZERO,
+            shown: None,
+        };
+        assert_eq!(progress.text(2_000, Duration::from_secs(10)), "2000 of 5000 copied, 100/s, 30s left");
+        assert_eq!(progress.text(5_000, Duration::from_secs(40)), "5000 of 5000 copied, 100/s");
+        assert_eq!(progress.text(1_000, Duration::ZERO), "1000 of 5000 copied, 0/s");
     }
 
     #[test]
-    fn a_total_that_was_too_low_and_a_start_are_no_trouble() {
-        assert!(describe("x", 12, 10, Duration::ZERO).contains("100%"));
-        assert!(describe("x", 0, 10, Duration::ZERO).ends_with("0 of 10 rows, 0/s"));
+    fn the_bar_stays_within_its_cells() {
+        assert_eq!(bar(0, 0), format!("[{}]", "#".repeat(30)));
+        assert_eq!(bar(5, 10), format!("[{}{}]", "#".repeat(15), "-".repeat(15)));
+        assert_eq!(bar(20, 10), format!("[{}]", "#".repeat(30)));
     }
 }

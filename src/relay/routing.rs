@@ -51,15 +51,23 @@ impl Routing {
             Some(topic) => topic.to_owned(),
             None => self.rules.iter().find_map(|rule| rule.apply(event)).ok_or(RoutingError::NoTopic)?,
         };
-        if !is_topic_name(&topic) {
-            return Err(RoutingError::Invalid(shortened(&topic)));
+        if event.dead_letter_of.is_some() && is_topic_name(&topic) {
+            // The topic of a dead letter was made by a setting, not by an application.
+            return Ok(topic);
         }
-        // The topic of a dead letter was made by a setting, not by an application.
-        let free = self.allowed.is_empty() || event.dead_letter_of.is_some();
-        if !free && !self.allowed.iter().any(|pattern| pattern.is_match(&topic)) {
-            return Err(RoutingError::NotAllowed(topic));
-        }
+        self.allows(&topic)?;
         Ok(topic)
+    }
+
+    /// Whether events may go to this topic.
+    pub fn allows(&self, topic: &str) -> Result<(), RoutingError> {
+        if !is_topic_name(topic) {
+            return Err(RoutingError::Invalid(shortened(topic)));
+        }
+        if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| pattern.is_match(topic)) {
+            return Err(RoutingError::NotAllowed(topic.to_owned()));
+        }
+        Ok(())
     }
 }
 

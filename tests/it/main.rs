@@ -11,6 +11,7 @@ mod consumer;
 mod crash;
 mod delivery;
 mod demo;
+mod dlq;
 mod exactly_once;
 mod failover;
 #[cfg(feature = "failpoints")]
@@ -24,6 +25,7 @@ mod outage;
 mod outbox;
 mod projection;
 mod query_plans;
+mod replay;
 mod shutdown;
 mod sql_files;
 mod support;

@@ -195,3 +195,29 @@ async fn a_claim_does_not_read_the_dead_rows_below_the_scan_bound() {
     .await;
     assert!(pages(&bounded) < 50, "a claim of one row reads {} pages", pages(&bounded));
 }
+
+/// A replay walks the table by its primary key. Without statistics the planner would sort all that is left for every window.
+#[tokio::test]
+async fn a_window_of_a_replay_reads_only_its_own_rows() {
+    for analyze_first in [false, true] {
+        let database = TestDatabase::migrated("replay-plans").await;
+        let client = database.connect().await;
+        fill(&client, analyze_first).await;
+        client.batch_execute(outbox_relay::outbox::replay::SESSION).await.unwrap();
+        let nothing = "null, null, null, null, null, null, null, null";
+        for (file, more) in [("count", ""), ("copy", ", 5000, 16777216, null, false, now()")] {
+            let file = format!("outbox/sql/replay_{file}.sql");
+            let plan = explain(&client, &file, &format!("1000, 9223372036854775807, 5000, {nothing}{more}")).await;
+            let mut found = scans(&plan, "outbox_events");
+            found.retain(|scan| !scan.starts_with("ModifyTable"));
+            found.dedup();
+            assert_eq!(found, ["Index Scan outbox_events_pkey"], "{file}: {plan:#}");
+            // A row is read twice and written once, with an entry in two indexes.
+            assert!(pages(&plan) < 5_000 * 12, "{file}: {} pages for 5000 rows", pages(&plan));
+            // By ids, whatever lies between them.
+            let two = format!("0, 9223372036854775807, 5000, '{{1,199999}}', {}{more}", &nothing[6..]);
+            let plan = explain(&client, &file, &two).await;
+            assert!(pages(&plan) < 300, "{file}: {} pages for two rows: {plan:#}", pages(&plan));
+        }
+    }
+}

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::super::{Context, Failure, Result, author};
 use super::moment;
 use crate::cli::{EventRef, RedoArgs};
+use crate::commands::confirm::confirmed;
 use crate::db::Pool;
 use crate::error::{Code, Error};
 use crate::event::EventStatus;
@@ -43,11 +44,11 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
     let mut report = report(&found, action, consent.dry_run);
     if !consent.dry_run {
         // Whoever names each event has decided.
-        if args.events.is_empty() {
-            output::consent(consent.yes, &format!("{verb} {} events?", found.ids.len()))?;
+        if args.events.is_empty() && !confirmed(consent.yes, &format!("{verb} {} events?", found.ids.len()))? {
+            return Ok(());
         }
         let author = author(consent.reason.clone());
-        let mut progress = output::Progress::new(verb, found.ids.len() as u64);
+        let mut progress = output::Progress::new("events", 0, found.ids.len() as u64);
         report.changed = redo::act(pool, &found.ids, action, &author, |behind| {
             progress.at(behind as u64);
             true

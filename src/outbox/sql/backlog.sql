@@ -1,11 +1,11 @@
--- Rows by state, and the age of the oldest that waits in seconds. Counts what waits exactly, so it costs time on a large
+-- Rows by state, and how long the oldest has been waiting, in seconds: since it was written, or since it is due. Counts what waits exactly, so it costs time on a large
 -- backlog; the caller spaces its calls by how long they take.
 select
   (select count(*) from outbox_events where status = 'PENDING') as pending,
   (select count(*) from outbox_events where status = 'FAILED') as failed,
   (select count(*) from outbox_events where status = 'HELD') as held,
-  (select max(extract(epoch from clock_timestamp() - oldest.created_at))::float8
+  (select max(extract(epoch from clock_timestamp() - oldest.since))::float8
     from outbox_shards s
     cross join lateral (
-      select e.created_at from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id order by e.id limit 1
+      select greatest(e.created_at, e.available_at) as since from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id order by e.id limit 1
     ) oldest) as oldest_age

@@ -1,17 +1,17 @@
--- Rows that are not finished, by topic (null: the topic comes from routing) and the age of the oldest PENDING one in
--- seconds. Reads every such row, so it takes about a second per million. Changes nothing.
+-- Rows that are not finished, by topic (null: the topic comes from routing) and how long the oldest PENDING one
+-- has been waiting, in seconds: since it was written, or since it is due. Reads every such row, so it takes about a second per million. Changes nothing.
 select topic,
   count(*) filter (where status = 'PENDING') as pending,
   count(*) filter (where status = 'FAILED') as failed,
   count(*) filter (where status = 'HELD') as held,
-  extract(epoch from clock_timestamp() - min(created_at) filter (where status = 'PENDING'))::float8 as oldest_age
+  extract(epoch from clock_timestamp() - min(greatest(created_at, available_at)) filter (where status = 'PENDING'))::float8 as oldest_age
 from (
   -- One arm per state, so that each reads its own partial index rather than the history.
-  select topic, status, created_at from outbox_events where status = 'PENDING'
+  select topic, status, created_at, available_at from outbox_events where status = 'PENDING'
   union all
-  select topic, status, created_at from outbox_events where status = 'FAILED'
+  select topic, status, created_at, available_at from outbox_events where status = 'FAILED'
   union all
-  select topic, status, created_at from outbox_events where status = 'HELD'
+  select topic, status, created_at, available_at from outbox_events where status = 'HELD'
 ) unfinished
 group by topic
 order by pending desc, topic nulls first

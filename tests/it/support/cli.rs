@@ -34,6 +34,11 @@ impl Call {
 
     /// Runs it to its end. Fails the test after a minute.
     pub async fn run(self) -> Finished {
+        self.start().finish().await
+    }
+
+    /// Starts it and returns at once. Killed when dropped.
+    pub fn start(self) -> Started {
         let empty = tempfile::tempdir().expect("a temporary folder");
         let mut command = tokio::process::Command::new(BINARY);
         command.args(&self.args).current_dir(self.folder.as_deref().unwrap_or(empty.path()));
@@ -46,12 +51,33 @@ impl Call {
             .kill_on_drop(true)
             .spawn()
             .expect("the binary starts");
-        let output = tokio::time::timeout(Duration::from_secs(60), running.wait_with_output())
+        Started { running, call: format!("outbox-relay {:?}", self.args), _folder: empty }
+    }
+}
+
+/// A call that runs.
+pub struct Started {
+    running: tokio::process::Child,
+    call: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Started {
+    /// Sends a signal by its name: `INT`, `KILL`.
+    pub fn signal(&self, name: &str) {
+        let process = self.running.id().unwrap_or_else(|| panic!("{} has ended", self.call)).to_string();
+        let status = std::process::Command::new("kill").args([&format!("-{name}"), &process]).status();
+        assert!(status.expect("kill starts").success(), "{}: kill -{name}", self.call);
+    }
+
+    /// Waits for its end. Fails the test after a minute.
+    pub async fn finish(self) -> Finished {
+        let output = tokio::time::timeout(Duration::from_secs(60), self.running.wait_with_output())
             .await
-            .unwrap_or_else(|_| panic!("outbox-relay {:?} still runs after a minute", self.args))
+            .unwrap_or_else(|_| panic!("{} still runs after a minute", self.call))
             .expect("its output");
         Finished {
-            call: format!("outbox-relay {:?}", self.args),
+            call: self.call,
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).expect("UTF-8"),
             stderr: String::from_utf8(output.stderr).expect("UTF-8"),

@@ -1,0 +1,148 @@
+//! Reads ranges of topics, record by record: what is committed, and each record whole.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use super::admin::{QuietContext, refused_settings, unreachable};
+use super::client_config;
+use crate::config::KafkaConfig;
+use crate::error::{Code, Error, Result};
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the next record before a reader gives up: a broker that went away in the middle. Longer than the broker
+/// needs to abort a transaction that a dead relay left open: its timeout of 30 s, and 10 s between two looks.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Records of one partition: from `from` on, up to but without `to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    pub topic: String,
+    pub partition: i32,
+    pub from: i64,
+    pub to: i64,
+}
+
+/// A record as it lies in its topic.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Found {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    /// In the order of the record; a name may occur twice.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl std::fmt::Debug for Found {
+    /// The place alone: keys and values are not for logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Found({}/{}/{})", self.topic, self.partition, self.offset)
+    }
+}
+
+/// All that lies in these topics now, by partition; a topic that does not exist has nothing. Partitions without records are
+/// there too, with equal ends. Blocks.
+pub fn ranges(settings: &KafkaConfig, topics: &[String]) -> Result<Vec<Range>> {
+    let consumer = consumer(settings, "read_uncommitted")?;
+    let mut ranges = Vec::new();
+    for topic in topics {
+        let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(unreachable)?;
+        for partition in metadata.topics().first().map_or(&[][..], |found| found.partitions()) {
+            let (from, to) = watermarks(&consumer, topic, partition.id())?;
+            ranges.push(Range { topic: topic.clone(), partition: partition.id(), from, to });
+        }
+    }
+    Ok(ranges)
+}
+
+/// Shows the committed records of the ranges to `each`, those of a partition in their order, until it says false. Waits for
+/// transactions that are open there. Returns the number of records read. Blocks; joins no group that others use.
+pub fn read(settings: &KafkaConfig, ranges: &[Range], mut each: impl FnMut(Found) -> bool) -> Result<u64> {
+    let consumer = consumer(settings, "read_committed")?;
+    let (mut assignment, mut ends) = (TopicPartitionList::new(), HashMap::new());
+    for range in ranges.iter().filter(|range| range.from < range.to) {
+        ends.insert((range.topic.clone(), range.partition), range.to);
+        assignment
+            .add_partition_offset(&range.topic, range.partition, Offset::Offset(range.from))
+            .map_err(unreachable)?;
+    }
+    let bounds = ends.clone();
+    let inside = |message: &BorrowedMessage<'_>| {
+        bounds.get(&(message.topic().to_owned(), message.partition())).is_some_and(|to| message.offset() < *to)
+    };
+    follow(&consumer, &assignment, ends, |message| !inside(message) || each(found(message)))
+}
+
+/// Reads from the starts of `assignment` until every partition of `ends` has passed its end, or `each` says false.
+pub(super) fn follow(
+    consumer: &BaseConsumer<QuietContext>,
+    assignment: &TopicPartitionList,
+    mut ends: HashMap<(String, i32), i64>,
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> bool,
+) -> Result<u64> {
+    if ends.is_empty() {
+        return Ok(0);
+    }
+    consumer.assign(assignment).map_err(unreachable)?;
+    let (mut read, mut heard) = (0, crate::clock::monotonic());
+    while !ends.is_empty() {
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            let message = message.map_err(unreachable)?;
+            heard = crate::clock::monotonic();
+            read += 1;
+            if !each(&message) {
+                break;
+            }
+        } else if crate::clock::monotonic().saturating_sub(heard) > SILENCE {
+            return Err(Error::new(Code::KafkaUnreachable, "no record came for a minute in the middle of the scan")
+                .hint("run it again; nothing was changed"));
+        }
+        // The position also passes the markers of transactions, which are no records.
+        for element in consumer.position().map_err(unreachable)?.elements() {
+            let place = (element.topic().to_owned(), element.partition());
+            if let Offset::Offset(next) = element.offset()
+                && ends.get(&place).is_some_and(|end| next >= *end)
+            {
+                ends.remove(&place);
+            }
+        }
+    }
+    Ok(read)
+}
+
+/// A consumer that joins no group.
+pub(super) fn consumer(settings: &KafkaConfig, isolation: &str) -> Result<BaseConsumer<QuietContext>> {
+    let mut config = client_config::common(settings, "outbox-relay-scan");
+    config
+        .set("group.id", format!("outbox-relay-scan-{}", Uuid::new_v4()))
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("isolation.level", isolation);
+    config.create_with_context(QuietContext).map_err(refused_settings)
+}
+
+pub(super) fn watermarks(consumer: &BaseConsumer<QuietContext>, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    consumer.fetch_watermarks(topic, partition, ANSWER_TIMEOUT).map_err(unreachable)
+}
+
+fn found(message: &BorrowedMessage<'_>) -> Found {
+    let headers = message.headers().map(|headers| {
+        headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+    });
+    Found {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,87 @@
+//! Flags of `replay`.
+
+use clap::{ArgGroup, Args};
+use uuid::Uuid;
+
+use super::values::{self, When};
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("filter").multiple(true).args(["from", "to", "aggregate_type", "aggregate_id", "key", "topic", "event_type"]))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["id", "resume", "from", "to", "aggregate_type", "aggregate_id", "key", "topic", "event_type"]))]
+#[command(after_help = "\
+Examples:
+  outbox-relay replay --from 2026-05-01 --to 2026-05-02 --topic order-events --dry-run
+  outbox-relay replay --key order-42 --yes --reason \"the shop lost it\"
+  outbox-relay replay --id 17,18 --to-topic order-events-repair --yes
+  outbox-relay replay --event-type OrderPaidEvent --from 7d --rate 500 --yes
+  outbox-relay replay --resume 0198f2c4-6a52-7c1e-9d1b-2f6b5c0a7e11
+
+Copies of PUBLISHED events are appended to the outbox, in their old order, and are published behind what waits; nothing old is
+changed. A copy keeps event_id (unless --new-ids), key, payload, headers and created_at, and its record carries outbox-replay-of.
+All filters must match. Copies of earlier replays and dead letters are left out. With --id, DISCARDED events and copies too.
+Times are RFC 3339, a date (midnight UTC), or how long ago: 15m, 2h, 7d.")]
+pub struct ReplayArgs {
+    /// Only the rows with these ids
+    #[arg(long, value_name = "ID", value_delimiter = ',', conflicts_with = "filter", value_parser = clap::value_parser!(i64).range(1..))]
+    pub id: Vec<i64>,
+
+    /// Only events created at or after this time
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub from: Option<When>,
+
+    /// Only events created before this time
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub to: Option<When>,
+
+    /// Only this aggregate type
+    #[arg(long, value_name = "TYPE")]
+    pub aggregate_type: Option<String>,
+
+    /// Only this aggregate
+    #[arg(long, value_name = "ID")]
+    pub aggregate_id: Option<String>,
+
+    /// Only events with this key (partition_key, else aggregate_id)
+    #[arg(long)]
+    pub key: Option<String>,
+
+    /// Only rows that name this topic
+    #[arg(long, value_name = "NAME")]
+    pub topic: Option<String>,
+
+    /// Only this event type
+    #[arg(long, value_name = "TYPE")]
+    pub event_type: Option<String>,
+
+    /// Publish the copies to this topic rather than to that of each original
+    #[arg(long, value_name = "NAME")]
+    pub to_topic: Option<String>,
+
+    /// Copies per second [default: as fast as it goes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000_000))]
+    pub rate: Option<i32>,
+
+    /// Give the copies an event_id of their own, so that consumers take them for new events
+    #[arg(long)]
+    pub new_ids: bool,
+
+    /// Count what would be copied, by topic and type, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+
+    /// Begin anew although the same replay is unfinished
+    #[arg(long)]
+    pub again: bool,
+
+    /// Why, for outbox_audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+
+    /// Go on with a replay that was interrupted
+    #[arg(long, value_name = "UUID", conflicts_with_all = ["id", "filter", "to_topic", "new_ids", "again"])]
+    pub resume: Option<Uuid>,
+}

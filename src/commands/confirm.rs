@@ -1,0 +1,26 @@
+//! The question before a change.
+
+use crate::error::{Code, Error, Result};
+use crate::output;
+
+/// Refuses at once what could not be asked about later: there is nobody at the terminal, and no `--yes`.
+pub(super) fn can_ask(yes: bool) -> Result<()> {
+    if yes || output::is_attended() {
+        return Ok(());
+    }
+    Err(Error::new(Code::Usage, "there is no terminal to ask at")
+        .hint("--dry-run shows what would be done, --yes does it"))
+}
+
+/// Whether to go on: `yes`, or what the user answers. Anything but y or yes is a no.
+pub(super) fn confirmed(yes: bool, question: &str) -> Result<bool> {
+    if yes {
+        return Ok(true);
+    }
+    can_ask(yes)?;
+    let agreed = output::confirm(question)?;
+    if !agreed {
+        output::note("nothing was changed");
+    }
+    Ok(agreed)
+}

@@ -1,0 +1,474 @@
+//! Replays: copies of events that were published, appended behind what waits, portion by portion.
+//!
+//! Old rows are never opened again: a copy has an id of its own, so it takes its turn behind the live rows of its key.
+//! Invariants: a portion is one transaction that holds the row of the replay, makes copies and moves `last_id`, so a crash repeats
+//! nothing; the table is walked by its primary key in windows of bounded size, so no statement grows with the table, whatever the
+//! filter.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::audit::{self, Author};
+use super::inspect::is_timeout;
+use crate::db::{DbError, Pool};
+
+/// Run on every connection of the pools that are given to this module.
+pub const SESSION: &str = include_str!("sql/replay_session.sql");
+const BEGIN: &str = include_str!("sql/replay_begin.sql");
+const COPY: &str = include_str!("sql/replay_copy.sql");
+const COUNT: &str = include_str!("sql/replay_count.sql");
+const CREATE: &str = include_str!("sql/replay_create.sql");
+const LOCK: &str = include_str!("sql/replay_lock.sql");
+const NAMED: &str = include_str!("sql/replay_named.sql");
+const PROGRESS: &str = include_str!("sql/replay_progress.sql");
+const SHOW: &str = include_str!("sql/replay_show.sql");
+const TAKE: &str = include_str!("sql/replay_take.sql");
+const GRANTS: &str = include_str!("sql/check_grants.sql");
+
+/// Rows of the first window. Guesses all three: a portion of this size takes some 50 ms.
+const WINDOW_ROWS: i64 = 5_000;
+/// A window grows to this while nothing matches, since looking is cheap then.
+const WINDOW_ROWS_MAX: i64 = 100_000;
+/// Stored bytes of one portion, so that rows of a megabyte do not make a transaction of gigabytes.
+const PORTION_BYTES: i64 = 16 * 1024 * 1024;
+
+/// Which events. All conditions must hold; no condition matches every event.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<i64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aggregate_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aggregate_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", with = "text")]
+    pub from: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none", with = "text")]
+    pub to: Option<Timestamp>,
+    /// How `from` was given, if as an age in seconds: the same command later means another time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_ago: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_ago: Option<f64>,
+}
+
+/// Times as RFC 3339 text.
+mod text {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+        match time {
+            None => to.serialize_none(),
+            Some(time) => to.collect_str(time),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
+impl Filter {
+    /// Whether the same was asked for.
+    pub fn same(&self, other: &Self) -> bool {
+        let asked = |filter: &Self| {
+            let mut asked = filter.clone();
+            asked.from = asked.from.filter(|_| asked.from_ago.is_none());
+            asked.to = asked.to.filter(|_| asked.to_ago.is_none());
+            asked
+        };
+        asked(self) == asked(other)
+    }
+
+    /// For `outbox_audit`: without keys and ids of aggregates, which may be those of people.
+    fn for_audit(&self) -> Value {
+        let hidden = |value: &Option<String>| value.as_ref().map(|_| "given".to_owned());
+        let shown = Self { key: hidden(&self.key), aggregate_id: hidden(&self.aggregate_id), ..self.clone() };
+        serde_json::to_value(shown).unwrap_or_default()
+    }
+}
+
+/// Where a replay ends, and the time by the clock of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub upto_id: i64,
+    pub now: Timestamp,
+}
+
+/// Events of one topic and type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// `null`: the rows name no topic, routing decides.
+    pub topic: Option<String>,
+    pub event_type: String,
+    pub events: i64,
+}
+
+/// A replay as `outbox_replays` has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replay {
+    pub id: Uuid,
+    pub filter: Filter,
+    /// False: another version wrote a filter that this one does not understand, and it must not be guessed at.
+    pub readable: bool,
+    pub to_topic: Option<String>,
+    pub new_ids: bool,
+    pub rate: Option<i32>,
+    pub upto_id: i64,
+    pub last_id: i64,
+    /// Counted before the first copy.
+    pub matched: i64,
+    pub copied: i64,
+    pub created_at: Timestamp,
+    pub finished: bool,
+}
+
+/// A row that was asked for by its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    pub id: i64,
+    pub status: String,
+    pub dead_letter: bool,
+}
+
+/// What a portion did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Portion {
+    Done,
+    /// Another process has taken the replay. Nothing was changed.
+    Taken,
+}
+
+/// How the table is walked: by windows of a size that follows from what was met.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    rows: i64,
+    /// Most copies of a portion.
+    copies: i64,
+}
+
+impl Pace {
+    /// At most `copies` in one transaction.
+    pub fn new(copies: u32) -> Self {
+        Self { rows: WINDOW_ROWS, copies: i64::from(copies).clamp(1, WINDOW_ROWS) }
+    }
+
+    fn met(&mut self, matching: i64) {
+        self.rows = if matching == 0 { (self.rows * 2).min(WINDOW_ROWS_MAX) } else { self.rows.min(WINDOW_ROWS) };
+    }
+
+    /// A statement took longer than it may: the next one does less. False when it cannot do less.
+    fn slow(&mut self) -> bool {
+        let could = self.rows > 1;
+        self.rows = (self.rows / 8).max(1);
+        self.copies = self.copies.min(self.rows);
+        could
+    }
+}
+
+/// What the role lacks, as `privilege on relation`. Asked before anything is written.
+pub async fn missing_grants(pool: &Pool) -> Result<Vec<String>, DbError> {
+    let wanted = [
+        ("outbox_events", "select"),
+        ("outbox_events", "insert"),
+        ("outbox_replays", "select"),
+        ("outbox_replays", "insert"),
+        ("outbox_replays", "update"),
+        ("outbox_audit", "insert"),
+    ];
+    let (relations, privileges): (Vec<&str>, Vec<&str>) = wanted.into_iter().unzip();
+    let connection = pool.get().await?;
+    let rows = connection.query(GRANTS, &[&relations, &privileges]).await?;
+    connection.done();
+    let refused = rows.iter().filter(|row| row.get::<_, Option<bool>>("granted") == Some(false));
+    Ok(refused
+        .map(|row| format!("{} on {}", row.get::<_, String>("privilege"), row.get::<_, String>("relation")))
+        .collect())
+}
+
+pub async fn begin(pool: &Pool) -> Result<Bounds, DbError> {
+    let connection = pool.get().await?;
+    let row = connection.query_one(BEGIN, &[]).await?;
+    connection.done();
+    Ok(Bounds { upto_id: row.get("upto_id"), now: row.get("now") })
+}
+
+/// The rows with these ids.
+pub async fn named(pool: &Pool, ids: &[i64]) -> Result<Vec<Named>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(NAMED, &[&ids]).await?;
+    connection.done();
+    Ok(rows
+        .iter()
+        .map(|row| Named {
+            id: row.get("id"),
+            status: row.get("status"),
+            dead_letter: row.get::<_, Option<i64>>("dead_letter_of").is_some(),
+        })
+        .collect())
+}
+
+/// Counts what matches between two ids, by topic and type. `each` hears the id reached after every window; false from it ends
+/// the walk, and there is no count.
+pub async fn count(
+    pool: &Pool,
+    filter: &Filter,
+    after: i64,
+    upto: i64,
+    mut each: impl FnMut(i64) -> bool,
+) -> Result<Option<Vec<Group>>, DbError> {
+    let (mut groups, mut pace, mut last) = (BTreeMap::<(Option<String>, String), i64>::new(), Pace::new(1), after);
+    loop {
+        if !each(last) {
+            return Ok(None);
+        }
+        let connection = pool.get().await?;
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &upto, &pace.rows];
+        params.extend(conditions(filter));
+        let rows = match connection.query(COUNT, &params).await.map_err(DbError::from) {
+            Err(error) if is_timeout(&error) && pace.slow() => continue,
+            other => other?,
+        };
+        connection.done();
+        let (mut seen, mut reached) = (0, None);
+        for row in &rows {
+            (seen, reached) = (row.get::<_, i64>("seen"), row.get::<_, Option<i64>>("last_id"));
+            if let Some(event_type) = row.get::<_, Option<String>>("event_type") {
+                *groups.entry((row.get("topic"), event_type)).or_default() += row.get::<_, i64>("events");
+            }
+        }
+        let Some(reached) = reached.filter(|_| seen >= pace.rows) else { break };
+        last = reached;
+        // Nothing is written here, so a large window costs no more when something matches.
+        pace.met(0);
+    }
+    Ok(Some(groups.into_iter().map(|((topic, event_type), events)| Group { topic, event_type, events }).collect()))
+}
+
+/// Notes a replay that begins, with who asked for it.
+pub async fn create(pool: &Pool, replay: &mut Replay, runner: Uuid, author: &Author) -> Result<(), DbError> {
+    let filter = serde_json::to_value(&replay.filter).unwrap_or_default();
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let params: [&(dyn ToSql + Sync); 10] = [
+        &replay.id,
+        &filter,
+        &replay.to_topic,
+        &replay.new_ids,
+        &replay.rate,
+        &replay.upto_id,
+        &replay.matched,
+        &author.actor,
+        &author.reason,
+        &runner,
+    ];
+    let row = tx.query_one(CREATE, &params).await?;
+    audit::record(&tx, author, "replay", &details(replay)).await?;
+    tx.commit().await?;
+    connection.done();
+    replay.created_at = row.get("created_at");
+    Ok(())
+}
+
+/// The replay with this id, or with `None` every one that is not finished, the newest first.
+pub async fn show(pool: &Pool, id: Option<Uuid>) -> Result<Vec<Replay>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(SHOW, &[&id]).await?;
+    connection.done();
+    Ok(rows.iter().map(replay).collect())
+}
+
+/// Makes an unfinished replay that of process `runner`. `None`: there is none, or it is finished.
+pub async fn take(
+    pool: &Pool,
+    id: Uuid,
+    runner: Uuid,
+    rate: Option<i32>,
+    author: &Author,
+) -> Result<Option<Replay>, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let taken = tx.query_opt(TAKE, &[&id, &runner, &rate]).await?.as_ref().map(replay);
+    if let Some(replay) = &taken {
+        audit::record(&tx, author, "replay resumed", &details(replay)).await?;
+    }
+    tx.commit().await?;
+    connection.done();
+    Ok(taken)
+}
+
+/// Looks at the next window of a replay and copies what matches, in one transaction. `replay` is moved on with it.
+///
+/// After [`DbError::Unavailable`] the portion may have been committed; the row in `outbox_replays` knows, and the next call goes by it.
+pub async fn portion(
+    pool: &Pool,
+    replay: &mut Replay,
+    runner: Uuid,
+    pace: &mut Pace,
+    author: &Author,
+) -> Result<Portion, DbError> {
+    loop {
+        match try_portion(pool, replay, runner, pace, author).await {
+            Err(error) if is_timeout(&error) && pace.slow() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn try_portion(
+    pool: &Pool,
+    replay: &mut Replay,
+    runner: Uuid,
+    pace: &mut Pace,
+    author: &Author,
+) -> Result<Portion, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let Some(row) = tx.query_opt(LOCK, &[&replay.id, &runner]).await? else {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Taken);
+    };
+    // The row knows better than we do, if the answer to a commit was lost.
+    (replay.last_id, replay.copied, replay.finished) = (row.get("last_id"), row.get("copied"), row.get("finished"));
+    if replay.finished {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Done);
+    }
+    let last = replay.last_id;
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &replay.upto_id, &pace.rows];
+    params.extend(conditions(&replay.filter));
+    params.extend([
+        &pace.copies as &(dyn ToSql + Sync),
+        &PORTION_BYTES,
+        &replay.to_topic,
+        &replay.new_ids,
+        &replay.created_at,
+    ]);
+    let row = tx.query_one(COPY, &params).await?;
+    let (copied, seen): (i64, i64) = (row.get("copied"), row.get("seen"));
+    let reached = row.get::<_, Option<i64>>("last_id").unwrap_or(replay.upto_id);
+    let finished = (seen < pace.rows && !row.get::<_, bool>("cut")) || reached >= replay.upto_id;
+    tx.execute(PROGRESS, &[&replay.id, &reached, &copied, &finished]).await?;
+    (replay.last_id, replay.copied, replay.finished) = (reached, replay.copied + copied, finished);
+    if finished {
+        audit::record(&tx, author, "replay finished", &details(replay)).await?;
+    }
+    tx.commit().await?;
+    connection.done();
+    pace.met(copied);
+    Ok(Portion::Done)
+}
+
+/// The parameters $4 to $11 of the walk.
+fn conditions(filter: &Filter) -> [&(dyn ToSql + Sync); 8] {
+    [
+        &filter.ids,
+        &filter.topic,
+        &filter.event_type,
+        &filter.aggregate_type,
+        &filter.aggregate_id,
+        &filter.key,
+        &filter.from,
+        &filter.to,
+    ]
+}
+
+fn replay(row: &Row) -> Replay {
+    let filter = serde_json::from_value(row.get("filter"));
+    Replay {
+        id: row.get("id"),
+        readable: filter.is_ok(),
+        filter: filter.unwrap_or_default(),
+        to_topic: row.get("to_topic"),
+        new_ids: row.get("new_ids"),
+        rate: row.get("rate"),
+        upto_id: row.get("upto_id"),
+        last_id: row.get("last_id"),
+        matched: row.get("matched"),
+        copied: row.get("copied"),
+        created_at: row.get("created_at"),
+        finished: row.get::<_, Option<Timestamp>>("finished_at").is_some(),
+    }
+}
+
+fn details(replay: &Replay) -> Value {
+    serde_json::json!({
+        "replay": replay.id.to_string(),
+        "filter": replay.filter.for_audit(),
+        "to_topic": replay.to_topic,
+        "new_ids": replay.new_ids,
+        "upto_id": replay.upto_id,
+        "matched": replay.matched,
+        "copied": replay.copied,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_command_is_recognised_although_its_times_were_ages() {
+        let ago = |now: i64| Filter {
+            topic: Some("t".to_owned()),
+            from: Some(Timestamp::from_second(now - 60).unwrap()),
+            from_ago: Some(60.0),
+            ..Filter::default()
+        };
+        assert!(ago(1_000).same(&ago(2_000)));
+        let fixed = |at: i64| Filter { from: Some(Timestamp::from_second(at).unwrap()), ..Filter::default() };
+        assert!(fixed(5).same(&fixed(5)) && !fixed(5).same(&fixed(6)) && !fixed(940).same(&ago(1_000)));
+        assert!(!ago(1_000).same(&Filter { key: Some("k".to_owned()), ..ago(1_000) }));
+    }
+
+    #[test]
+    fn the_audit_says_that_there_was_a_key_and_not_which() {
+        let filter =
+            Filter { key: Some("customer@example.org".to_owned()), topic: Some("t".to_owned()), ..Filter::default() };
+        assert_eq!(filter.for_audit(), serde_json::json!({"key": "given", "topic": "t"}));
+    }
+
+    #[test]
+    fn a_filter_survives_being_stored_with_every_digit() {
+        let filter = Filter {
+            from: Some("2026-05-01T12:00:00.123456Z".parse().unwrap()),
+            ids: Some(vec![1]),
+            ..Filter::default()
+        };
+        let stored = serde_json::to_value(&filter).unwrap();
+        assert_eq!(serde_json::from_value::<Filter>(stored).unwrap(), filter);
+    }
+
+    #[test]
+    fn windows_grow_while_nothing_matches_and_shrink_when_a_statement_is_slow() {
+        let mut pace = Pace::new(1_000_000);
+        assert_eq!((pace.rows, pace.copies), (WINDOW_ROWS, WINDOW_ROWS));
+        for _ in 0..10 {
+            pace.met(0);
+        }
+        assert_eq!(pace.rows, WINDOW_ROWS_MAX);
+        pace.met(1);
+        assert_eq!(pace.rows, WINDOW_ROWS);
+        while pace.slow() {}
+        assert_eq!((pace.rows, pace.copies), (1, 1));
+        pace.met(0);
+        assert_eq!(pace.rows, 2);
+    }
+}
