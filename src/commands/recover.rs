@@ -166,7 +166,8 @@ async fn search(
     let by_id: HashMap<i64, Candidate> = candidates.into_iter().map(|candidate| (candidate.id, candidate)).collect();
     let kafka = settings.kafka.clone();
     let scanned = tokio::task::spawn_blocking(move || {
-        let (mut rows, mut others): (HashMap<i64, (ShardId, FoundRow)>, BTreeSet<(i64, Uuid)>) = Default::default();
+        let mut rows: HashMap<i64, (ShardId, FoundRow)> = HashMap::new();
+        let mut others: BTreeSet<(i64, Uuid)> = BTreeSet::new();
         let read = scan(&kafka, &topics, since, |sighting| match by_id.get(&sighting.outbox_id) {
             Some(candidate) if candidate.event_id == sighting.event_id => {
                 let row = (sighting.outbox_id, sighting.partition, sighting.offset);
