@@ -23,6 +23,7 @@ mod query_plans;
 mod shutdown;
 mod sql_files;
 mod support;
+mod takeover;
 
 // The proxy of the fault harness.
 #[path = "../chaos/plan.rs"]
