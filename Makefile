@@ -80,10 +80,10 @@ test: ## Run all tests against a real PostgreSQL and a real Kafka
 	scripts/with-parts.sh cargo test --locked --features failpoints --test it -- failpoints
 
 .PHONY: chaos
-chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100)
+chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BROKERS=3)
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
-	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE))
+	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) $(if $(BROKERS),--brokers $(BROKERS))
 
 .PHONY: check
 check: ## Formatting, lints and documentation, as CI does

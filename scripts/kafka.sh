@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real single-node Kafka (KRaft) on 127.0.0.1 without Docker, for demo, tests and development.
+# A real Kafka (KRaft) on 127.0.0.1 without Docker, for demo, tests and development: one node, or several as a cluster.
 # Owns DIR (data, server.properties, port, pid, kafka.log) and the jars in <target>/parts/kafka-<version>.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -9,6 +9,9 @@ usage() {
   cat <<'EOF'
 usage: kafka.sh fetch                  fetch the jars once; prints their folder
        kafka.sh start DIR [options]    start; on an existing DIR with the same data, ports and options as before
+       kafka.sh cluster DIR...         start these nodes as one cluster: three replicas, two in sync for acks=all. Each may have
+                                       been set up before with `prepare`; afterwards each is a DIR for all other commands
+       kafka.sh prepare DIR [options]  remember the options of start, and start nothing
        kafka.sh stop|kill DIR          SIGTERM and wait | SIGKILL
        kafka.sh pause|resume DIR       SIGSTOP | SIGCONT
        kafka.sh status DIR             running (0), paused (0) or stopped (3)
@@ -76,26 +79,30 @@ started_or_gone() { started || gone; }
 remembered() { cat "$dir/$1" 2>/dev/null || true; }
 
 configure() {
-  local port=$1 advertised=$2 direct=$3 controller=$4
+  local port=$1 advertised=$2 direct=$3 controller=$4 node voters replicas=1 in_sync=1
+  node=$(remembered node)
+  voters=$(remembered voters)
+  [[ -z $voters ]] || replicas=3 in_sync=2
   cat >"$dir/server.properties" <<EOF
 process.roles=broker,controller
-node.id=1
+node.id=${node:-1}
 log.dirs=$dir/data
 listeners=CLIENT://127.0.0.1:$port,DIRECT://127.0.0.1:$direct,CONTROLLER://127.0.0.1:$controller
 advertised.listeners=CLIENT://127.0.0.1:$advertised,DIRECT://127.0.0.1:$direct
 listener.security.protocol.map=CLIENT:PLAINTEXT,DIRECT:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=DIRECT
 controller.listener.names=CONTROLLER
-controller.quorum.voters=1@127.0.0.1:$controller
+controller.quorum.voters=${voters:-1@127.0.0.1:$controller}
 auto.create.topics.enable=false
-default.replication.factor=1
-offsets.topic.replication.factor=1
+default.replication.factor=$replicas
+min.insync.replicas=$in_sync
+offsets.topic.replication.factor=$replicas
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor=$replicas
+transaction.state.log.min.isr=$in_sync
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor=$replicas
+share.coordinator.state.topic.min.isr=$in_sync
 share.coordinator.state.topic.num.partitions=4
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
@@ -109,42 +116,49 @@ $(remembered config)
 EOF
 }
 
-start() {
-  local port='' advertised='' configs=()
+# Reads the options of start, and remembers them and the ports.
+remember() {
+  local configs=()
   while (($#)); do
     (($# > 1)) || die "$1 needs a value"
     case $1 in
-      --port) port=$2 ;;
-      --advertised-port) advertised=$2 ;;
+      --port) echo "$2" >"$dir/port" ;;
+      --advertised-port) echo "$2" >"$dir/advertised-port" ;;
       --config) configs+=("$2") ;;
       *) die "unknown option $1" ;;
     esac
     shift 2
   done
+  ((${#configs[@]} == 0)) || printf '%s\n' "${configs[@]}" >"$dir/config"
+  local file
+  for file in port direct-port controller-port; do
+    [[ -s $dir/$file ]] || free_port >"$dir/$file"
+  done
+}
+
+start() {
   exec 8>"$dir/.lock"; flock 8
   if ! gone; then say "already running on port $(<"$dir/port")"; return; fi
   need "$java"
   fetch
-
-  [[ -n $port ]] || port=$(remembered port)
-  [[ -n $port ]] || port=$(free_port)
-  [[ -n $advertised ]] || advertised=$(remembered advertised-port)
-  ((${#configs[@]} == 0)) || printf '%s\n' "${configs[@]}" >"$dir/config"
-  [[ -z $advertised ]] || echo "$advertised" >"$dir/advertised-port"
-  [[ -s $dir/direct-port ]] || free_port >"$dir/direct-port"
-  [[ -s $dir/controller-port ]] || free_port >"$dir/controller-port"
-  echo "$port" >"$dir/port"
+  remember "$@"
+  local port advertised heap=384m
+  port=$(<"$dir/port")
+  advertised=$(remembered advertised-port)
+  # The nodes of a cluster share a small machine.
+  [[ -z $(remembered voters) ]] || heap=256m
   wait_for 3 ports_free || die "port $port, $(<"$dir/direct-port") or $(<"$dir/controller-port") is taken by another process"
   configure "$port" "${advertised:-$port}" "$(<"$dir/direct-port")" "$(<"$dir/controller-port")"
 
   touch "$dir/kafka.log"
   log_start=$(($(stat -c %s "$dir/kafka.log") + 1))
   if [[ ! -f $dir/data/meta.properties ]]; then
-    "${jvm[@]}" -Xmx128m -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format -t "$(cluster_id)" -c "$dir/server.properties" \
+    [[ -s $dir/cluster-id ]] || cluster_id >"$dir/cluster-id"
+    "${jvm[@]}" -Xmx128m -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format -t "$(<"$dir/cluster-id")" -c "$dir/server.properties" \
       >>"$dir/kafka.log" 2>&1 </dev/null 8>&- || { tail -n 20 "$dir/kafka.log" >&2; die "formatting the storage failed"; }
   fi
   # setsid: a Ctrl-C meant for the caller must not take the broker along
-  setsid "${jvm[@]}" -Xms128m -Xmx384m -XX:+ExitOnOutOfMemoryError kafka.Kafka "$dir/server.properties" \
+  setsid "${jvm[@]}" -Xms128m "-Xmx$heap" -XX:+ExitOnOutOfMemoryError kafka.Kafka "$dir/server.properties" \
     >>"$dir/kafka.log" 2>&1 </dev/null 8>&- &
   echo $! >"$dir/pid"
   wait_for 90 started_or_gone || true
@@ -154,6 +168,23 @@ start() {
     die "the broker did not start; see $dir/kafka.log"
   }
   say "Kafka $version on 127.0.0.1:$port, pid $(<"$dir/pid")"
+}
+
+# Nodes that know each other from now on. They start side by side: none is up before most of them are.
+cluster() {
+  local id voters='' nodes=("$@") n starting=()
+  id=$(cluster_id)
+  for n in "${!nodes[@]}"; do
+    dir=${nodes[n]}
+    remember
+    voters+=${voters:+,}$((n + 1))@127.0.0.1:$(<"$dir/controller-port")
+  done
+  for n in "${!nodes[@]}"; do
+    dir=${nodes[n]}
+    [[ -s $dir/cluster-id ]] || { echo "$id" >"$dir/cluster-id"; echo $((n + 1)) >"$dir/node"; echo "$voters" >"$dir/voters"; }
+    (start) & starting+=($!)
+  done
+  for n in "${starting[@]}"; do wait "$n" || die "a node did not start"; done
 }
 
 stop() {
@@ -182,14 +213,22 @@ command=${1:-}
 case $command in
   fetch) fetch; echo "$libs"; exit ;;
   tool) shift; tool "$@" ;;
-  start | stop | kill | pause | resume | status) [[ -n ${2:-} ]] || { usage >&2; exit 2; } ;;
+  start | prepare | cluster | stop | kill | pause | resume | status) [[ -n ${2:-} ]] || { usage >&2; exit 2; } ;;
   -h | --help) usage; exit ;;
   *) usage >&2; exit 2 ;;
 esac
-dir=$(absolute "$2")
-shift 2
+shift
+if [[ $command == cluster ]]; then
+  nodes=()
+  for dir in "$@"; do nodes+=("$(absolute "$dir")"); done
+  cluster "${nodes[@]}"
+  exit
+fi
+dir=$(absolute "$1")
+shift
 case $command in
   start) start "$@" ;;
+  prepare) remember "$@" ;;
   stop) stop ;;
   kill) signal KILL; wait_gone 10; rm -f "$dir/pid" ;;
   pause) signal STOP ;;

@@ -21,6 +21,27 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it is asked again before the producer is given up. As long as a transaction may take.
 const CALLS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Since when a thread has been inside of one call of a transaction, by the monotonic clock; for who waits for that thread.
+///
+/// A call has a timeout of its own, which librdkafka 2.12 does not always keep: `send_offsets_to_transaction` waits for as long as the
+/// broker stays away that coordinated the group when it was last asked (seen with one of three brokers down).
+#[derive(Debug, Default)]
+pub(super) struct CallWatch {
+    since: Mutex<Option<Duration>>,
+}
+
+impl CallWatch {
+    fn set(&self, since: Option<Duration>) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// How long the call has lasted by now; zero when there is none.
+    pub(super) fn lasts(&self) -> Duration {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| monotonic().saturating_sub(since))
+    }
+}
+
 /// The answer for one record, by its index in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Report {
@@ -83,6 +104,7 @@ pub(super) enum SendError {
 pub(super) struct Producer {
     inner: BaseProducer<Context>,
     unreported: usize,
+    watch: Arc<CallWatch>,
 }
 
 impl Producer {
@@ -90,7 +112,14 @@ impl Producer {
     pub(super) fn new(config: &ClientConfig, records_max: usize, brokers_up: Arc<AtomicBool>) -> KafkaResult<Self> {
         let reports = Mutex::new(Vec::with_capacity(records_max));
         let context = Context { reports, brokers_up, suspicious: AtomicBool::new(false) };
-        Ok(Self { inner: BaseProducer::from_config_and_context(config, context)?, unreported: 0 })
+        let inner = BaseProducer::from_config_and_context(config, context)?;
+        Ok(Self { inner, unreported: 0, watch: Arc::default() })
+    }
+
+    /// Tells `watch` about calls of transactions from now on.
+    pub(super) fn watched_by(mut self, watch: Arc<CallWatch>) -> Self {
+        self.watch = watch;
+        self
     }
 
     /// Hands a record over; its report will carry `index`.
@@ -180,7 +209,14 @@ impl Producer {
     /// Aborts whatever the permit says: it has ended, mostly.
     pub(super) fn abort_at_once(&self, timeout: Duration) -> KafkaResult<()> {
         self.inner.purge(PurgeConfig::default().queue().inflight());
-        self.inner.abort_transaction(timeout)
+        self.call(|| self.inner.abort_transaction(timeout))
+    }
+
+    fn call(&self, call: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
+        self.watch.set(Some(monotonic()));
+        let ended = call();
+        self.watch.set(None);
+        ended
     }
 
     /// Calls of transactions go on in the background when they time out, and the next one takes them up. So each is asked
@@ -188,7 +224,7 @@ impl Producer {
     fn patiently(&self, permit: &Permit, call: impl Fn(Duration) -> KafkaResult<()>) -> KafkaResult<()> {
         let started = monotonic();
         loop {
-            match call(permit.remaining().min(CALL_TIMEOUT)) {
+            match self.call(|| call(permit.remaining().min(CALL_TIMEOUT))) {
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable()
                         && permit.holds()

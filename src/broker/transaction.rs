@@ -5,9 +5,9 @@
 //! whose transaction met anything unusual is never used again. Knows nothing of manifests: the lane compares.
 //! Invariants: the marker is read only after the fence, so that it is final; nothing is committed after the permit has ended.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::Record;
 use super::admin::QuietContext;
 use super::batch::{BatchState, HandOver, POLL_EVERY, State, drain, hand_over};
-use super::producer::Producer;
+use super::producer::{CallWatch, Producer};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
@@ -30,6 +30,10 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 const COMMIT_SUSPICIOUS: Duration = Duration::from_secs(5);
 /// Longest wait for the abort of a transaction that is given up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A call of the client that lasts longer is not waited for: its timeout is a second. The thread is left to itself, with its producer.
+const STUCK_CALL: Duration = Duration::from_secs(10);
+/// Time between two looks at that.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Wait before asking again for a marker that a transaction in its end phase still covers.
 const MARKER_RETRY: Duration = Duration::from_millis(20);
 
@@ -88,8 +92,16 @@ pub struct Ended {
 /// The lane's handle. Dropping it ends the thread after the job in hand.
 #[derive(Debug)]
 pub struct TransactionalPublisher {
-    jobs: SyncSender<Job>,
+    settings: TransactionSettings,
+    thread: Mutex<Thread>,
     brokers_up: Arc<AtomicBool>,
+}
+
+/// The thread that owns the producer.
+#[derive(Debug, Clone)]
+struct Thread {
+    jobs: SyncSender<Job>,
+    watch: Arc<CallWatch>,
 }
 
 #[derive(Debug)]
@@ -98,13 +110,13 @@ enum Job {
     Publish { records: Arc<Vec<Record>>, marker: Marker, permit: Permit, reply: oneshot::Sender<Ended> },
 }
 
+const GONE: &str = "the thread of the lane is gone";
+
 impl TransactionalPublisher {
     pub fn start(settings: TransactionSettings) -> std::io::Result<Self> {
-        let (jobs, inbox) = sync_channel(1);
         let brokers_up = Arc::new(AtomicBool::new(true));
-        let worker = Worker { settings, open: None, brokers_up: Arc::clone(&brokers_up) };
-        std::thread::Builder::new().name(worker.settings.name.clone()).spawn(move || worker.run(&inbox))?;
-        Ok(Self { jobs, brokers_up })
+        let thread = Mutex::new(Thread::start(settings.clone(), Arc::clone(&brokers_up))?);
+        Ok(Self { settings, thread, brokers_up })
     }
 
     /// Fences every older producer of this shard, ends what they had open, and reads the marker, which is final then.
@@ -112,10 +124,11 @@ impl TransactionalPublisher {
     /// Errors: a text for the log; nothing is lost by trying again. Cancel safe, since the next call starts anew.
     pub async fn open(&self, permit: Permit) -> Result<Option<Marker>, String> {
         let (reply, answer) = oneshot::channel();
-        if self.jobs.send(Job::Open { permit, reply }).is_err() {
-            return Err("the thread of the lane is gone".to_owned());
+        let thread = self.thread();
+        if thread.jobs.send(Job::Open { permit, reply }).is_err() {
+            return Err(GONE.to_owned());
         }
-        answer.await.unwrap_or_else(|_| Err("the thread of the lane is gone".to_owned()))
+        self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(reason.to_owned()))
     }
 
     /// Publishes the records and the marker in one transaction. Without records only the marker moves.
@@ -123,17 +136,51 @@ impl TransactionalPublisher {
     /// Not cancel safe: a dropped future leaves the transaction running. End the permit instead.
     pub async fn publish(&self, records: Arc<Vec<Record>>, marker: Marker, permit: Permit) -> Ended {
         let (reply, answer) = oneshot::channel();
-        let gone = || Ended { outcome: Outcome::Unknown("the thread of the lane is gone".to_owned()), usable: false };
+        let unknown = |reason: &str| Ended { outcome: Outcome::Unknown(reason.to_owned()), usable: false };
+        let thread = self.thread();
         // The thread holds one job at most, and the lane waits for each, so there is always room.
-        if self.jobs.try_send(Job::Publish { records, marker, permit, reply }).is_err() {
-            return gone();
+        if thread.jobs.try_send(Job::Publish { records, marker, permit, reply }).is_err() {
+            return unknown(GONE);
         }
-        answer.await.unwrap_or_else(|_| gone())
+        self.watched(&thread, answer).await.unwrap_or_else(unknown)
+    }
+
+    fn thread(&self) -> Thread {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for the answer, unless the thread is stuck in a call of the client. Then another thread takes its place, whose first
+    /// job is to open, which fences the producer of the stuck one: whatever that still does, the marker tells.
+    async fn watched<T>(&self, thread: &Thread, answer: oneshot::Receiver<T>) -> Result<T, &'static str> {
+        tokio::pin!(answer);
+        loop {
+            tokio::select! {
+                answered = &mut answer => return answered.map_err(|_| GONE),
+                () = tokio::time::sleep(WATCH_EVERY) => {}
+            }
+            if thread.watch.lasts() > STUCK_CALL {
+                let successor = Thread::start(self.settings.clone(), Arc::clone(&self.brokers_up));
+                if let Ok(successor) = successor {
+                    *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = successor;
+                    return Err("a call of the Kafka client does not return; another producer takes over");
+                }
+            }
+        }
     }
 
     /// False while no broker can be reached.
     pub fn brokers_up(&self) -> bool {
         self.brokers_up.load(Ordering::Relaxed)
+    }
+}
+
+impl Thread {
+    fn start(settings: TransactionSettings, brokers_up: Arc<AtomicBool>) -> std::io::Result<Self> {
+        let (jobs, inbox) = sync_channel(1);
+        let watch = Arc::new(CallWatch::default());
+        let worker = Worker { settings, open: None, brokers_up, watch: Arc::clone(&watch) };
+        std::thread::Builder::new().name(worker.settings.name.clone()).spawn(move || worker.run(&inbox))?;
+        Ok(Self { jobs, watch })
     }
 }
 
@@ -149,6 +196,7 @@ struct Worker {
     settings: TransactionSettings,
     open: Option<Open>,
     brokers_up: Arc<AtomicBool>,
+    watch: Arc<CallWatch>,
 }
 
 impl Worker {
@@ -177,6 +225,7 @@ impl Worker {
             reader.create_with_context(QuietContext).map_err(|error| error.to_string())?;
         let producer =
             Producer::new(&self.settings.client, 0, Arc::clone(&self.brokers_up)).map_err(|error| error.to_string())?;
+        let producer = producer.watched_by(Arc::clone(&self.watch));
         producer.init_transactions(permit).map_err(|error| {
             self.brokers_up.store(false, Ordering::Relaxed);
             format!("the transactional producer cannot be initialised: {error}")

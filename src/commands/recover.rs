@@ -170,7 +170,8 @@ async fn search(
         candidates.into_iter().map(|candidate| (named(&candidate), candidate)).collect();
     let kafka = settings.kafka.clone();
     let scanned = tokio::task::spawn_blocking(move || {
-        let (mut rows, mut others): (HashMap<i64, (ShardId, FoundRow)>, BTreeSet<(i64, Uuid)>) = Default::default();
+        let mut rows: HashMap<i64, (ShardId, FoundRow)> = HashMap::new();
+        let mut others: BTreeSet<(i64, Uuid)> = BTreeSet::new();
         let read =
             scan(&kafka, &topics, since, |sighting| match by_name.get(&(sighting.outbox_id, sighting.dead_letter)) {
                 Some(candidate) if candidate.event_id == sighting.event_id => {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::it::support::StopMode;
-use crate::plan::{Direction, Fault, Lane, Link, Plan, Request, Weather};
+use crate::plan::{Direction, Fault, Lane, Link, Plan, Planned, Request, Weather};
+use crate::proxy::Proxy;
 use crate::stack::Stack;
 use crate::time::{pass, pass_until};
 use crate::traps::{How, Trap};
@@ -48,8 +49,8 @@ pub async fn run(stack: &Stack<'_>, plan: &Plan, tally: &Tally) {
     let lane = async |lane: Lane| {
         for planned in plan.of(lane) {
             pass_until(begin + planned.at).await;
-            println!("{:>9.3} s  {}", begin.elapsed().as_secs_f64(), planned.fault);
-            inflict(stack, planned.fault, tally).await;
+            println!("{:>9.3} s  {planned}", begin.elapsed().as_secs_f64());
+            inflict(stack, planned, tally).await;
         }
     };
     tokio::join!(
@@ -64,9 +65,9 @@ pub async fn run(stack: &Stack<'_>, plan: &Plan, tally: &Tally) {
     );
 }
 
-async fn inflict(stack: &Stack<'_>, fault: Fault, tally: &Tally) {
-    let (fleet, servers) = (&stack.fleet, stack.servers);
-    match fault {
+async fn inflict(stack: &Stack<'_>, planned: Planned, tally: &Tally) {
+    let (fleet, servers, brokers) = (&stack.fleet, stack.servers, planned.brokers);
+    match planned.fault {
         Fault::Kill(who) => {
             fleet.kill(who);
             count(&tally.kills);
@@ -90,44 +91,56 @@ async fn inflict(stack: &Stack<'_>, fault: Fault, tally: &Tally) {
             count(&tally.postgres);
         }
         Fault::KillBroker => {
-            servers.kafka.stop(StopMode::Crash).await;
-            servers.kafka.start_again().await;
+            for broker in servers.brokers(brokers) {
+                broker.stop(StopMode::Crash).await;
+                broker.start_again().await;
+            }
             count(&tally.broker);
         }
         Fault::FreezeBroker(lasts) => {
-            servers.kafka.pause().await;
+            for broker in servers.brokers(brokers) {
+                broker.pause().await;
+            }
             pass(lasts).await;
-            servers.kafka.resume().await;
+            for broker in servers.brokers(brokers) {
+                broker.resume().await;
+            }
             count(&tally.broker);
         }
         Fault::Bad(link, direction, weather, lasts) => {
-            bad_weather(stack, link, direction, weather, lasts).await;
+            bad_weather(&stack.proxies(link, brokers), direction, weather, lasts).await;
             count(&tally.network);
         }
         Fault::Reset(link) => {
-            stack.proxy(link).reset();
+            stack.proxies(link, brokers).into_iter().for_each(Proxy::reset);
             count(&tally.network);
         }
-        Fault::LoseAnswers(link, request) => set_trap(stack, link, request, How::AnswerLost, tally).await,
-        Fault::DelayRequest(link, request, by) => set_trap(stack, link, request, How::Late(by), tally).await,
+        Fault::LoseAnswers(link, request) => {
+            set_trap(&stack.proxies(link, brokers), request, How::AnswerLost, tally).await;
+        }
+        Fault::DelayRequest(link, request, by) => {
+            set_trap(&stack.proxies(link, brokers), request, How::Late(by), tally).await;
+        }
         Fault::EndTxnIntoNext(limit) => {
-            set_trap(stack, Link::Kafka, Request::END_TXN, How::IntoNext(limit), tally).await;
+            let proxies = stack.proxies(Link::Kafka, brokers);
+            set_trap(&proxies, Request::END_TXN, How::IntoNext(limit), tally).await;
         }
     }
 }
 
-async fn bad_weather(stack: &Stack<'_>, link: Link, direction: Direction, weather: Weather, lasts: Duration) {
-    let proxy = stack.proxy(link);
-    proxy.set_weather(direction, Some(weather));
+async fn bad_weather(proxies: &[&Proxy], direction: Direction, weather: Weather, lasts: Duration) {
+    proxies.iter().for_each(|proxy| proxy.set_weather(direction, Some(weather)));
     pass(lasts).await;
-    proxy.set_weather(direction, None);
+    proxies.iter().for_each(|proxy| proxy.set_weather(direction, None));
 }
 
-async fn set_trap(stack: &Stack<'_>, link: Link, request: Request, how: How, tally: &Tally) {
-    let (traps, trap) = (stack.proxy(link).traps(), Trap { request, how });
-    traps.set(trap);
+async fn set_trap(proxies: &[&Proxy], request: Request, how: How, tally: &Tally) {
+    let trap = Trap { request, how };
+    proxies.iter().for_each(|proxy| proxy.traps().set(trap));
     pass(TRAP_LASTS).await;
-    if traps.remove(trap) {
+    // Each is taken away, so that none springs in a later fault.
+    let left = proxies.iter().filter(|proxy| proxy.traps().remove(trap)).count();
+    if left == proxies.len() {
         return; // nothing sprang it
     }
     count(&tally.network);

@@ -54,8 +54,8 @@ fn main() -> ExitCode {
         check();
     }
     println!("the harness's own checks can fail and do not");
-    let plans: Vec<Plan> =
-        options.modes.iter().map(|mode| Plan::new(options.seed, *mode, options.length, options.kills)).collect();
+    let plan = |mode: &Mode| Plan::new(options.seed, *mode, options.length, options.kills).on_brokers(options.brokers);
+    let plans: Vec<Plan> = options.modes.iter().map(plan).collect();
     if options.only_plan {
         plans.iter().for_each(|plan| println!("{plan}"));
         return ExitCode::SUCCESS;
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
 
 /// True when every promise was kept.
 async fn run_all(plans: Vec<Plan>, options: &Options) -> bool {
-    let servers = Servers::start().await;
+    let servers = Servers::start(options.brokers).await;
     let (mut rows, mut kept) = (Vec::new(), true);
     for plan in plans {
         println!("\n{plan}");

@@ -5,13 +5,14 @@ use std::time::Duration;
 use crate::plan::Mode;
 
 pub const USAGE: &str = "\
-usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=…] [MINUTES=…] [MODE=…] [KILLS=…] [RATE=…]
+usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=…] [MINUTES=…] [MODE=…] [KILLS=…] [RATE=…] [BROKERS=3]
 
   --seed N       one seed is one plan of faults (default: 1 for the smoke run)
   --minutes X    how long faults go on, per mode (default: the smoke run, a quarter of a minute)
   --mode M       at-least-once, exactly-once or both (default: both)
   --kills N      SIGKILLs of relays in that time, per mode (default: one in four seconds)
   --rate N       events per second that the writers aim at (default: 1500)
+  --brokers N    1, or a cluster of 3 (default: 1)
   --set K=V      a setting of the relays and consumers, repeatable
   --plan         print the plan and do nothing
   --keep-on      with several runs: go on after one that broke a promise";
@@ -26,6 +27,7 @@ pub struct Options {
     pub modes: Vec<Mode>,
     pub kills: Option<u32>,
     pub rate: u32,
+    pub brokers: usize,
     /// Passed to every process under test.
     pub settings: Vec<String>,
     pub only_plan: bool,
@@ -49,6 +51,7 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
         modes: known_modes.to_vec(),
         kills: None,
         rate: 1_500,
+        brokers: 1,
         settings: Vec::new(),
         only_plan: false,
         keep_on: false,
@@ -71,6 +74,9 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
             },
             "--kills" => value().parse().map(|kills| options.kills = Some(kills)).is_ok(),
             "--rate" => value().parse().map(|rate| options.rate = rate).is_ok() && options.rate > 0,
+            "--brokers" => {
+                value().parse().map(|brokers| options.brokers = brokers).is_ok() && [1, 3].contains(&options.brokers)
+            }
             "--set" => {
                 options.settings.push(value());
                 options.settings.last().is_some_and(|setting| setting.contains('='))
@@ -107,14 +113,15 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
 
 pub fn self_check() {
     let asked = |line: &str| parse(line.split_whitespace().map(str::to_owned), &[Mode::AtLeastOnce, Mode::ExactlyOnce]);
-    let Asked::Run(options) = asked("--seed 7 --minutes 0.5 --mode exactly-once --kills 9 --nocapture") else {
+    let Asked::Run(options) = asked("--seed 7 --minutes 0.5 --mode exactly-once --kills 9 --brokers 3 --nocapture")
+    else {
         panic!("a good command line")
     };
     assert_eq!((options.seed, options.length, options.kills), (7, Duration::from_secs(30), Some(9)));
-    assert_eq!(options.modes, [Mode::ExactlyOnce]);
+    assert_eq!((options.modes.as_slice(), options.brokers), ([Mode::ExactlyOnce].as_slice(), 3));
     assert!(matches!(asked(""), Asked::Run(options) if options.modes.len() == 2));
     assert_eq!(asked("a_test_of_another_target"), Asked::Nothing);
-    for wrong in ["--sed 7", "--seed x", "--minutes 0", "--mode twice", "--rate 0"] {
+    for wrong in ["--sed 7", "--seed x", "--minutes 0", "--mode twice", "--rate 0", "--brokers 2"] {
         assert!(matches!(asked(wrong), Asked::Usage(_)), "{wrong}");
     }
 }

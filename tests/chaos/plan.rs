@@ -120,11 +120,31 @@ pub enum Lane {
     Traps,
 }
 
+/// Which brokers a fault is about, if it is about brokers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Brokers {
+    All,
+    One(usize),
+    /// All but one: what is left is no majority, and too few replicas for `acks=all`.
+    AllBut(usize),
+}
+
+impl Brokers {
+    pub fn has(self, broker: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => broker == one,
+            Self::AllBut(one) => broker != one,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Planned {
     pub at: Duration,
     pub lane: Lane,
     pub fault: Fault,
+    pub brokers: Brokers,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -132,6 +152,8 @@ pub struct Plan {
     pub seed: u64,
     pub mode: Mode,
     pub length: Duration,
+    /// One, or a cluster of three.
+    pub brokers: usize,
     pub relays: usize,
     pub consumers: usize,
     pub batch_rows: u32,
@@ -153,7 +175,7 @@ impl Plan {
         // The shorter, the more requests are late for the client and arrive all the same.
         let patience = Duration::from_secs([3, 10][rng.usize(0..2)]);
         let faults = Vec::new();
-        let mut plan = Self { seed, mode, length, relays, consumers, batch_rows, strict, patience, faults };
+        let mut plan = Self { seed, mode, length, brokers: 1, relays, consumers, batch_rows, strict, patience, faults };
         let relay = |rng: &mut Rng| Who::Relay(rng.usize(0..relays));
         plan.lane(Lane::Freezes, &mut rng, 8.0, |rng| Fault::Freeze(relay(rng), LEASE + between(rng, 500, 3_500)));
         plan.crashes(&mut rng, kills.unwrap_or(u32::try_from(length.as_secs() / 4).unwrap_or(u32::MAX)));
@@ -187,6 +209,23 @@ impl Plan {
         });
         plan.faults.sort_by_key(|planned| planned.at);
         plan
+    }
+
+    /// The same plan on several brokers: each fault of a broker or of a link to Kafka is about one of them, and now and then about
+    /// more. Its choices are made apart, so that with one broker a seed stays the plan that it was.
+    #[must_use]
+    pub fn on_brokers(mut self, brokers: usize) -> Self {
+        let mut rng = Rng::with_seed(!self.seed);
+        self.brokers = brokers;
+        for planned in self.faults.iter_mut().filter(|_| brokers > 1) {
+            let one = rng.usize(0..brokers);
+            planned.brokers = match (planned.fault, rng.u8(0..4)) {
+                (Fault::FreezeBroker(_), 0) => Brokers::AllBut(one),
+                (Fault::Bad(..) | Fault::Reset(_), 0) => Brokers::All,
+                _ => Brokers::One(one),
+            };
+        }
+        self
     }
 
     /// As `relay.ordering` says it.
@@ -245,7 +284,7 @@ impl Plan {
 
 fn planned(lane: Lane, at: f64, fault: Fault) -> Planned {
     // Whole milliseconds: the plan that is printed is the plan.
-    Planned { at: Duration::from_millis((at * 1_000.0) as u64), lane, fault }
+    Planned { at: Duration::from_millis((at * 1_000.0) as u64), lane, fault, brokers: Brokers::All }
 }
 
 fn between(rng: &mut Rng, low_ms: u64, high_ms: u64) -> Duration {
@@ -292,6 +331,17 @@ fn trap(rng: &mut Rng, mode: Mode, relay: Who) -> Fault {
 }
 
 impl Fault {
+    /// It is about brokers, or links to them.
+    pub fn is_of_kafka(self) -> bool {
+        match self {
+            Self::KillBroker | Self::FreezeBroker(_) | Self::EndTxnIntoNext(_) => true,
+            Self::Bad(link, ..) | Self::Reset(link) | Self::LoseAnswers(link, _) | Self::DelayRequest(link, ..) => {
+                link == Link::Kafka
+            }
+            Self::Kill(_) | Self::Freeze(..) | Self::Stop(_) | Self::CrashPostgres | Self::FreezeSessions(_) => false,
+        }
+    }
+
     /// How long it takes, where the plan decides that.
     pub fn lasts(self) -> Duration {
         match self {
@@ -351,16 +401,31 @@ impl fmt::Display for Fault {
     }
 }
 
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault.fmt(f)?;
+        match self.brokers {
+            _ if !self.fault.is_of_kafka() => Ok(()),
+            Brokers::All => Ok(()),
+            Brokers::One(n) => write!(f, ", broker {n}"),
+            Brokers::AllBut(n) => write!(f, ", all brokers but {n}"),
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, mode, length, relays, consumers, batch_rows, strict: _, patience, faults } = self;
+        let Self { seed, mode, length, brokers, relays, consumers, batch_rows, strict: _, patience, faults } = self;
         let (mode, ordering) = (mode.as_str(), self.ordering());
         writeln!(
             f,
             "plan: {mode}, seed {seed}, {length:?}, {relays} relays, {consumers} consumers, batches of {batch_rows}, order by {ordering}, requests given up after {patience:?}, {} faults",
             faults.len()
         )?;
-        faults.iter().try_for_each(|planned| writeln!(f, "{:>9.3} s  {}", planned.at.as_secs_f64(), planned.fault))
+        if *brokers > 1 {
+            writeln!(f, "on a cluster of {brokers} brokers")?;
+        }
+        faults.iter().try_for_each(|planned| writeln!(f, "{:>9.3} s  {planned}", planned.at.as_secs_f64()))
     }
 }
 
@@ -375,6 +440,13 @@ pub fn self_check() {
         assert!(plan.faults.iter().all(|planned| planned.at < length));
         let kills = plan.faults.iter().filter(|planned| matches!(planned.fault, Fault::Kill(Who::Relay(_)))).count();
         assert_eq!(kills, 40);
+        assert_eq!(plan.clone().on_brokers(1), plan, "one broker changes nothing");
+        let three = plan.clone().on_brokers(3);
+        assert!(
+            three.faults.iter().zip(&plan.faults).all(|(three, one)| (three.at, three.fault) == (one.at, one.fault))
+        );
+        let kills = three.faults.iter().filter(|planned| planned.fault == Fault::KillBroker);
+        assert!(kills.clone().all(|planned| matches!(planned.brokers, Brokers::One(0..3))), "liveness needs two");
         for lane in [Lane::Freezes, Lane::Consumers, Lane::Postgres, Lane::Broker, Lane::Network, Lane::Traps] {
             assert!(!plan.of(lane).is_empty(), "no fault of {lane:?} with seed {seed}");
         }

@@ -30,7 +30,7 @@ pub struct Outcome {
 
 /// The head of the table of results.
 pub const HEAD: &str = "\
-| mode, order | seed | minutes | events | kills | zombies (fenced) | SIGTERM | broker | PostgreSQL | network | lost | out of order | duplicates (late, not inherited) | converged in | result |
+| mode, order, brokers | seed | minutes | events | kills | zombies (fenced) | SIGTERM | broker | PostgreSQL | network | lost | out of order | duplicates (late, not inherited) | converged in | result |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
@@ -156,9 +156,10 @@ fn row(
     let result = if violations.is_empty() { "kept".to_owned() } else { format!("{} violations", violations.len()) };
     let Verdict { events, lost, out_of_order, repeats, late, unexplained, .. } = verdict;
     format!(
-        "| {}, {} | {} | {:.1} | {events} | {} | {} ({}) | {} | {} | {} | {} | {lost} | {out_of_order} | {repeats} ({late}, {unexplained}) | {converged} | {result} |",
+        "| {}, {}, {} | {} | {:.1} | {events} | {} | {} ({}) | {} | {} | {} | {} | {lost} | {out_of_order} | {repeats} ({late}, {unexplained}) | {converged} | {result} |",
         plan.mode.as_str(),
         plan.ordering(),
+        plan.brokers,
         plan.seed,
         plan.length.as_secs_f64() / 60.0,
         n(kills),

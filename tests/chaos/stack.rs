@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::fleet::{Fleet, Member};
 use crate::it::support::{PrivateKafka, PrivatePostgres, TestDatabase, Topic};
 use crate::monitor;
-use crate::plan::{LEASE, Link, Plan, Who};
+use crate::plan::{Brokers, LEASE, Link, Plan, Who};
 use crate::proxy::Proxy;
 use crate::traps::Protocol;
 
@@ -18,8 +18,8 @@ const PARTITIONS: i32 = 6;
 /// The servers, for all runs of a process.
 pub struct Servers {
     pub postgres: PrivatePostgres,
-    pub kafka: PrivateKafka,
-    kafka_proxy: Proxy,
+    /// Each broker with the proxy through which it tells its clients to come back.
+    brokers: Vec<(PrivateKafka, Proxy)>,
 }
 
 /// One run on them.
@@ -34,13 +34,45 @@ pub struct Stack<'a> {
 }
 
 impl Servers {
-    pub async fn start() -> Self {
-        let kafka_proxy = Proxy::start(Protocol::Kafka).await;
-        let advertised = kafka_proxy.port.to_string();
-        let options = ["--advertised-port", &advertised];
-        let (kafka, postgres) = tokio::join!(PrivateKafka::start_with(&options), PrivatePostgres::start());
-        kafka_proxy.lead_to(port_of(&kafka.bootstrap));
-        Self { postgres, kafka, kafka_proxy }
+    /// With one broker, or a cluster of three.
+    pub async fn start(brokers: usize) -> Self {
+        let mut proxies = Vec::new();
+        for _ in 0..brokers {
+            proxies.push(Proxy::start(Protocol::Kafka).await);
+        }
+        let kafka = async {
+            match proxies.as_slice() {
+                [one, two, three] => {
+                    PrivateKafka::cluster([one, two, three].map(|proxy| Some(proxy.port))).await.into()
+                }
+                [one] => vec![PrivateKafka::start_with(&["--advertised-port", &one.port.to_string()]).await],
+                other => unreachable!("a cluster of {}", other.len()),
+            }
+        };
+        let (kafka, postgres) = tokio::join!(kafka, PrivatePostgres::start());
+        let brokers: Vec<(PrivateKafka, Proxy)> = kafka.into_iter().zip(proxies).collect();
+        brokers.iter().for_each(|(broker, proxy)| proxy.lead_to(port_of(&broker.bootstrap)));
+        Self { postgres, brokers }
+    }
+
+    pub fn brokers(&self, which: Brokers) -> impl Iterator<Item = &PrivateKafka> {
+        self.of(which).map(|(broker, _)| broker)
+    }
+
+    fn of(&self, which: Brokers) -> impl Iterator<Item = &(PrivateKafka, Proxy)> {
+        self.brokers.iter().enumerate().filter(move |(n, _)| which.has(*n)).map(|(_, both)| both)
+    }
+
+    /// Past the proxies.
+    fn direct(&self) -> String {
+        let addresses: Vec<&str> = self.brokers(Brokers::All).map(|broker| broker.direct.as_str()).collect();
+        addresses.join(",")
+    }
+
+    fn bootstrap(&self) -> String {
+        let addresses: Vec<String> =
+            self.brokers.iter().map(|(_, proxy)| format!("127.0.0.1:{}", proxy.port)).collect();
+        addresses.join(",")
     }
 }
 
@@ -50,24 +82,25 @@ impl<'a> Stack<'a> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
         drop(std::fs::remove_dir_all(&folder)); // the logs of an earlier run with this seed
         std::fs::create_dir_all(&folder).expect("a folder below the target folder");
+        let direct = servers.direct();
         let (database, catalog, orders) = tokio::join!(
             watched_database(servers, plan),
-            Topic::create_on(&servers.kafka.direct, "catalog-events", PARTITIONS),
-            Topic::create_on(&servers.kafka.direct, "order-events", PARTITIONS),
+            Topic::create_on(&direct, "catalog-events", PARTITIONS),
+            Topic::create_on(&direct, "order-events", PARTITIONS),
         );
         let mut postgres_proxies = Vec::new();
         for who in everybody(plan) {
             let proxy = Proxy::to(Protocol::Postgres, port_of(database.url.rsplit_once('/').expect("a URL").0)).await;
             postgres_proxies.push((who, proxy));
         }
-        let topics = [catalog, orders];
+        let (topics, bootstrap) = ([catalog, orders], servers.bootstrap());
         let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let members = postgres_proxies.iter().map(|(who, proxy)| {
             let (role, part) = (role_of(*who), part_of(*who));
             let url = format!("postgres://{role}@127.0.0.1:{}/{}", proxy.port, database.name());
             let mut environment = vec![
                 setting("DATABASE_URL", &url),
-                setting("KAFKA_BOOTSTRAP_SERVERS", &format!("127.0.0.1:{}", servers.kafka_proxy.port)),
+                setting("KAFKA_BOOTSTRAP_SERVERS", &bootstrap),
                 setting("OUTBOX_RELAY_RUN__INSTANCE", &role),
                 setting("OUTBOX_RELAY_RUN__DEPLOYMENT", &name),
                 setting("OUTBOX_RELAY_RELAY__LEASE", &format!("{}s", LEASE.as_secs())),
@@ -90,12 +123,13 @@ impl<'a> Stack<'a> {
         Self { servers, database, topics, group: name, fleet, postgres_proxies }
     }
 
-    pub fn proxy(&self, link: Link) -> &Proxy {
+    /// The proxies of a link; `brokers` says of which brokers, if it is that to Kafka.
+    pub fn proxies(&self, link: Link, brokers: Brokers) -> Vec<&Proxy> {
         match link {
-            Link::Kafka => &self.servers.kafka_proxy,
+            Link::Kafka => self.servers.of(brokers).map(|(_, proxy)| proxy).collect(),
             Link::Postgres(who) => {
                 let found = self.postgres_proxies.iter().find(|(other, _)| *other == who);
-                &found.expect("every process has a proxy").1
+                vec![&found.expect("every process has a proxy").1]
             }
         }
     }

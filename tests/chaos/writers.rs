@@ -6,15 +6,16 @@
 //! writer need not know whether its last COMMIT arrived.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::future::join_all;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error, Transaction};
 
 use crate::it::support::{TestDatabase, Topic};
-use crate::time::pass;
+use crate::time::pass_until;
 
 const LOCKED_WRITERS: u64 = 4;
 const CONCURRENT_WRITERS: u64 = 2;
@@ -24,6 +25,8 @@ const PRODUCTS: i64 = 50;
 /// Waiting rows beyond which the writers pause: an outage should not leave more than can be sent within the time that
 /// the liveness check allows.
 const BACKLOG_MAX: i64 = 6_000;
+/// Between two looks at the rows that wait.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// The beginning of a key tells how its writers behave.
 pub const LOCKED: &str = "locked-";
@@ -36,20 +39,20 @@ pub struct Writers {
     seed: u64,
     /// Events per second, all writers together.
     rate: u32,
-    pause: AtomicBool,
-    stop: AtomicBool,
+    pause: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 impl Writers {
     pub fn new(database: &TestDatabase, topics: &[Topic; 2], seed: u64, rate: u32) -> Arc<Self> {
         let topics = [topics[0].name.clone(), topics[1].name.clone()];
-        let (pause, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (pause, stop) = (watch::Sender::new(false), watch::Sender::new(false));
         Arc::new(Self { database: database.clone(), topics, seed, rate, pause, stop })
     }
 
     /// Tells the writers to finish what they have begun.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
     }
 
     /// Writes until [`Writers::stop`].
@@ -70,13 +73,13 @@ impl Writers {
             _ => (0.3, CONCURRENT_WRITERS),
         };
         let per_event = Duration::from_secs_f64(writers as f64 / (f64::from(self.rate) * share));
-        while !self.stop.load(Ordering::Relaxed) {
-            if self.pause.load(Ordering::Relaxed) {
-                pass(Duration::from_millis(100)).await;
+        while !self.stopped() {
+            if *self.pause.borrow() {
+                self.while_paused().await;
                 continue;
             }
             let events = rng.usize(1..=40);
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let written = if number < LOCKED_WRITERS {
                 self.locked(&mut client, &mut rng, events).await
             } else if number < LOCKED_WRITERS + CONCURRENT_WRITERS {
@@ -87,7 +90,8 @@ impl Writers {
             if written.is_err() {
                 client = self.connect().await;
             }
-            crate::time::pass_until(begun + per_event * u32::try_from(events).expect("a few")).await;
+            // The rate that was asked for.
+            pass_until(begun + per_event * u32::try_from(events).expect("a few")).await;
         }
     }
 
@@ -116,10 +120,7 @@ impl Writers {
         let transaction = client.transaction().await?;
         let keys: Vec<String> = (0..rng.usize(1..=5)).map(|_| format!("{SLOW}{}", rng.usize(0..KEYS))).collect();
         self.insert(&transaction, rng, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
-        let until = tokio::time::Instant::now() + Duration::from_millis(rng.u64(200..6_000));
-        while tokio::time::Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
-            pass(Duration::from_millis(100)).await;
-        }
+        self.until_stopped_or(Instant::now() + Duration::from_millis(rng.u64(200..6_000))).await;
         end(transaction, rng.u8(0..10) == 0).await
     }
 
@@ -143,14 +144,31 @@ impl Writers {
     /// Pauses the writers while too many rows wait.
     async fn watch_backlog(&self) {
         let mut client = self.connect().await;
-        while !self.stop.load(Ordering::Relaxed) {
-            pass(Duration::from_millis(300)).await;
+        while !self.stopped() {
+            self.until_stopped_or(Instant::now() + LOOK_EVERY).await;
             let waiting =
                 "select count(*) from (select from outbox_events where status = 'PENDING' limit $1) as waiting";
             match client.query_one(waiting, &[&(BACKLOG_MAX + 1)]).await {
-                Ok(row) => self.pause.store(row.get::<_, i64>(0) > BACKLOG_MAX, Ordering::Relaxed),
+                Ok(row) => drop(self.pause.send_replace(row.get::<_, i64>(0) > BACKLOG_MAX)),
                 Err(_) => client = self.connect().await,
             }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    async fn until_stopped_or(&self, moment: Instant) {
+        let mut stop = self.stop.subscribe();
+        drop(timeout_at(moment, stop.wait_for(|stop| *stop)).await);
+    }
+
+    async fn while_paused(&self) {
+        let (mut pause, mut stop) = (self.pause.subscribe(), self.stop.subscribe());
+        tokio::select! {
+            _ = pause.wait_for(|pause| !*pause) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
         }
     }
 

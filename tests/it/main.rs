@@ -7,6 +7,7 @@ mod bad_input;
 mod cleanup;
 mod cleanup_command;
 mod cli;
+mod cluster;
 mod consumer;
 mod crash;
 mod delivery;
@@ -29,6 +30,7 @@ mod replay;
 mod shutdown;
 mod sql_files;
 mod support;
+mod takeover;
 
 // The proxy of the fault harness.
 #[path = "../chaos/plan.rs"]

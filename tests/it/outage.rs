@@ -1,5 +1,6 @@
 //! Kafka or PostgreSQL away: nothing is lost, no event's attempts are used up, memory stays flat, nobody has to act.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -233,6 +234,46 @@ async fn a_topic_deleted_while_it_is_used_and_made_anew_gets_the_rows_that_waite
         assert_eq!(sent, waiting, "{delivery}: what was inserted after the end of the first topic, each once");
         assert_eq!(most_attempts(&client).await, 0);
         drop(relay);
+    }
+}
+
+/// Keys move when partitions are added, which is how Kafka is. Nothing else happens: no loss, no repeat, and within a partition the
+/// order of each key stays.
+#[tokio::test]
+async fn partitions_added_while_events_flow_lose_and_repeat_nothing() {
+    for delivery in ["at-least-once", "exactly-once"] {
+        let (database, topic) = tokio::join!(TestDatabase::migrated("grown"), Topic::create("grown", 3));
+        let client = database.connect().await;
+        let _relay = RelaySettings::new(&database, &parts().kafka)
+            .set("relay.delivery", delivery)
+            .set("relay.batch_rows", "50")
+            .set("run.deployment", &unique("grown"))
+            .file("[kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = \"500\"\n")
+            .start_ready()
+            .await;
+        let mut written = 0;
+        insert_many(&client, &topic.name, 50, 500).await;
+        wait_until_published(&database, Duration::from_secs(60)).await;
+        topic.grow(6).await;
+        wait_until("a new partition is used", Duration::from_secs(60), async || {
+            insert_many(&client, &topic.name, 50, 200).await;
+            written += 200;
+            let used = "select count(*) from outbox_events where published_partition >= 3";
+            let used: i64 = client.query_one(used, &[]).await.expect("partitions").get(0);
+            if used > 0 { Ok(()) } else { Err(format!("{written} rows since")) }
+        })
+        .await;
+        let written = usize::try_from(wait_until_published(&database, Duration::from_secs(60)).await).expect("a few");
+        let mut last = HashMap::new();
+        let mut sent = HashSet::new();
+        for record in topic.records().await {
+            let (key, id) = (record.key_text().expect("a key").to_owned(), record.outbox_id());
+            assert!(sent.insert(id), "{delivery}: {id} was sent twice");
+            let before = last.insert((record.partition, key.clone()), id).unwrap_or(0);
+            assert!(before < id, "{delivery}: {id} came behind {before} of key {key}");
+        }
+        assert_eq!(sent.len(), written, "{delivery}");
+        assert_eq!(most_attempts(&client).await, 0, "{delivery}");
     }
 }
 

@@ -402,10 +402,15 @@ async fn a_made_up_ordinal_stops_the_partition_instead_of_looping() {
 
 #[tokio::test]
 async fn a_batch_that_takes_too_long_is_folded_in_smaller_parts() {
-    // About 20 ms per event, and 300 ms in all.
-    let slow =
-        projection("slow", &[], "insert into copies select ordinal from new_events where pg_sleep(0.02) is not null");
+    // Too long is more than eight events: then it waits for a lock that nobody gives back.
+    let slow = projection(
+        "slow",
+        &[],
+        "insert into copies select ordinal from new_events \
+         where case when (select count(*) from new_events) > 8 then pg_advisory_xact_lock(1) is not null else true end",
+    );
     let bench = Bench::new("slow", vec![slow], "create table copies (n int)").await;
+    number(&bench.client, "select 1::bigint from (select pg_advisory_lock(1)) as locked").await;
     let settings = DatabaseConfig {
         url: Secret::new(&bench.test.url),
         statement_timeout: Duration::from_millis(300),

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -91,7 +93,8 @@ impl Topic {
     /// As [`Topic::created`], with settings of the topic.
     pub async fn created_with(self, partitions: i32, settings: &[(&str, &str)]) -> Self {
         let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap).create().expect("admin client");
-        let mut topic = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(1));
+        // As many replicas as the broker makes by default.
+        let mut topic = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(-1));
         for (name, value) in settings {
             topic = topic.set(name, value);
         }
@@ -132,6 +135,14 @@ impl Topic {
             .await
         })
         .await;
+    }
+
+    /// Adds partitions, so that there are `partitions`.
+    pub async fn grow(&self, partitions: usize) {
+        let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap).create().expect("admin client");
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+        let outcome = admin.create_partitions(&[NewPartitions::new(&self.name, partitions)], &options).await;
+        assert_eq!(outcome.expect("the broker answers"), [Ok(self.name.clone())]);
     }
 
     /// Changes one setting of the topic.

@@ -37,6 +37,24 @@ impl PrivateKafka {
     pub async fn start_with(options: &[&str]) -> Self {
         let parts = Guarded::new("kafka.sh", &["kill"]);
         parts.run("start", options).await;
+        Self::of(parts)
+    }
+
+    /// Three nodes that replicate everything. A port is what a node tells its clients to come back to; `None`: its own.
+    pub async fn cluster(advertised: [Option<u16>; 3]) -> [Self; 3] {
+        let nodes = advertised.map(|port| (Guarded::new("kafka.sh", &["kill"]), port));
+        for (node, port) in &nodes {
+            match port {
+                Some(port) => node.run("prepare", &["--advertised-port", &port.to_string()]).await,
+                None => node.run("prepare", &[]).await,
+            }
+        }
+        let [(first, _), (second, _), (third, _)] = &nodes;
+        first.run("cluster", &[second.folder(), third.folder()]).await;
+        nodes.map(|(node, _)| Self::of(node))
+    }
+
+    fn of(parts: Guarded) -> Self {
         let address = |file| format!("127.0.0.1:{}", parts.read(file));
         let (bootstrap, direct) = (address("port"), address("direct-port"));
         Self { parts, bootstrap, direct }
@@ -92,8 +110,7 @@ impl PrivatePostgres {
     /// A streaming standby of this server.
     pub async fn standby(&self) -> Self {
         let parts = Guarded::new("postgres.sh", &["stop", "--mode", "immediate"]);
-        let followed = self.parts.folder.to_str().expect("a path in UTF-8");
-        parts.run("start", &["--follow", followed, "--config", "shared_buffers=64MB"]).await;
+        parts.run("start", &["--follow", self.parts.folder(), "--config", "shared_buffers=64MB"]).await;
         let url = parts.read("url");
         Self { parts, url }
     }
@@ -146,6 +163,10 @@ impl Guarded {
             .spawn()
             .expect("bash starts");
         Self { script, folder, guard }
+    }
+
+    fn folder(&self) -> &str {
+        self.folder.to_str().expect("a path in UTF-8")
     }
 
     fn read(&self, file: &str) -> String {

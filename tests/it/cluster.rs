@@ -1,0 +1,86 @@
+//! Kafka as it is run: three brokers, three replicas, two of them in sync for an acknowledgement. Leaders and coordinators move.
+
+use std::time::Duration;
+
+use crate::support::kafka::sent_ids;
+use crate::support::order;
+use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
+use crate::support::relay::RelaySettings;
+use crate::support::{PrivateKafka, StopMode, TestDatabase, Topic, holds_for, unique, wait_until};
+
+/// Three brokers and two relays on a small machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Each broker leads a third of the partitions and coordinates a part of the transactions. Each is killed once while a backlog is
+/// relayed, and then two stand still at once, so that nothing can be acknowledged.
+#[tokio::test]
+async fn brokers_that_die_in_turn_and_two_that_stand_still_lose_and_repeat_nothing() {
+    let cluster = PrivateKafka::cluster([None; 3]).await;
+    let bootstrap = cluster.iter().map(|broker| broker.bootstrap.as_str()).collect::<Vec<_>>().join(",");
+    let mut running = Vec::new();
+    for delivery in ["at-least-once", "exactly-once"] {
+        let (database, topic) =
+            tokio::join!(TestDatabase::migrated("cluster"), Topic::create_on(&bootstrap, "cluster", 6));
+        let relay = RelaySettings::new(&database, &bootstrap)
+            .set("relay.delivery", delivery)
+            .set("run.deployment", &unique("cluster"))
+            .set("relay.batch_rows", "100")
+            .start_ready()
+            .await;
+        running.push((delivery, database, topic, relay));
+    }
+    let mut written = 0;
+    let insert = async |count: i64| {
+        for (_, database, topic, _) in &running {
+            insert_many(&database.connect().await, &topic.name, 100, count).await;
+        }
+    };
+    let published = async |expected: i64| {
+        for (delivery, database, _, relay) in &running {
+            let published = wait_until_published(database, PATIENCE).await;
+            assert_eq!(published, expected, "{delivery}:\n{}", relay.log_text());
+        }
+    };
+    for broker in &cluster {
+        insert(2_000).await;
+        written += 2_000;
+        for (delivery, database, ..) in &running {
+            let client = database.connect().await;
+            wait_until("some of it is out", PATIENCE, async || {
+                let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
+                if pending < 1_800 { Ok(()) } else { Err(format!("{delivery}: {pending}")) }
+            })
+            .await;
+        }
+        broker.stop(StopMode::Crash).await;
+        // The other two are enough.
+        published(written).await;
+        broker.start_again().await;
+    }
+    let [first, second, _] = &cluster;
+    tokio::join!(first.pause(), second.pause());
+    insert(1_000).await;
+    written += 1_000;
+    // Longer than the time after which the brokers miss each other: an outage that lasts is what is tried here.
+    holds_for("nothing fails", Duration::from_secs(5), async || {
+        for (delivery, database, ..) in &running {
+            let counts = counts(&database.connect().await).await;
+            let waits = counts.keys().all(|status| status == "PENDING" || status == "PUBLISHED");
+            if !waits {
+                return Err(format!("{delivery}: {counts:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    tokio::join!(first.resume(), second.resume());
+    published(written).await;
+    for (delivery, database, topic, relay) in &mut running {
+        let client = database.connect().await;
+        let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+        println!("{delivery}: {report:?}");
+        report.expect_kept().expect_no_repeats();
+        assert_eq!(most_attempts(&client).await, 0, "{delivery}: a broker is no event's fault");
+        assert!(relay.is_running(), "{delivery}:\n{}", relay.log_text());
+    }
+}
