@@ -13,13 +13,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use uuid::Uuid;
 
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
 pub use cleanup::{CleanupArgs, Finished};
 pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
-pub use operate::{Consent, EventsTraceArgs, PauseArgs, RedoArgs};
+pub use operate::{Consent, EventFilter, EventsTraceArgs, PauseArgs, RedoArgs};
 pub use replay::ReplayArgs;
 pub use values::{EventRef, Part, Place, When};
 
@@ -261,45 +260,12 @@ pub struct EventsLsArgs {
     #[arg(long, value_name = "ID")]
     pub id: Option<i64>,
 
-    /// Only the row with this event_id
-    #[arg(long, value_name = "UUID")]
-    pub event_id: Option<Uuid>,
-
-    /// Only events with this key (partition_key, else aggregate_id)
-    #[arg(long)]
-    pub key: Option<String>,
-
     /// Only these states
     #[arg(long, value_name = "STATUS", value_enum, ignore_case = true, value_delimiter = ',')]
     pub status: Vec<EventStatus>,
 
-    /// Only rows that name this topic
-    #[arg(long)]
-    pub topic: Option<String>,
-
-    /// Only this event type
-    #[arg(long, value_name = "TYPE")]
-    pub event_type: Option<String>,
-
-    /// Only this aggregate type
-    #[arg(long, value_name = "TYPE")]
-    pub aggregate_type: Option<String>,
-
-    /// Only this aggregate
-    #[arg(long, value_name = "ID")]
-    pub aggregate_id: Option<String>,
-
-    /// Only this correlation id
-    #[arg(long, value_name = "ID")]
-    pub correlation_id: Option<String>,
-
-    /// Only events created at or after this time
-    #[arg(long, value_name = "TIME", value_parser = values::when)]
-    pub since: Option<When>,
-
-    /// Only events created before this time
-    #[arg(long, value_name = "TIME", value_parser = values::when)]
-    pub until: Option<When>,
+    #[command(flatten)]
+    pub filter: EventFilter,
 
     /// Most events to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]

@@ -6,6 +6,46 @@ use uuid::Uuid;
 use super::values::{self, EventRef, When};
 use crate::event::{EventStatus, FAILURE_CLASSES};
 
+/// Conditions on events; all of them must hold.
+#[derive(Debug, Clone, Default, Args)]
+pub struct EventFilter {
+    /// Only the rows with this event_id
+    #[arg(long, value_name = "UUID")]
+    pub event_id: Option<Uuid>,
+
+    /// Only events with this key (partition_key, else aggregate_id)
+    #[arg(long)]
+    pub key: Option<String>,
+
+    /// Only rows that name this topic
+    #[arg(long)]
+    pub topic: Option<String>,
+
+    /// Only this event type
+    #[arg(long, value_name = "TYPE")]
+    pub event_type: Option<String>,
+
+    /// Only this aggregate type
+    #[arg(long, value_name = "TYPE")]
+    pub aggregate_type: Option<String>,
+
+    /// Only this aggregate
+    #[arg(long, value_name = "ID")]
+    pub aggregate_id: Option<String>,
+
+    /// Only this correlation id
+    #[arg(long, value_name = "ID")]
+    pub correlation_id: Option<String>,
+
+    /// Only events created at or after this time
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub since: Option<When>,
+
+    /// Only events created before this time
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub until: Option<When>,
+}
+
 /// What every command takes that changes something by hand.
 #[derive(Debug, Clone, Args)]
 pub struct Consent {
@@ -41,10 +81,6 @@ pub struct RedoArgs {
     #[arg(long, conflicts_with = "events")]
     pub all: bool,
 
-    /// Only events with this key (partition_key, else aggregate_id)
-    #[arg(long)]
-    pub key: Option<String>,
-
     /// failed, held, or both
     #[arg(long, value_name = "STATUS", value_enum, ignore_case = true, value_delimiter = ',')]
     pub status: Vec<EventStatus>,
@@ -53,37 +89,8 @@ pub struct RedoArgs {
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(FAILURE_CLASSES))]
     pub class: Option<String>,
 
-    /// Only rows that name this topic
-    #[arg(long)]
-    pub topic: Option<String>,
-
-    /// Only this event type
-    #[arg(long, value_name = "TYPE")]
-    pub event_type: Option<String>,
-
-    /// Only this aggregate type
-    #[arg(long, value_name = "TYPE")]
-    pub aggregate_type: Option<String>,
-
-    /// Only this aggregate
-    #[arg(long, value_name = "ID")]
-    pub aggregate_id: Option<String>,
-
-    /// Only this correlation id
-    #[arg(long, value_name = "ID")]
-    pub correlation_id: Option<String>,
-
-    /// Only the rows with this event_id
-    #[arg(long, value_name = "UUID")]
-    pub event_id: Option<Uuid>,
-
-    /// Only events created at or after this time
-    #[arg(long, value_name = "TIME", value_parser = values::when)]
-    pub since: Option<When>,
-
-    /// Only events created before this time
-    #[arg(long, value_name = "TIME", value_parser = values::when)]
-    pub until: Option<When>,
+    #[command(flatten)]
+    pub filter: EventFilter,
 
     #[command(flatten)]
     pub consent: Consent,

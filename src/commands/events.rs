@@ -7,10 +7,11 @@ mod trace;
 mod view;
 
 use super::{Context, Result, admin_pool};
-use crate::cli::{EventRef, EventsCommand, EventsLsArgs, When};
+use crate::cli::{EventFilter, EventRef, EventsCommand, EventsLsArgs, When};
 use crate::config::Needs;
 use crate::db::Pool;
 use crate::error::{Code, Error};
+use crate::event::EventStatus;
 use crate::outbox::inspect::events::{self, Details, Filter, Moment, Page};
 use crate::outbox::redo::Action;
 use crate::output;
@@ -28,7 +29,7 @@ pub(super) async fn run(context: &Context, command: &EventsCommand) -> Result<()
 
 async fn ls(context: &Context, pool: &Pool, args: &EventsLsArgs) -> Result<()> {
     let page = Page { after: args.after, oldest_first: args.oldest_first, limit: args.limit };
-    let found = events::list(pool, &filter(args), page).await?;
+    let found = events::list(pool, &Filter { id: args.id, ..filter(&args.filter, &args.status) }, page).await?;
     // A full page: there may be more.
     let next = (found.len() == args.limit as usize).then(|| found.last().map(|event| event.id)).flatten();
     let lines: Vec<view::Line<'_>> = found.iter().map(view::Line::new).collect();
@@ -49,12 +50,13 @@ fn moment(when: Option<When>) -> Moment {
     }
 }
 
-fn filter(args: &EventsLsArgs) -> Filter {
+/// The conditions of the command line, on events in some states (none: any).
+fn filter(args: &EventFilter, status: &[EventStatus]) -> Filter {
     Filter {
-        id: args.id,
+        id: None,
         event_id: args.event_id,
         key: args.key.clone(),
-        status: args.status.clone(),
+        status: status.to_vec(),
         topic: args.topic.clone(),
         event_type: args.event_type.clone(),
         aggregate_type: args.aggregate_type.clone(),

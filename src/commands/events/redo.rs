@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::super::{Context, Failure, Result, author};
-use super::moment;
+use super::filter;
 use crate::cli::{EventRef, RedoArgs};
 use crate::commands::confirm::confirmed;
 use crate::db::Pool;
@@ -82,19 +82,8 @@ async fn selection(pool: &Pool, args: &RedoArgs) -> Result<Selection> {
         let filter = Filter { status: both.to_vec(), ..Filter::default() };
         return Ok(Selection { ids: Some(named(pool, &args.events).await?), filter, class: None });
     }
-    let filter = Filter {
-        id: None,
-        event_id: args.event_id,
-        key: args.key.clone(),
-        status: if args.status.is_empty() { vec![EventStatus::Failed] } else { args.status.clone() },
-        topic: args.topic.clone(),
-        event_type: args.event_type.clone(),
-        aggregate_type: args.aggregate_type.clone(),
-        aggregate_id: args.aggregate_id.clone(),
-        correlation_id: args.correlation_id.clone(),
-        since: moment(args.since),
-        until: moment(args.until),
-    };
+    let failed = [EventStatus::Failed];
+    let filter = filter(&args.filter, if args.status.is_empty() { &failed } else { &args.status });
     let narrow = filter.narrows() || args.class.is_some() || !args.status.is_empty();
     if !narrow && !args.all {
         return Err(Error::new(Code::Usage, "which events?")
