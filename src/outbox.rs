@@ -10,6 +10,7 @@ pub mod barrier;
 pub mod cleanup;
 pub mod inspect;
 pub mod leases;
+pub mod partitions;
 pub mod recovery;
 
 mod rows;

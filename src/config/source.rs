@@ -188,5 +188,7 @@ pub fn search_path() -> Vec<PathBuf> {
 
 /// Who is at the terminal, if the environment says so; the person behind `sudo` rather than root.
 pub fn user_of_shell() -> Option<String> {
-    ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+    ["SUDO_USER", "USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var_os(name)?.into_string().ok().filter(|user| !user.is_empty()))
 }

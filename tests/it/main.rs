@@ -19,6 +19,7 @@ mod network;
 mod ordering;
 mod outage;
 mod outbox;
+mod partitions;
 mod projection;
 mod query_plans;
 mod shutdown;
