@@ -262,14 +262,6 @@ async fn one_row_that_is_needed_keeps_its_partition() {
     };
     change("published_at = now() - interval '1 day'", 500).await;
     change("status = 'FAILED', last_error = 'x', failed_at = now() - interval '8 days'", 1_500).await;
-    client
-        .execute(
-            "insert into outbox_held_keys (first_id, shard, partition_key, reason) values (2500, 0, 'k', 'failed')",
-            &[],
-        )
-        .await
-        .unwrap();
-    client.execute("update outbox_shards set batch_ids = '{3500}' where shard = 0", &[]).await.unwrap();
     let _keeper = Keeper::start(&database);
     // The ids from 1001 on were in the last partition when the keeper came: it made one of them.
     wait_until("partitions were made", LIMIT, async || {
@@ -286,17 +278,31 @@ async fn one_row_that_is_needed_keeps_its_partition() {
     wait_until_gone(&client, "outbox_events_p1").await;
     // Ids go on until they have left the partition.
     old(&client, 2_000).await;
-    // One reason after the other is taken away; the last one lets it go.
-    for reason in [
-        "update outbox_events set status = 'DISCARDED' where id = 1500",
-        "delete from outbox_held_keys",
-        "update outbox_shards set batch_ids = null",
-    ] {
+    // One reason at a time: each is there before the one before it is taken away.
+    let original = NewRow::new("t", "alone", "{}").insert(&client).await;
+    change("status = 'FAILED', last_error = 'x', failed_at = now()", original).await;
+    let dead_letter = format!("update outbox_events set dead_letter_of = {original} where id = 1200");
+    let reasons = [
+        ("", "update outbox_events set status = 'DISCARDED' where id = 1500"),
+        (
+            "insert into outbox_held_keys (first_id, shard, partition_key, reason) values (2500, 0, 'k', 'failed')",
+            "delete from outbox_held_keys",
+        ),
+        ("update outbox_shards set batch_ids = '{3500}' where shard = 0", "update outbox_shards set batch_ids = null"),
+        (dead_letter.as_str(), "update outbox_events set dead_letter_of = null where id = 1200"),
+        (
+            "update outbox_events set status = 'HELD' where id = 4500",
+            "update outbox_events set status = 'PUBLISHED' where id = 4500",
+        ),
+    ];
+    for (n, (reason, end)) in reasons.iter().enumerate() {
         holds_for("it stays", Duration::from_secs(3), async || {
-            if exists(&client, "outbox_events_p1001").await { Ok(()) } else { Err(format!("before {reason}")) }
+            let names = names(&client).await;
+            if names.contains(&"outbox_events_p1001".to_owned()) { Ok(()) } else { Err(format!("{reason}: {names:?}")) }
         })
         .await;
-        client.batch_execute(reason).await.unwrap();
+        let next = reasons.get(n + 1).map_or("", |(next, _)| next);
+        client.batch_execute(&format!("begin; {next}; {end}; commit")).await.unwrap();
     }
     wait_until_gone(&client, "outbox_events_p1001").await;
 }

@@ -5,6 +5,10 @@ select
   exists (select 1 from outbox_events where status = 'PENDING' and id between $1 and $2)
   or exists (select 1 from outbox_events where status = 'HELD' and id between $1 and $2)
   or exists (select 1 from outbox_events where status = 'FAILED' and id between $1 and $2)
+  -- A dead letter, by which it is known that a FAILED row needs no other attempt.
+  or exists (
+    select 1 from outbox_events d join outbox_events o on o.id = d.dead_letter_of
+    where d.dead_letter_of is not null and d.id between $1 and $2 and o.status || '' = 'FAILED')
   or exists (select 1 from outbox_held_keys where first_id between $1 and $2)
   or exists (select 1 from outbox_shards s, unnest(s.batch_ids) as in_flight (id) where in_flight.id between $1 and $2)
   or coalesce((
