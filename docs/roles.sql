@@ -8,9 +8,11 @@ grant insert on outbox_events to outbox_app;
 -- The relay: reads events and changes their state; keeps its own tables.
 create role outbox_relay nologin;
 grant select on outbox_events, outbox_claimable, outbox_events_id_seq to outbox_relay;
-grant update (status, retry_count, last_error, failed_at, dead_letter_to, published_at, published_partition, published_offset) on outbox_events to outbox_relay;
+grant update (status, retry_count, last_error, failed_at, dead_letter_to, dead_letter_from, published_at, published_partition, published_offset) on outbox_events to outbox_relay;
 -- Locking rows through the view asks for the right to update it; what may be changed is decided by the line above.
 grant update (status) on outbox_claimable to outbox_relay;
+-- Dead letters are rows of the outbox.
+grant insert on outbox_events to outbox_relay;
 grant select, update on outbox_shards to outbox_relay;
 grant select, insert, update, delete on outbox_instances, outbox_held_keys to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
@@ -28,6 +30,15 @@ grant select, insert, update on consumer_partitions to outbox_consumer;
 grant select, insert on event_handled, consumer_parked to outbox_consumer;
 grant select, insert, update on product_metrics to outbox_consumer;
 grant select on refinery_schema_history to outbox_consumer;
+
+-- Operators: events retry and discard, pause, resume, on top of what readers may.
+create role outbox_operator nologin;
+grant select, update (status, retry_count, failed_at, dead_letter_to) on outbox_events to outbox_operator;
+grant select, update on outbox_shards to outbox_operator;
+grant select, insert, update on outbox_held_keys to outbox_operator;
+grant select, insert, delete on outbox_pauses to outbox_operator;
+grant insert on outbox_audit to outbox_operator;
+grant select on refinery_schema_history to outbox_operator;
 
 -- Dashboards and people who look.
 create role outbox_reader nologin;

@@ -9,7 +9,9 @@ alter table outbox_events
   add column dead_letter_of bigint,
   -- FAILED, and the dead letter is still to be written, to this topic. Not written by the lane itself: the lock barrier leaves the
   -- lanes' transactions out because lanes never insert.
-  add column dead_letter_to text;
+  add column dead_letter_to text,
+  -- The topic that a failed event was for; of rows that name none, routing knew it.
+  add column dead_letter_from text;
 update outbox_events set failed_at = now() where status = 'FAILED';
 create index outbox_events_dead_letter_due on outbox_events (id) where dead_letter_to is not null;
 create index outbox_events_dead_letter_of on outbox_events (dead_letter_of) where dead_letter_of is not null;

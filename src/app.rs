@@ -1,5 +1,6 @@
 //! Settings to a running process: the only place that puts the modules together.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use crate::outbox::leases::Leases;
 use crate::projection::Projection;
 use crate::projection::consumer::Consumer;
 use crate::relay::encode::Encoder;
+use crate::relay::policy::Policy;
 use crate::relay::routing::Routing;
 use crate::relay::{self, AckTap, RelayHealth};
 use crate::retry::Backoff;
@@ -188,7 +190,7 @@ impl App {
     }
 
     fn relay_parts(&self) -> Result<relay::Parts> {
-        let Config { relay, routing, headers, kafka, run, database, .. } = &self.config;
+        let Config { relay, retry, reprocess, dead_letter, routing, headers, kafka, run, database, .. } = &self.config;
         // One stays with the heartbeat.
         let lease_pool = self.database.pool(Role::Lease, 3);
         let lane_pool = self.database.pool(Role::Lane, usize::from(database.pool_size.get()));
@@ -197,7 +199,7 @@ impl App {
         let kafka_admin = Admin::new(kafka)?;
         let health = RelayHealth::new(self.health.check("postgres"), self.health.check("kafka"), self.metrics.clone());
         Ok(relay::Parts {
-            outbox: PgOutbox::new(lane_pool, relay.lease),
+            outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?)),
             leases: Leases::new(
                 lease_pool.clone(),
                 self.instance,
@@ -206,7 +208,8 @@ impl App {
                 relay.delivery == Delivery::ExactlyOnce,
             ),
             lease_pool,
-            admin_pool: self.database.pool(Role::Admin, 1),
+            admin_pool: self.database.pool(Role::Admin, 2),
+            reprocess: reprocess.clone(),
             catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
             admin: kafka_admin,
             encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),

@@ -4,6 +4,7 @@
 //! types, so what is listed is what there is.
 
 mod cleanup;
+mod operate;
 mod values;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
 pub use cleanup::{CleanupArgs, Finished};
+pub use operate::{Consent, PauseArgs, RedoArgs};
 pub use values::{EventRef, Part, When};
 
 const EXIT_CODES: &str = "\
@@ -90,13 +92,17 @@ pub enum Command {
     Check,
     /// Ask the running instance whether it lives, for container health checks
     Health(HealthArgs),
-    /// Look at the events of the outbox
+    /// Look at the events of the outbox; retry or discard those that failed
     #[command(subcommand)]
     Events(EventsCommand),
     /// Show the backlog of the outbox and the lag of the consumer, per partition
     Lag(LagArgs),
     /// Delete finished events that are old
     Cleanup(CleanupArgs),
+    /// Stop publishing, everything or one topic, until `resume`
+    Pause(PauseArgs),
+    /// Publish again what was paused
+    Resume(PauseArgs),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
     /// Show, validate and document the settings
@@ -223,6 +229,10 @@ pub enum EventsCommand {
         #[arg(required = true, value_name = "ID|EVENT_ID", value_parser = values::event_ref)]
         events: Vec<EventRef>,
     },
+    /// Try FAILED or HELD events again, with all their attempts
+    Retry(Box<RedoArgs>),
+    /// Give FAILED or HELD events up for good; what waits behind them goes on
+    Discard(Box<RedoArgs>),
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod init;
 mod lag;
 mod man;
 mod migrate;
+mod pause;
 mod recover;
 mod run;
 mod signals;
@@ -135,6 +136,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Events(command) => Box::pin(events::run(&context, &command)).await,
         Command::Lag(args) => Box::pin(lag::run(&context, &args)).await,
         Command::Cleanup(args) => Box::pin(cleanup::run(&context, &args)).await,
+        Command::Pause(args) => Box::pin(pause::run(&context, &args, pause::Change::Pause)).await,
+        Command::Resume(args) => Box::pin(pause::run(&context, &args, pause::Change::Resume)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),

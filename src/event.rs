@@ -35,6 +35,10 @@ pub struct OutboxEvent<'a> {
     /// Seconds until the event is due, by the clock of the database; `None` when it is due now.
     pub due_in_seconds: Option<f64>,
     pub created_at: Timestamp,
+    /// The row is a copy that a replay made of this one.
+    pub replay_of: Option<i64>,
+    /// The row is the dead letter of this one.
+    pub dead_letter_of: Option<i64>,
 }
 
 /// What the record's value will be.
@@ -82,4 +86,25 @@ impl EventStatus {
             Self::Discarded => "DISCARDED",
         }
     }
+}
+
+/// Every class of a refused event: those of the relay's own checks and those of Kafka's answers (`broker::failure`). The first
+/// word of `last_error`, the label of a metric, and what a `[[retry.rule]]` may name.
+pub const FAILURE_CLASSES: &[&str] = &[
+    "no-topic",
+    "invalid-topic",
+    "topic-not-allowed",
+    "unknown-topic",
+    "too-large",
+    "key-too-long",
+    "invalid-headers",
+    "invalid-record",
+    "invalid-timestamp",
+    "policy-violation",
+    "unsupported-format",
+];
+
+/// Whether a second attempt could end differently: by a topic that is made, a policy that is changed.
+pub fn is_worth_another_attempt(class: &str) -> bool {
+    matches!(class, "unknown-topic" | "policy-violation")
 }

@@ -105,6 +105,8 @@ pub struct Metrics {
     pub poll_duration: Family<PollLabel, Histogram>,
     pub transactions: Family<TransactionLabel, Counter>,
     pub opens: Counter,
+    pub dead_letters: Counter,
+    pub paused: Family<TopicLabel, CountGauge>,
     pub db_pool_connections: Family<StateLabel, CountGauge>,
     pub lease_held: Family<ShardLabel, CountGauge>,
     pub sweep_found_below_watermark: Counter,
@@ -185,6 +187,16 @@ impl Metrics {
             "Times that a lane fenced its predecessors and read its marker: once per takeover, and after unusual transactions",
             Counter::default()
         );
+        let dead_letters = register!(
+            "dead_letters",
+            "Events that were given up and whose copy goes to a dead-letter topic",
+            Counter::default()
+        );
+        let paused = register!(
+            "paused",
+            "1 for each topic that an operator has paused; \"*\" is everything",
+            Family::<TopicLabel, CountGauge>::default()
+        );
         let db_pool_connections = register!(
             "db_pool_connections",
             "Connections of the lane pool",
@@ -243,6 +255,7 @@ impl Metrics {
         for component in ["postgres", "kafka"] {
             component_up.get_or_create(&ComponentLabel { component }).set(0);
         }
+        paused.get_or_create(&TopicLabel { topic: "*".to_owned() }).set(0);
         for result in ["full", "partial", "empty"] {
             drop(poll_duration.get_or_create(&PollLabel { result }));
         }
@@ -267,6 +280,8 @@ impl Metrics {
             poll_duration,
             transactions,
             opens,
+            dead_letters,
+            paused,
             db_pool_connections,
             lease_held,
             sweep_found_below_watermark,

@@ -8,16 +8,22 @@ pub mod audit;
 pub mod backlog;
 pub mod barrier;
 pub mod cleanup;
+pub mod dead_letters;
+pub mod failure;
 pub mod inspect;
 pub mod leases;
 pub mod partitions;
+pub mod pauses;
 pub mod recovery;
+pub mod redo;
 
 mod rows;
+mod settle;
+mod sort;
 mod statements;
 
-use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -28,6 +34,10 @@ use uuid::Uuid;
 use crate::db::{DbError, Pool, Transaction};
 use crate::event::{OutboxEvent, ShardId};
 use crate::failpoint::{self, Point};
+use failure::FailurePolicy;
+pub use settle::Settlement;
+use sort::sort_out;
+pub use sort::{TopicWait, Verdict};
 use statements as sql;
 
 /// The right to change a shard's rows: this owner, in this epoch. A new owner raises the epoch, and every statement of the
@@ -55,42 +65,6 @@ impl From<tokio_postgres::Error> for OutboxError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Db(error.into())
     }
-}
-
-/// What became of the batch in hand.
-#[derive(Debug, Default)]
-pub struct Settlement {
-    /// In Kafka for good: id, and partition and offset where they are known.
-    pub published: Vec<(i64, Option<(i32, i64)>)>,
-    pub failed: Vec<Failed>,
-    /// Not sent, because an earlier event of their key failed.
-    pub held: Vec<i64>,
-}
-
-impl Settlement {
-    pub fn is_empty(&self) -> bool {
-        self.published.is_empty() && self.failed.is_empty() && self.held.is_empty()
-    }
-}
-
-/// An event that Kafka or our own checks refused.
-#[derive(Debug)]
-pub struct Failed {
-    pub id: i64,
-    /// Held from now on; `None` for an event without a key.
-    pub key: Option<String>,
-    /// For `last_error`: class, cause, and what to do.
-    pub reason: String,
-}
-
-/// What the caller makes of one claimed event, in id order.
-pub enum Verdict<R> {
-    /// Publish this record.
-    Publish(R),
-    /// The event can never be published as it is: it fails, and its key is held. The text goes to `last_error`.
-    Refuse(String),
-    /// Not now, and nothing after it either: the batch ends before this event.
-    Stop,
 }
 
 /// Where the next batch comes from.
@@ -190,15 +164,14 @@ pub struct Installation {
 pub struct PgOutbox {
     pool: Pool,
     lease: Duration,
+    policy: Arc<dyn FailurePolicy>,
 }
-
-/// Keys released in one transaction, so that a large release does not hold the shard's row for long. A guess.
-const RELEASE_KEYS_MAX: i64 = 1_000;
 
 impl PgOutbox {
     /// `pool` is of [`Role::Lane`](crate::db::Role::Lane). `lease` is what each batch renews the shard's lease to.
-    pub fn new(pool: Pool, lease: Duration) -> Self {
-        Self { pool, lease }
+    /// `policy` decides about events that fail.
+    pub fn new(pool: Pool, lease: Duration, policy: Arc<dyn FailurePolicy>) -> Self {
+        Self { pool, lease, policy }
     }
 
     /// One commit of a lane: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
@@ -231,11 +204,13 @@ impl PgOutbox {
         }
         let (any_held, release_due): (bool, bool) = (row.get("any_held"), row.get("release_due"));
 
-        let missing = settle(&tx, fence.shard, settlement).await?;
-        let mut moved = (settlement.failed.len() + settlement.held.len()) as u64;
+        let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy).await?;
+        let mut moved = settlement.failed.len() as u64;
         if release_due && matches!(source, Source::Waiting) {
-            let released =
-                tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &[&fence.shard, &RELEASE_KEYS_MAX]).await?;
+            // Half of the batch at most, so that released events and the others take turns.
+            let portion = i64::from(limits.rows.get() / 2).max(1);
+            let params: [&(dyn ToSql + Sync); 3] = [&fence.shard, &portion, &portion];
+            let released = tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &params).await?;
             low_id = released.get("low_id");
             moved += u64::try_from(released.get::<_, i64>("released")).unwrap_or(0);
         }
@@ -249,7 +224,7 @@ impl PgOutbox {
             connection.done();
             return Ok(Step { batch: None, moved: 0, missing: 0, full: false, last: found, postponed: true });
         }
-        moved += apply(&tx, fence.shard, &sorted).await?;
+        moved += sorted.apply(&tx, fence.shard, &*self.policy).await?;
 
         let mut new_low_id = low_id;
         if let Some(horizon) = horizon {
@@ -339,128 +314,4 @@ async fn claim_rows(
     };
     let stream = tx.query_raw(&statement, params).await?;
     Ok(stream.try_collect().await?)
-}
-
-/// Claimed events by what happens to them next.
-struct Sorted<R> {
-    publish: Vec<Claimed<R>>,
-    failed: Vec<Failed>,
-    held: Vec<i64>,
-    /// Id, key and seconds to wait, of events that are not due yet.
-    delayed: Vec<(i64, Option<String>, f64)>,
-    /// The rest of the claim was left alone.
-    stopped: bool,
-}
-
-/// Walks the batch in id order, so that nothing of a key goes past an event of that key which has to wait.
-async fn sort_out<R>(
-    tx: &Transaction<'_>,
-    shard: ShardId,
-    claim: Vec<Row>,
-    any_held: bool,
-    judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
-) -> Result<Sorted<R>, OutboxError> {
-    let mut sorted = Sorted {
-        publish: Vec::with_capacity(claim.len()),
-        failed: Vec::new(),
-        held: Vec::new(),
-        delayed: Vec::new(),
-        stopped: false,
-    };
-    let mut held_keys = if any_held { held_among(tx, shard, &claim).await? } else { HashSet::new() };
-    // Row by row, so that a row's buffer is free as soon as its record is made.
-    for row in claim {
-        let event = rows::event(&row)?;
-        let id = event.id;
-        if event.key.is_some_and(|key| held_keys.contains(key)) {
-            sorted.held.push(id);
-        } else if let Some(seconds) = event.due_in_seconds {
-            held_keys.extend(event.key.map(str::to_owned));
-            sorted.delayed.push((id, event.key.map(str::to_owned), seconds));
-        } else {
-            match judge(&event) {
-                Verdict::Publish(record) => sorted.publish.push(Claimed { id, record }),
-                Verdict::Refuse(reason) => {
-                    let key = event.key.map(str::to_owned);
-                    held_keys.extend(key.clone());
-                    sorted.failed.push(Failed { id, key, reason });
-                }
-                Verdict::Stop => {
-                    sorted.stopped = true;
-                    break;
-                }
-            }
-        }
-    }
-    Ok(sorted)
-}
-
-async fn held_among(tx: &Transaction<'_>, shard: ShardId, claim: &[Row]) -> Result<HashSet<String>, OutboxError> {
-    let mut keys = HashSet::new();
-    for row in claim {
-        keys.extend(rows::event(row)?.key);
-    }
-    let keys: Vec<&str> = keys.into_iter().collect();
-    let rows = tx.query(&tx.prepare_cached(sql::HELD_AMONG).await?, &[&shard, &keys]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// Settles the batch in hand. Returns how many acknowledged events had no PENDING row any more.
-async fn settle(tx: &Transaction<'_>, shard: ShardId, settlement: &Settlement) -> Result<u64, OutboxError> {
-    let mut missing = 0;
-    if !settlement.published.is_empty() {
-        let (mut ids, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, place) in &settlement.published {
-            ids.push(*id);
-            partitions.push(place.map(|(partition, _)| partition));
-            offsets.push(place.map(|(_, offset)| offset));
-        }
-        let moved =
-            tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;
-        missing = (settlement.published.len() as u64).saturating_sub(moved);
-    }
-    let nothing_due: Vec<(i64, Option<String>, f64)> = Vec::new();
-    fail_and_hold(tx, shard, &settlement.failed, &settlement.held, &nothing_due).await?;
-    Ok(missing)
-}
-
-/// Writes what the claim sorted out. Returns how many rows changed state.
-async fn apply<R>(tx: &Transaction<'_>, shard: ShardId, sorted: &Sorted<R>) -> Result<u64, OutboxError> {
-    let mut held = sorted.held.clone();
-    held.extend(sorted.delayed.iter().map(|(id, _, _)| *id));
-    fail_and_hold(tx, shard, &sorted.failed, &held, &sorted.delayed).await?;
-    Ok((sorted.failed.len() + held.len()) as u64)
-}
-
-async fn fail_and_hold(
-    tx: &Transaction<'_>,
-    shard: ShardId,
-    failed: &[Failed],
-    held: &[i64],
-    delayed: &[(i64, Option<String>, f64)],
-) -> Result<(), OutboxError> {
-    if !failed.is_empty() {
-        let (ids, reasons): (Vec<i64>, Vec<&str>) =
-            failed.iter().map(|failed| (failed.id, failed.reason.as_str())).unzip();
-        tx.execute(&tx.prepare_cached(sql::SETTLE_FAILED).await?, &[&ids, &reasons]).await?;
-    }
-    if !held.is_empty() {
-        tx.execute(&tx.prepare_cached(sql::SETTLE_HELD).await?, &[&held]).await?;
-    }
-    // An event without a key that fails holds nobody; one that is delayed has to be found again when it is due.
-    let mut keys: HashMap<i64, (Option<&str>, &str, Option<f64>)> = HashMap::new();
-    keys.extend(failed.iter().filter(|f| f.key.is_some()).map(|f| (f.id, (f.key.as_deref(), "failed", None))));
-    keys.extend(delayed.iter().map(|(id, key, seconds)| (*id, (key.as_deref(), "delayed", Some(*seconds)))));
-    if !keys.is_empty() {
-        let (mut ids, mut names, mut reasons, mut waits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (id, (key, reason, wait)) in keys {
-            ids.push(id);
-            names.push(key);
-            reasons.push(reason);
-            waits.push(wait);
-        }
-        let params: [&(dyn ToSql + Sync); 5] = [&shard, &ids, &names, &reasons, &waits];
-        tx.execute(&tx.prepare_cached(sql::HOLD_KEYS).await?, &params).await?;
-    }
-    Ok(())
 }

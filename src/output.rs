@@ -4,21 +4,19 @@
 //! Invariants: a reader that closes its end of the pipe is no error and no panic (`events ls | head`); colour is written
 //! only where a person sees it; text from the database cannot steer the terminal ([`printable`]).
 
-mod ask;
-mod progress;
+mod meter;
 mod table;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
-pub use ask::{confirm, is_attended};
-pub use progress::Progress;
+pub use meter::Meter;
 pub use table::{Align, Cell, Table, Tone};
 
 /// Form of the data on standard output.
@@ -115,6 +113,33 @@ pub fn raw(bytes: &[u8]) -> Result<()> {
 pub fn note(text: &str) {
     // Nobody is left to be told when standard error is gone.
     drop(write_to(&mut anstream::stderr().lock(), format!("{text}\n").as_bytes()));
+}
+
+/// The same without the end of the line.
+fn unfinished_note(text: &str) {
+    drop(write_to(&mut anstream::stderr().lock(), text.as_bytes()));
+}
+
+/// Asks before something is done that cannot be taken back, unless `yes`.
+///
+/// Errors: the answer was no, or there is nobody at a terminal to be asked.
+pub fn consent(yes: bool, question: &str) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Error::new(Code::Usage, format!("{question} Nobody is there to answer"))
+            .hint("add --yes to do it, or --dry-run to see what would be done"));
+    }
+    unfinished_note(&format!("{question} [y/N] "));
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Error::new(Code::Unexpected, "cannot read the answer").caused_by(error))?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Error::new(Code::Usage, "not confirmed; nothing was done")),
+    }
 }
 
 /// The report of a failed command on standard error.

@@ -3,6 +3,7 @@
 //! Only this module knows both the outbox and the broker.
 
 pub mod encode;
+pub mod policy;
 pub mod routing;
 pub mod takeover;
 
@@ -10,7 +11,9 @@ mod gauges;
 mod horizon;
 mod lane;
 mod ownership;
+mod pauses;
 mod progress;
+mod upkeep;
 mod wakeup;
 
 use std::sync::atomic::{AtomicI64, Ordering as Atomic};
@@ -26,7 +29,7 @@ use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::TransactionSettings;
 use crate::clock::monotonic;
-use crate::config::{Ordering, RelayConfig};
+use crate::config::{Ordering, RelayConfig, ReprocessConfig};
 use crate::db::{DbError, Pool};
 use crate::error::Result;
 use crate::event::ShardId;
@@ -36,6 +39,7 @@ use crate::outbox::barrier::Barrier;
 use crate::outbox::leases::Leases;
 use crate::outbox::{Limits, PgOutbox};
 use encode::Encoder;
+use pauses::Pauses;
 use wakeup::Wakeup;
 
 /// Called with the ids of the events that Kafka has just acknowledged, before they are settled. Must not block.
@@ -48,8 +52,9 @@ pub struct Parts {
     pub leases: Leases,
     /// Of the lease role, for the barrier and the sweep.
     pub lease_pool: Pool,
-    /// Of the admin role, for the gauges.
+    /// Of the admin role, for the gauges, pauses and upkeep.
     pub admin_pool: Pool,
+    pub reprocess: ReprocessConfig,
     pub catalog: TopicCatalog,
     pub encoder: Encoder,
     /// A template: each lane sets its own name and client id.
@@ -89,6 +94,7 @@ struct Lanes {
     metrics: Metrics,
     health: RelayHealth,
     wakeup: Wakeup,
+    paused: Pauses,
     horizon: AtomicI64,
     owned: Mutex<Vec<ShardId>>,
     ack_tap: Option<AckTap>,
@@ -183,17 +189,21 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         metrics: parts.metrics,
         health: parts.health,
         wakeup: Wakeup::default(),
+        paused: Pauses::default(),
         horizon: AtomicI64::new(0),
         owned: Mutex::default(),
         ack_tap: parts.ack_tap,
     });
+    pauses::look(&lanes, &parts.admin_pool).await;
     // They end with the stop, or with the owner when it fails.
     let helpers = stop.child_token();
     let background = async {
         tokio::join!(
             wakeup::run(&lanes, settings.poll_min, settings.poll_max, helpers.clone()),
             horizon::run(Arc::clone(&lanes), Barrier::new(parts.lease_pool), helpers.clone()),
-            gauges::run(Arc::clone(&lanes), parts.admin_pool, helpers.clone()),
+            gauges::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
+            pauses::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
+            upkeep::run(Arc::clone(&lanes), parts.admin_pool, parts.reprocess, helpers.clone()),
             watch_kafka(Arc::clone(&lanes), helpers.clone()),
         )
     };

@@ -164,6 +164,18 @@ fn every_error_code_has_a_section_in_operations_md() {
     assert_none(codes_without_section(&codes, &read("docs/operations.md")));
 }
 
+/// `BLESS=1` writes the page anew.
+#[test]
+fn the_page_of_error_classes_is_what_the_code_does() {
+    let made = outbox_relay::broker::failure::reference_markdown();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, &made).expect("docs/errors.md can be written");
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(there == made, "docs/errors.md is old: BLESS=1 cargo test --test tidy -- error_classes");
+}
+
 #[test]
 fn no_file_names_a_path_of_one_machine() {
     assert_none(machine_paths(&text_files()));

@@ -65,7 +65,7 @@ impl BatchState {
                 Err(code) => match classify(code) {
                     Class::Record(class) if alone == Some(report.index) => State::Refused { class, code },
                     Class::Record(_) => State::Suspect,
-                    Class::Infrastructure if is_purge(code) => State::Waiting,
+                    Class::Fatal => State::Waiting,
                     Class::Infrastructure => State::Unsent,
                 },
             };
@@ -98,17 +98,6 @@ impl BatchState {
     }
 }
 
-/// Reports that say nothing of the record: this producer gave it up.
-fn is_purge(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::PurgeQueue
-            | RDKafkaErrorCode::PurgeInflight
-            | RDKafkaErrorCode::Fatal
-            | RDKafkaErrorCode::GaplessGuarantee
-    )
-}
-
 /// Records handed over between two looks at the reports.
 pub(super) const POLL_EVERY: usize = 512;
 
@@ -139,7 +128,7 @@ pub(super) fn hand_over(
             Err(SendError::Code(code)) => match classify(code) {
                 // The client itself refuses this one record: there is no batch to share the blame.
                 Class::Record(class) => return Err(HandOver::Refused(class, code)),
-                Class::Infrastructure => {
+                Class::Infrastructure | Class::Fatal => {
                     let end = give_up(producer, batch, "the client takes no more records");
                     return Err(HandOver::Ended(end));
                 }

@@ -14,7 +14,8 @@ use crate::error::Result;
 /// What a lane may assume of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
-    /// Never asked for: call [`TopicCatalog::learn`].
+    /// Never asked for, or missing for longer than the grace when the cluster was last asked, which is a while ago: call
+    /// [`TopicCatalog::learn`].
     Unknown,
     Exists {
         /// The topic's `max.message.bytes`, where the broker tells.
@@ -22,15 +23,24 @@ pub enum Topic {
     },
     /// Does not exist, but may soon: wait.
     Awaited,
-    /// Has not existed for longer than the grace.
+    /// Has not existed for longer than the grace, nor a moment ago.
     Missing,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Fact {
-    Exists { max_message_bytes: Option<u64> },
-    MissingSince(Duration),
+    Exists {
+        max_message_bytes: Option<u64>,
+    },
+    Missing {
+        since: Duration,
+        /// When the cluster last said so.
+        asked: Duration,
+    },
 }
+
+/// An answer that is older than this blames no event: its topic may have been made meanwhile.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Facts about topics, shared by all lanes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,13 +56,20 @@ impl TopicCatalog {
         Self { admin, grace, facts: Arc::default() }
     }
 
-    pub fn look_up(&self, topic: &str) -> Topic {
+    /// `just_asked`: the caller has asked about it and looks up again because of that.
+    pub fn look_up(&self, topic: &str, just_asked: bool) -> Topic {
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
         match facts.get(topic) {
             None => Topic::Unknown,
             Some(Fact::Exists { max_message_bytes }) => Topic::Exists { max_message_bytes: *max_message_bytes },
-            Some(Fact::MissingSince(since)) if monotonic().saturating_sub(*since) < self.grace => Topic::Awaited,
-            Some(Fact::MissingSince(_)) => Topic::Missing,
+            Some(Fact::Missing { since, asked }) => {
+                let ago = |then: &Duration| monotonic().saturating_sub(*then);
+                match ago(since) < self.grace {
+                    true => Topic::Awaited,
+                    false if just_asked || ago(asked) <= FRESH => Topic::Missing,
+                    false => Topic::Unknown,
+                }
+            }
         }
     }
 
@@ -65,10 +82,14 @@ impl TopicCatalog {
                 (Some(found), _) => {
                     facts.insert(topic.clone(), Fact::Exists { max_message_bytes: found.max_message_bytes });
                 }
-                (None, Some(Fact::MissingSince(_))) => {}
+                (None, Some(Fact::Missing { since, .. })) => {
+                    let since = *since;
+                    facts.insert(topic.clone(), Fact::Missing { since, asked: monotonic() });
+                }
                 (None, _) => {
                     tracing::warn!(topic, "the topic does not exist; its events wait");
-                    facts.insert(topic.clone(), Fact::MissingSince(monotonic()));
+                    let now = monotonic();
+                    facts.insert(topic.clone(), Fact::Missing { since: now, asked: now });
                 }
             }
         }

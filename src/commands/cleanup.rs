@@ -18,7 +18,7 @@ use crate::db::{Database, DbError, Pool, Role};
 use crate::error::{Code, Error};
 use crate::outbox::audit::{self, Author};
 use crate::outbox::cleanup::{Ages, Session, Tally, Window};
-use crate::output::{self, Align, Cell, Progress, Table, Tone};
+use crate::output::{self, Align, Cell, Meter, Table, Tone};
 
 /// Rows that one statement counts: large enough to be quick, small enough for every statement_timeout.
 const COUNTED: u32 = 20_000;
@@ -62,10 +62,9 @@ pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
         output::note(if args.dry_run { "nothing was deleted" } else { "there is nothing to delete" });
         return Ok(());
     }
-    if !agreed(&settings, args, &found)? {
-        output::note("nothing was deleted");
-        return Ok(());
-    }
+    let rows = found.rows.total().min(args.limit.unwrap_or(u64::MAX));
+    let place = Database::new(&settings.database)?.describe();
+    output::consent(args.yes, &format!("Delete {rows} rows of {place}?"))?;
 
     let signals = Signals::listen()?;
     let stop = CancellationToken::new();
@@ -94,24 +93,6 @@ pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
     }
 }
 
-/// Asks before it deletes, unless told not to. Errors: nobody is there to be asked.
-fn agreed(settings: &Config, args: &CleanupArgs, found: &Found) -> Result<bool> {
-    if args.yes {
-        return Ok(true);
-    }
-    let rows = found.rows.total().min(args.limit.unwrap_or(u64::MAX));
-    let place = Database::new(&settings.database)?.describe();
-    if !output::is_attended() {
-        return Err(Error::new(
-            Code::Usage,
-            format!("{rows} rows of {place} would be deleted, and nobody can be asked"),
-        )
-        .hint("add --yes to delete them, or --dry-run to count only")
-        .into());
-    }
-    Ok(output::confirm(&format!("Delete {rows} rows of {place}?"))?)
-}
-
 /// The consumer tells an event that is delivered again by its entry.
 fn warn_of_repeats(settings: &Config, args: &CleanupArgs) {
     let kept = settings.cleanup.published_older_than.age();
@@ -124,17 +105,16 @@ fn warn_of_repeats(settings: &Config, args: &CleanupArgs) {
 
 async fn count(session: &Session, args: &CleanupArgs) -> Result<Found> {
     let mut found = Found { upto: session.last_id().await?, ..Found::default() };
-    let mut progress = Progress::new("counting", 0);
-    let mut seen = 0;
+    let ids = u64::try_from(found.upto).unwrap_or(0);
     let ages = ages(args);
     let window = |after| Window { after, upto: found.upto, rows: COUNTED };
     if ages != Ages::default() {
+        let mut meter = Meter::new("counting ids", ids);
         let mut after = Some(0);
         while let Some(id) = after {
+            meter.at(u64::try_from(id).unwrap_or(0));
             let looked = session.count_finished(window(id), ages).await?;
             found.rows += looked.deleted;
-            seen += looked.seen;
-            progress.at(seen);
             after = looked.last_id;
         }
     }
@@ -144,20 +124,18 @@ async fn count(session: &Session, args: &CleanupArgs) -> Result<Found> {
             let (looked, kept) = session.count_failed(window(id), args.older_than).await?;
             found.rows += looked.deleted;
             found.kept += kept;
-            seen += looked.seen;
-            progress.at(seen);
             after = looked.last_id;
         }
     }
     if args.status.contains(&Finished::Handled) {
         let pages = session.handled_extent().await?.pages;
+        let mut meter = Meter::new("counting pages of event_handled", pages);
         let mut first = 0;
         while first < pages {
             let handled = session.count_handled(first..first + COUNTED_PAGES, args.older_than).await?;
             first += COUNTED_PAGES;
             found.rows += Tally { handled, ..Tally::default() };
-            seen += handled;
-            progress.at(seen);
+            meter.at(first.min(pages));
         }
     }
     Ok(found)
@@ -171,14 +149,14 @@ async fn delete(
     stop: &CancellationToken,
     deleted: &mut Tally,
 ) -> Result<(), DbError> {
-    let mut progress = Progress::new("deleting", found.rows.total().min(args.limit.unwrap_or(u64::MAX)));
+    let mut meter = Meter::new("deleting", found.rows.total().min(args.limit.unwrap_or(u64::MAX)));
     let mut worker = Worker::for_command(session, &settings.cleanup, stop.clone());
     if let Some(limit) = args.limit {
         worker = worker.at_most(limit);
     }
     let mut tell = |some: Tally| {
         *deleted += some;
-        progress.at(deleted.total());
+        meter.at(deleted.total());
     };
     let ages = ages(args);
     if ages != Ages::default() {

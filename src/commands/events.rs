@@ -1,7 +1,8 @@
-//! `events`: lists events and shows single ones.
+//! `events`: lists events, shows single ones, and tries failed ones again or gives them up.
 //!
 //! A list never holds payloads; `show` prints them, because the operator asked for that one event.
 
+mod redo;
 mod view;
 
 use super::{Context, Result, admin_pool};
@@ -10,6 +11,7 @@ use crate::config::Needs;
 use crate::db::Pool;
 use crate::error::{Code, Error};
 use crate::outbox::inspect::events::{self, Details, Filter, Moment, Page};
+use crate::outbox::redo::Action;
 use crate::output;
 
 pub(super) async fn run(context: &Context, command: &EventsCommand) -> Result<()> {
@@ -17,6 +19,8 @@ pub(super) async fn run(context: &Context, command: &EventsCommand) -> Result<()
     match command {
         EventsCommand::Ls(args) => ls(context, &pool, args).await,
         EventsCommand::Show { events } => show(context, &pool, events).await,
+        EventsCommand::Retry(args) => redo::run(context, &pool, args, Action::Retry).await,
+        EventsCommand::Discard(args) => redo::run(context, &pool, args, Action::Discard).await,
     }
 }
 
@@ -35,12 +39,15 @@ async fn ls(context: &Context, pool: &Pool, args: &EventsLsArgs) -> Result<()> {
     Ok(())
 }
 
-fn filter(args: &EventsLsArgs) -> Filter {
-    let moment = |when: Option<When>| match when {
+fn moment(when: Option<When>) -> Moment {
+    match when {
         None => Moment::Any,
         Some(When::At(at)) => Moment::At(at),
         Some(When::Ago(ago)) => Moment::Ago(ago),
-    };
+    }
+}
+
+fn filter(args: &EventsLsArgs) -> Filter {
     Filter {
         id: args.id,
         event_id: args.event_id,

@@ -11,7 +11,8 @@ const HEAD: &str = "\
 ";
 
 /// What to show for settings whose default says nothing, by path.
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 4] = [
+    ("retry.rule", "[[retry.rule]]\ntopic = \"audit-*\"\nerror_class = \"too-large\"\non_exhausted = \"dead-letter\""),
     ("routing.rule", "[[routing.rule]]\naggregate_type = \"order|payment\"\ntopic = \"{aggregate_type}-events\""),
     ("kafka.properties", "[kafka.properties]\nlinger.ms = 5\ncompression.type = \"zstd\""),
     ("projection", "[[projection]]\nname = \"order_totals\"\ntopics = [\"order-events\"]\nsql = \"order_totals.sql\""),
@@ -53,6 +54,7 @@ fn add_table(spec: &SectionSpec, file: &mut String) {
             }
             Kind::Bool
             | Kind::Integer { .. }
+            | Kind::Number
             | Kind::Text
             | Kind::Secret
             | Kind::Path

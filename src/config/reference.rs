@@ -50,6 +50,7 @@ fn add_field(spec: &SectionSpec, field: &FieldSpec, page: &mut String) {
             Kind::Secret => format!("Environment: `{variable}`, or `{variable}_FILE`"),
             Kind::Bool
             | Kind::Integer { .. }
+            | Kind::Number
             | Kind::Text
             | Kind::Path
             | Kind::Duration

@@ -8,6 +8,7 @@ mod consumer;
 mod kafka;
 mod names;
 mod properties;
+mod retry;
 mod routing;
 
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub(super) fn check(config: &Config, needs: Needs, reader: &mut Reader<'_>) {
     config.database.check(&mut rules);
     config.outbox.check(&mut rules);
     config.relay.check(&mut rules);
+    config.retry.check(&mut rules);
+    config.reprocess.check(&mut rules);
+    config.dead_letter.check(&mut rules);
     config.routing.check(&mut rules);
     config.headers.check(&mut rules);
     config.kafka.check(&mut rules);

@@ -42,6 +42,7 @@ fn property(field: &FieldSpec) -> Value {
     let mut property = match &field.kind {
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Kind::Number => json!({ "type": "number" }),
         Kind::Text | Kind::Path | Kind::Address => json!({ "type": "string" }),
         Kind::Secret => json!({ "type": "string", "writeOnly": true }),
         Kind::Duration => json!({ "type": "string", "pattern": DURATION_PATTERN }),

@@ -25,6 +25,9 @@ section! {
         pub database: DatabaseConfig = DatabaseConfig::default(),
         pub outbox: OutboxConfig = OutboxConfig::default(),
         pub relay: RelayConfig = RelayConfig::default(),
+        pub retry: RetryConfig = RetryConfig::default(),
+        pub reprocess: ReprocessConfig = ReprocessConfig::default(),
+        pub dead_letter: DeadLetterConfig = DeadLetterConfig::default(),
         pub routing: RoutingConfig = RoutingConfig::default(),
         pub headers: HeadersConfig = HeadersConfig::default(),
         pub kafka: KafkaConfig = KafkaConfig::default(),
@@ -114,6 +117,73 @@ choice! {
 choice! {
     /// Which order is promised.
     pub enum Ordering { Key = "key", Strict = "strict" }
+}
+
+section! {
+    /// What happens to an event that Kafka or the relay's own checks refuse. An outage is no refusal: it uses up no attempt.
+    pub struct RetryConfig in "retry" {
+        /// Attempts that an event has, the first included. Refusals that no second attempt can change (see `docs/errors.md`) use them up at once.
+        pub max_attempts: NonZeroU32 = rows(3),
+        /// Wait before the second attempt. The key of the event waits with it, all other keys go on.
+        pub initial_backoff: Duration = Duration::from_secs(1),
+        /// How much longer each wait is than the one before. At least 1.
+        pub multiplier: f64 = 2.0,
+        /// Longest wait between two attempts.
+        pub max_backoff: Duration = Duration::from_secs(30),
+        /// Share of a wait that is left to chance, from 0 to 1, so that what failed together does not come back together.
+        pub jitter: f64 = 0.2,
+        /// When no attempt is left the event is FAILED, and: `hold` keeps its key waiting until somebody decides, so that order holds; `dead-letter` copies it to the dead-letter topic, and its key goes on; `skip` only lets its key go on.
+        pub on_exhausted: OnExhausted = OnExhausted::Hold,
+        /// Exceptions, first match wins: `[[retry.rule]]`.
+        pub rule: Vec<RetryRule> = Vec::new(),
+    }
+}
+
+choice! {
+    /// What becomes of an event whose attempts are used up.
+    pub enum OnExhausted { Hold = "hold", DeadLetter = "dead-letter", Skip = "skip" }
+}
+
+section! {
+    /// One exception from `[retry]`. Unset conditions match everything, unset values are those of `[retry]`.
+    pub struct RetryRule in "retry.rule" {
+        /// Topic, exact or with `*` for any text.
+        pub topic: Option<String> = None,
+        /// Event type, exact or with `*` for any text.
+        pub event_type: Option<String> = None,
+        /// Class of the error, as in `docs/errors.md`. A rule that names a class makes it worth another attempt.
+        pub error_class: Option<String> = None,
+        /// As in `[retry]`.
+        pub max_attempts: Option<NonZeroU32> = None,
+        /// As in `[retry]`.
+        pub initial_backoff: Option<Duration> = None,
+        /// As in `[retry]`.
+        pub max_backoff: Option<Duration> = None,
+        /// As in `[retry]`.
+        pub on_exhausted: Option<OnExhausted> = None,
+    }
+}
+
+section! {
+    /// The schedule on which FAILED events are tried again.
+    pub struct ReprocessConfig in "reprocess" {
+        /// Whether FAILED events are tried again by themselves.
+        pub enabled: bool = false,
+        /// Wait between two rounds.
+        pub interval: Duration = Duration::from_secs(60),
+        /// Only events that failed at least this long ago.
+        pub older_than: Duration = Duration::from_secs(300),
+        /// Most events in one round.
+        pub max_events: NonZeroU32 = rows(1_000),
+    }
+}
+
+section! {
+    /// Where dead letters go.
+    pub struct DeadLetterConfig in "dead_letter" {
+        /// Name of the dead-letter topic; `{topic}` is the topic of the event.
+        pub topic: String = "{topic}-dlq".to_owned(),
+    }
 }
 
 section! {

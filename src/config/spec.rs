@@ -41,6 +41,8 @@ pub(super) enum Kind {
         min: u64,
         max: u64,
     },
+    /// With a fraction, or without.
+    Number,
     Text,
     /// Text that is never shown. `<key>_file` may name a file that holds it.
     Secret,
@@ -65,6 +67,7 @@ impl Kind {
         match self {
             Self::Bool => "`true` or `false`".to_owned(),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Number => "a number such as `2` or `0.5`".to_owned(),
             Self::Text | Self::Secret => "text".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Duration => "a duration such as `250ms`, `5s`, `15m` or `7d`".to_owned(),
@@ -172,6 +175,7 @@ impl SectionSpec {
                 }
                 Kind::Bool
                 | Kind::Integer { .. }
+                | Kind::Number
                 | Kind::Text
                 | Kind::Path
                 | Kind::Duration

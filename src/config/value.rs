@@ -152,6 +152,28 @@ macro_rules! nonzero {
 nonzero!(NonZeroU16, u16);
 nonzero!(NonZeroU32, u32);
 
+impl Scalar for f64 {
+    const KIND: Kind = Kind::Number;
+
+    fn from_toml(value: &DeValue<'_>, _: &Path) -> Result<Self, Bad> {
+        let text = match (value.as_float(), value.as_integer()) {
+            (Some(number), _) => number.as_str(),
+            (None, Some(number)) => number.as_str(),
+            (None, None) => return Err(Bad::found(&Self::KIND, value)),
+        };
+        Self::from_text(text)
+    }
+
+    fn from_text(text: &str) -> Result<Self, Bad> {
+        // TOML has infinity and NaN too, which no setting means.
+        text.parse().ok().filter(|number: &Self| number.is_finite()).ok_or_else(|| Bad::expected(&Self::KIND))
+    }
+
+    fn show(&self) -> Value {
+        (*self).into()
+    }
+}
+
 impl Scalar for String {
     const KIND: Kind = Kind::Text;
 
@@ -252,4 +274,4 @@ impl Scalar for ByteSize {
     }
 }
 
-scalar_settings!(bool, NonZeroU16, NonZeroU32, String, PathBuf, SocketAddr, Duration, ByteSize);
+scalar_settings!(bool, NonZeroU16, NonZeroU32, f64, String, PathBuf, SocketAddr, Duration, ByteSize);

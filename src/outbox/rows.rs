@@ -57,5 +57,7 @@ pub(super) fn event(row: &Row) -> Result<OutboxEvent<'_>, Error> {
         causation_id: row.try_get(16)?,
         source: row.try_get(17)?,
         traceparent: row.try_get(18)?,
+        replay_of: row.try_get(19)?,
+        dead_letter_of: row.try_get(20)?,
     })
 }

@@ -1,6 +1,7 @@
 //! The statements, one file each, as constants. `tests/it/sql_files.rs` prepares every file.
 
 pub(super) const ACQUIRE_LEASES: &str = include_str!("sql/acquire_leases.sql");
+pub(super) const ATTEMPTS: &str = include_str!("sql/attempts.sql");
 pub(super) const BACKLOG: &str = include_str!("sql/backlog.sql");
 pub(super) const CLAIM: &str = include_str!("sql/claim.sql");
 pub(super) const CLAIM_MANIFEST: &str = include_str!("sql/claim_manifest.sql");

@@ -15,16 +15,16 @@ use crate::event::{OutboxEvent, Payload};
 /// kept in memory per held key and by compacting brokers; 32 KiB is far beyond any real key. A guess.
 pub const KEY_BYTES_MAX: u32 = 32_768;
 
-/// Why an event cannot be a record. The text goes to `last_error`; it begins with the class of the error.
+/// Why an event cannot be a record. The text goes to `last_error`, behind the class.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     #[error(transparent)]
     Routing(#[from] RoutingError),
-    #[error("too-large: the event takes {bytes} bytes and relay.max_record_bytes allows {limit}")]
+    #[error("the event takes {bytes} bytes and relay.max_record_bytes allows {limit}")]
     TooLarge { bytes: u64, limit: u64 },
-    #[error("key-too-long: the key has {bytes} bytes and {KEY_BYTES_MAX} are allowed")]
+    #[error("the key has {bytes} bytes and {KEY_BYTES_MAX} are allowed")]
     KeyTooLong { bytes: u32 },
-    #[error("invalid-headers: the column headers must be a JSON object whose values are strings{}", .0.as_deref().map(|name| format!("; \"{name}\" is not")).unwrap_or_default())]
+    #[error("the column headers must be a JSON object whose values are strings{}", .0.as_deref().map(|name| format!("; \"{name}\" is not")).unwrap_or_default())]
     Headers(Option<String>),
 }
 
@@ -55,6 +55,11 @@ impl Encoder {
     pub fn new(routing: Routing, headers: &HeadersConfig, deployment: &str, record_bytes_max: u64) -> Self {
         let default_source = headers.source.clone().unwrap_or_else(|| format!("/{deployment}"));
         Self { routing, profile: headers.profile, default_source, record_bytes_max }
+    }
+
+    /// Where an event goes; `None` if routing refuses it.
+    pub fn topic(&self, event: &OutboxEvent<'_>) -> Option<String> {
+        self.routing.topic(event).ok()
     }
 
     /// The record of an event.
@@ -90,11 +95,15 @@ impl Encoder {
     /// Ours that identify the record come first and cannot be replaced; the row's own come next and win over the rest.
     fn headers(&self, event: &OutboxEvent<'_>) -> Result<Headers, EncodeError> {
         let mut headers = Headers::with_capacity(16, 384);
-        let mut number = itoa(event.id);
+        // A dead letter is found by the row that failed, which is the one that people know.
+        let mut number = itoa(event.dead_letter_of.unwrap_or(event.id));
         headers.push("outbox-id", number.as_bytes());
         let mut buffer = uuid::Uuid::encode_buffer();
         let event_id = event.event_id.hyphenated().encode_lower(&mut buffer).as_bytes();
         headers.push("outbox-event-id", event_id);
+        if let Some(original) = event.replay_of {
+            headers.push("outbox-replay-of", itoa(original).as_bytes());
+        }
         let mut own_names = false;
         if let Some(text) = event.headers {
             for (name, value) in own_headers(text)? {
@@ -206,6 +215,8 @@ pub(crate) mod tests {
             traceparent: None,
             due_in_seconds: None,
             created_at: "2031-05-04T09:12:44.123456Z".parse().unwrap(),
+            replay_of: None,
+            dead_letter_of: None,
         }
     }
 
@@ -257,6 +268,27 @@ pub(crate) mod tests {
         assert!(headers.contains(&pair("content-type", "application/avro")) && headers.contains(&pair("tenant", "a")));
         assert_eq!(headers.iter().filter(|(name, _)| name == "content-type" || name == "outbox-id").count(), 2);
         assert!(headers.contains(&pair("outbox-id", "42")));
+    }
+
+    #[test]
+    fn a_copy_of_a_replay_names_the_row_it_was_made_from() {
+        let mut event = event();
+        (event.replay_of, event.headers) = (Some(7), Some(r#"{"outbox-replay-of": "1"}"#));
+        let headers = shown(&encoder(HeaderProfile::Plain).encode(&event).unwrap());
+        let expected = [
+            pair("outbox-id", "42"),
+            pair("outbox-event-id", "0198f2c4-0000-7000-8000-000000000001"),
+            pair("outbox-replay-of", "7"),
+        ];
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_dead_letter_carries_the_id_of_the_row_that_failed() {
+        let mut event = event();
+        event.dead_letter_of = Some(7);
+        let headers = shown(&encoder(HeaderProfile::Plain).encode(&event).unwrap());
+        assert_eq!(headers, [pair("outbox-id", "7"), pair("outbox-event-id", "0198f2c4-0000-7000-8000-000000000001")]);
     }
 
     #[test]

@@ -23,7 +23,8 @@ use crate::clock::{Permit, monotonic, wall};
 use crate::error::Code;
 use crate::failpoint::{self, Point};
 use crate::metrics::{FailureLabels, PollLabel};
-use crate::outbox::{Batch, Claim, Claimed, Failed, Fence, OutboxError, Settlement, Source, Step};
+use crate::outbox::failure::Failed;
+use crate::outbox::{Batch, Claim, Claimed, Fence, OutboxError, Settlement, Source, Step};
 use crate::retry::Backoff;
 use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
@@ -33,6 +34,8 @@ use judge::Judge;
 const LOW_ID_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before asking again for a topic that does not exist, and after records that Kafka would not take yet.
 const KAFKA_RETRY: Duration = Duration::from_millis(500);
+/// Time between two looks whether a pause of everything is over.
+const PAUSED_LOOK: Duration = Duration::from_millis(250);
 /// Least time between two questions about topics whose events fail.
 const MISSING_RETRY: Duration = Duration::from_secs(2);
 
@@ -72,6 +75,8 @@ pub(super) struct Lane {
     low_id_moved: Duration,
     /// Topics that the last claim met and that nobody has asked the cluster about.
     unknown_topics: HashSet<String>,
+    /// Those of the claim before, about which somebody has.
+    just_asked: HashSet<String>,
     /// The last claim stopped before an event whose topic does not exist yet.
     awaits_topic: bool,
     /// Topics whose events fail because they do not exist, and when the cluster was last asked about them.
@@ -104,6 +109,7 @@ impl Lane {
             sender,
             low_id_moved,
             unknown_topics: HashSet::new(),
+            just_asked: HashSet::new(),
             awaits_topic: false,
             missing_topics: HashSet::new(),
             missing_asked: Duration::ZERO,
@@ -131,6 +137,11 @@ impl Lane {
                     Opened::Ready(hand) => hand,
                     Opened::Ended(ended) => return ended,
                 };
+                continue;
+            }
+            // What is in hand is settled; an inherited batch waits with the rest.
+            if self.shared.paused.everything() && !stop.is_cancelled() && hand.settlement.is_empty() {
+                self.pause(PAUSED_LOOK, &stop).await;
                 continue;
             }
             // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take turns.
@@ -230,6 +241,7 @@ impl Lane {
             source: match &hand.resend {
                 _ if stopping => Source::Nothing,
                 Some(ids) => Source::Manifest(ids),
+                None if self.shared.paused.everything() => Source::Nothing,
                 None => Source::Waiting,
             },
             limits: self.shared.limits,
@@ -244,7 +256,8 @@ impl Lane {
         };
         let started = monotonic();
         let shared = Arc::clone(&self.shared);
-        let mut judge = Judge::new(&shared);
+        let just_asked = mem::take(&mut self.just_asked);
+        let mut judge = Judge::new(&shared, hand.resend.is_some(), &just_asked);
         let step = shared.outbox.step(self.fence, &hand.settlement, claim, |event| judge.verdict(event)).await?;
         if let Sender::ExactlyOnce(transactions) = &mut self.sender {
             transactions.last = step.last;
@@ -347,10 +360,13 @@ impl Lane {
                     settlement.failed.push(Failed {
                         id,
                         key: record.key.clone(),
-                        reason: format!("{class}: refused by Kafka: {reason}"),
+                        class,
+                        topic: Some(record.topic.clone()),
+                        reason: format!("refused by Kafka: {reason}"),
                     });
                 }
-                Delivery::Withheld => settlement.held.push(id),
+                // It stays PENDING, and the next claim sees what has become of its key.
+                Delivery::Withheld => {}
                 Delivery::Unsent => unsent += 1,
             }
         }
@@ -401,8 +417,11 @@ impl Lane {
             if let Err(error) = self.shared.catalog.learn(&unknown).await {
                 self.shared.health.kafka_failed(&error.chain());
                 self.pause(KAFKA_RETRY, stop).await;
-            } else if self.awaits_topic {
-                self.pause(KAFKA_RETRY, stop).await;
+            } else {
+                self.just_asked = unknown;
+                if self.awaits_topic {
+                    self.pause(KAFKA_RETRY, stop).await;
+                }
             }
             return;
         }
@@ -444,12 +463,8 @@ impl Lane {
 
 /// Whether the manifest is that of the batch this settlement is about.
 fn belongs_to(settlement: &Settlement, manifest: &[i64]) -> bool {
-    let first = settlement
-        .published
-        .first()
-        .map(|(id, _)| *id)
-        .or_else(|| settlement.failed.first().map(|failed| failed.id))
-        .or_else(|| settlement.held.first().copied());
+    let first =
+        settlement.published.first().map(|(id, _)| *id).or_else(|| settlement.failed.first().map(|failed| failed.id));
     first.is_some_and(|id| manifest.binary_search(&id).is_ok())
 }
 

@@ -24,14 +24,12 @@ struct Rule {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoutingError {
     #[error(
-        "no-topic: the row names no topic and no routing rule matches its aggregate type and event type; set topic, or add a [[routing.rule]]"
+        "the row names no topic and no routing rule matches its aggregate type and event type; set topic, or add a [[routing.rule]]"
     )]
     NoTopic,
-    #[error(
-        "invalid-topic: \"{0}\" is not a topic name; allowed are 1 to 249 of the characters A-Z a-z 0-9 . _ - except . and .."
-    )]
+    #[error("\"{0}\" is not a topic name; allowed are 1 to 249 of the characters A-Z a-z 0-9 . _ - except . and ..")]
     Invalid(String),
-    #[error("topic-not-allowed: \"{0}\" is not in routing.allowed_topics")]
+    #[error("\"{0}\" is not in routing.allowed_topics")]
     NotAllowed(String),
 }
 
@@ -56,7 +54,9 @@ impl Routing {
         if !is_topic_name(&topic) {
             return Err(RoutingError::Invalid(shortened(&topic)));
         }
-        if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| pattern.is_match(&topic)) {
+        // The topic of a dead letter was made by a setting, not by an application.
+        let free = self.allowed.is_empty() || event.dead_letter_of.is_some();
+        if !free && !self.allowed.iter().any(|pattern| pattern.is_match(&topic)) {
             return Err(RoutingError::NotAllowed(topic));
         }
         Ok(topic)

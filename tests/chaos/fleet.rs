@@ -23,6 +23,8 @@ use crate::plan::Who;
 const FENCED: i32 = 75;
 /// SIGTERM to the end: `run.shutdown_timeout` is 10 s, and the machine is busy.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// A process younger than this may be hit by SIGTERM before it handles signals.
+const YOUNG: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a process is started with: its name, the parts it runs, its environment.
@@ -42,6 +44,7 @@ pub struct Fleet {
 #[derive(Default)]
 struct Life {
     child: Option<Child>,
+    started: Option<Instant>,
     /// We sent SIGKILL.
     killed: bool,
     /// We sent SIGTERM, then; moved when it was frozen meanwhile.
@@ -79,6 +82,7 @@ impl Fleet {
             .expect("the binary starts");
         leave_to_the_reaper(child.id());
         (life.child, life.killed, life.stopped) = (Some(child), false, None);
+        life.started = Some(Instant::now());
         life.starts += 1;
     }
 
@@ -207,6 +211,8 @@ impl Life {
             (Some(0), _) => self.stopped.is_some(),
             (Some(FENCED), _) => true,
             (None, Some(9)) => self.killed,
+            // It had not come to the point where it handles the signal, so it had nothing in hand.
+            (None, Some(15)) => self.stopped.is_some() && self.started.is_some_and(|since| since.elapsed() < YOUNG),
             _ => false,
         };
         if !expected {

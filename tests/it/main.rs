@@ -14,6 +14,7 @@ mod demo;
 mod exactly_once;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod failures;
 mod migrations;
 mod network;
 mod ordering;

@@ -2,10 +2,12 @@
 //! a batch is.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
+use outbox_relay::outbox::failure::{Case, FailurePolicy, Sentence};
 use outbox_relay::outbox::leases::{Acquired, Leases};
 use outbox_relay::outbox::{Claim, Fence, Limits, OutboxError, PgOutbox, Settlement, Source, Step, Verdict};
 use outbox_relay::secret::Secret;
@@ -16,6 +18,16 @@ use crate::support::outbox::{counts, row};
 use crate::support::{NewRow, TestDatabase, wait_until};
 
 const LEASE: Duration = Duration::from_secs(60);
+
+/// No event fails in these tests.
+#[derive(Debug)]
+struct HoldAll;
+
+impl FailurePolicy for HoldAll {
+    fn sentence(&self, _: &Case<'_>) -> Sentence {
+        Sentence::Hold
+    }
+}
 
 struct Bench {
     client: Client,
@@ -29,7 +41,7 @@ impl Bench {
         let test = TestDatabase::migrated(name).await;
         let settings = DatabaseConfig { url: Secret::new(&test.url), ..DatabaseConfig::default() };
         let database = Database::new(&settings).expect("a good URL");
-        let outbox = PgOutbox::new(database.pool(Role::Lane, 2), LEASE);
+        let outbox = PgOutbox::new(database.pool(Role::Lane, 2), LEASE, Arc::new(HoldAll));
         Self { client: test.connect().await, outbox, database, test }
     }
 

@@ -67,7 +67,12 @@ async fn fill(client: &Client, analyze_first: bool) {
             "insert into outbox_events (aggregate_id, event_type, topic, payload, status, published_at) \
              select 'k' || n % 1000, 'E', 't', '{}', 'PUBLISHED', now() from generate_series(1, 200000) n; \
              insert into outbox_events (aggregate_id, event_type, topic, payload) \
-             select 'k' || n % 1000, 'E', 't', '{}' from generate_series(1, 1000) n",
+             select 'k' || n % 1000, 'E', 't', '{}' from generate_series(1, 1000) n; \
+             insert into outbox_events (aggregate_id, event_type, topic, payload, status) \
+             select 'held-' || n % 100, 'E', 't', '{}', 'HELD' from generate_series(1, 50000) n; \
+             insert into outbox_held_keys (first_id, shard, partition_key, reason, release_at, released_to) \
+             select min(id), shard, aggregate_id, 'retry', now(), min(id) from outbox_events where status = 'HELD' \
+             group by shard, aggregate_id",
         )
         .await
         .unwrap();
@@ -85,7 +90,8 @@ async fn check_plans(database: &TestDatabase, when: &str) {
     let each = |value: &str| format!("'{{{}}}'", vec![value; batch.split(',').count()].join(","));
     for (file, parameters) in [
         ("settle_published", format!("{batch}, {}, {}", each("0"), each("0"))),
-        ("settle_failed", format!("{batch}, {}", each("reason"))),
+        ("settle_failed", format!("{batch}, {}, {}, {}, {}", each("FAILED"), each("reason"), each("dlq"), each("t"))),
+        ("attempts", batch.clone()),
         ("settle_held", batch.clone()),
     ] {
         let settle = explain(&lane, &format!("outbox/sql/{file}.sql"), &parameters).await;
@@ -116,6 +122,12 @@ async fn check_plans(database: &TestDatabase, when: &str) {
     let plan = explain(&lane, "outbox/sql/cleanup_handled.sql", "0, 128, 0, 1000").await;
     for scan in scans(&plan, "event_handled") {
         assert!(scan.starts_with("Tid ") || scan.starts_with("ModifyTable"), "{when}: {scan}: {plan:#}");
+    }
+
+    let release = explain(&lane, "outbox/sql/release_due.sql", "3::smallint, 1000, 1000").await;
+    for scan in scans(&release, "outbox_events") {
+        let indexed = scan.ends_with(" outbox_events_held") || scan.ends_with(" outbox_events_pkey");
+        assert!(indexed || scan.starts_with("ModifyTable"), "{when}: {scan}: {release:#}");
     }
 
     let due = explain(&lane, "outbox/sql/shards_due.sql", "'{0,1,2,3,4,5,6,7}', 9223372036854775807").await;

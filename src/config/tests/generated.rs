@@ -47,7 +47,8 @@ fn the_example_holds_every_default() {
     let loaded = load(&uncommented()).unwrap_or_else(|error| panic!("{}", error.render(false)));
     assert_eq!(loaded.config, Config::default());
     for row in effective(&loaded) {
-        let only_as_example = matches!(row.key.as_str(), "routing.rule" | "projection" | "kafka.properties");
+        let only_as_example =
+            matches!(row.key.as_str(), "retry.rule" | "routing.rule" | "projection" | "kafka.properties");
         assert_eq!(row.source == "default", only_as_example, "{} stands in the example", row.key);
     }
 }
@@ -55,9 +56,10 @@ fn the_example_holds_every_default() {
 #[test]
 fn the_examples_of_tables_load() {
     let example = |path| crate::config::example::of(path).unwrap();
-    let text = ["kafka.properties", "routing.rule", "projection"].map(example).join("\n");
+    let text = ["kafka.properties", "retry.rule", "routing.rule", "projection"].map(example).join("\n");
     let config = load(&text).unwrap_or_else(|error| panic!("{}", error.render(false))).config;
     assert_eq!((config.kafka.properties.len(), config.routing.rule.len(), config.projection.len()), (2, 1, 1));
+    assert_eq!(config.retry.rule.len(), 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::db::{DbError, Pool};
@@ -46,6 +47,70 @@ impl Moment {
             Self::At(at) => (Some(at), None),
             Self::Ago(ago) => (None, Some(ago.as_secs_f64())),
         }
+    }
+}
+
+impl Filter {
+    /// Whether there is any condition besides the state.
+    pub fn narrows(&self) -> bool {
+        let Self {
+            id,
+            event_id,
+            key,
+            status: _,
+            topic,
+            event_type,
+            aggregate_type,
+            aggregate_id,
+            correlation_id,
+            since,
+            until,
+        } = self;
+        id.is_some()
+            || event_id.is_some()
+            || [key, topic, event_type, aggregate_type, aggregate_id, correlation_id].iter().any(|text| text.is_some())
+            || [since, until].iter().any(|moment| **moment != Moment::Any)
+    }
+
+    /// The conditions as the parameters $1 to $13 of `list_events.sql` and of statements like it.
+    pub(in crate::outbox) fn bound(&self) -> Bound<'_> {
+        let status = self.status.iter().map(|status| status.as_str()).collect::<Vec<_>>();
+        Bound {
+            filter: self,
+            status: (!status.is_empty()).then_some(status),
+            since: self.since.parameters(),
+            until: self.until.parameters(),
+        }
+    }
+}
+
+/// A filter with the values that its parameters refer to.
+pub(in crate::outbox) struct Bound<'a> {
+    filter: &'a Filter,
+    status: Option<Vec<&'static str>>,
+    since: (Option<Timestamp>, Option<f64>),
+    until: (Option<Timestamp>, Option<f64>),
+}
+
+impl Bound<'_> {
+    pub(in crate::outbox) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let Filter { id, event_id, key, topic, event_type, aggregate_type, aggregate_id, correlation_id, .. } =
+            self.filter;
+        vec![
+            id,
+            event_id,
+            key,
+            &self.status,
+            topic,
+            event_type,
+            aggregate_type,
+            aggregate_id,
+            correlation_id,
+            &self.since.0,
+            &self.since.1,
+            &self.until.0,
+            &self.until.1,
+        ]
     }
 }
 
@@ -104,7 +169,7 @@ pub struct Details {
 pub struct Hold {
     /// The event that holds the key: the first one that failed or is delayed.
     pub first_id: i64,
-    /// `failed` or `delayed`.
+    /// `failed`, `retry`, `delayed`, `paused` or `no-topic`.
     pub reason: String,
     pub since: Timestamp,
     /// `None`: until somebody releases it.
@@ -114,35 +179,12 @@ pub struct Hold {
 /// The events that match, without their payload. A filter that no index serves reads the table from one end until the page
 /// is full, and may meet the statement timeout on a large one.
 pub async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Vec<Summary>, DbError> {
-    let status: Option<Vec<&str>> =
-        (!filter.status.is_empty()).then(|| filter.status.iter().map(|status| status.as_str()).collect());
-    let (since, since_ago) = filter.since.parameters();
-    let (until, until_ago) = filter.until.parameters();
+    let bound = filter.bound();
     let limit = i64::from(page.limit);
+    let mut params = bound.params();
+    params.extend([&page.after as &(dyn ToSql + Sync), &page.oldest_first, &limit]);
     let connection = pool.get().await?;
-    let rows = connection
-        .query(
-            LIST_EVENTS,
-            &[
-                &filter.id,
-                &filter.event_id,
-                &filter.key,
-                &status,
-                &filter.topic,
-                &filter.event_type,
-                &filter.aggregate_type,
-                &filter.aggregate_id,
-                &filter.correlation_id,
-                &since,
-                &since_ago,
-                &until,
-                &until_ago,
-                &page.after,
-                &page.oldest_first,
-                &limit,
-            ],
-        )
-        .await?;
+    let rows = connection.query(LIST_EVENTS, &params).await?;
     connection.done();
     rows.iter().map(summary).collect()
 }

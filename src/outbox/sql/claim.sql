@@ -12,7 +12,8 @@ select id, event_id, event_type, event_version, aggregate_type, topic, key, key_
   case when bytes <= $5 then correlation_id end as correlation_id,
   case when bytes <= $5 then causation_id end as causation_id,
   case when bytes <= $5 then source end as source,
-  case when bytes <= $5 then traceparent end as traceparent
+  case when bytes <= $5 then traceparent end as traceparent,
+  replay_of, dead_letter_of
 from (
   select *, sum(least(bytes, $5)::int) over (order by id rows unbounded preceding) as bytes_upto
   from (

@@ -11,7 +11,8 @@ select id, event_id, event_type, event_version, aggregate_type, topic, key, key_
   case when bytes <= $2 then correlation_id end as correlation_id,
   case when bytes <= $2 then causation_id end as causation_id,
   case when bytes <= $2 then source end as source,
-  case when bytes <= $2 then traceparent end as traceparent
+  case when bytes <= $2 then traceparent end as traceparent,
+  replay_of, dead_letter_of
 from outbox_claimable
 where id = any($1) and status || '' = 'PENDING'
 order by id

@@ -1,50 +1,72 @@
 //! What a lane decides about a claimed event with what is known without asking anybody.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::broker::Record;
 use crate::broker::topics::Topic;
 use crate::event::OutboxEvent;
 use crate::metrics::FailureLabels;
-use crate::outbox::Verdict;
+use crate::outbox::{TopicWait, Verdict};
 use crate::relay::Lanes;
+use crate::relay::pauses::Paused;
+
+/// How long the keys of a topic that does not exist wait before it is looked for again.
+const MISSING_TOPIC_WAIT: Duration = Duration::from_secs(2);
 
 /// One walk through a claim, with the topics that it met.
 pub(super) struct Judge<'a> {
     shared: &'a Lanes,
+    paused: Arc<Paused>,
+    /// The events have been claimed before, and go out again whole or not at all.
+    again: bool,
+    /// The last walk stopped because of these, and the cluster was asked.
+    just_asked: &'a HashSet<String>,
     /// Nobody has asked the cluster about these.
     pub(super) unknown: HashSet<String>,
-    /// These do not exist, and their events fail.
+    /// These do not exist; their events wait or fail.
     pub(super) missing: HashSet<String>,
     /// The walk stopped before an event whose topic does not exist yet.
     pub(super) awaited: bool,
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(shared: &'a Lanes) -> Self {
-        Self { shared, unknown: HashSet::new(), missing: HashSet::new(), awaited: false }
+    pub(super) fn new(shared: &'a Lanes, again: bool, just_asked: &'a HashSet<String>) -> Self {
+        let paused = shared.paused.now();
+        Self { shared, paused, again, just_asked, unknown: HashSet::new(), missing: HashSet::new(), awaited: false }
     }
 
     pub(super) fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
         let record = match self.shared.encoder.encode(event) {
             Ok(record) => record,
-            Err(refusal) => return self.refuse(refusal.class(), String::new(), refusal.to_string()),
+            Err(refusal) => {
+                // The topic is no label here: it may be any text.
+                self.count(String::new(), refusal.class());
+                let topic = self.shared.encoder.topic(event);
+                return Verdict::Refuse { class: refusal.class(), topic, reason: refusal.to_string() };
+            }
         };
-        match self.shared.catalog.look_up(&record.topic) {
+        // What is in flight already goes out, paused or not.
+        if !self.again && self.paused.topic(&record.topic) {
+            return Verdict::Wait(TopicWait::Paused(record.topic));
+        }
+        match self.shared.catalog.look_up(&record.topic, self.just_asked.contains(&record.topic)) {
             Topic::Unknown => {
                 self.unknown.insert(record.topic);
                 Verdict::Stop
             }
-            Topic::Awaited => {
+            Topic::Awaited if self.again => {
                 self.unknown.insert(record.topic);
                 self.awaited = true;
                 Verdict::Stop
             }
+            Topic::Awaited => {
+                self.missing.insert(record.topic.clone());
+                Verdict::Wait(TopicWait::Missing(record.topic, MISSING_TOPIC_WAIT))
+            }
             Topic::Missing => {
-                let reason = format!(
-                    "unknown-topic: the topic {} does not exist; create it, then retry the event",
-                    record.topic
-                );
+                let reason = format!("the topic {} does not exist; create it, then retry the event", record.topic);
                 self.missing.insert(record.topic.clone());
                 self.refuse("unknown-topic", record.topic, reason)
             }
@@ -53,7 +75,7 @@ impl<'a> Judge<'a> {
                 match max_message_bytes {
                     Some(limit) if size > limit => {
                         let reason = format!(
-                            "too-large: the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}",
+                            "the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}",
                             record.topic
                         );
                         self.refuse("too-large", record.topic, reason)
@@ -65,7 +87,11 @@ impl<'a> Judge<'a> {
     }
 
     fn refuse(&self, class: &'static str, topic: String, reason: String) -> Verdict<Record> {
+        self.count(topic.clone(), class);
+        Verdict::Refuse { class, topic: Some(topic), reason }
+    }
+
+    fn count(&self, topic: String, class: &'static str) {
         self.shared.metrics.publish_failures.get_or_create(&FailureLabels { topic, reason: class }).inc();
-        Verdict::Refuse(reason)
     }
 }

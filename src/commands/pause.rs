@@ -1,0 +1,86 @@
+//! `pause` and `resume`.
+
+use serde::Serialize;
+
+use super::{Context, Result, admin_pool, author};
+use crate::cli::PauseArgs;
+use crate::config::Needs;
+use crate::error::{Code, Error};
+use crate::outbox::pauses::{self, EVERYTHING};
+use crate::output::{self, Align, Cell, Table};
+use crate::relay::routing::is_topic_name;
+
+/// What is paused when the command is done.
+#[derive(Debug, Serialize)]
+struct Line {
+    topic: String,
+    paused_at: String,
+    by: String,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Pause,
+    Resume,
+}
+
+pub(super) async fn run(context: &Context, args: &PauseArgs, change: Change) -> Result<()> {
+    let topic = args.topic.as_deref().unwrap_or(EVERYTHING);
+    if args.topic.as_deref().is_some_and(|topic| !is_topic_name(topic)) {
+        return Err(Error::new(Code::Usage, "not a topic name")
+            .hint("Kafka accepts 1 to 249 letters, digits, `.`, `_` and `-`; without --topic everything is meant")
+            .into());
+    }
+    let pool = admin_pool(&context.settings(Needs::DATABASE)?)?;
+    let what = if topic == EVERYTHING { "everything" } else { topic };
+    let there = pauses::list(&pool).await?.iter().any(|pause| pause.topic == topic);
+    let done = match (change, there) {
+        (Change::Pause, true) => format!("{what} was paused already"),
+        (Change::Resume, false) => {
+            return Err(Error::new(Code::NotFound, format!("{what} is not paused"))
+                .hint("outbox-relay pause --dry-run lists what is; a single topic is resumed with --topic")
+                .into());
+        }
+        (Change::Pause, false) if args.consent.dry_run => format!("would pause {what}"),
+        (Change::Resume, true) if args.consent.dry_run => format!("would resume {what}"),
+        (Change::Pause, false) => {
+            pauses::pause(&pool, topic, &author(args.consent.reason.clone())).await?;
+            format!("{what} is paused, on every instance within about a second")
+        }
+        (Change::Resume, true) => {
+            pauses::resume(&pool, topic, &author(args.consent.reason.clone())).await?;
+            format!("{what} goes on, on every instance within about two seconds")
+        }
+    };
+    let lines: Vec<Line> = pauses::list(&pool)
+        .await?
+        .into_iter()
+        .map(|pause| Line {
+            topic: pause.topic,
+            paused_at: pause.paused_at.to_string(),
+            by: pause.actor,
+            reason: pause.reason,
+        })
+        .collect();
+    output::data(context.format(), &lines, &lines, || table(&lines))?;
+    output::note(&done);
+    Ok(())
+}
+
+fn table(lines: &[Line]) -> String {
+    if lines.is_empty() {
+        return "nothing is paused\n".to_owned();
+    }
+    let mut table =
+        Table::new(&[("PAUSED", Align::Left), ("SINCE", Align::Left), ("BY", Align::Left), ("REASON", Align::Left)]);
+    for line in lines {
+        table.row([
+            Cell::new(&line.topic),
+            Cell::new(&line.paused_at),
+            Cell::new(&line.by),
+            Cell::new(line.reason.as_deref().unwrap_or_default()),
+        ]);
+    }
+    table.render()
+}

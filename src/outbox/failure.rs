@@ -1,0 +1,46 @@
+//! Events that failed: what whoever decides about them sees, and what may become of them.
+
+use std::fmt;
+use std::time::Duration;
+
+/// An event that Kafka or our own checks refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    pub id: i64,
+    /// `None`: the event has no key, or it is a dead letter; nothing waits for it.
+    pub key: Option<String>,
+    /// One of [`FAILURE_CLASSES`](crate::event::FAILURE_CLASSES).
+    pub class: &'static str,
+    /// Where it would have gone, if that is known.
+    pub topic: Option<String>,
+    /// For `last_error`, behind the class: cause, and what to do.
+    pub reason: String,
+}
+
+/// A failed event together with what its row says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case<'a> {
+    pub class: &'a str,
+    pub topic: Option<&'a str>,
+    pub event_type: &'a str,
+    /// The one that failed just now included.
+    pub attempts: u32,
+}
+
+/// What becomes of a failed event and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sentence {
+    /// Another attempt after this time; its key waits.
+    Retry { after: Duration },
+    /// FAILED, and its key waits until somebody decides.
+    Hold,
+    /// FAILED, its copy goes to this topic, and its key goes on.
+    DeadLetter { topic: String },
+    /// FAILED, and its key goes on.
+    Skip,
+}
+
+/// Who decides. Pure, apart from chance: it is asked inside of a transaction.
+pub trait FailurePolicy: fmt::Debug + Send + Sync {
+    fn sentence(&self, case: &Case<'_>) -> Sentence;
+}

@@ -1,0 +1,70 @@
+//! What an operator has paused: everything, or single topics.
+
+use super::audit::{self, Author};
+use crate::db::{DbError, Pool};
+
+const LIST: &str = include_str!("sql/list_pauses.sql");
+const ADD: &str = include_str!("sql/add_pause.sql");
+const REMOVE: &str = include_str!("sql/remove_pause.sql");
+const RELEASE: &str = include_str!("sql/release_resumed.sql");
+
+/// The name that stands for everything; no topic can have it.
+pub const EVERYTHING: &str = "*";
+
+/// A topic, or [`EVERYTHING`], that is not published until somebody resumes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    pub topic: String,
+    pub paused_at: jiff::Timestamp,
+    pub actor: String,
+    pub reason: Option<String>,
+}
+
+pub async fn list(pool: &Pool) -> Result<Vec<Pause>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(&connection.prepare_cached(LIST).await?, &[]).await?;
+    connection.done();
+    Ok(rows
+        .iter()
+        .map(|row| Pause {
+            topic: row.get("topic"),
+            paused_at: row.get("paused_at"),
+            actor: row.get("actor"),
+            reason: row.get("reason"),
+        })
+        .collect())
+}
+
+/// Pauses. False when it was paused already; then nothing was changed.
+pub async fn pause(pool: &Pool, topic: &str, author: &Author) -> Result<bool, DbError> {
+    change(pool, ADD, "pause", topic, author).await
+}
+
+/// Resumes. False when it was not paused; then nothing was changed. What waits for the topic is released by the relays, which look
+/// every second.
+pub async fn resume(pool: &Pool, topic: &str, author: &Author) -> Result<bool, DbError> {
+    change(pool, REMOVE, "resume", topic, author).await
+}
+
+async fn change(pool: &Pool, statement: &str, action: &str, topic: &str, author: &Author) -> Result<bool, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let changed = match action {
+        "pause" => tx.execute(statement, &[&topic, &author.actor, &author.reason]).await?,
+        _ => tx.execute(statement, &[&topic]).await?,
+    };
+    if changed > 0 {
+        audit::record(&tx, author, action, &serde_json::json!({ "topic": topic })).await?;
+    }
+    tx.commit().await?;
+    connection.done();
+    Ok(changed > 0)
+}
+
+/// Lets the keys go that wait for a topic which is not paused any more. Returns how many.
+pub async fn release_resumed(pool: &Pool) -> Result<u64, DbError> {
+    let connection = pool.get().await?;
+    let released = connection.execute(&connection.prepare_cached(RELEASE).await?, &[]).await?;
+    connection.done();
+    Ok(released)
+}

@@ -1,0 +1,147 @@
+//! What people and the schedule do about events that failed or wait: try them again, or give them up for good.
+//!
+//! Nothing here publishes. A retry makes the event HELD and its key due, and the owner of the shard releases it in its next step,
+//! under its fence and in order; so a retry is safe while relays run, and a million events behind a key take no long transaction.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use serde_json::json;
+use tokio_postgres::types::ToSql;
+
+use super::audit::{self, Author};
+use super::inspect::events::Filter;
+use crate::db::{DbError, Pool, Transaction};
+
+const MATCHING: &str = include_str!("sql/redo_matching.sql");
+const FAILED_LONG_AGO: &str = include_str!("sql/redo_failed_long_ago.sql");
+const REPROCESS_LOCK: &str = include_str!("sql/redo_reprocess_lock.sql");
+const LOCK_SHARDS: &str = include_str!("sql/lock_shards.sql");
+const WITH_HOLDERS: &str = include_str!("sql/redo_with_holders.sql");
+const RETRY: &str = include_str!("sql/redo_retry.sql");
+const MAKE_DUE: &str = include_str!("sql/redo_make_due.sql");
+const DISCARD: &str = include_str!("sql/redo_discard.sql");
+const RELEASE_BEHIND: &str = include_str!("sql/redo_release_behind.sql");
+
+/// Events of one transaction. A guess: it takes some ten milliseconds, for which the lanes of their shards wait.
+const PORTION: usize = 1_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Retry,
+    Discard,
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// Which events: FAILED and HELD ones that match all conditions.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// `None`: any.
+    pub ids: Option<Vec<i64>>,
+    /// Its states are at least one of FAILED and HELD.
+    pub filter: Filter,
+    /// Class of the error: the first word of `last_error`.
+    pub class: Option<String>,
+}
+
+/// What a selection has found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// In order; eight bytes of memory for each.
+    pub ids: Vec<i64>,
+    /// By state and topic (`None`: routing decides).
+    pub counts: BTreeMap<(String, Option<String>), u64>,
+}
+
+/// The events of a selection as they are now. Changes nothing.
+pub async fn find(pool: &Pool, selection: &Selection) -> Result<Found, DbError> {
+    let connection = pool.get().await?;
+    let bound = selection.filter.bound();
+    let mut params = bound.params();
+    params.extend([&selection.class as &(dyn ToSql + Sync), &selection.ids]);
+    let mut rows = pin!(connection.query_raw(MATCHING, params).await?);
+    let mut found = Found::default();
+    while let Some(row) = rows.try_next().await? {
+        found.ids.push(row.get("id"));
+        *found.counts.entry((row.get("status"), row.get("topic"))).or_default() += 1;
+    }
+    connection.done();
+    Ok(found)
+}
+
+/// Acts on events, a portion per transaction. `progress` hears after each portion how many of `ids` are behind it, and says whether
+/// to go on. Returns how many events were changed; those that are neither FAILED nor HELD any more stay as they are.
+pub async fn act(
+    pool: &Pool,
+    ids: &[i64],
+    action: Action,
+    author: &Author,
+    mut progress: impl FnMut(usize) -> bool,
+) -> Result<u64, DbError> {
+    let (mut changed, mut behind) = (0, 0);
+    for portion in ids.chunks(PORTION) {
+        let mut connection = pool.get().await?;
+        let tx = connection.transaction().await?;
+        let events = apply(&tx, portion, action).await?;
+        if events > 0 {
+            let details = json!({ "events": events, "ids": portion });
+            audit::record(&tx, author, action.as_str(), &details).await?;
+        }
+        tx.commit().await?;
+        connection.done();
+        (changed, behind) = (changed + events, behind + portion.len());
+        if !progress(behind) {
+            break;
+        }
+    }
+    Ok(changed)
+}
+
+/// Tries events again that are FAILED for longer than `older_than`, `most` at a time. Of several instances one does it. Returns how
+/// many.
+pub async fn reprocess(pool: &Pool, older_than: Duration, most: u32) -> Result<u64, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let mut events = 0;
+    if tx.query_one(REPROCESS_LOCK, &[]).await?.get("locked") {
+        let rows = tx.query(FAILED_LONG_AGO, &[&older_than.as_secs_f64(), &i64::from(most)]).await?;
+        let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
+        events = apply(&tx, &ids, Action::Retry).await?;
+        if events > 0 {
+            let author = Author { actor: "reprocess".to_owned(), reason: None };
+            audit::record(&tx, &author, "retry", &json!({ "events": events })).await?;
+        }
+    }
+    tx.commit().await?;
+    connection.done();
+    Ok(events)
+}
+
+/// Acts on some events. Those that are neither FAILED nor HELD by now stay as they are. Returns how many were changed.
+async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64, DbError> {
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    // Like a step of their owners, so that no claim sees half of it.
+    tx.query(LOCK_SHARDS, &[&ids]).await?;
+    // An event whose key is held by another one that failed cannot go before that one.
+    let rows = tx.query(WITH_HOLDERS, &[&ids, &(action == Action::Retry)]).await?;
+    let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
+    let (change, release) = match action {
+        Action::Retry => (RETRY, MAKE_DUE),
+        Action::Discard => (DISCARD, RELEASE_BEHIND),
+    };
+    let changed = tx.execute(change, &[&ids]).await?;
+    tx.execute(release, &[&ids]).await?;
+    Ok(changed)
+}

@@ -1,0 +1,6 @@
+-- Locks the rows of the shards that some events belong to, as a step of their owner does, and in an order that cannot deadlock.
+-- $1 bigint[]: ids. Changes nothing.
+select shard from outbox_shards
+where shard in (select e.shard from outbox_events e where e.id = any($1))
+order by shard
+for no key update

@@ -1,0 +1,106 @@
+//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Lanes;
+use crate::db::Pool;
+use crate::metrics::TopicLabel;
+use crate::outbox::pauses::{self, EVERYTHING, Pause};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is paused at a moment.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Paused {
+    everything: bool,
+    topics: HashSet<String>,
+}
+
+impl Paused {
+    fn new(pauses: Vec<Pause>) -> Self {
+        let mut topics: HashSet<String> = pauses.into_iter().map(|pause| pause.topic).collect();
+        Self { everything: topics.remove(EVERYTHING), topics }
+    }
+
+    pub(super) fn topic(&self, topic: &str) -> bool {
+        !self.topics.is_empty() && self.topics.contains(topic)
+    }
+}
+
+/// Shared by all lanes of an instance.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    current: RwLock<Arc<Paused>>,
+}
+
+impl Pauses {
+    pub(super) fn now(&self) -> Arc<Paused> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn everything(&self) -> bool {
+        self.now().everything
+    }
+
+    /// Returns what is paused from now on, if that is something else than before.
+    fn set(&self, paused: Paused) -> Option<Arc<Paused>> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if **current == paused {
+            return None;
+        }
+        *current = Arc::new(paused);
+        Some(Arc::clone(&current))
+    }
+}
+
+/// Keeps [`Lanes`] informed until `stop`, and releases what waits for topics that go on. While PostgreSQL is away nothing changes.
+pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        look(&lanes, &pool).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// The first look comes before the first claim.
+pub(super) async fn look(lanes: &Lanes, pool: &Pool) {
+    let Ok(pauses) = pauses::list(pool).await else { return };
+    if let Some(paused) = lanes.paused.set(Paused::new(pauses)) {
+        let topics: Vec<&str> = paused.topics.iter().map(String::as_str).collect();
+        tracing::warn!(everything = paused.everything, topics = ?topics, "what is paused has changed");
+        lanes.metrics.paused.clear();
+        let set =
+            |topic: &str, value| lanes.metrics.paused.get_or_create(&TopicLabel { topic: topic.to_owned() }).set(value);
+        set(EVERYTHING, i64::from(paused.everything));
+        for topic in topics {
+            set(topic, 1);
+        }
+    }
+    if let Err(error) = pauses::release_resumed(pool).await {
+        tracing::debug!(error = %error.chain(), "resumed keys could not be released");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_pauses_everything_and_is_no_topic() {
+        let pause = |topic: &str| Pause {
+            topic: topic.to_owned(),
+            paused_at: jiff::Timestamp::UNIX_EPOCH,
+            actor: String::new(),
+            reason: None,
+        };
+        let paused = Paused::new(vec![pause("*"), pause("orders")]);
+        assert!(paused.everything && paused.topic("orders") && !paused.topic("*"));
+        assert!(!Paused::new(vec![pause("orders")]).everything);
+    }
+}
