@@ -12,7 +12,7 @@ use crate::broker::client_config;
 use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::{MarkerPlace, TransactionSettings};
-use crate::cleanup;
+use crate::cleanup::{self, partitions};
 use crate::config::{Config, Delivery};
 use crate::db::{Database, Role};
 use crate::error::{Code, Error, Result};
@@ -107,6 +107,13 @@ impl App {
         let mut supervisor = Supervisor::new(stop.clone());
         if self.config.relay.enabled {
             supervisor.spawn("relay", relay::run(self.relay_parts()?, stop.clone()));
+        }
+        if self.config.relay.enabled {
+            let pool = self.database.pool(Role::Cleanup, 2);
+            let Config { cleanup, outbox, .. } = &self.config;
+            let keeper =
+                partitions::run(cleanup.clone(), outbox.partition_rows, pool, self.metrics.clone(), stop.clone());
+            supervisor.spawn("partitions", keeper);
         }
         if self.config.relay.enabled && self.config.cleanup.enabled {
             let pool = self.database.pool(Role::Cleanup, 1);

@@ -4,6 +4,7 @@
 //! Invariant: nothing here ends the process. A cleaner that fails tries again, and events flow without it.
 
 mod chunks;
+pub mod partitions;
 pub mod worker;
 
 use std::time::Duration;
@@ -97,7 +98,9 @@ async fn pass(
         metrics.count_deleted(some.published, some.discarded, some.failed, some.handled);
     };
     // A DISCARDED row has no use but the record of what became of it, as a PUBLISHED one.
-    if let Some(age) = settings.published_older_than.age() {
+    // Of a partitioned outbox whole partitions go.
+    let by_row = !worker.is_partitioned().await?;
+    if let (true, Some(age)) = (by_row, settings.published_older_than.age()) {
         let ages = Ages { published: Some(age), discarded: Some(age) };
         let whole = known.from_the_start.is_none_or(|at| started.saturating_sub(at) >= FROM_THE_START);
         let walk = Walk { after: if whole { 0 } else { known.resume }, upto: i64::MAX, to_the_end: false };

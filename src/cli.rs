@@ -200,6 +200,9 @@ pub enum MigrateCommand {
         /// Say what would be applied, and apply nothing
         #[arg(long)]
         dry_run: bool,
+        /// Make outbox_events a table of partitions, which are dropped as a whole; only while it is empty
+        #[arg(long)]
+        partitioned: bool,
     },
     /// Show which migrations are applied; exits 6 when some are not
     Status,

@@ -68,6 +68,11 @@ impl DbError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether a lock was waited for in vain (`lock_timeout`).
+    pub fn is_lock_timeout(&self) -> bool {
+        self.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// Whether the role lacks a grant.
     pub fn is_denied(&self) -> bool {
         self.sqlstate() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)

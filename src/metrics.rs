@@ -118,6 +118,7 @@ pub struct Metrics {
     pub cleanup_batch_duration: Histogram,
     pub cleanup_passes: Counter,
     pub cleanup_paused: CountGauge,
+    pub partition_ids_ahead: CountGauge,
 }
 
 impl Default for Metrics {
@@ -245,6 +246,11 @@ impl Metrics {
         );
         let cleanup_paused =
             register!("cleanup_paused", "1 while deleting waits for a replica that is behind", CountGauge::default());
+        let partition_ids_ahead = register!(
+            "partition_ids_ahead",
+            "Ids before the last partition of a partitioned outbox, on the instance that looks after it",
+            CountGauge::default()
+        );
         // Sets that are known beforehand start at 0, so that rate() and absent() work from the first scrape.
         for component in ["postgres", "kafka"] {
             component_up.get_or_create(&ComponentLabel { component }).set(0);
@@ -287,6 +293,7 @@ impl Metrics {
             cleanup_batch_duration,
             cleanup_passes,
             cleanup_paused,
+            partition_ids_ahead,
         }
     }
 

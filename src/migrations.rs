@@ -2,7 +2,7 @@
 //!
 //! refinery has no lock of its own, so everything here runs under an advisory lock. Each migration is one transaction.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -26,6 +26,8 @@ const LOCK: &str = include_str!("migrations/sql/lock.sql");
 const SET_SHARDS: &str = include_str!("migrations/sql/set_shards.sql");
 const SHARDS: &str = include_str!("migrations/sql/shards.sql");
 const EVENTS_EXIST: &str = include_str!("migrations/sql/events_exist.sql");
+const IS_PARTITIONED: &str = include_str!("migrations/sql/is_partitioned.sql");
+const PARTITION: &str = include_str!("migrations/sql/partition.sql");
 const HISTORY: &str = include_str!("migrations/sql/history.sql");
 const RECORD: &str = include_str!("migrations/sql/record.sql");
 
@@ -49,6 +51,26 @@ pub async fn up(database: &Database, shards: NonZeroU16) -> Result<Vec<Migration
     set_shards(&client, i32::from(shards.get())).await?;
     // The lock is of the session, and the session ends here.
     Ok(report.applied_migrations().iter().map(describe).collect())
+}
+
+/// Makes the empty outbox a partitioned table, with `rows` ids to a partition. False when it is one already.
+///
+/// Errors: [`Code::MigrationFailed`] when the outbox is in use.
+pub async fn partition(database: &Database, rows: NonZeroU32) -> Result<bool> {
+    let mut client = locked(database).await?;
+    if client.query_one(IS_PARTITIONED, &[]).await.map_err(DbError::from)?.get(0) {
+        return Ok(false);
+    }
+    let tx = client.transaction().await.map_err(DbError::from)?;
+    tx.batch_execute(&PARTITION.replace("{rows}", &rows.to_string())).await.map_err(|error| match error.code() {
+        Some(&SqlState::OBJECT_IN_USE) => {
+            Error::new(Code::MigrationFailed, "outbox_events has rows, and only an empty one can be made partitioned")
+                .hint("events stay in the plain table, where `run` deletes them row by row; nothing was changed")
+        }
+        _ => DbError::from(error).into(),
+    })?;
+    tx.commit().await.map_err(DbError::from)?;
+    Ok(true)
 }
 
 /// What `up` would do.

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod inspect;
 pub mod leases;
 pub mod letters;
+pub mod partitions;
 pub mod pauses;
 pub mod recovery;
 pub mod redo;

@@ -94,6 +94,11 @@ impl<'s> Worker<'s> {
         self.stop.is_cancelled() || self.left == 0
     }
 
+    /// Whether the outbox is partitioned.
+    pub async fn is_partitioned(&self) -> Result<bool, DbError> {
+        self.session.is_partitioned().await
+    }
+
     /// Time spent on batches that deleted nothing, since the last call.
     pub fn take_vain(&mut self) -> Duration {
         std::mem::take(&mut self.vain)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::confirm::confirmed;
 use super::signals::Signals;
 use super::{Context, Result, admin_pool, author};
 use crate::cleanup::Chunks;
@@ -62,8 +63,9 @@ pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
         output::note(if args.dry_run { "nothing was deleted" } else { "there is nothing to delete" });
         return Ok(());
     }
-    if !agreed(&settings, args, &found)? {
-        output::note("nothing was deleted");
+    let rows = found.rows.total().min(args.limit.unwrap_or(u64::MAX));
+    let place = Database::new(&settings.database)?.describe();
+    if !confirmed(args.yes, &format!("Delete {rows} rows of {place}?"))? {
         return Ok(());
     }
 
@@ -94,24 +96,6 @@ pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
     }
 }
 
-/// Asks before it deletes, unless told not to. Errors: nobody is there to be asked.
-fn agreed(settings: &Config, args: &CleanupArgs, found: &Found) -> Result<bool> {
-    if args.yes {
-        return Ok(true);
-    }
-    let rows = found.rows.total().min(args.limit.unwrap_or(u64::MAX));
-    let place = Database::new(&settings.database)?.describe();
-    if !output::is_attended() {
-        return Err(Error::new(
-            Code::Usage,
-            format!("{rows} rows of {place} would be deleted, and nobody can be asked"),
-        )
-        .hint("add --yes to delete them, or --dry-run to count only")
-        .into());
-    }
-    Ok(output::confirm(&format!("Delete {rows} rows of {place}?"))?)
-}
-
 /// The consumer tells an event that is delivered again by its entry.
 fn warn_of_repeats(settings: &Config, args: &CleanupArgs) {
     let kept = settings.cleanup.published_older_than.age();
@@ -124,17 +108,16 @@ fn warn_of_repeats(settings: &Config, args: &CleanupArgs) {
 
 async fn count(session: &Session, args: &CleanupArgs) -> Result<Found> {
     let mut found = Found { upto: session.last_id().await?, ..Found::default() };
-    let mut progress = Progress::new("rows counted", 0, 0);
-    let mut seen = 0;
+    let ids = u64::try_from(found.upto).unwrap_or(0);
     let ages = ages(args);
     let window = |after| Window { after, upto: found.upto, rows: COUNTED };
     if ages != Ages::default() {
+        let mut progress = Progress::new("ids looked at", 0, ids);
         let mut after = Some(0);
         while let Some(id) = after {
+            progress.at(u64::try_from(id).unwrap_or(0));
             let looked = session.count_finished(window(id), ages).await?;
             found.rows += looked.deleted;
-            seen += looked.seen;
-            progress.at(seen);
             after = looked.last_id;
         }
     }
@@ -144,20 +127,18 @@ async fn count(session: &Session, args: &CleanupArgs) -> Result<Found> {
             let (looked, kept) = session.count_failed(window(id), args.older_than).await?;
             found.rows += looked.deleted;
             found.kept += kept;
-            seen += looked.seen;
-            progress.at(seen);
             after = looked.last_id;
         }
     }
     if args.status.contains(&Finished::Handled) {
         let pages = session.handled_extent().await?.pages;
+        let mut progress = Progress::new("pages of event_handled looked at", 0, pages);
         let mut first = 0;
         while first < pages {
             let handled = session.count_handled(first..first + COUNTED_PAGES, args.older_than).await?;
             first += COUNTED_PAGES;
             found.rows += Tally { handled, ..Tally::default() };
-            seen += handled;
-            progress.at(seen);
+            progress.at(first.min(pages));
         }
     }
     Ok(found)

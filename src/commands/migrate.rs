@@ -21,12 +21,12 @@ struct Line<'a> {
 pub(super) async fn run(context: &Context, command: &MigrateCommand) -> Result<()> {
     match command {
         MigrateCommand::Sql => Ok(output::raw(migrations::sql().as_bytes())?),
-        MigrateCommand::Up { dry_run } => up(context, *dry_run).await,
+        MigrateCommand::Up { dry_run, partitioned } => up(context, *dry_run, *partitioned).await,
         MigrateCommand::Status => status(context).await,
     }
 }
 
-async fn up(context: &Context, dry_run: bool) -> Result<()> {
+async fn up(context: &Context, dry_run: bool, partitioned: bool) -> Result<()> {
     let settings = context.settings(Needs::DATABASE)?;
     let database = Database::new(&settings.database)?;
     let (done, remark) = if dry_run {
@@ -40,6 +40,12 @@ async fn up(context: &Context, dry_run: bool) -> Result<()> {
         output::note(&format!("{}: the schema is up to date", database.describe()));
     } else {
         output::note(&format!("{}: {remark} {} migration(s)", database.describe(), done.len()));
+    }
+    if partitioned && dry_run {
+        output::note("would make outbox_events a partitioned table, unless it is one or is in use");
+    } else if partitioned {
+        let made = migrations::partition(&database, settings.outbox.partition_rows).await?;
+        output::note(if made { "outbox_events is partitioned now" } else { "outbox_events is partitioned already" });
     }
     print(context, &done)
 }

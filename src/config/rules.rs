@@ -173,6 +173,13 @@ impl DatabaseConfig {
 
 impl OutboxConfig {
     fn check(&self, rules: &mut Rules<'_, '_>) {
+        if self.partition_rows.get() < 1_000 {
+            rules.refuse(
+                &["outbox.partition_rows"],
+                "must be at least 1000",
+                "each partition costs every statement a little; millions of ids are a good size",
+            );
+        }
         // `outbox_events.shard` is a smallint.
         if i16::try_from(self.shards.get()).is_err() {
             rules.refuse(

@@ -19,6 +19,7 @@ const HANDLED_EXTENT: &str = include_str!("sql/cleanup_handled_extent.sql");
 const COUNT_FINISHED: &str = include_str!("sql/cleanup_count_finished.sql");
 const COUNT_FAILED: &str = include_str!("sql/cleanup_count_failed.sql");
 const COUNT_HANDLED: &str = include_str!("sql/cleanup_count_handled.sql");
+const PARTITIONS: &str = include_str!("sql/partitions.sql");
 const LAST_ID: &str = include_str!("sql/last_id.sql");
 
 /// A run of rows by id.
@@ -112,6 +113,12 @@ impl Session {
     /// Becomes the one session of all that deletes by schedule, for as long as it lives. False: another one is.
     pub async fn lead(&self) -> Result<bool, DbError> {
         Ok(self.connection.query_one(LOCK, &[]).await?.try_get(0)?)
+    }
+
+    /// Whether finished events go by partition rather than by row.
+    pub async fn is_partitioned(&self) -> Result<bool, DbError> {
+        let statement = self.connection.prepare_cached(PARTITIONS).await?;
+        Ok(!self.connection.query(&statement, &[]).await?.is_empty())
     }
 
     /// The highest id drawn so far.

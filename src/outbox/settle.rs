@@ -84,11 +84,11 @@ pub(super) async fn fail(
             attempts: u32::try_from(row.get::<_, i32>("retry_count")).unwrap_or(0).saturating_add(1),
         };
         let is_dead_letter: bool = row.get("is_dead_letter");
-        let sentence = match policy.sentence(&case) {
+        let mut sentence = policy.sentence(&case);
+        if is_dead_letter && matches!(sentence, Sentence::Hold | Sentence::DeadLetter { .. }) {
             // A dead letter of a dead letter would never end, and nothing waits behind it.
-            Sentence::Hold | Sentence::DeadLetter { .. } if is_dead_letter => Sentence::Skip,
-            sentence => sentence,
-        };
+            sentence = Sentence::Skip;
+        }
         let key = failed.key.as_ref().filter(|_| !is_dead_letter);
         let wait = |why, release_in| Wait { first_id: id, key: key.cloned(), why, topic: None, release_in };
         let (state, dead_letter_topic) = match sentence {

@@ -158,6 +158,15 @@ async fn every_state_is_kept_for_its_time_and_what_somebody_needs_for_ever() {
     let dead_letter = put(&client, "FAILED", "400 days", None).await;
     client.execute("update outbox_events set dead_letter_to = 'dlq' where id = $1", &[&dead_letter]).await.unwrap();
     kept.insert(dead_letter, "its dead letter is still to be written");
+    // By the copy it is known that the original is dealt with, and the schedule need not try it again.
+    let given_away = put(&client, "FAILED", "29 days", None).await;
+    kept.insert(given_away, "it is too young");
+    let copy = put(&client, "PUBLISHED", "28 days", None).await;
+    client.execute("update outbox_events set dead_letter_of = $2 where id = $1", &[&copy, &given_away]).await.unwrap();
+    kept.insert(copy, "it is the dead letter of a row that is still FAILED");
+    let orphan = put(&client, "PUBLISHED", "28 days", None).await;
+    client.execute("update outbox_events set dead_letter_of = 0 where id = $1", &[&orphan]).await.unwrap();
+    gone.insert(orphan);
     let unknown = put(&client, "FAILED", "400 days", None).await;
     client.execute("update outbox_events set failed_at = null where id = $1", &[&unknown]).await.unwrap();
     kept.insert(unknown, "nobody knows since when it has failed");

@@ -24,6 +24,7 @@ mod network;
 mod ordering;
 mod outage;
 mod outbox;
+mod partitions;
 mod projection;
 mod query_plans;
 mod replay;

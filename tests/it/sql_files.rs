@@ -7,8 +7,19 @@ use regex::Regex;
 
 use crate::support::{TestDatabase, repository};
 
+const NAME: &str = "it is about a table whose name no parameter can carry";
+
 /// Files that cannot be prepared, and why.
 const SKIPPED: &[(&str, &str)] = &[
+    ("migrations/sql/partition.sql", "several statements around a figure that no parameter can carry"),
+    ("outbox/sql/partition_attach.sql", NAME),
+    ("outbox/sql/partition_detach.sql", NAME),
+    ("outbox/sql/partition_drop.sql", NAME),
+    ("outbox/sql/partition_extend.sql", NAME),
+    ("outbox/sql/partition_finalize.sql", NAME),
+    ("outbox/sql/partition_mark.sql", NAME),
+    ("outbox/sql/partition_unfinished.sql", NAME),
+    ("outbox/sql/partition_unmark.sql", NAME),
     ("migrations/sql/record.sql", "a piece of a script that is printed"),
     ("migrations/sql/set_shards.sql", "several statements around a figure that no parameter can carry"),
 ];

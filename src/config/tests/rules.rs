@@ -13,6 +13,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("[database]\nstatement_timeout = \"0s\"", "database.statement_timeout", "longer than 0s"),
     ("[database]\nstatement_timeout = \"25d\"", "database.statement_timeout", "at most 24d"),
     ("[outbox]\nshards = 32768", "outbox.shards", "at most 32767"),
+    ("[outbox]\npartition_rows = 999", "outbox.partition_rows", "at least 1000"),
     ("[outbox]\nshards = 0", "outbox.shards", "from 1 to"),
     ("[relay]\nbatch_rows = 100001", "relay.batch_rows", "at most 100000"),
     ("[relay]\nmax_record_bytes = 999", "relay.max_record_bytes", "from 1kB to 1GB"),
