@@ -92,7 +92,8 @@ pub struct Ended {
 /// The lane's handle. Dropping it ends the thread after the job in hand.
 #[derive(Debug)]
 pub struct TransactionalPublisher {
-    settings: TransactionSettings,
+    /// For the successor of a thread that is stuck.
+    settings: Box<TransactionSettings>,
     thread: Mutex<Thread>,
     brokers_up: Arc<AtomicBool>,
 }
@@ -116,7 +117,7 @@ impl TransactionalPublisher {
     pub fn start(settings: TransactionSettings) -> std::io::Result<Self> {
         let brokers_up = Arc::new(AtomicBool::new(true));
         let thread = Mutex::new(Thread::start(settings.clone(), Arc::clone(&brokers_up))?);
-        Ok(Self { settings, thread, brokers_up })
+        Ok(Self { settings: Box::new(settings), thread, brokers_up })
     }
 
     /// Fences every older producer of this shard, ends what they had open, and reads the marker, which is final then.
@@ -159,7 +160,7 @@ impl TransactionalPublisher {
                 () = tokio::time::sleep(WATCH_EVERY) => {}
             }
             if thread.watch.lasts() > STUCK_CALL {
-                let successor = Thread::start(self.settings.clone(), Arc::clone(&self.brokers_up));
+                let successor = Thread::start((*self.settings).clone(), Arc::clone(&self.brokers_up));
                 if let Ok(successor) = successor {
                     *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = successor;
                     return Err("a call of the Kafka client does not return; another producer takes over");
