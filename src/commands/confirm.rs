@@ -8,8 +8,11 @@ pub(super) fn can_ask(yes: bool) -> Result<()> {
     if yes || output::is_attended() {
         return Ok(());
     }
-    Err(Error::new(Code::Usage, "there is no terminal to ask at")
-        .hint("--dry-run shows what would be done, --yes does it"))
+    Err(nobody("there is no terminal to ask at".to_owned()))
+}
+
+fn nobody(message: String) -> Error {
+    Error::new(Code::Usage, message).hint("--dry-run shows what would be done, --yes does it")
 }
 
 /// Whether to go on: `yes`, or what the user answers. Anything but y or yes is a no.
@@ -17,7 +20,9 @@ pub(super) fn confirmed(yes: bool, question: &str) -> Result<bool> {
     if yes {
         return Ok(true);
     }
-    can_ask(yes)?;
+    if !output::is_attended() {
+        return Err(nobody(format!("{question} There is no terminal to ask at")));
+    }
     let agreed = output::confirm(question)?;
     if !agreed {
         output::note("nothing was changed");
