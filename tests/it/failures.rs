@@ -183,6 +183,12 @@ async fn a_dead_letter_that_is_refused_fails_and_holds_nobody() {
     wait_for_status(&client, after, "PUBLISHED").await;
     assert_eq!(counts(&client).await, [("FAILED".to_owned(), 2), ("PUBLISHED".to_owned(), 1)].into());
     assert_eq!((held_keys(&client).await, dead.len().await), (0, 0));
+    let due = "select count(*) from outbox_events where dead_letter_to is not null or dead_letter_of = $1";
+    assert_eq!(
+        client.query_one(due, &[&copy]).await.expect("count").get::<_, i64>(0),
+        0,
+        "no dead letter of a dead letter"
+    );
     // It can be tried again like any other, once there is room.
     dead.set("max.message.bytes", "2000000").await;
     wait_until("the relay has heard of it, and the dead letter is there", Duration::from_secs(120), async || {
