@@ -93,6 +93,9 @@ pub struct LastBatch {
 pub struct Claim<'a> {
     pub source: Source<'a>,
     pub limits: Limits,
+    /// Release what is due of held keys. Not while the claim cannot go on anyway, or all of a key would be let out into the way of
+    /// the others.
+    pub release: bool,
     /// A barrier id below which no row can appear any more: `low_id` moves up to it.
     pub horizon: Option<i64>,
     /// The highest id to claim.
@@ -208,7 +211,7 @@ impl PgOutbox {
 
         let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy).await?;
         let mut moved = settlement.failed.len() as u64;
-        if release_due && matches!(source, Source::Waiting) {
+        if release_due && claim.release && matches!(source, Source::Waiting) {
             // Half of the batch at most, so that released events and the others take turns.
             let portion = i64::from(limits.rows.get() / 2).max(1);
             let params: [&(dyn ToSql + Sync); 3] = [&fence.shard, &portion, &portion];

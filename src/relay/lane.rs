@@ -253,6 +253,7 @@ impl Lane {
                 None if self.shared.paused.everything() => Source::Nothing,
                 None => Source::Waiting,
             },
+            release: self.unknown_topics.is_empty() && !self.awaits_topic,
             limits: self.shared.limits,
             horizon,
             ceiling: self.shared.ceiling(),

@@ -238,6 +238,9 @@ async fn what_waited_behind_a_failed_event_is_released_in_order() {
         // The limit of the topic is looked up once a minute, and when a relay starts.
         first.terminate().await;
         let mut second = settings.start_ready().await;
+        // It knows the topic, so the release begins with the first step.
+        let known = NewRow::new(&topic.name, "known", "{}").insert(&client).await;
+        wait_for_status(&client, known, "PUBLISHED").await;
         cli(&database, &["events", "retry", "--key", "k0", "--yes"]).await.expect_code(0);
         wait_until("the release has begun", PATIENCE, async || {
             let counts = try_counts(&client).await.map_err(|error| error.to_string())?;
@@ -250,8 +253,6 @@ async fn what_waited_behind_a_failed_event_is_released_in_order() {
         let _third = settings.start_ready().await;
         wait_until_published(&database, PATIENCE).await;
         let sent = ids_of(&topic, "k0").await;
-        let mut distinct = sent.clone();
-        distinct.dedup();
         match mode {
             "exactly-once" => assert_eq!(sent.len(), 3_002, "no repeat"),
             _ => assert!(sent.len() >= 3_002),

@@ -85,7 +85,16 @@ impl Bench {
         let published = published.iter().map(|id| (*id, Some((0, *id)))).collect();
         let settlement = Settlement { published, ..Settlement::default() };
         let limits = Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20 };
-        let claim = Claim { source, limits, horizon, ceiling: i64::MAX, marked: false, forget: false, expected: None };
+        let claim = Claim {
+            source,
+            release: true,
+            limits,
+            horizon,
+            ceiling: i64::MAX,
+            marked: false,
+            forget: false,
+            expected: None,
+        };
         self.outbox.step(fence, &settlement, claim, |event| Verdict::Publish(event.id)).await
     }
 
