@@ -58,7 +58,7 @@ build: ## Build the release binary
 	cargo build --release --locked
 
 .PHONY: bench
-bench: build ## Drain a backlog three times in each delivery mode; rate, CPU, memory (ROWS=300000)
+bench: build ## Drain a backlog three times in each delivery mode; rate, CPU, memory (ROWS=600000 POISON=0)
 	@scripts/install-deps.sh test
 	@scripts/bench-drain.sh
 

@@ -3,14 +3,14 @@
 # partitions, on a PostgreSQL and a Kafka of its own (durable commits), all on this machine. One run in each delivery mode to warm up,
 # since the broker compiles its code as it goes and that of transactions is not that of plain records; then three in each, in turns, so
 # that a slow moment of the machine meets both.
-# With POISON=N, N events of one more key lie among the others, the first of which can never be published: three more runs in at-least-once
-# delivery without and with them, in turns. What waits behind the poison is held; the rate is that of the other keys.
+# With POISON=N: three more runs in at-least-once delivery, in turns without and with N events of one more key, the first of which can
+# never be published and the rest of which is held behind it when the other keys begin; the rate is that of the other keys.
 # Prints for each: events per second between the first and the last settled batch, CPU of the relay and of PostgreSQL per million
 # events, and the relay's peak memory; at the end the medians and their ratio. Owns target/bench; stops only what it started. Wants a
 # machine with nothing else to do. Arguments go to `outbox-relay run`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-rows=${ROWS:-300000}
+rows=${ROWS:-600000}
 target=${CARGO_TARGET_DIR:-target}
 binary=$target/release/outbox-relay
 parts=$target/bench
@@ -45,18 +45,34 @@ backends_cpu() { # clock ticks of every process of the server, those that ended 
 
 per_million() { awk -v ticks="$1" -v hz="$(getconf CLK_TCK)" -v rows="$rows" 'BEGIN { printf "%.1f", ticks / hz / rows * 1e6 }'; }
 
-drain() { # drain DELIVERY: prints a line, leaves the rate in $rate; $among events of a poisoned key lie among the others
-  # Headers that are no strings cannot be sent.
-  sql -c 'truncate outbox_events, outbox_held_keys' -c 'update outbox_shards set low_id = 0' -c "
-    insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, headers, payload)
-    select 'Product', case when poisoned then 'poison' else (g % 1000)::text end, 'LikeAddedEvent', '$topic',
-      case when poisoned and row_number() over (partition by poisoned order by g) = 1 then '{\"a\": 1}'::jsonb end,
+backlog() { # backlog ROWS KEY HEADERS
+  sql -c "insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, headers, payload)
+    select 'Product', $2, 'LikeAddedEvent', '$topic', $3,
       jsonb_build_object('productId', g % 1000, 'userId', g, 'filler', repeat(md5(g::text), 7))
-    from (
-      select g, g * ${among:-0} / ($rows + ${among:-0}) > (g - 1) * ${among:-0} / ($rows + ${among:-0}) as poisoned
-      from generate_series(1::bigint, $rows + ${among:-0}) g
-    ) rows
-    order by g" -c 'vacuum analyze outbox_events' -c checkpoint
+    from generate_series(1, $1) g"
+}
+
+until_drained() { # until_drained DELIVERY: starts a relay and ends it when nothing is PENDING
+  "$binary" run --only relay --set "relay.delivery=$1" "${@:2}" 2>"$parts/relay.log" &
+  relay=$!
+  while [[ $(sql -c "select exists (select 1 from outbox_events where status = 'PENDING')") == t ]]; do
+    kill -0 "$relay" || { tail -5 "$parts/relay.log" >&2; exit 1; }
+    sleep 1
+  done
+  kill "$relay"
+  wait "$relay"
+  relay=
+}
+
+drain() { # drain DELIVERY: prints a line, leaves the rate in $rate; $among events of a poisoned key wait already
+  sql -c 'truncate outbox_events, outbox_held_keys' -c 'update outbox_shards set low_id = 0'
+  if ((${among:-0})); then
+    # Headers that are no strings cannot be sent.
+    backlog "$among" "'poison'" "case when g = 1 then '{\"a\": 1}'::jsonb end"
+    until_drained "$@"
+  fi
+  backlog "$rows" '(g % 1000)::text' null
+  sql -c 'vacuum analyze outbox_events' -c checkpoint
   local before postgres second ticks peak
   postgres=$(cat "$parts/postgres/pid")
   before=$(backends_cpu "$postgres")
