@@ -4,7 +4,7 @@
 use tokio_postgres::{Client, Error};
 
 /// Every event is handled by the group, none is parked.
-const UNHANDLED: &str = "select count(*) from outbox_events e where status = 'PUBLISHED' and not exists \
+const UNHANDLED: &str = "select count(*) from chaos_committed e where status = 'PUBLISHED' and not exists \
      (select from event_handled h where h.consumer_group = $1 and h.event_id = e.event_id)";
 const PARKED: &str = "select count(*) from consumer_parked";
 const DIFFERENCES: &str = include_str!("fold.sql");

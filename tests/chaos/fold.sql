@@ -4,13 +4,13 @@ with moves as (
   select (payload ->> 'productId')::bigint as product_id,
     (event_type = 'LikeAddedEvent')::int - (event_type = 'LikeRemovedEvent')::int as likes,
     (event_type = 'ProductViewEvent')::int as views, 0::bigint as sales, 0::numeric as amount
-  from outbox_events
+  from chaos_committed
   where event_type in ('LikeAddedEvent', 'LikeRemovedEvent', 'ProductViewEvent')
   union all
   select (line ->> 'productId')::bigint, 0, 0,
     (line ->> 'quantity')::bigint * case event_type when 'OrderCreatedEvent' then 1 else -1 end,
     (line ->> 'amount')::numeric * case event_type when 'OrderCreatedEvent' then 1 else -1 end
-  from outbox_events, jsonb_array_elements(payload -> 'items') as line
+  from chaos_committed, jsonb_array_elements(payload -> 'items') as line
   where event_type in ('OrderCreatedEvent', 'OrderCancelledEvent')
 ),
 wanted as (

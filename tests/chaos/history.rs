@@ -64,7 +64,7 @@ pub fn digest(topic: &str, key: &str, event_id: &str, event_type: &str, payload:
 
 pub async fn committed(client: &Client) -> Committed {
     let statement = "select id, partition_key, shard, status, retry_count, topic, event_id::text, event_type, payload::text \
-         from outbox_events order by id";
+         from chaos_committed order by id";
     let nothing: [&str; 0] = [];
     let rows = client.query_raw(statement, nothing).await.expect("the rows");
     let mut rows = std::pin::pin!(rows);

@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::{Client, Error};
 
 use crate::it::support::TestDatabase;
+use crate::plan::RETENTION;
 
 /// A lane, the consumer and the leases have no reason to hold a transaction for longer.
 const LONGEST_TRANSACTION: &str = "10 seconds";
@@ -25,6 +26,11 @@ const TWO_OWNERS: &str = "select format('shard %s, epoch %s: %s owners (%s)', sh
      string_agg(distinct name, ', ')) from chaos_owners group by shard, epoch having count(distinct owner) > 1";
 const STRAYS: &str = "select format('%s set %s rows to %s without owning their shard, the first is %s at %s', \
      name, count(*), status, min(id), min(at)) from chaos_strays group by name, status";
+
+/// I7: only what was published, and long enough ago, is deleted.
+const REMOVED: &str = "select format('%s %s rows were deleted, the first is %s, %s after it was published', count(*), status, \
+     min(id), min(removed_at - published_at)) from chaos_removed where status <> 'PUBLISHED' \
+     or removed_at < published_at + $1::text::interval group by status";
 
 /// I9, when it is quiet.
 const OLD_TRANSACTIONS: &str = "select format('%s: a transaction open for %s, %s', application_name, \
@@ -71,6 +77,9 @@ pub async fn in_the_end(client: &Client) -> Result<Vec<String>, Error> {
     for (name, statement) in [("I10", BOUND_ABOVE_WAITING), ("I6", TWO_OWNERS), ("I6", STRAYS)] {
         complaints.extend(texts(client, statement).await?.into_iter().map(|text| format!("{name}: {text}")));
     }
+    let kept = format!("{} seconds", RETENTION.as_secs());
+    let removed = client.query(REMOVED, &[&kept]).await?;
+    complaints.extend(removed.iter().map(|row| format!("I7: {}", row.get::<_, String>(0))));
     let old = client.query(OLD_TRANSACTIONS, &[&LONGEST_TRANSACTION]).await?;
     complaints.extend(old.iter().map(|row| format!("I9: {}", row.get::<_, String>(0))));
     Ok(complaints)
@@ -95,6 +104,8 @@ pub async fn self_check(client: &mut Client, relay: &str) -> Result<(), Error> {
          set local session authorization {relay};
          update outbox_events set status = 'PUBLISHED', published_at = now();
          update outbox_events set status = 'PENDING';
+         delete from outbox_events;
+         insert into outbox_events (event_type, topic, partition_key) values ('Wrong', 'none', 'nobody');
          update outbox_shards set owner = gen_random_uuid(), epoch = 1, lease_until = now(), low_id = 1000000;
          update outbox_shards set owner = gen_random_uuid();
          reset session authorization;
@@ -104,6 +115,8 @@ pub async fn self_check(client: &mut Client, relay: &str) -> Result<(), Error> {
     for statement in [BOUND_ABOVE_WAITING, TWO_OWNERS, STRAYS] {
         assert!(!transaction.query(statement, &[]).await?.is_empty(), "nothing is found by: {statement}");
     }
+    let removed = transaction.query(REMOVED, &[&"0 seconds"]).await?;
+    assert!(!removed.is_empty(), "a PENDING row that is deleted is not seen");
     let old = transaction.query(OLD_TRANSACTIONS, &[&"0 seconds"]).await?;
     assert!(!old.is_empty(), "a transaction that is open is not seen");
     transaction.rollback().await

@@ -12,6 +12,9 @@ use fastrand::Rng;
 /// The lease of the relays under test: short, so that takeovers are frequent.
 pub const LEASE: Duration = Duration::from_secs(3);
 
+/// How long published rows are kept: short, so that the cleaner has work while faults go on.
+pub const RETENTION: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     AtLeastOnce,

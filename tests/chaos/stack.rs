@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::fleet::{Fleet, Member};
 use crate::it::support::{PrivateKafka, PrivatePostgres, TestDatabase, Topic};
 use crate::monitor;
-use crate::plan::{Brokers, LEASE, Link, Plan, Who};
+use crate::plan::{Brokers, LEASE, Link, Plan, RETENTION, Who};
 use crate::proxy::Proxy;
 use crate::traps::Protocol;
 
@@ -107,6 +107,9 @@ impl<'a> Stack<'a> {
                 setting("OUTBOX_RELAY_RELAY__ORDERING", plan.ordering()),
                 setting("OUTBOX_RELAY_RELAY__BATCH_ROWS", &plan.batch_rows.to_string()),
                 setting("OUTBOX_RELAY_KAFKA__PROPERTIES__SOCKET_TIMEOUT_MS", &plan.patience.as_millis().to_string()),
+                setting("OUTBOX_RELAY_CLEANUP__INTERVAL", "1s"),
+                setting("OUTBOX_RELAY_CLEANUP__PUBLISHED_OLDER_THAN", &format!("{}s", RETENTION.as_secs())),
+                setting("OUTBOX_RELAY_CLEANUP__HANDLED_OLDER_THAN", "never"),
                 setting("OUTBOX_RELAY_CONSUMER__GROUP", &name),
                 setting("OUTBOX_RELAY_CONSUMER__TOPICS", &format!("{},{}", topics[0].name, topics[1].name)),
             ];

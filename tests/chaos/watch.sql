@@ -50,3 +50,21 @@ end
 $$;
 create trigger chaos_note_strays after update on outbox_events
   referencing new table as changed for each statement execute function chaos_note_strays();
+
+-- Rows that the cleaner has deleted, as they were: they were committed, so the judge still wants them in Kafka.
+create table chaos_removed (like outbox_events);
+alter table chaos_removed add column removed_at timestamptz not null default clock_timestamp();
+
+create function chaos_keep_removed() returns trigger language plpgsql as $$
+begin
+  insert into chaos_removed select * from removed;
+  return null;
+end
+$$;
+create trigger chaos_keep_removed after delete on outbox_events
+  referencing old table as removed for each statement execute function chaos_keep_removed();
+
+create view chaos_committed as
+select id, event_id, aggregate_type, aggregate_id, event_type, topic, partition_key, payload, status, retry_count, shard from outbox_events
+union all
+select id, event_id, aggregate_type, aggregate_id, event_type, topic, partition_key, payload, status, retry_count, shard from chaos_removed;
