@@ -15,7 +15,7 @@ use crate::db::{DbError, Pool, Transaction};
 
 const FORGET: &str = include_str!("sql/letter_forget.sql");
 const INSERT: &str = include_str!("sql/letter_insert.sql");
-const LOCK_SHARDS: &str = include_str!("sql/letter_lock_shards.sql");
+const LOCK_SHARDS: &str = include_str!("sql/lock_shards.sql");
 const NOTE_ROWS: &str = include_str!("sql/letter_note_rows.sql");
 const REOPEN: &str = include_str!("sql/letter_reopen.sql");
 const STATES: &str = include_str!("sql/letter_states.sql");

@@ -118,7 +118,10 @@ async fn a_second_signal_ends_it_at_once() {
     NewRow::new(&topic.name, "k", "{}").insert(&client).await;
     wait_until("a batch is in flight", Duration::from_secs(20), async || {
         let busy = client.query_one("select count(*) from outbox_shards where batch_ids is not null", &[]).await;
-        if busy.expect("shards").get::<_, i64>(0) > 0 { Ok(()) } else { Err("none".to_owned()) }
+        if busy.expect("shards").get::<_, i64>(0) > 0 {
+            return Ok(());
+        }
+        Err(format!("none; {:?}", counts(&client).await))
     })
     .await;
     let lines = relay.log_text().lines().count();
