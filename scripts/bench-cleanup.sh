@@ -15,29 +15,15 @@ binary=${BINARY:-$target/release/outbox-relay}
 parts=$target/bench-cleanup
 topic=bench-events
 
-stop_parts() {
-  [[ -z ${relay:-} ]] || kill "$relay" 2>/dev/null || true
-  scripts/kafka.sh stop "$parts/kafka" 2>/dev/null || true
-  scripts/postgres.sh stop "$parts/postgres" 2>/dev/null || true
-}
-trap stop_parts EXIT
-
+# shellcheck source=scripts/bench-lib.sh
+. scripts/bench-lib.sh
 pgbench=$(command -v pgbench || ls "$(scripts/postgres.sh fetch)/pgbench")
-scripts/postgres.sh start "$parts/postgres"
-scripts/kafka.sh start "$parts/kafka"
-DATABASE_URL=$(cat "$parts/postgres/url")
-KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$(cat "$parts/kafka/port")
-export DATABASE_URL KAFKA_BOOTSTRAP_SERVERS
-scripts/kafka-topics.sh "$KAFKA_BOOTSTRAP_SERVERS" "$topic:6" >/dev/null
-"$binary" migrate up >/dev/null
-
-sql() { psql -qAtX -v ON_ERROR_STOP=1 "$DATABASE_URL" "$@"; }
-median() { printf '%s\n' "$@" | sort -n | sed -n 2p; }
+start_servers kafka "$topic"
 
 insert() { # insert STATUS PUBLISHED_AT
   sql -c "insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload, status, created_at, published_at)
     select 'Product', (g % 1000)::text, 'LikeAddedEvent', '$topic',
-      jsonb_build_object('productId', g % 1000, 'userId', g, 'filler', repeat(md5(g::text), 7)), '$1', $2, case when '$1' = 'PUBLISHED' then $2 end
+      $(payload), '$1', $2, case when '$1' = 'PUBLISHED' then $2 end
     from generate_series(1, $rows) g"
 }
 prepare() { sql -c 'vacuum analyze outbox_events' -c checkpoint; }
@@ -64,7 +50,7 @@ write() { # write NAME CLEANER: prints a line, leaves the latencies in $p50 and 
   local before id
   id=$(sql -c 'select max(id) from outbox_events')
   "$binary" run --only relay --set "cleanup.enabled=$2" --set cleanup.interval=1s 2>"$parts/relay.log" &
-  relay=$!
+  running=$!
   rm -f "$parts"/log.*
   for ((n = 0; n < 100; n++)); do # until it works, so that its start is not measured
     [[ $(sql -c "select exists (select 1 from outbox_events where status = 'PUBLISHED' and created_at > now() - interval '7 days')") == f ]] || break
@@ -77,9 +63,9 @@ write() { # write NAME CLEANER: prints a line, leaves the latencies in $p50 and 
     -l --log-prefix="$parts/log" "$DATABASE_URL" >"$parts/pgbench.log" 2>&1
   published=$(((pending - $(sql -c "select count(*) from outbox_events where status = 'PENDING' and id <= $id")) / each))
   deleted=$(((before - $(old)) / each))
-  kill "$relay"
-  wait "$relay"
-  relay=
+  kill "$running"
+  wait "$running"
+  running=
   sort -n -k3,3 "$parts"/log.* | awk '{ print $3 }' >"$parts/latencies"
   local n
   n=$(wc -l <"$parts/latencies")

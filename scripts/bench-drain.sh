@@ -17,22 +17,9 @@ parts=$target/bench
 topic=bench-events
 poison=${POISON:-0}
 
-cleanup() {
-  [[ -z ${relay:-} ]] || kill "$relay" 2>/dev/null || true
-  scripts/kafka.sh stop "$parts/kafka" 2>/dev/null || true
-  scripts/postgres.sh stop "$parts/postgres" 2>/dev/null || true
-}
-trap cleanup EXIT
-
-scripts/postgres.sh start "$parts/postgres"
-scripts/kafka.sh start "$parts/kafka"
-DATABASE_URL=$(cat "$parts/postgres/url")
-KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$(cat "$parts/kafka/port")
-export DATABASE_URL KAFKA_BOOTSTRAP_SERVERS
-scripts/kafka-topics.sh "$KAFKA_BOOTSTRAP_SERVERS" "$topic:6" >/dev/null
-"$binary" migrate up >/dev/null
-
-sql() { psql -qAtX -v ON_ERROR_STOP=1 "$DATABASE_URL" "$@"; }
+# shellcheck source=scripts/bench-lib.sh
+. scripts/bench-lib.sh
+start_servers kafka "$topic"
 
 backends_cpu() { # clock ticks of every process of the server, those that ended included
   local pid=$1 ticks
@@ -48,20 +35,20 @@ per_million() { awk -v ticks="$1" -v hz="$(getconf CLK_TCK)" -v rows="$rows" 'BE
 backlog() { # backlog ROWS KEY HEADERS
   sql -c "insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, headers, payload)
     select 'Product', $2, 'LikeAddedEvent', '$topic', $3,
-      jsonb_build_object('productId', g % 1000, 'userId', g, 'filler', repeat(md5(g::text), 7))
+      $(payload)
     from generate_series(1, $1) g"
 }
 
 until_drained() { # until_drained DELIVERY: starts a relay and ends it when nothing is PENDING
   "$binary" run --only relay --set "relay.delivery=$1" "${@:2}" 2>"$parts/relay.log" &
-  relay=$!
+  running=$!
   while [[ $(sql -c "select exists (select 1 from outbox_events where status = 'PENDING')") == t ]]; do
-    kill -0 "$relay" || { tail -5 "$parts/relay.log" >&2; exit 1; }
+    kill -0 "$running" || { tail -5 "$parts/relay.log" >&2; exit 1; }
     sleep 1
   done
-  kill "$relay"
-  wait "$relay"
-  relay=
+  kill "$running"
+  wait "$running"
+  running=
 }
 
 drain() { # drain DELIVERY: prints a line, leaves the rate in $rate; $among events of a poisoned key wait already
@@ -77,24 +64,22 @@ drain() { # drain DELIVERY: prints a line, leaves the rate in $rate; $among even
   postgres=$(cat "$parts/postgres/pid")
   before=$(backends_cpu "$postgres")
   "$binary" run --only relay --set "relay.delivery=$1" "${@:2}" 2>"$parts/relay.log" &
-  relay=$!
+  running=$!
   for ((second = 0; ; second++)); do
     ((second < 300)) || { echo "not drained within 300 s; see $parts/relay.log" >&2; exit 1; }
-    kill -0 "$relay" || { tail -5 "$parts/relay.log" >&2; exit 1; }
+    kill -0 "$running" || { tail -5 "$parts/relay.log" >&2; exit 1; }
     [[ $(sql -c "select exists (select 1 from outbox_events where status = 'PENDING')") == t ]] || break
     sleep 1
   done
-  ticks=$(awk '{ print $14 + $15 }' "/proc/$relay/stat")
-  peak=$(awk '/VmHWM/ { print int($2 / 1024) " MB" }' "/proc/$relay/status")
+  ticks=$(awk '{ print $14 + $15 }' "/proc/$running/stat")
+  peak=$(awk '/VmHWM/ { print int($2 / 1024) " MB" }' "/proc/$running/status")
   before=$(($(backends_cpu "$postgres") - before))
-  kill "$relay"
-  wait "$relay"
-  relay=
+  kill "$running"
+  wait "$running"
+  running=
   rate=$(sql -c "select round(count(*) / extract(epoch from max(published_at) - min(published_at))) from outbox_events where status = 'PUBLISHED'")
   printf '%-14s %10s %18s %18s %12s\n' "$1" "$rate" "$(per_million "$ticks")" "$(per_million "$before")" "$peak"
 }
-
-median() { printf '%s\n' "$@" | sort -n | sed -n 2p; }
 
 printf '%-14s %10s %18s %18s %12s\n' delivery events/s 'relay CPU s/M' 'PostgreSQL CPU s/M' 'peak memory'
 at_least_once=() exactly_once=()

@@ -11,23 +11,14 @@ target=${CARGO_TARGET_DIR:-target}
 binary=${BINARY:-$target/release/outbox-relay}
 parts=$target/bench
 
-cleanup() {
-  [[ -z ${replay:-} ]] || kill "$replay" 2>/dev/null || true
-  scripts/postgres.sh stop "$parts/postgres" 2>/dev/null || true
-}
-trap cleanup EXIT
-
-scripts/postgres.sh start "$parts/postgres"
-DATABASE_URL=$(cat "$parts/postgres/url")
-export DATABASE_URL
-"$binary" migrate up >/dev/null
-
-sql() { psql -qAtX -v ON_ERROR_STOP=1 "$DATABASE_URL" "$@"; }
+# shellcheck source=scripts/bench-lib.sh
+. scripts/bench-lib.sh
+start_servers
 
 sql -c 'truncate outbox_events restart identity' -c 'truncate outbox_replays' -c "
   insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload, status, published_at)
   select 'Product', (g % 1000)::text, 'LikeAddedEvent', 'bench-events',
-    jsonb_build_object('productId', g % 1000, 'userId', g, 'filler', repeat(md5(g::text), 7)), 'PUBLISHED', now()
+    $(payload), 'PUBLISHED', now()
   from generate_series(1, $rows) g" -c 'vacuum analyze outbox_events' -c checkpoint
 
 begin=$EPOCHREALTIME
@@ -37,14 +28,14 @@ code=0
 looked=$(awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
 
 "$binary" replay --topic bench-events --yes "$@" >"$parts/replay.out" 2>"$parts/replay.log" &
-replay=$!
+running=$!
 peak=0
-while now=$(awk '/VmHWM/ { print int($2 / 1024) }' "/proc/$replay/status" 2>/dev/null) && [[ -n $now ]]; do
+while now=$(awk '/VmHWM/ { print int($2 / 1024) }' "/proc/$running/status" 2>/dev/null) && [[ -n $now ]]; do
   peak=$now
   sleep 0.2
 done
-wait "$replay" || { cat "$parts/replay.log" >&2; exit 1; }
-replay=
+wait "$running" || { cat "$parts/replay.log" >&2; exit 1; }
+running=
 
 sql -F ' ' -c "select copied, round(extract(epoch from finished_at - created_at), 1),
   round(copied / extract(epoch from finished_at - created_at)) from outbox_replays" |

@@ -14,7 +14,7 @@ use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::{MarkerPlace, TransactionSettings};
 use crate::cleanup::{self, partitions};
 use crate::config::{Config, Delivery};
-use crate::db::{Database, Role};
+use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, Role, UPKEEP_CONNECTIONS};
 use crate::error::{Code, Error, Result};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -106,19 +106,16 @@ impl App {
         }
         let mut supervisor = Supervisor::new(stop.clone());
         if self.config.relay.enabled {
-            supervisor.spawn("relay", relay::run(self.relay_parts()?, stop.clone()));
-        }
-        if self.config.relay.enabled {
-            let pool = self.database.pool(Role::Cleanup, 2);
             let Config { cleanup, outbox, .. } = &self.config;
+            supervisor.spawn("relay", relay::run(self.relay_parts()?, stop.clone()));
+            let pool = self.database.pool(Role::Cleanup, PARTITION_CONNECTIONS);
             let keeper =
                 partitions::run(cleanup.clone(), outbox.partition_rows, pool, self.metrics.clone(), stop.clone());
             supervisor.spawn("partitions", keeper);
-        }
-        if self.config.relay.enabled && self.config.cleanup.enabled {
-            let pool = self.database.pool(Role::Cleanup, 1);
-            let (settings, metrics) = (self.config.cleanup.clone(), self.metrics.clone());
-            supervisor.spawn("cleanup", cleanup::run(settings, pool, metrics, stop.clone()));
+            if cleanup.enabled {
+                let pool = self.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
+                supervisor.spawn("cleanup", cleanup::run(cleanup.clone(), pool, self.metrics.clone(), stop.clone()));
+            }
         }
         if self.config.consumer.enabled {
             supervisor.spawn("consumer", self.consumer()?.run(stop.clone()));
@@ -191,8 +188,7 @@ impl App {
 
     fn relay_parts(&self) -> Result<relay::Parts> {
         let Config { relay, retry, reprocess, dead_letter, routing, headers, kafka, run, database, .. } = &self.config;
-        // One stays with the heartbeat.
-        let lease_pool = self.database.pool(Role::Lease, 3);
+        let lease_pool = self.database.pool(Role::Lease, LEASE_CONNECTIONS);
         let lane_pool = self.database.pool(Role::Lane, usize::from(database.pool_size.get()));
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
@@ -208,7 +204,7 @@ impl App {
                 relay.delivery == Delivery::ExactlyOnce,
             ),
             lease_pool,
-            admin_pool: self.database.pool(Role::Admin, 2),
+            admin_pool: self.database.pool(Role::Admin, UPKEEP_CONNECTIONS),
             reprocess: reprocess.clone(),
             catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
             admin: kafka_admin,

@@ -42,6 +42,15 @@ impl Role {
     }
 }
 
+/// Most connections of a relay besides those of its lanes (`database.pool_size`): the one place of these figures, for the pools and for
+/// `check`. Of the leases one stays with the heartbeat.
+pub const LEASE_CONNECTIONS: usize = 3;
+/// Gauges, pauses and upkeep.
+pub const UPKEEP_CONNECTIONS: usize = 2;
+pub const CLEANER_CONNECTIONS: usize = 1;
+/// The session that leads, and the barrier.
+pub const PARTITION_CONNECTIONS: usize = 2;
+
 /// A failure of the database, told apart by what the caller does about it.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::operate::Consent;
 use super::values;
 
 /// What can be deleted: states of events, and the consumer's record of events.
@@ -49,17 +50,8 @@ pub struct CleanupArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
 
-    /// Count, and delete nothing
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Do not ask
-    #[arg(long, short)]
-    pub yes: bool,
-
-    /// Why, for outbox_audit
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
+    #[command(flatten)]
+    pub consent: Consent,
 }
 
 /// An age that PostgreSQL can subtract from the present.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::operate::Consent;
 use super::values::{self, Place, When};
 
 #[derive(Debug, Subcommand)]
@@ -84,17 +85,8 @@ pub struct DlqRedriveArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: Option<u32>,
 
-    /// Say what would be done, and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Do not ask
-    #[arg(long, short)]
-    pub yes: bool,
-
-    /// Why, for outbox_audit
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
+    #[command(flatten)]
+    pub consent: Consent,
 }
 
 #[derive(Debug, Args)]
@@ -124,15 +116,6 @@ pub struct DlqPurgeArgs {
     #[arg(long)]
     pub force: bool,
 
-    /// Say what would be deleted, and delete nothing
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Do not ask
-    #[arg(long, short)]
-    pub yes: bool,
-
-    /// Why, for outbox_audit
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
+    #[command(flatten)]
+    pub consent: Consent,
 }

@@ -129,6 +129,11 @@ pub struct PauseArgs {
     #[arg(long, value_name = "NAME")]
     pub topic: Option<String>,
 
-    #[command(flatten)]
-    pub consent: Consent,
+    /// List what is paused and say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Why, for outbox_audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }

@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Args};
 use uuid::Uuid;
 
+use super::operate::Consent;
 use super::values::{self, When};
 
 #[derive(Debug, Args)]
@@ -65,21 +66,12 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub new_ids: bool,
 
-    /// Count what would be copied, by topic and type, and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Do not ask
-    #[arg(long, short)]
-    pub yes: bool,
-
     /// Begin anew although the same replay is unfinished
     #[arg(long)]
     pub again: bool,
 
-    /// Why, for outbox_audit
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
+    #[command(flatten)]
+    pub consent: Consent,
 
     /// Go on with a replay that was interrupted
     #[arg(long, value_name = "UUID", conflicts_with_all = ["id", "filter", "to_topic", "new_ids", "again"])]

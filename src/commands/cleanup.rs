@@ -58,20 +58,21 @@ pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
         ));
     }
     warn_of_repeats(&settings, args);
-    if args.dry_run || found.rows.total() == 0 {
+    if args.consent.dry_run || found.rows.total() == 0 {
         print(context, args, &found, Tally::default())?;
-        output::note(if args.dry_run { "nothing was deleted" } else { "there is nothing to delete" });
+        output::note(if args.consent.dry_run { "nothing was deleted" } else { "there is nothing to delete" });
         return Ok(());
     }
     let rows = found.rows.total().min(args.limit.unwrap_or(u64::MAX));
     let place = Database::new(&settings.database)?.describe();
-    if !confirmed(args.yes, &format!("Delete {rows} rows of {place}?"))? {
+    if !confirmed(args.consent.yes, &format!("Delete {rows} rows of {place}?"))? {
         return Ok(());
     }
 
     let signals = Signals::listen()?;
     let stop = CancellationToken::new();
-    let record = Record { pool: admin_pool(&settings)?, author: author(args.reason.clone()), run: Uuid::new_v4() };
+    let record =
+        Record { pool: admin_pool(&settings)?, author: author(args.consent.reason.clone()), run: Uuid::new_v4() };
     record.write("cleanup", asked(args, &found)).await?;
     let mut deleted = Tally::default();
     let work = delete(&session, &settings, args, &found, &stop, &mut deleted);

@@ -42,14 +42,14 @@ pub(super) async fn run(context: &Context, args: &PauseArgs, change: Change) -> 
                 .hint("outbox-relay pause --dry-run lists what is; a single topic is resumed with --topic")
                 .into());
         }
-        (Change::Pause, false) if args.consent.dry_run => format!("would pause {what}"),
-        (Change::Resume, true) if args.consent.dry_run => format!("would resume {what}"),
+        (Change::Pause, false) if args.dry_run => format!("would pause {what}"),
+        (Change::Resume, true) if args.dry_run => format!("would resume {what}"),
         (Change::Pause, false) => {
-            pauses::pause(&pool, topic, &author(args.consent.reason.clone())).await?;
+            pauses::pause(&pool, topic, &author(args.reason.clone())).await?;
             format!("{what} is paused, on every instance within about a second")
         }
         (Change::Resume, true) => {
-            pauses::resume(&pool, topic, &author(args.consent.reason.clone())).await?;
+            pauses::resume(&pool, topic, &author(args.reason.clone())).await?;
             format!("{what} goes on, on every instance within about two seconds")
         }
     };

@@ -33,8 +33,8 @@ const PORTIONS_PER_SECOND: u32 = 5;
 
 pub(super) async fn run(context: &Context, args: &ReplayArgs) -> Result<()> {
     let settings = context.settings(Needs::DATABASE)?;
-    if !args.dry_run {
-        can_ask(args.yes || args.resume.is_some())?;
+    if !args.consent.dry_run {
+        can_ask(args.consent.yes || args.resume.is_some())?;
     }
     let pool = Database::new(&settings.database)?.pool_with_setup(Role::Admin, 2, replay::SESSION);
     let (signals, stop) = (Signals::listen()?, CancellationToken::new());
@@ -67,14 +67,14 @@ async fn begin(
     if let Some(ids) = &filter.ids {
         check_ids(ids, &replay::named(pool, ids).await?)?;
     }
-    if !args.dry_run {
+    if !args.consent.dry_run {
         refuse_without_grants(pool).await?;
         refuse_unfinished(args, &filter, &replay::show(pool, None).await?)?;
     }
     let first = filter.ids.as_ref().and_then(|ids| ids.first()).map_or(0, |first| first - 1);
     let Some(groups) = count(pool, &filter, first, bounds, stop).await? else { return Err(stopped(None).into()) };
     let matched: i64 = groups.iter().map(|group| group.events).sum();
-    if args.dry_run {
+    if args.consent.dry_run {
         view::counts(context.format(), &groups, matched, args.to_topic.as_deref(), args.new_ids)?;
     }
     if matched == 0 {
@@ -82,11 +82,11 @@ async fn begin(
             .hint("only PUBLISHED events are copied, and no copies of earlier replays; outbox-relay events ls takes the same filters")
             .into());
     }
-    if args.dry_run {
+    if args.consent.dry_run {
         return Ok(());
     }
     view::note_counts(&groups, matched, args.to_topic.as_deref());
-    if !confirmed(args.yes, "Append these copies to the outbox?")? {
+    if !confirmed(args.consent.yes, "Append these copies to the outbox?")? {
         return Ok(());
     }
     let mut replay = Replay {
@@ -103,7 +103,7 @@ async fn begin(
         created_at: bounds.now,
         finished: false,
     };
-    let (runner, author) = (Uuid::new_v4(), author(args.reason.clone()));
+    let (runner, author) = (Uuid::new_v4(), author(args.consent.reason.clone()));
     replay::create(pool, &mut replay, runner, &author).await?;
     *begun = Some(replay.id);
     output::note(&format!("replay {}", replay.id));
@@ -132,7 +132,7 @@ async fn resume(
             .hint("resume it with that version, or begin it anew")
             .into());
     }
-    if found.finished || args.dry_run {
+    if found.finished || args.consent.dry_run {
         let left = Bounds { upto_id: found.upto_id, now: found.created_at };
         if found.finished {
             output::note("it is finished already");
@@ -142,7 +142,7 @@ async fn resume(
         return Ok(view::outcome(context.format(), &found)?);
     }
     refuse_without_grants(pool).await?;
-    let (runner, author) = (Uuid::new_v4(), author(args.reason.clone()));
+    let (runner, author) = (Uuid::new_v4(), author(args.consent.reason.clone()));
     let Some(mut replay) = replay::take(pool, id, runner, args.rate, &author).await? else {
         output::note("it has been finished a moment ago");
         return Ok(());

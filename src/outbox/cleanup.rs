@@ -145,11 +145,7 @@ impl Session {
             seen: count(&row, "seen")?,
             first_left: row.try_get("first_left")?,
             any_old: row.try_get("any_old")?,
-            deleted: Tally {
-                published: count(&row, "published")?,
-                discarded: count(&row, "discarded")?,
-                ..Tally::default()
-            },
+            deleted: finished(&row)?,
         })
     }
 
@@ -201,11 +197,7 @@ impl Session {
         Ok(Looked {
             last_id: row.try_get("last_id")?,
             seen: count(&row, "seen")?,
-            deleted: Tally {
-                published: count(&row, "published")?,
-                discarded: count(&row, "discarded")?,
-                ..Tally::default()
-            },
+            deleted: finished(&row)?,
             ..Looked::default()
         })
     }
@@ -234,6 +226,11 @@ impl Session {
         let row = self.connection.query_one(&statement, &[&from, &to, &age.as_secs_f64()]).await?;
         count(&row, "handled")
     }
+}
+
+/// The counts of finished events in a row of `cleanup_finished.sql` or `cleanup_count_finished.sql`.
+fn finished(row: &Row) -> Result<Tally, DbError> {
+    Ok(Tally { published: count(row, "published")?, discarded: count(row, "discarded")?, ..Tally::default() })
 }
 
 fn seconds(age: Option<Duration>) -> Option<f64> {

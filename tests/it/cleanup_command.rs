@@ -146,34 +146,52 @@ async fn bad_input_is_refused_before_anything_is_counted() {
     assert_eq!(count(&client).await, 5);
 }
 
-/// Slow enough to be met in the middle: half a second for each batch of ten rows.
-async fn slow(client: &Client) {
-    client
-        .batch_execute(
-            "create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.05); return old; end'; \
-             create trigger slow before delete on outbox_events for each row execute function slow()",
-        )
-        .await
-        .unwrap();
+/// The batch that deletes this row waits there until the gate is opened.
+async fn gate_at(client: &Client, id: i64) {
+    let gate = format!(
+        "create or replace function gate() returns trigger language plpgsql as $$ begin \
+           if old.id = {id} then perform pg_advisory_xact_lock(7419); end if; return old; end $$; \
+         create or replace trigger gate before delete on outbox_events for each row execute function gate(); \
+         select pg_advisory_lock(7419)"
+    );
+    client.batch_execute(&gate).await.unwrap();
 }
 
-/// Starts it, and sends the signal when it has deleted some rows.
+/// Starts it, and sends the signal while a batch waits at the gate; then opens it.
 async fn interrupted(database: &TestDatabase, client: &Client, signal: &str) -> (Option<i32>, String) {
     let mut command = std::process::Command::new(BINARY);
     command.args(["cleanup", "--older-than", "7d", "--yes", "-o", "json", "--set", "cleanup.batch_rows=10"]);
     clean_environment(&mut command);
     command.env("DATABASE_URL", &database.url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("the binary starts");
-    let before = count(client).await;
-    wait_until("it has deleted some", LIMIT, async || match count(client).await {
-        left if left < before => Ok(()),
-        left => Err(format!("{left} left")),
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and objid = 7419 and not granted \
+                   and database = (select oid from pg_database where datname = current_database())";
+    let at_the_gate = async || client.query_one(waiting, &[]).await.expect("the locks").get::<_, i64>(0);
+    wait_until("a batch is at the gate", LIMIT, async || match at_the_gate().await {
+        1 => Ok(()),
+        sessions => Err(format!("{sessions} sessions wait there")),
     })
     .await;
     let pid = child.id().expect("it runs").to_string();
     assert!(std::process::Command::new("kill").args([signal, &pid]).status().expect("kill starts").success());
+    client.batch_execute("select pg_advisory_unlock(7419)").await.expect("the gate opens");
     let output = tokio::time::timeout(LIMIT, child.wait_with_output()).await.expect("it ends").expect("its output");
+    // What a killed process has left to PostgreSQL ends too.
+    let others = "select count(*) from pg_stat_activity where application_name like 'outbox-relay%' and datname = current_database()";
+    wait_until("its sessions have ended", LIMIT, async || {
+        match client.query_one(others, &[]).await.expect("the sessions").get::<_, i64>(0) {
+            0 => Ok(()),
+            sessions => Err(format!("{sessions} sessions")),
+        }
+    })
+    .await;
     (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+}
+
+/// The row of this place in the order of ids.
+async fn row_at(client: &Client, place: i64) -> i64 {
+    let row = "select id from outbox_events order by id offset $1 limit 1";
+    client.query_one(row, &[&place]).await.expect("a row").get(0)
 }
 
 #[tokio::test]
@@ -181,11 +199,11 @@ async fn ctrl_c_ends_it_after_the_batch_in_hand_and_it_can_be_gone_on_with() {
     let database = TestDatabase::migrated("cleanup-ctrl-c").await;
     let client = database.connect().await;
     put(&client, "PUBLISHED", 200).await;
-    slow(&client).await;
+    gate_at(&client, row_at(&client, 45).await).await;
     let (code, stderr) = interrupted(&database, &client, "-INT").await;
     let left = count(&client).await;
     assert_eq!(code, Some(5), "{stderr}");
-    assert!(0 < left && left < 200 && left % 10 == 0, "{left} left");
+    assert_eq!(left, 150, "the batch in hand is the last one");
     assert!(
         stderr.contains(&format!("{} rows were deleted", 200 - left)) && stderr.contains("run it again"),
         "{stderr}"
@@ -196,11 +214,12 @@ async fn ctrl_c_ends_it_after_the_batch_in_hand_and_it_can_be_gone_on_with() {
         (Some("interrupted"), Some(200 - left))
     );
 
+    gate_at(&client, row_at(&client, 45).await).await;
     let (code, _) = interrupted(&database, &client, "-KILL").await;
     let after_kill = count(&client).await;
     assert_eq!(code, None);
     assert!(0 < after_kill && after_kill < left && after_kill % 10 == 0, "whole batches are gone: {after_kill} left");
-    client.batch_execute("drop trigger slow on outbox_events").await.unwrap();
+    client.batch_execute("drop trigger gate on outbox_events").await.unwrap();
     let last = run(&database, &["--older-than", "7d", "--yes"]).await.expect_code(0);
     assert_eq!((last.json()[0]["deleted"].as_i64(), count(&client).await), (Some(after_kill), 0));
 }

@@ -190,10 +190,16 @@ pub fn unreachable_files(files: &[Source]) -> Vec<String> {
 
 pub fn sleepers(files: &[Source]) -> Vec<String> {
     let sleeping = Regex::new(r"\b(sleep|sleep_until|sleep_ms)\s*\(").expect("a valid expression");
-    files
-        .iter()
-        .flat_map(|file| matches(&sleeping, &code_of(&file.text), file, "wait for a condition instead"))
-        .collect()
+    let mut found: Vec<String> = Vec::new();
+    for file in files {
+        found.extend(matches(&sleeping, &code_of(&file.text), file, "wait for a condition instead"));
+        // In SQL too.
+        let strings = strings_of(&file.text).into_iter().filter(|(_, text)| text.contains(concat!("pg_", "sleep")));
+        found.extend(
+            strings.map(|(line, _)| format!("{}:{line}: a statement that sleeps; let it wait for a lock", file.path)),
+        );
+    }
+    found
 }
 
 pub fn long_files(files: &[Source]) -> Vec<String> {
@@ -387,6 +393,8 @@ fn sees_a_sleeping_test() {
     sees(&sleepers(&one("tests/it/x.rs", "tokio::time::sleep(LIMIT).await;")), &["tests/it/x.rs:1"]);
     sees(&sleepers(&one("tests/it/x.rs", "use std::thread::sleep;\nsleep (LIMIT);")), &["tests/it/x.rs:2"]);
     sees(&sleepers(&one("tests/it/x.rs", "asleep(); // sleep(1)")), &[]);
+    let statement = format!("query(\"select pg_{}(1)\");", "sleep");
+    sees(&sleepers(&one("tests/it/x.rs", &statement)), &["tests/it/x.rs:1"]);
 }
 
 #[test]

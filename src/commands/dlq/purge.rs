@@ -41,8 +41,8 @@ impl Part {
 }
 
 pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args: &DlqPurgeArgs) -> Result<()> {
-    if !args.dry_run {
-        can_ask(args.yes)?;
+    if !args.consent.dry_run {
+        can_ask(args.consent.yes)?;
     }
     let mut parts = plan(settings, pool, args).await?;
     let (total, undecided) =
@@ -55,7 +55,7 @@ pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args:
         .hint("Kafka deletes from the beginning of a partition on; outbox-relay dlq ls lists what is there")
         .into());
     }
-    if args.dry_run {
+    if args.consent.dry_run {
         print(context, &parts)?;
         if undecided > 0 {
             output::note(&format!("{undecided} of them are still waiting: without --force nothing would be deleted"));
@@ -69,11 +69,11 @@ pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args:
             .into());
     }
     let lost = if undecided > 0 { format!(", {undecided} of which never went back") } else { String::new() };
-    if !confirmed(args.yes, &format!("Delete {total} dead letters{lost}? Kafka has no way back."))? {
+    if !confirmed(args.consent.yes, &format!("Delete {total} dead letters{lost}? Kafka has no way back."))? {
         return Ok(());
     }
     let details = serde_json::json!({ "parts": &parts, "force": args.force });
-    letters::note_purge(pool, &details, &author(args.reason.clone())).await?;
+    letters::note_purge(pool, &details, &author(args.consent.reason.clone())).await?;
     delete(settings, pool, &mut parts).await?;
     print(context, &parts)?;
     let kept: Vec<String> = parts

@@ -57,8 +57,8 @@ struct Summary<'a> {
 }
 
 pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args: &DlqRedriveArgs) -> Result<()> {
-    if !args.dry_run {
-        can_ask(args.yes)?;
+    if !args.consent.dry_run {
+        can_ask(args.consent.yes)?;
     }
     let (chosen, ranges) = if args.places.is_empty() {
         (Chosen::new(&args.filter)?, ranges(settings, pool, &args.filter).await?)
@@ -73,7 +73,7 @@ pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args:
         chosen,
         ranges,
         topics: HashMap::new(),
-        author: author(args.reason.clone()),
+        author: author(args.consent.reason.clone()),
         rate: args.rate,
     };
     let (signals, stop) = (Signals::listen()?, CancellationToken::new());
@@ -100,13 +100,13 @@ impl Redrive<'_> {
         let planned = self.pass(None, stop).await?;
         expect_found(&args.places, &planned)?;
         let to_do = planned.iter().filter(|line| goes_back(line)).count();
-        if args.dry_run || to_do == 0 {
-            return finish(context, &planned, args.dry_run);
+        if args.consent.dry_run || to_do == 0 {
+            return finish(context, &planned, args.consent.dry_run);
         }
         for (topic, count) in by_topic(&planned) {
             output::note(&output::printable(&format!("{count:>10}  {topic}")));
         }
-        if !confirmed(args.yes, &format!("Send {to_do} dead letters back?"))? {
+        if !confirmed(args.consent.yes, &format!("Send {to_do} dead letters back?"))? {
             return Ok(());
         }
         let mut progress = Progress::new("sent back", 0, to_do as u64);

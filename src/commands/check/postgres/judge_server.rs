@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::commands::check::finding::{Finding, Part};
 use crate::config::Config;
+use crate::db::{CLEANER_CONNECTIONS, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, UPKEEP_CONNECTIONS};
 use crate::error::Error;
 use crate::outbox::inspect::server::{OpenTransaction, ServerFacts};
 use crate::output;
@@ -16,8 +17,8 @@ const VERSION_MIN: i32 = 150_000;
 /// Difference of clocks that is worth a word. Leases use the database's clock alone, so it only distorts latencies.
 const CLOCK_DIFFERENCE_MAX_SECONDS: f64 = 1.0;
 
-/// Connections of the relay besides those of the lanes: leases, barrier and heartbeat three, gauges one.
-const RELAY_CONNECTIONS: i64 = 4;
+/// Connections of the relay besides those of the lanes.
+const RELAY_CONNECTIONS: usize = LEASE_CONNECTIONS + UPKEEP_CONNECTIONS + CLEANER_CONNECTIONS + PARTITION_CONNECTIONS;
 
 /// Connections of the consumer: folds at a time.
 const CONSUMER_CONNECTIONS: i64 = 4;
@@ -104,7 +105,7 @@ pub(super) fn durability(facts: &ServerFacts, findings: &mut Vec<Finding>) {
 }
 
 pub(super) fn connections(facts: &ServerFacts, settings: &Config, findings: &mut Vec<Finding>) {
-    let relay = i64::from(settings.database.pool_size.get()) + RELAY_CONNECTIONS;
+    let relay = i64::from(settings.database.pool_size.get()) + i64::try_from(RELAY_CONNECTIONS).unwrap_or(i64::MAX);
     let needed = (if settings.relay.enabled { relay } else { 0 })
         + (if settings.consumer.enabled { CONSUMER_CONNECTIONS } else { 0 });
     let allowed =
