@@ -230,7 +230,9 @@ mod tests {
         let data = base.path().join("outbox-relay-demo-killed/data");
         fs::create_dir_all(&data).unwrap();
         fs::write(base.path().join("outbox-relay-demo-killed").join(LOCK), "").unwrap();
-        let mut server = Command::new("sleep").arg("600").current_dir(&data).spawn().unwrap();
+        // A job in the background of a shell ignores SIGINT, and so does what it starts; a server does not, whoever started it.
+        let mut server =
+            Command::new("env").args(["--default-signal=INT", "sleep", "600"]).current_dir(&data).spawn().unwrap();
         let mut bystander = Command::new("sleep").arg("600").current_dir(base.path()).spawn().unwrap();
         fs::write(data.join("postmaster.pid"), format!("{}\n{}\n", server.id(), data.display())).unwrap();
 
