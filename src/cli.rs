@@ -7,6 +7,7 @@ mod cleanup;
 mod dlq;
 mod operate;
 mod replay;
+mod shards;
 mod values;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use cleanup::{CleanupArgs, Finished};
 pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
 pub use operate::{Consent, EventFilter, EventsTraceArgs, PauseArgs, RedoArgs};
 pub use replay::ReplayArgs;
+pub use shards::ShardsSetArgs;
 pub use values::{EventRef, Part, Place, When};
 
 const EXIT_CODES: &str = "\
@@ -287,6 +289,8 @@ pub struct EventsLsArgs {
 pub enum ShardsCommand {
     /// List the shards: owner, lease, batch in flight, held keys
     Ls,
+    /// Spread keys over another number of shards: instances finish their batches, events that wait are moved, instances go on
+    Set(ShardsSetArgs),
 }
 
 #[derive(Debug, Args)]

@@ -41,7 +41,7 @@ pub struct MigrationStatus {
 }
 
 /// Applies what is missing. Returns those that this call applied: none when another instance was faster.
-/// `shards` counts only while the outbox is empty; otherwise a different number is an error.
+/// `shards` counts only while the outbox is empty; afterwards [`outbox::resharding`](crate::outbox::resharding) changes their number.
 ///
 /// Errors: [`Code::MigrationFailed`] when an applied migration differs from ours, or a statement fails; what was applied
 /// before it stays.
@@ -135,11 +135,12 @@ async fn set_shards(client: &Client, wanted: i32) -> Result<()> {
     }
     let in_use: bool = client.query_one(EVENTS_EXIST, &[]).await.map_err(DbError::from)?.get(0);
     if in_use {
-        return Err(Error::new(
-            Code::MigrationFailed,
-            format!("outbox.shards is {wanted}, but the outbox has {current} shards and is in use"),
-        )
-        .hint(format!("set outbox.shards = {current}: a key must not be in two shards at once")));
+        tracing::warn!(
+            setting = wanted,
+            shards = current,
+            "outbox.shards counts for a new outbox only, and this one is in use: outbox-relay shards set changes its number"
+        );
+        return Ok(());
     }
     client.batch_execute(&SET_SHARDS.replace("{shards}", &wanted.to_string())).await.map_err(DbError::from)?;
     tracing::info!(shards = wanted, "the outbox is empty: number of shards set");

@@ -18,6 +18,7 @@ pub mod pauses;
 pub mod recovery;
 pub mod redo;
 pub mod replay;
+pub mod resharding;
 
 mod rows;
 mod settle;

@@ -4,6 +4,7 @@
 
 pub mod encode;
 pub mod policy;
+pub mod progress;
 pub mod routing;
 pub mod takeover;
 
@@ -12,7 +13,6 @@ mod horizon;
 mod lane;
 mod ownership;
 mod pauses;
-mod progress;
 mod upkeep;
 mod wakeup;
 

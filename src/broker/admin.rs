@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -142,6 +142,25 @@ impl Admin {
             .hint(format!("create {name} with {partitions} partitions, or allow this client to create it"))),
             _ => Ok(()),
         }
+    }
+
+    /// Adds partitions to a topic, up to `partitions`. The records of those that are there stay where they are.
+    pub async fn grow_topic(&self, name: &str, partitions: usize) -> Result<()> {
+        let wanted = NewPartitions::new(name, partitions);
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
+        let answers = self.client.create_partitions([&wanted], &options).await.map_err(unreachable)?;
+        let Some(Err((_, code))) = answers.into_iter().next() else { return Ok(()) };
+        // Another instance may have been faster.
+        if self.topic(name).await?.is_some_and(|facts| facts.partitions >= partitions) {
+            return Ok(());
+        }
+        let retriable = matches!(code, RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::NotController);
+        let kind = if retriable { Code::KafkaUnreachable } else { Code::KafkaConfig };
+        Err(Error::new(
+            kind,
+            format!("the topic {name} has fewer than {partitions} partitions, and they cannot be added: {code}"),
+        )
+        .hint(format!("add partitions to {name}, or allow this client to alter it")))
     }
 
     /// Deletes the records of each partition below an offset. Returns the partitions that refused, with the reason.

@@ -1,4 +1,6 @@
-//! `shards`: who works on what.
+//! `shards`: who works on what, and among how many shards keys are spread.
+
+mod set;
 
 use std::time::Duration;
 
@@ -24,9 +26,10 @@ struct Line {
 }
 
 pub(super) async fn run(context: &Context, command: &ShardsCommand) -> Result<()> {
-    let pool = admin_pool(&context.settings(Needs::DATABASE)?)?;
     match command {
+        ShardsCommand::Set(args) => return set::run(context, args).await,
         ShardsCommand::Ls => {
+            let pool = admin_pool(&context.settings(Needs::DATABASE)?)?;
             let lines: Vec<Line> = shards::list(&pool).await?.into_iter().map(Line::from).collect();
             output::data(context.format(), &lines, &lines, || table(&lines))?;
         }

@@ -72,7 +72,7 @@ choice! {
 section! {
     /// The outbox table.
     pub struct OutboxConfig in "outbox" {
-        /// Shards that keys are spread over, used by `migrate up` while the table is still empty. One lane works per shard, so this bounds the number of instances that share the work. At most 32767.
+        /// Shards that keys are spread over, used by `migrate up` while the table is still empty; `outbox-relay shards set` changes them later. One lane works per shard, so this bounds the number of instances that share the work. At most 32767.
         pub shards: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
         /// Ids of one partition, where `migrate up --partitioned` made the table. A partition is dropped as a whole: smaller ones go sooner, and each one costs every statement a little. At least 1000.
         pub partition_rows: NonZeroU32 = rows(5_000_000),

@@ -18,6 +18,8 @@ pub struct Census {
     pub shards: usize,
     /// Shards that can be taken, those of dead instances not counted.
     pub free: usize,
+    /// The number of shards is about to change: all are to be given up, and only those with a batch in flight can be taken.
+    pub resharding: bool,
     /// Instances that died without their lease being over. Always none where early takeover is off.
     pub dead: usize,
 }
@@ -93,7 +95,13 @@ impl Leases {
         }
         let count = |name: &str| usize::try_from(row.get::<_, i64>(name)).unwrap_or(0);
         let dead = self.dead().len();
-        Ok(Census { live: count("live") - dead, shards: count("shards"), free: count("free"), dead })
+        Ok(Census {
+            live: count("live") - dead,
+            shards: count("shards"),
+            free: count("free"),
+            resharding: row.get("resharding"),
+            dead,
+        })
     }
 
     fn dead(&self) -> Vec<Uuid> {

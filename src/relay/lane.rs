@@ -11,6 +11,7 @@ mod judge;
 use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -120,8 +121,13 @@ impl Lane {
     }
 
     /// Relays until `stop` is cancelled, then settles what is in hand and returns. `inherited` is the manifest that a former
-    /// owner left.
-    pub(super) async fn run(mut self, inherited: Option<Vec<i64>>, stop: CancellationToken) -> Ended {
+    /// owner left, and `resolved` becomes true when nothing of it is in flight any more.
+    pub(super) async fn run(
+        mut self,
+        inherited: Option<Vec<i64>>,
+        resolved: &AtomicBool,
+        stop: CancellationToken,
+    ) -> Ended {
         // In exactly-once delivery the marker decides about the inherited batch, when the lane opens.
         let mut hand = Hand { resend: inherited, ..Hand::default() };
         let mut backoff = Backoff::for_connection();
@@ -220,6 +226,9 @@ impl Lane {
             {
                 // Nothing was left to send again, so no marker was written for that batch.
                 transactions.close();
+            }
+            if hand.resend.is_none() || step.batch.is_none() {
+                resolved.store(true, Atomic::Release);
             }
             hand = Hand { last: Some(step.last), ..Hand::default() };
             match step.batch {

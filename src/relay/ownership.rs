@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -33,6 +34,8 @@ struct Owned {
     epoch: i64,
     permit: Permit,
     stop: CancellationToken,
+    /// The lane has settled what a former owner left in flight.
+    resolved: Arc<AtomicBool>,
 }
 
 pub(super) struct Owner {
@@ -105,6 +108,9 @@ impl Owner {
         let census = self.leases.heartbeat().await?;
         self.lanes.health.postgres_works();
         let share = fair_share(census);
+        if census.resharding {
+            return self.give_way(census).await;
+        }
         let draining = self.owned.values().filter(|owned| owned.stop.is_cancelled()).count();
         let active = self.owned.len() - draining;
         if active > share {
@@ -112,6 +118,23 @@ impl Owner {
         } else if active < share && (census.free > 0 || census.dead > 0) {
             let asked = monotonic();
             for acquired in self.leases.acquire(share - active).await? {
+                self.start_lane(acquired, asked);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The number of shards is about to change: takes shards that have a batch in flight and nobody to settle it, gives all others up.
+    async fn give_way(&mut self, census: Census) -> Result<Option<Error>, DbError> {
+        for (shard, owned) in &self.owned {
+            if owned.resolved.load(Atomic::Acquire) && !owned.stop.is_cancelled() {
+                tracing::info!(shard, "shard is given up: the number of shards is about to change");
+                owned.stop.cancel();
+            }
+        }
+        if census.free > 0 || census.dead > 0 {
+            let asked = monotonic();
+            for acquired in self.leases.acquire(census.shards).await? {
                 self.start_lane(acquired, asked);
             }
         }
@@ -151,9 +174,10 @@ impl Owner {
             Err(error) => return tracing::error!(shard, error = %error, "a lane cannot be started"),
         };
         let in_flight = batch_ids.as_ref().map_or(0, Vec::len);
+        let resolved = Arc::new(AtomicBool::new(batch_ids.is_none()));
         tracing::info!(shard, epoch, taken_over, in_flight, "shard acquired");
-        self.owned.insert(shard, Owned { epoch, permit, stop: stop.clone() });
-        self.running.spawn(async move { (shard, epoch, lane.run(batch_ids, stop).await) });
+        self.owned.insert(shard, Owned { epoch, permit, stop: stop.clone(), resolved: Arc::clone(&resolved) });
+        self.running.spawn(async move { (shard, epoch, lane.run(batch_ids, &resolved, stop).await) });
         self.publish_owned();
     }
 

@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Sees to it that the topic is there, one partition for each shard, and returns the name of this outbox, which markers carry.
 /// Waits for PostgreSQL and Kafka. `None` when the stop came first.
 ///
-/// Errors: [`Code::KafkaConfig`] when the topic has too few partitions.
+/// Errors: [`Code::KafkaConfig`] when the topic has too few partitions and they cannot be added.
 pub(super) async fn prepare(
     topic: &str,
     admin: &Admin,
@@ -56,19 +56,29 @@ enum Obstacle {
 
 async fn attempt(topic: &str, admin: &Admin, outbox: &PgOutbox) -> std::result::Result<Uuid, Obstacle> {
     let installation = outbox.installation().await.map_err(Obstacle::Postgres)?;
-    let partitions = match admin.topic(topic).await.map_err(Obstacle::Kafka)? {
-        Some(facts) => facts.partitions,
-        None => {
-            admin.create_topic(topic, installation.shards).await.map_err(Obstacle::Kafka)?;
-            tracing::info!(topic, partitions = installation.shards, "the topic of the markers is created");
-            installation.shards
-        }
-    };
-    if partitions < installation.shards {
-        let message =
-            format!("the topic {topic} has {partitions} partitions, and the outbox has {} shards", installation.shards);
-        let hint = format!("add partitions to {topic}: exactly-once delivery keeps the marker of each shard in one");
-        return Err(Obstacle::Kafka(Error::new(Code::KafkaConfig, message).hint(hint)));
-    }
+    ensure_topic(topic, admin, installation.shards).await.map_err(Obstacle::Kafka)?;
     Ok(installation.id)
+}
+
+/// Sees to it that the topic of the markers has a partition for each shard. It holds no records, so partitions can be added at any time.
+///
+/// Errors: [`Code::KafkaUnreachable`] when waiting can help, [`Code::KafkaConfig`] when it has too few and they cannot be added.
+pub async fn ensure_topic(topic: &str, admin: &Admin, shards: usize) -> Result<()> {
+    match admin.topic(topic).await? {
+        Some(facts) if facts.partitions >= shards => {}
+        Some(facts) => {
+            admin.grow_topic(topic, shards).await?;
+            tracing::info!(
+                topic,
+                from = facts.partitions,
+                to = shards,
+                "the topic of the markers has more partitions now"
+            );
+        }
+        None => {
+            admin.create_topic(topic, shards).await?;
+            tracing::info!(topic, partitions = shards, "the topic of the markers is created");
+        }
+    }
+    Ok(())
 }

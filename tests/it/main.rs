@@ -28,6 +28,7 @@ mod partitions;
 mod projection;
 mod query_plans;
 mod replay;
+mod resharding;
 mod shutdown;
 mod sql_files;
 mod support;

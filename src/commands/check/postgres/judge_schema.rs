@@ -40,6 +40,7 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
         ("outbox_events_id_seq", "select"),
         ("outbox_shards", "select"),
         ("outbox_shards", "update"),
+        ("outbox_installation", "select"),
         ("outbox_instances", "select"),
         ("outbox_instances", "insert"),
         ("outbox_instances", "update"),

@@ -1,0 +1,236 @@
+//! `shards set`: another number of shards while applications insert and instances are at work.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::admin::Admin;
+use crate::cli::ShardsSetArgs;
+use crate::clock::monotonic;
+use crate::commands::confirm::confirmed;
+use crate::commands::signals::Signals;
+use crate::commands::{Context, Result, author};
+use crate::config::{Config, Delivery, Needs};
+use crate::db::{Database, Role};
+use crate::error::{self, Code, Error};
+use crate::outbox::backlog;
+use crate::outbox::resharding::{Busy, Session, State};
+use crate::output::{self, Progress};
+use crate::relay::progress::ensure_topic;
+
+/// Between two looks whether instances have given their shards up.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between two attempts to keep writers out, so that the others get through meanwhile.
+const WRITERS_PAUSE: Duration = Duration::from_secs(1);
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Report {
+    from: i32,
+    shards: i32,
+    /// Events that wait or failed, and stand in another shard now. After a command that was killed: only those it had not moved.
+    moved: u64,
+}
+
+/// How the part ended that can be taken back.
+enum Prepared {
+    Changed,
+    Stopped,
+}
+
+pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
+    let shards = i32::from(args.count);
+    let settings = context.settings(Needs::DATABASE)?;
+    let database = Database::new(&settings.database)?;
+    let pool = database.pool(Role::Admin, 1);
+    let Some(mut session) = Session::open(&pool).await? else {
+        return Err(Error::new(Code::CheckNotMet, "another command is changing the number of shards")
+            .hint("wait until it has ended")
+            .into());
+    };
+    let state = session.state().await?;
+    let resumed = resumes(state, shards)?;
+    if state.shards == shards && state.wanted.is_none() {
+        output::note(&format!("the outbox has {shards} shards already"));
+        return print(context, &Report { from: shards, shards, moved: 0 });
+    }
+    if !state.may_change {
+        return Err(Error::new(Code::PostgresDenied, "this role does not own outbox_shard_count()")
+            .hint("run it with the role that ran: outbox-relay migrate up")
+            .into());
+    }
+    if args.consent.dry_run {
+        let waits = backlog::count(&database.pool(Role::Admin, 1)).await?;
+        let events = waits.pending + waits.held + waits.failed;
+        output::note(&format!(
+            "would spread keys over {shards} shards instead of {}, and look at {events} events that wait or failed; nothing was changed",
+            state.shards
+        ));
+        return Ok(());
+    }
+    let question =
+        format!("Spread keys over {shards} shards instead of {}? Publishing pauses meanwhile.", state.shards);
+    if !confirmed(args.consent.yes, &question)? {
+        return Ok(());
+    }
+    keep_room_for_markers(context, &settings, state, args.count).await?;
+
+    let signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let work = async {
+        if resumed {
+            output::note("going on where the last command was interrupted");
+        } else if let Prepared::Stopped = prepare(&mut session, shards, args.timeout, &stop).await? {
+            return Err(Error::new(Code::CheckNotMet, "interrupted; nothing was changed"));
+        }
+        let moved = move_events(&mut session).await?;
+        session.finish(shards, moved, &author(args.consent.reason.clone())).await?;
+        Ok(moved)
+    };
+    let moved = match signals.run(work, &stop).await {
+        Some(outcome) => outcome.map_err(|error| unfinished(error, shards))?,
+        None => return Err(unfinished(Error::new(Code::PartlyDone, "interrupted"), shards).into()),
+    };
+    output::note(&format!(
+        "keys are spread over {shards} shards; set outbox.shards = {shards} where the settings are kept, for a new outbox"
+    ));
+    print(context, &Report { from: state.shards, shards, moved })
+}
+
+/// Whether an interrupted command is to be finished.
+fn resumes(state: State, shards: i32) -> error::Result<bool> {
+    match state.wanted {
+        Some(wanted) if wanted == state.shards && wanted != shards => Err(Error::new(
+            Code::Usage,
+            format!("a change to {wanted} shards was interrupted, and is to be finished first"),
+        )
+        .hint(format!("run: outbox-relay shards set {wanted}"))),
+        wanted => Ok(wanted == Some(state.shards)),
+    }
+}
+
+/// In exactly-once delivery each shard has its marker in a partition of its own.
+async fn keep_room_for_markers(context: &Context, settings: &Config, state: State, shards: u16) -> Result<()> {
+    if settings.relay.delivery != Delivery::ExactlyOnce && !state.marked {
+        return Ok(());
+    }
+    let settings = context.settings(Needs::BOTH)?;
+    let topic = format!("{}.progress", settings.run.deployment);
+    ensure_topic(&topic, &Admin::new(&settings.kafka)?, usize::from(shards)).await?;
+    Ok(())
+}
+
+/// Everything up to the change itself: instances give up their shards, writers are kept out for a moment. When it does not come so far,
+/// all is given back.
+async fn prepare(
+    session: &mut Session,
+    shards: i32,
+    timeout: Duration,
+    stop: &CancellationToken,
+) -> error::Result<Prepared> {
+    let deadline = monotonic() + timeout;
+    session.announce(shards).await?;
+    let outcome = drain_and_change(session, shards, deadline, stop).await;
+    if !matches!(outcome, Ok(Prepared::Changed)) {
+        session.abandon().await?;
+    }
+    outcome
+}
+
+async fn drain_and_change(
+    session: &mut Session,
+    shards: i32,
+    deadline: Duration,
+    stop: &CancellationToken,
+) -> error::Result<Prepared> {
+    output::note("waiting for instances to finish what is in flight");
+    loop {
+        let busy = session.take().await?;
+        if busy.is_empty() {
+            break;
+        }
+        if stop.is_cancelled() {
+            return Ok(Prepared::Stopped);
+        }
+        if monotonic() > deadline {
+            return Err(still_at_work(&busy));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    loop {
+        match session.change(shards).await {
+            Ok(()) => return Ok(Prepared::Changed),
+            Err(error) if error.is_lock_timeout() => {}
+            Err(error) => return Err(error.into()),
+        }
+        if stop.is_cancelled() {
+            return Ok(Prepared::Stopped);
+        }
+        let writers = session.open_writers().await?;
+        if monotonic() > deadline {
+            let message = format!("{writers} transactions that insert events stay open; nothing was changed");
+            return Err(Error::new(Code::CheckNotMet, message)
+                .hint("pg_stat_activity shows them by xact_start; end what hangs, or wait longer with --timeout"));
+        }
+        output::note(&format!("waiting for {writers} open transactions that insert events"));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(WRITERS_PAUSE) => {}
+        }
+    }
+}
+
+fn still_at_work(busy: &[Busy]) -> Error {
+    let list = |owned: bool| {
+        let of: Vec<String> = busy
+            .iter()
+            .filter(|shard| shard.owner.is_some() == owned)
+            .map(|shard| match &shard.owner {
+                Some(owner) => format!("{} ({})", shard.shard, output::printable(owner)),
+                None => format!("{} ({} events in flight)", shard.shard, shard.in_flight),
+            })
+            .collect();
+        of.join(", ")
+    };
+    if busy.iter().any(|shard| shard.owner.is_some()) {
+        let message = format!("shards that were not given up in time: {}; nothing was changed", list(true));
+        return Error::new(Code::CheckNotMet, message)
+            .hint("the instance waits for Kafka, or is of a version that knows no shards set: stop it, or wait longer with --timeout");
+    }
+    let message = format!("shards whose batch in flight nobody settles: {}; nothing was changed", list(false));
+    Error::new(Code::CheckNotMet, message)
+        .hint("an instance has died in the middle of a batch: let one run, and resume what is paused, so that it is sent again")
+}
+
+async fn move_events(session: &mut Session) -> error::Result<u64> {
+    let (mut moved, shards) = session.move_failed().await?;
+    let mut progress = Progress::new("shards looked through", 0, u64::try_from(shards.len()).unwrap_or(0));
+    for (done, shard) in (1..).zip(shards) {
+        moved += session.move_waiting(shard).await?;
+        progress.at(done);
+    }
+    progress.clear();
+    Ok(moved)
+}
+
+/// From the change on, the command has to be finished.
+fn unfinished(error: Error, shards: i32) -> Error {
+    match error.code() {
+        // Said by `prepare`, which has given everything back.
+        Code::CheckNotMet => error,
+        code => Error::new(
+            code,
+            "the change was interrupted; nothing is lost, and nothing is published until it is finished",
+        )
+        .caused_by(error)
+        .hint(format!("run it again: outbox-relay shards set {shards}")),
+    }
+}
+
+fn print(context: &Context, report: &Report) -> Result<()> {
+    output::data(context.format(), report, std::slice::from_ref(report), || {
+        format!("{} shards, {} events moved\n", report.shards, report.moved)
+    })?;
+    Ok(())
+}

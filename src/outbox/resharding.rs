@@ -1,0 +1,164 @@
+//! Another number of shards while the outbox is in use.
+//!
+//! The order of steps is what keeps order per key: no event is claimed from the moment on at which the first shard is taken
+//! ([`Session::take`] takes only shards without a batch in flight) until every event that waits stands in the shard of its key
+//! ([`Session::finish`]). Writers are kept out only while the function is replaced that computes a shard ([`Session::change`]); what they
+//! insert before has the old shard and is moved, what they insert after has the new one.
+//! Each step can be repeated, and what was asked for stands in `outbox_installation`, so a command that was killed is run again.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::audit::{self, Author};
+use crate::db::{Connection, DbError, Pool};
+use crate::event::ShardId;
+
+const SESSION: &str = include_str!("sql/reshard_session.sql");
+const LOCK: &str = include_str!("sql/reshard_lock.sql");
+const STATE: &str = include_str!("sql/reshard_state.sql");
+const ANNOUNCE: &str = include_str!("sql/reshard_announce.sql");
+const TAKE: &str = include_str!("sql/reshard_take.sql");
+const WAITING: &str = include_str!("sql/reshard_waiting.sql");
+const GIVE_BACK: &str = include_str!("sql/reshard_give_back.sql");
+const CHANGE: &str = include_str!("sql/reshard_change.sql");
+const LOCK_SHARDS: &str = include_str!("sql/reshard_lock_shards.sql");
+const MOVE: &str = include_str!("sql/reshard_move.sql");
+const MOVE_FAILED: &str = include_str!("sql/reshard_move_failed.sql");
+const MOVE_KEYS: &str = include_str!("sql/reshard_move_keys.sql");
+const RETIRE: &str = include_str!("sql/reshard_retire.sql");
+const LOW_IDS: &str = include_str!("sql/reshard_low_ids.sql");
+const OPEN_WRITERS: &str = include_str!("sql/open_writers.sql");
+
+/// Who owns the shards while their number changes.
+const NOBODY: Uuid = Uuid::nil();
+
+/// How many shards there are, and what is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// That keys are spread over now.
+    pub shards: i32,
+    /// That were asked for, by a command that has not finished. When it equals `shards`, events may still stand where they were.
+    pub wanted: Option<i32>,
+    /// Exactly-once delivery has written markers for them.
+    pub marked: bool,
+    /// This role may change the number.
+    pub may_change: bool,
+}
+
+/// A shard that is not taken yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Busy {
+    pub shard: ShardId,
+    /// The instance that has its lease; `None` when there is none, or it is over.
+    pub owner: Option<String>,
+    /// Events whose publishing is not settled.
+    pub in_flight: i32,
+}
+
+/// The one session that changes the number of shards.
+pub struct Session {
+    connection: Connection,
+}
+
+impl Session {
+    /// `pool` is of [`Role::Admin`](crate::db::Role::Admin). `None`: another session is at it.
+    pub async fn open(pool: &Pool) -> Result<Option<Self>, DbError> {
+        let connection = pool.get().await?;
+        connection.query_one(SESSION, &[]).await?;
+        let locked = connection.query_one(LOCK, &[]).await?.try_get(0)?;
+        // A connection that is not given back is closed, and the lock goes with it.
+        Ok(if locked { Some(Self { connection }) } else { None })
+    }
+
+    pub async fn state(&self) -> Result<State, DbError> {
+        let row = self.connection.query_one(STATE, &[]).await?;
+        Ok(State {
+            shards: row.try_get("shards")?,
+            wanted: row.try_get("wanted")?,
+            marked: row.try_get("marked")?,
+            may_change: row.try_get("may")?,
+        })
+    }
+
+    /// Asks every instance to give its shards up.
+    pub async fn announce(&self, shards: i32) -> Result<(), DbError> {
+        self.connection.execute(ANNOUNCE, &[&shards]).await?;
+        Ok(())
+    }
+
+    /// Takes the shards that nobody works on. Returns those that are still at work; none: [`Session::change`] may follow.
+    pub async fn take(&self) -> Result<Vec<Busy>, DbError> {
+        self.connection.execute(TAKE, &[&NOBODY]).await?;
+        let rows = self.connection.query(WAITING, &[&NOBODY]).await?;
+        rows.iter()
+            .map(|row| {
+                let leased: Option<bool> = row.try_get("leased")?;
+                let owner: Option<String> = row.try_get("owner")?;
+                Ok(Busy {
+                    shard: row.try_get("shard")?,
+                    owner: owner.filter(|_| leased == Some(true)),
+                    in_flight: row.try_get("in_flight")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Gives back what was taken, and takes the announcement back. Only before [`Session::change`].
+    pub async fn abandon(&mut self) -> Result<(), DbError> {
+        let tx = self.connection.transaction().await?;
+        tx.execute(GIVE_BACK, &[&NOBODY]).await?;
+        tx.execute(ANNOUNCE, &[&None::<i32>]).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Spreads the keys of new events over `shards` shards. Writers wait for it, 200 ms and a moment at most.
+    ///
+    /// Errors: [`DbError::is_lock_timeout`] when a transaction that has inserted events stays open: try again. Nothing was changed then.
+    pub async fn change(&mut self, shards: i32) -> Result<(), DbError> {
+        let tx = self.connection.transaction().await?;
+        tx.batch_execute(&CHANGE.replace("{shards}", &shards.to_string())).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Transactions that have inserted events and are open.
+    pub async fn open_writers(&self) -> Result<usize, DbError> {
+        Ok(self.connection.query(OPEN_WRITERS, &[]).await?.len())
+    }
+
+    /// Moves FAILED events to the shards of their keys, before those that wait: a retry makes a FAILED event wait where it stands.
+    /// Returns how many, and the shards whose events are to be moved next.
+    pub async fn move_failed(&mut self) -> Result<(u64, Vec<ShardId>), DbError> {
+        let tx = self.connection.transaction().await?;
+        let shards =
+            tx.query(LOCK_SHARDS, &[]).await?.iter().map(|row| row.try_get("shard")).collect::<Result<_, _>>()?;
+        let moved = tx.execute(MOVE_FAILED, &[]).await?;
+        tx.commit().await?;
+        Ok((moved, shards))
+    }
+
+    /// Moves the events that wait in a shard to the shards of their keys. Returns how many. One transaction, in which no command changes
+    /// what waits.
+    pub async fn move_waiting(&mut self, shard: ShardId) -> Result<u64, DbError> {
+        let tx = self.connection.transaction().await?;
+        tx.query(LOCK_SHARDS, &[]).await?;
+        let moved = tx.execute(MOVE, &[&shard]).await?;
+        tx.commit().await?;
+        Ok(moved)
+    }
+
+    /// Moves the held keys, takes away the shards that are too many, lets instances take the others, and records it.
+    pub async fn finish(&mut self, shards: i32, moved: u64, author: &Author) -> Result<(), DbError> {
+        let tx = self.connection.transaction().await?;
+        tx.query(LOCK_SHARDS, &[]).await?;
+        tx.execute(MOVE_KEYS, &[]).await?;
+        tx.execute(LOW_IDS, &[]).await?;
+        tx.execute(RETIRE, &[]).await?;
+        tx.execute(GIVE_BACK, &[&NOBODY]).await?;
+        tx.execute(ANNOUNCE, &[&None::<i32>]).await?;
+        audit::record(&tx, author, "set shards", &json!({ "shards": shards, "moved": moved })).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,2 @@
+-- Settings of a session that looks for the events that wait: by their indexes, whatever the statistics say, and for as long as it takes.
+select set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false), set_config('statement_timeout', '0', false)
