@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::admin;
 use crate::broker::admin::Admin;
 use crate::broker::client_config;
+use crate::broker::lost::LostBrokers;
 use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::{MarkerPlace, TransactionSettings};
@@ -181,7 +182,9 @@ impl App {
             projection.iter().map(Projection::load).collect::<Result<_>>()?
         };
         let client = client_config::common(kafka, &format!("{}-{}-consumer", run.deployment, self.name));
-        let consumer = Consumer::new(&self.database, client, consumer.clone(), projections, self.metrics.clone());
+        let mut lost = LostBrokers::new(client.clone());
+        let lost = Box::new(move |down| lost.look(down));
+        let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, self.metrics.clone());
         consumer.status().report_to(self.health.check("consumer"));
         Ok(consumer)
     }

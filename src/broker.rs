@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod client_config;
 pub mod failure;
+pub mod lost;
 pub mod publisher;
 pub mod reader;
 pub mod scan;
@@ -99,6 +100,8 @@ pub enum Delivery {
     Refused { class: &'static str, reason: String },
     /// Not sent, because an earlier record of its key was refused.
     Withheld,
+    /// Not sent: this client may not write to the topic.
+    Denied,
     /// Not acknowledged, for a reason that is not the record's. It may be in the log all the same if it was in flight.
     Unsent,
 }

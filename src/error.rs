@@ -68,6 +68,8 @@ codes! {
     KafkaConfig = "OR-K002", ConfigInvalid;
     /// The log of a topic begins after the offset that the consumer has to read next: records are lost to it.
     ConsumerDataLoss = "OR-K003", HistoriesDisagree;
+    /// Kafka does not let this client see or write to a topic.
+    KafkaDenied = "OR-K004", Unreachable;
     /// Another instance owns a shard that this one believed to own.
     Fenced = "OR-R001", Fenced;
     /// A settled batch did not change as many rows as it has: somebody changed them by hand. Logged, never an exit.

@@ -55,7 +55,7 @@ pub struct PollLabel {
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TransactionLabel {
-    /// `committed`, `refused` (a record) or `unknown` (the marker tells).
+    /// `committed`, `refused` (a record), `denied` (a topic) or `unknown` (the marker tells).
     pub outcome: &'static str,
 }
 
@@ -259,7 +259,7 @@ impl Metrics {
         for result in ["full", "partial", "empty"] {
             drop(poll_duration.get_or_create(&PollLabel { result }));
         }
-        for outcome in ["committed", "refused", "unknown"] {
+        for outcome in ["committed", "refused", "denied", "unknown"] {
             drop(transactions.get_or_create(&TransactionLabel { outcome }));
         }
         for kind in ["published", "discarded", "failed", "handled"] {

@@ -2,7 +2,7 @@
 //! deletion of dead letters.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -62,7 +62,7 @@ impl ConsumerContext for QuietContext {}
 /// A connection for questions. Cheap to clone. Every call waits at most five seconds for each answer.
 #[derive(Clone)]
 pub struct Admin {
-    client: Arc<AdminClient<QuietContext>>,
+    client: Arc<RwLock<Arc<AdminClient<QuietContext>>>>,
     settings: KafkaConfig,
 }
 
@@ -75,14 +75,27 @@ impl std::fmt::Debug for Admin {
 impl Admin {
     /// Connects in the background. Errors: [`Code::KafkaConfig`] for settings that librdkafka refuses.
     pub fn new(settings: &KafkaConfig) -> Result<Self> {
-        use rdkafka::config::FromClientConfigAndContext;
-        let config = client_config::common(settings, "outbox-relay-admin");
-        let client = AdminClient::from_config_and_context(&config, QuietContext).map_err(refused_settings)?;
-        Ok(Self { client: Arc::new(client), settings: settings.clone() })
+        let client = connect(settings)?;
+        Ok(Self { client: Arc::new(RwLock::new(Arc::new(client))), settings: settings.clone() })
     }
 
+    fn client(&self) -> Arc<AdminClient<QuietContext>> {
+        Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The brokers. When none answers, the next call asks with a new client: the old one may have lost all it knew (see
+    /// [`lost`](super::lost)), and has nothing to lose.
     pub async fn cluster(&self) -> Result<ClusterFacts> {
-        let client = Arc::clone(&self.client);
+        let answer = self.ask_cluster().await;
+        if answer.is_err() {
+            let client = Arc::new(connect(&self.settings)?);
+            *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        }
+        answer
+    }
+
+    async fn ask_cluster(&self) -> Result<ClusterFacts> {
+        let client = self.client();
         blocking(move || {
             let metadata = client.inner().fetch_metadata(None, ANSWER_TIMEOUT).map_err(unreachable)?;
             let brokers = metadata
@@ -95,9 +108,9 @@ impl Admin {
         .await
     }
 
-    /// `None` when the topic does not exist.
+    /// `None` when the topic does not exist. Errors: [`Code::KafkaDenied`] without the right to describe it.
     pub async fn topic(&self, name: &str) -> Result<Option<TopicFacts>> {
-        let (client, topic) = (Arc::clone(&self.client), name.to_owned());
+        let (client, topic) = (self.client(), name.to_owned());
         let found = blocking(move || {
             let metadata = client.inner().fetch_metadata(Some(&topic), ANSWER_TIMEOUT).map_err(unreachable)?;
             let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
@@ -109,6 +122,7 @@ impl Admin {
                 ) => {
                     return Ok(None);
                 }
+                Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => return Err(denied(&topic)),
                 // A topic that exists but has no leader, or that we may not see yet.
                 Some(error) => return Err(unreachable(KafkaError::MetadataFetch(RDKafkaErrorCode::from(error)))),
             }
@@ -133,7 +147,7 @@ impl Admin {
         let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client.create_topics([&topic], &options).await.map_err(unreachable)?;
+        let answers = self.client().create_topics([&topic], &options).await.map_err(unreachable)?;
         match answers.into_iter().next() {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(Error::new(
                 Code::KafkaUnreachable,
@@ -148,7 +162,7 @@ impl Admin {
     pub async fn grow_topic(&self, name: &str, partitions: usize) -> Result<()> {
         let wanted = NewPartitions::new(name, partitions);
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client.create_partitions([&wanted], &options).await.map_err(unreachable)?;
+        let answers = self.client().create_partitions([&wanted], &options).await.map_err(unreachable)?;
         let Some(Err((_, code))) = answers.into_iter().next() else { return Ok(()) };
         // Another instance may have been faster.
         if self.topic(name).await?.is_some_and(|facts| facts.partitions >= partitions) {
@@ -170,7 +184,7 @@ impl Admin {
             list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(unreachable)?;
         }
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client.delete_records(&list, &options).await.map_err(unreachable)?;
+        let answers = self.client().delete_records(&list, &options).await.map_err(unreachable)?;
         let refused = answers.elements().into_iter().filter_map(|element| {
             let error = element.error().err()?;
             Some((element.topic().to_owned(), element.partition(), error.to_string()))
@@ -181,7 +195,7 @@ impl Admin {
     /// Low and end offset of each partition. Empty when the topic does not exist.
     pub async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>> {
         let Some(facts) = self.topic(topic).await? else { return Ok(Vec::new()) };
-        let (client, topic) = (Arc::clone(&self.client), topic.to_owned());
+        let (client, topic) = (self.client(), topic.to_owned());
         blocking(move || {
             (0..facts.partitions)
                 .map(|partition| {
@@ -244,7 +258,7 @@ impl Admin {
     /// answered, so that a cluster without a controller (as librdkafka's mock) says no at once instead of never.
     async fn topic_settings(&self, topic: &str, broker: i32) -> HashMap<String, String> {
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).broker_id(broker);
-        match self.client.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await {
+        match self.client().describe_configs([&ResourceSpecifier::Topic(topic)], &options).await {
             Ok(resources) => resources
                 .into_iter()
                 .flatten()
@@ -270,6 +284,17 @@ pub(super) fn unreachable(error: KafkaError) -> Error {
     Error::new(Code::KafkaUnreachable, "cannot reach Kafka")
         .caused_by(error)
         .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
+}
+
+fn connect(settings: &KafkaConfig) -> Result<AdminClient<QuietContext>> {
+    use rdkafka::config::FromClientConfigAndContext;
+    let config = client_config::common(settings, "outbox-relay-admin");
+    AdminClient::from_config_and_context(&config, QuietContext).map_err(refused_settings)
+}
+
+fn denied(topic: &str) -> Error {
+    Error::new(Code::KafkaDenied, format!("Kafka does not let this client see the topic {topic}"))
+        .hint(format!("grant DESCRIBE and WRITE on {topic} to the user of the relay"))
 }
 
 pub(super) fn refused_settings(error: KafkaError) -> Error {

@@ -41,6 +41,8 @@ pub(super) enum State {
         code: RDKafkaErrorCode,
     },
     Withheld,
+    /// Its topic does not take records of this client.
+    Denied,
     Unsent,
 }
 
@@ -65,6 +67,7 @@ impl BatchState {
                 Err(code) => match classify(code) {
                     Class::Record(class) if alone == Some(report.index) => State::Refused { class, code },
                     Class::Record(_) => State::Suspect,
+                    Class::Denied => State::Denied,
                     Class::Fatal => State::Waiting,
                     Class::Infrastructure => State::Unsent,
                 },
@@ -92,6 +95,7 @@ impl BatchState {
                 State::Acked { partition, offset } => Delivery::Acked { partition, offset },
                 State::Refused { class, code } => Delivery::Refused { class, reason: code.to_string() },
                 State::Withheld => Delivery::Withheld,
+                State::Denied => Delivery::Denied,
                 State::Waiting | State::Sent | State::Suspect | State::Unsent => Delivery::Unsent,
             })
             .collect()
@@ -128,6 +132,12 @@ pub(super) fn hand_over(
             Err(SendError::Code(code)) => match classify(code) {
                 // The client itself refuses this one record: there is no batch to share the blame.
                 Class::Record(class) => return Err(HandOver::Refused(class, code)),
+                // The client knows it from the metadata of the topic.
+                Class::Denied => {
+                    batch.failures += 1;
+                    batch.states[index] = State::Denied;
+                    return Ok(());
+                }
                 Class::Infrastructure | Class::Fatal => {
                     let end = give_up(producer, batch, "the client takes no more records");
                     return Err(HandOver::Ended(end));
@@ -155,6 +165,8 @@ pub(super) fn drain(
             return Some(interrupt(producer, batch));
         } else if producer.fatal().is_some() {
             return Some(end_fatal(producer, batch, alone));
+        } else if producer.has_lost_its_brokers() {
+            return Some(give_up(producer, batch, "the client has lost all its brokers, and there are some"));
         } else if monotonic().saturating_sub(progress) > timeout {
             return Some(give_up(producer, batch, "no acknowledgement within publish_timeout"));
         }
@@ -226,7 +238,7 @@ mod tests {
         batch.take(
             vec![
                 report(0, Err(RDKafkaErrorCode::PurgeQueue)),
-                report(1, Err(RDKafkaErrorCode::TopicAuthorizationFailed)),
+                report(1, Err(RDKafkaErrorCode::NotEnoughReplicas)),
                 report(2, Ok((4, 17))),
             ],
             None,

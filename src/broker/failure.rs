@@ -10,6 +10,8 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 pub enum Class {
     /// The broker, the network, a grant or a missing topic: wait; the record is as good as before, and no attempt is counted.
     Infrastructure,
+    /// The topic does not take records of this client, for want of a grant: what goes to it waits, the rest goes on, and no attempt is counted.
+    Denied,
     /// This record, whoever sends it and whenever: it fails, with this name in `last_error` and in metrics.
     Record(&'static str),
     /// The producer: it is of no more use, and a new one sends again what was not acknowledged. No attempt is counted.
@@ -29,6 +31,7 @@ fn class_of(error: Error) -> Class {
         Error::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE
         | Error::RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE
         | Error::RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE => Class::Record("too-large"),
+        Error::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED => Class::Denied,
         Error::RD_KAFKA_RESP_ERR_INVALID_MSG
         | Error::RD_KAFKA_RESP_ERR_INVALID_RECORD
         | Error::RD_KAFKA_RESP_ERR__BAD_MSG => Class::Record("invalid-record"),
@@ -132,7 +135,6 @@ fn class_of(error: Error) -> Class {
         | Error::RD_KAFKA_RESP_ERR_INVALID_SESSION_TIMEOUT
         | Error::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS
         | Error::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE
-        | Error::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
         | Error::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
         | Error::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED
         | Error::RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM
@@ -205,7 +207,7 @@ fn class_of(error: Error) -> Class {
 /// `docs/errors.md`: every code with its class.
 pub fn reference_markdown() -> String {
     let mut records: Vec<(&str, Vec<String>)> = Vec::new();
-    let (mut fatal, mut infrastructure) = (Vec::new(), Vec::new());
+    let (mut denied, mut fatal, mut infrastructure) = (Vec::new(), Vec::new(), Vec::new());
     for error in (-200..=1_000).filter_map(|code| Error::try_from(code).ok()) {
         let name = format!("`{}`", format!("{error:?}").trim_start_matches("RD_KAFKA_RESP_ERR_"));
         match class_of(error) {
@@ -213,6 +215,7 @@ pub fn reference_markdown() -> String {
                 Some((_, names)) => names.push(name),
                 None => records.push((class, vec![name])),
             },
+            Class::Denied => denied.push(name),
             Class::Fatal => fatal.push(name),
             Class::Infrastructure => infrastructure.push(name),
         }
@@ -221,7 +224,7 @@ pub fn reference_markdown() -> String {
     for (class, names) in &records {
         writeln!(text, "| `{class}` | {} |", names.join(", ")).expect("writing to a String cannot fail");
     }
-    for (title, names) in [("The producer", fatal), ("Infrastructure", infrastructure)] {
+    for (title, names) in [("A missing grant", denied), ("The producer", fatal), ("Infrastructure", infrastructure)] {
         write!(text, "\n## {title}\n\n{}\n", names.join(", ")).expect("writing to a String cannot fail");
     }
     text
@@ -245,7 +248,6 @@ mod tests {
             Code::UnknownTopic,
             Code::UnknownTopicOrPartition,
             Code::UnknownPartition,
-            Code::TopicAuthorizationFailed,
             Code::ClusterAuthorizationFailed,
             Code::SaslAuthenticationFailed,
             Code::KafkaStorageError,
@@ -262,6 +264,11 @@ mod tests {
         {
             assert_eq!(classify(code), Class::Fatal, "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_missing_grant_is_of_its_topic_alone() {
+        assert_eq!(classify(Code::TopicAuthorizationFailed), Class::Denied);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
+use super::lost::LostBrokers;
 use super::{Headers, Record};
 use crate::clock::{Permit, monotonic};
 
@@ -53,6 +54,8 @@ pub(super) struct Report {
 struct Context {
     reports: Mutex<Vec<Report>>,
     brokers_up: Arc<AtomicBool>,
+    /// No broker of this producer can be reached, and nothing was acknowledged since.
+    down: AtomicBool,
     /// Something happened on a connection, and a request may have been sent twice.
     suspicious: AtomicBool,
 }
@@ -71,6 +74,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AllBrokersDown)) {
             self.brokers_up.store(false, Ordering::Relaxed);
+            self.down.store(true, Ordering::Relaxed);
         }
         self.suspicious.store(true, Ordering::Relaxed);
         tracing::debug!(target: "librdkafka", error = %error, reason, "client error");
@@ -84,6 +88,7 @@ impl ProducerContext for Context {
         let outcome = match result {
             Ok(message) => {
                 self.brokers_up.store(true, Ordering::Relaxed);
+                self.down.store(false, Ordering::Relaxed);
                 Ok((message.partition(), message.offset()))
             }
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
@@ -105,15 +110,16 @@ pub(super) struct Producer {
     inner: BaseProducer<Context>,
     unreported: usize,
     watch: Arc<CallWatch>,
+    lost: LostBrokers,
 }
 
 impl Producer {
     /// Connects in the background. `brokers_up` is set by every acknowledgement and cleared when no broker can be reached.
     pub(super) fn new(config: &ClientConfig, records_max: usize, brokers_up: Arc<AtomicBool>) -> KafkaResult<Self> {
         let reports = Mutex::new(Vec::with_capacity(records_max));
-        let context = Context { reports, brokers_up, suspicious: AtomicBool::new(false) };
+        let context = Context { reports, brokers_up, down: AtomicBool::new(false), suspicious: AtomicBool::new(false) };
         let inner = BaseProducer::from_config_and_context(config, context)?;
-        Ok(Self { inner, unreported: 0, watch: Arc::default() })
+        Ok(Self { inner, unreported: 0, watch: Arc::default(), lost: LostBrokers::new(config.clone()) })
     }
 
     /// Tells `watch` about calls of transactions from now on.
@@ -246,6 +252,13 @@ impl Producer {
 
     pub(super) fn suspect(&self) {
         self.inner.context().suspicious.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there are brokers, and this producer will never find them again. To be asked again and again while reports are missing;
+    /// may block for two seconds while no broker can be reached.
+    pub(super) fn has_lost_its_brokers(&mut self) -> bool {
+        let down = self.inner.context().down.load(Ordering::Relaxed);
+        self.lost.look(down)
     }
 
     /// The error after which this producer sends nothing any more.

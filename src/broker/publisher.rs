@@ -5,7 +5,7 @@
 //! Invariant: a record is reported [`Delivery::Refused`] only after it was refused alone. A broker refuses whole batches,
 //! and librdkafka then fails every record in them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -145,19 +145,19 @@ fn pass(
         .filter_map(|(record, _)| record.key.as_deref())
         .collect();
     // What Kafka would not take yet keeps the rest of its topic back, or a later record of its key would go first.
-    let unsent_topics: HashSet<&str> = records
+    let unsent_topics: HashMap<&str, State> = records
         .iter()
         .zip(&batch.states)
-        .filter(|(_, state)| **state == State::Unsent)
-        .map(|(record, _)| record.topic.as_str())
+        .filter(|(_, state)| matches!(state, State::Unsent | State::Denied))
+        .map(|(record, state)| (record.topic.as_str(), *state))
         .collect();
     for (index, record) in records.iter().enumerate() {
         let state = batch.states[index];
         if !matches!(state, State::Waiting | State::Suspect) {
             continue;
         }
-        if unsent_topics.contains(record.topic.as_str()) {
-            batch.states[index] = State::Unsent;
+        if let Some(why) = unsent_topics.get(record.topic.as_str()) {
+            batch.states[index] = *why;
             continue;
         }
         if record.key.as_deref().is_some_and(|key| refused_keys.contains(key)) {

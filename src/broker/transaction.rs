@@ -77,6 +77,8 @@ pub enum Outcome {
     Committed(Vec<(i32, i64)>),
     /// Kafka refused this record, alone. Nothing was committed.
     Refused { index: usize, class: &'static str, reason: String },
+    /// This client may not write to the topics of these records. Nothing was committed.
+    Denied(Vec<usize>),
     /// Not committed, or nobody knows: the marker tells, after the next [`TransactionalPublisher::open`].
     Unknown(String),
 }
@@ -303,7 +305,7 @@ impl Worker {
     ) -> Outcome {
         match self.transaction(open, records, marker, permit, batch) {
             Ok(()) => Outcome::Committed(batch.places()),
-            Err(reason) => batch.refused().unwrap_or(Outcome::Unknown(reason)),
+            Err(reason) => batch.refused().or_else(|| batch.denied()).unwrap_or(Outcome::Unknown(reason)),
         }
     }
 
@@ -390,10 +392,21 @@ impl BatchState {
             State::Refused { class, code } => {
                 Some(Outcome::Refused { index, class, reason: format!("refused by Kafka: {code}") })
             }
-            State::Waiting | State::Sent | State::Acked { .. } | State::Suspect | State::Withheld | State::Unsent => {
-                None
-            }
+            State::Waiting
+            | State::Sent
+            | State::Acked { .. }
+            | State::Suspect
+            | State::Withheld
+            | State::Denied
+            | State::Unsent => None,
         })
+    }
+
+    /// The records that went to topics which Kafka does not let this client write to, if any.
+    fn denied(&self) -> Option<Outcome> {
+        let indexes = self.states.iter().enumerate().filter(|(_, state)| **state == State::Denied);
+        let denied: Vec<usize> = indexes.map(|(index, _)| index).collect();
+        (!denied.is_empty()).then_some(Outcome::Denied(denied))
     }
 
     /// After an abort: all is to be sent again, and suspects stay suspects.
@@ -416,6 +429,7 @@ impl BatchState {
                 | State::Suspect
                 | State::Refused { .. }
                 | State::Withheld
+                | State::Denied
                 | State::Unsent => None,
             })
             .collect()

@@ -1,4 +1,4 @@
-//! What an operator has paused: everything, or single topics.
+//! What an operator has paused: everything, or single topics; and the release of keys that waited for a topic.
 
 use super::audit::{self, Author};
 use crate::db::{DbError, Pool};
@@ -6,6 +6,7 @@ use crate::db::{DbError, Pool};
 const LIST: &str = include_str!("sql/list_pauses.sql");
 const ADD: &str = include_str!("sql/add_pause.sql");
 const REMOVE: &str = include_str!("sql/remove_pause.sql");
+const RELEASE_GRANTED: &str = include_str!("sql/release_granted.sql");
 const RELEASE: &str = include_str!("sql/release_resumed.sql");
 
 /// The name that stands for everything; no topic can have it.
@@ -59,6 +60,14 @@ async fn change(pool: &Pool, statement: &str, action: &str, topic: &str, author:
     tx.commit().await?;
     connection.done();
     Ok(changed > 0)
+}
+
+/// Lets the keys go that wait for a grant on these topics. Returns how many.
+pub async fn release_granted(pool: &Pool, topics: &[String]) -> Result<u64, DbError> {
+    let connection = pool.get().await?;
+    let released = connection.execute(&connection.prepare_cached(RELEASE_GRANTED).await?, &[&topics]).await?;
+    connection.done();
+    Ok(released)
 }
 
 /// Lets the keys go that wait for a topic which is not paused any more. Returns how many.

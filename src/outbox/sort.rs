@@ -32,6 +32,8 @@ pub enum TopicWait {
     Paused(String),
     /// It does not exist yet: look again after this time.
     Missing(String, Duration),
+    /// Kafka does not let the relay write to it: look again after this time, or when it does.
+    Denied(String, Duration),
 }
 
 /// Claimed events by what happens to them next. Those in no list stay as they are.
@@ -96,6 +98,7 @@ pub(super) async fn sort_out<R>(
             }
             Verdict::Wait(TopicWait::Paused(topic)) => wait("paused", Some(topic), None),
             Verdict::Wait(TopicWait::Missing(topic, retry)) => wait("no-topic", Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Denied(topic, retry)) => wait("denied", Some(topic), Some(retry)),
             Verdict::Stop => {
                 sorted.stopped = true;
                 break;

@@ -51,10 +51,14 @@ const ERROR_LASTS: Duration = Duration::from_secs(30);
 /// How long the stop waits for the client to leave its group.
 const LEAVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Told again and again whether the client has no broker; true: it will never find one again, and another has to take its place.
+pub type IsLost = Box<dyn FnMut(bool) -> bool + Send + Sync>;
+
 /// The companion consumer, ready to run.
 pub struct Consumer {
     store: Store,
     kafka: ClientConfig,
+    lost: IsLost,
     settings: ConsumerConfig,
     metrics: Metrics,
     status: ConsumerStatus,
@@ -65,13 +69,14 @@ impl Consumer {
     pub fn new(
         database: &Database,
         kafka: ClientConfig,
+        lost: IsLost,
         settings: ConsumerConfig,
         projections: Vec<Projection>,
         metrics: Metrics,
     ) -> Self {
         let store = Store::new(database, settings.group.clone(), projections, metrics.clone());
         let kafka = client_settings(kafka, &settings.group);
-        Self { store, kafka, settings, metrics, status: ConsumerStatus::default() }
+        Self { store, kafka, lost, settings, metrics, status: ConsumerStatus::default() }
     }
 
     /// For `/readyz`; stays valid while the consumer runs and after.
@@ -142,6 +147,8 @@ impl Consumer {
 /// The loop, on its own thread.
 struct Reader {
     consumer: BaseConsumer<Context>,
+    kafka: ClientConfig,
+    lost: IsLost,
     store: Store,
     settings: ConsumerConfig,
     meters: Meters,
@@ -164,15 +171,8 @@ struct Reader {
 
 impl Reader {
     fn new(consumer: Consumer, runtime: Handle, stop: CancellationToken) -> Result<Self> {
-        let Consumer { store, kafka, settings, metrics, status } = consumer;
-        let refused = |error: KafkaError| {
-            Error::new(Code::KafkaConfig, "the Kafka consumer cannot be created")
-                .caused_by(error)
-                .hint("check [kafka] and [kafka.properties]")
-        };
-        let consumer = BaseConsumer::from_config_and_context(&kafka, Context::default()).map_err(refused)?;
-        let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(refused)?;
+        let Consumer { store, kafka, lost, settings, metrics, status } = consumer;
+        let consumer = subscribe(&kafka, &settings.topics)?;
         let batch_records = usize::try_from(settings.batch_records.get()).expect("a u32 fits");
         let meters = Meters::new(metrics, settings.group.clone());
         for topic in &settings.topics {
@@ -180,6 +180,8 @@ impl Reader {
         }
         Ok(Self {
             consumer,
+            lost,
+            kafka,
             store,
             settings,
             meters,
@@ -216,7 +218,24 @@ impl Reader {
                 self.commit_offsets();
             }
             self.observe();
+            if (self.lost)(self.brokers_down) {
+                self.connect_anew()?;
+            }
         }
+        Ok(())
+    }
+
+    /// The client will never find a broker again: another one takes its place. Where to read on is in PostgreSQL.
+    fn connect_anew(&mut self) -> Result<()> {
+        tracing::warn!("the Kafka client has lost all its brokers, and there are some: it is replaced");
+        let successor = subscribe(&self.kafka, &self.settings.topics)?;
+        let old = std::mem::replace(&mut self.consumer, successor);
+        old.context().close();
+        // It cannot leave its group, and may wait for that.
+        drop(std::thread::Builder::new().name("consumer-closing".to_owned()).spawn(move || drop(old)));
+        self.assignment.assign(Vec::new(), clock::monotonic());
+        (self.joined, self.unanswered, self.brokers_down) = (false, false, false);
+        self.uncommitted.clear();
         Ok(())
     }
 
@@ -470,6 +489,18 @@ impl Reader {
         }
         self.status.report(self.joined, problems);
     }
+}
+
+fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Context>> {
+    let refused = |error: KafkaError| {
+        Error::new(Code::KafkaConfig, "the Kafka consumer cannot be created")
+            .caused_by(error)
+            .hint("check [kafka] and [kafka.properties]")
+    };
+    let consumer = BaseConsumer::from_config_and_context(kafka, Context::default()).map_err(refused)?;
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics).map_err(refused)?;
+    Ok(consumer)
 }
 
 /// Why a partition waits after PostgreSQL failed.

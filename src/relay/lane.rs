@@ -364,8 +364,12 @@ impl Lane {
         let mut settlement = Settlement { published: Vec::with_capacity(records.len()), ..Settlement::default() };
         let mut per_topic = PerTopic::new(metrics);
         let mut unsent = 0_u64;
+        let (any_denied, mut written) = (self.shared.catalog.any_denied(), HashSet::new());
         for ((record, id), delivery) in records.iter().zip(ids.iter().copied()).zip(deliveries) {
             let acked = matches!(delivery, Delivery::Acked { .. });
+            if acked && any_denied {
+                written.insert(record.topic.as_str());
+            }
             per_topic.count(&record.topic, acked.then(|| (now_ms - record.timestamp_ms) as f64 / 1_000.0));
             match delivery {
                 Delivery::Acked { partition, offset } => {
@@ -386,10 +390,17 @@ impl Lane {
                 }
                 // It stays PENDING, and the next claim sees what has become of its key.
                 Delivery::Withheld => {}
+                // The next claim holds its key.
+                Delivery::Denied => {
+                    let labels = FailureLabels { topic: record.topic.clone(), reason: "denied" };
+                    metrics.publish_failures.get_or_create(&labels).inc();
+                    self.shared.catalog.deny(&record.topic, true);
+                }
                 Delivery::Unsent => unsent += 1,
             }
         }
         per_topic.flush();
+        self.shared.catalog.written(written.into_iter());
         if let Some(tap) = &self.shared.ack_tap {
             let ids: Vec<i64> = settlement.published.iter().map(|(id, _)| *id).collect();
             tap(&ids);

@@ -1,4 +1,5 @@
-//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time.
+//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time. Releases what waits for a
+//! topic that goes on.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -84,6 +85,12 @@ pub(super) async fn look(lanes: &Lanes, pool: &Pool) {
     }
     if let Err(error) = pauses::release_resumed(pool).await {
         tracing::debug!(error = %error.chain(), "resumed keys could not be released");
+    }
+    let granted = lanes.catalog.granted();
+    if !granted.is_empty()
+        && let Err(error) = pauses::release_granted(pool, &granted).await
+    {
+        tracing::debug!(error = %error.chain(), "keys that waited for a grant could not be released");
     }
 }
 

@@ -286,3 +286,89 @@ async fn a_relay_with_nothing_to_do_notices_that_kafka_is_away() {
     kafka.start_again().await;
     wait_for_readiness(relay.admin(), 200).await;
 }
+
+/// Forbids everybody to use a topic, or allows it again. The broker knows its clients by no name.
+async fn forbid(kafka: &PrivateKafka, topic: &str, forbidden: bool) {
+    let change: &[&str] = if forbidden { &["--add"] } else { &["--remove", "--force"] };
+    let subject = ["--deny-principal", "User:ANONYMOUS", "--operation", "All", "--topic", topic];
+    let call = ["tool", "org.apache.kafka.tools.AclCommand", "--bootstrap-server", &kafka.bootstrap];
+    let call: Vec<&str> = call.iter().chain(change).chain(&subject).copied().collect();
+    let output = tokio::process::Command::new(crate::support::script("kafka.sh")).args(&call).output().await.unwrap();
+    assert!(output.status.success(), "{call:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A grant that is missing on one topic makes the keys of its events wait, however many, and nobody else; after the grant they follow in
+/// order, with no attempt counted. `known`: the relay has written to the topic before.
+async fn a_missing_grant(delivery: &str, known: bool) {
+    let authorizer = [
+        "--config",
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "--config",
+        "allow.everyone.if.no.acl.found=true",
+    ];
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("denied"), PrivateKafka::start_with(&authorizer));
+    let (denied, free) =
+        (Topic::create_on(&kafka.bootstrap, "denied", 3).await, Topic::create_on(&kafka.bootstrap, "free", 3).await);
+    let client = database.connect().await;
+    let relay = RelaySettings::new(&database, &kafka.bootstrap)
+        .set("relay.delivery", delivery)
+        .set("run.deployment", &unique("denied"))
+        .set("relay.batch_rows", "100")
+        .start_ready()
+        .await;
+    if known {
+        insert_many(&client, &denied.name, 20, 100).await;
+        wait_until_published(&database, Duration::from_secs(60)).await;
+    }
+    forbid(&kafka, &denied.name, true).await;
+    // More than a batch of every shard, and the others come after them.
+    insert_many(&client, &denied.name, 20, 4_000).await;
+    let others = async |upto: i64| {
+        let insert = "insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload) \
+                      select 'Order', 'free-' || n % 40, 'OrderCreatedEvent', $1, '{}' from generate_series(1, 1000) n";
+        client.execute(insert, &[&free.name]).await.expect("an insert");
+        wait_until("the others are published", Duration::from_secs(60), async || {
+            let query = "select count(*) from outbox_events where topic = $1 and status = 'PUBLISHED'";
+            let published: i64 = client.query_one(query, &[&free.name]).await.expect("a count").get(0);
+            if published == upto { Ok(()) } else { Err(format!("{published}")) }
+        })
+        .await;
+    };
+    others(1_000).await;
+    wait_until("all keys of the topic wait for it", Duration::from_secs(60), async || {
+        let query = "select count(*) from outbox_held_keys where reason = 'denied' and topic = $1";
+        let held: i64 = client.query_one(query, &[&denied.name]).await.expect("a count").get(0);
+        if held == 20 { Ok(()) } else { Err(format!("{held}, {:?}", counts(&client).await)) }
+    })
+    .await;
+    assert_eq!(counts(&client).await.get("FAILED"), None);
+    others(2_000).await;
+    if known {
+        assert!(relay.metric("outbox_relay_publish_failures_total").await > 0.0, "the metric tells");
+    }
+
+    forbid(&kafka, &denied.name, false).await;
+    wait_until_published(&database, Duration::from_secs(60)).await;
+    let sent = sent_ids(&[denied.records().await, free.records().await].concat());
+    let report = order::check(&committed_ids(&client).await, &sent);
+    report.expect_kept().expect_no_late_repeats();
+    if delivery == "exactly-once" {
+        report.expect_no_repeats();
+    }
+    assert_eq!(most_attempts(&client).await, 0, "a grant that is missing is no attempt");
+}
+
+#[tokio::test]
+async fn a_topic_that_must_not_be_written_to_delays_its_own_keys_alone() {
+    a_missing_grant("at-least-once", true).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_must_not_be_written_to_delays_its_own_keys_alone_in_exactly_once_delivery() {
+    a_missing_grant("exactly-once", true).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_must_not_be_seen_delays_its_own_keys_alone() {
+    a_missing_grant("at-least-once", false).await;
+}

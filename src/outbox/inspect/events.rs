@@ -169,7 +169,7 @@ pub struct Details {
 pub struct Hold {
     /// The event that holds the key: the first one that failed or is delayed.
     pub first_id: i64,
-    /// `failed`, `retry`, `delayed`, `paused` or `no-topic`.
+    /// `failed`, `retry`, `delayed`, `paused`, `no-topic` or `denied`.
     pub reason: String,
     pub since: Timestamp,
     /// `None`: until somebody releases it.

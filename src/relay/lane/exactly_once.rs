@@ -186,6 +186,7 @@ impl Lane {
                     return Err(Obstacle::Kafka("the connection to Kafka is not steady".to_owned()));
                 }
                 Outcome::Unknown(reason) | Outcome::Refused { reason, .. } => return Err(Obstacle::Kafka(reason)),
+                Outcome::Denied(_) => return Err(Obstacle::Kafka("the marker was denied".to_owned())),
             }
         }
         if write_marker || transactions.marked.is_none() {
@@ -213,6 +214,7 @@ impl Lane {
         let outcome = match &ended.outcome {
             Outcome::Committed(_) => "committed",
             Outcome::Refused { .. } => "refused",
+            Outcome::Denied(_) => "denied",
             Outcome::Unknown(_) => "unknown",
         };
         self.shared.metrics.transactions.get_or_create(&TransactionLabel { outcome }).inc();
@@ -224,6 +226,13 @@ impl Lane {
             Outcome::Refused { index, class, reason } => {
                 let mut deliveries = vec![Delivery::Unsent; ids.len()];
                 deliveries[index] = Delivery::Refused { class, reason };
+                deliveries
+            }
+            Outcome::Denied(indexes) => {
+                let mut deliveries = vec![Delivery::Unsent; ids.len()];
+                for index in indexes {
+                    deliveries[index] = Delivery::Denied;
+                }
                 deliveries
             }
             Outcome::Unknown(reason) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::Record;
-use crate::broker::topics::Topic;
+use crate::broker::topics::{DENIED_RETRY, Topic};
 use crate::event::OutboxEvent;
 use crate::metrics::FailureLabels;
 use crate::outbox::{TopicWait, Verdict};
@@ -14,6 +14,9 @@ use crate::relay::pauses::Paused;
 
 /// How long the keys of a topic that does not exist wait before it is looked for again.
 const MISSING_TOPIC_WAIT: Duration = Duration::from_secs(2);
+
+/// How long the other keys of a topic wait that Kafka does not let us write to, unless one of them gets through before.
+const DENIED_WAIT: Duration = Duration::from_mins(5);
 
 /// One walk through a claim, with the topics that it met.
 pub(super) struct Judge<'a> {
@@ -27,6 +30,8 @@ pub(super) struct Judge<'a> {
     pub(super) unknown: HashSet<String>,
     /// These do not exist; their events wait or fail.
     pub(super) missing: HashSet<String>,
+    /// Kafka does not let us write to these; their events wait.
+    denied: HashSet<String>,
     /// The walk stopped before an event whose topic does not exist yet.
     pub(super) awaited: bool,
 }
@@ -34,7 +39,8 @@ pub(super) struct Judge<'a> {
 impl<'a> Judge<'a> {
     pub(super) fn new(shared: &'a Lanes, again: bool, just_asked: &'a HashSet<String>) -> Self {
         let paused = shared.paused.now();
-        Self { shared, paused, again, just_asked, unknown: HashSet::new(), missing: HashSet::new(), awaited: false }
+        let (unknown, missing, denied) = (HashSet::new(), HashSet::new(), HashSet::new());
+        Self { shared, paused, again, just_asked, unknown, missing, denied, awaited: false }
     }
 
     pub(super) fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
@@ -55,6 +61,13 @@ impl<'a> Judge<'a> {
             Topic::Unknown => {
                 self.unknown.insert(record.topic);
                 Verdict::Stop
+            }
+            // Whole or not at all: perhaps it can be written to by now.
+            Topic::Denied if self.again => Verdict::Publish(record),
+            Topic::Denied => {
+                // One key a walk asks again soon; the others are released when it got through, and ask late in case nobody does that.
+                let first = self.denied.insert(record.topic.clone());
+                Verdict::Wait(TopicWait::Denied(record.topic, if first { DENIED_RETRY } else { DENIED_WAIT }))
             }
             Topic::Awaited if self.again => {
                 self.unknown.insert(record.topic);

@@ -51,8 +51,14 @@ impl Bench {
 
     pub fn start_with(&self, projections: Vec<Projection>) -> Running {
         let metrics = Metrics::new();
-        let consumer =
-            Consumer::new(&self.database, self.kafka.clone(), self.settings.clone(), projections, metrics.clone());
+        let consumer = Consumer::new(
+            &self.database,
+            self.kafka.clone(),
+            Box::new(|_| false),
+            self.settings.clone(),
+            projections,
+            metrics.clone(),
+        );
         let status = consumer.status();
         let stop = CancellationToken::new();
         let mut supervisor = Supervisor::new(stop.clone());

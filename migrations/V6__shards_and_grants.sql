@@ -1,4 +1,4 @@
--- Another number of shards while the outbox is in use.
+-- Another number of shards while the outbox is in use; keys that wait for a grant.
 
 -- The number that `shards set` is about to give the outbox; null when it is not at work. Instances that see it give their shards up.
 alter table outbox_installation add column resharding_to int;
@@ -10,3 +10,8 @@ create table outbox_retired_shards (
   batch_seq bigint not null,
   marked boolean not null
 );
+
+-- A key may also wait for a topic that Kafka does not let the relay write to.
+alter table outbox_held_keys
+  drop constraint outbox_held_keys_reason,
+  add constraint outbox_held_keys_reason check (reason in ('failed', 'retry', 'delayed', 'paused', 'no-topic', 'denied'));

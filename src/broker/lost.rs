@@ -1,0 +1,126 @@
+//! A client that has lost its brokers for good, told from one whose brokers are away.
+//!
+//! librdkafka since 2.10 forgets every broker that an answer about metadata does not list. A cluster whose brokers are all fenced for a
+//! moment (a single one that was paused for longer than its session, all restarted at once) lists none, and the client then knows nobody
+//! whom it could ask again, ever (librdkafka#5301). Only a new client helps. As a new one costs what the old one had in flight, a second
+//! client is asked first whether there are brokers at all.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
+use rdkafka::config::FromClientConfigAndContext;
+
+use super::admin::QuietContext;
+use crate::clock::monotonic;
+
+/// Time without any broker before another client asks, and between two questions. A client that can finds its brokers again within a
+/// second or two (`reconnect.backoff.max.ms`).
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for the answer of the other client.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Settings that would make the other client more than a visitor.
+const NOT_FOR_A_VISITOR: [&str; 5] =
+    ["transactional.id", "transaction.timeout.ms", "enable.idempotence", "enable.gapless.guarantee", "group.id"];
+/// What is asked for; it need not exist.
+const TOPIC: &str = "outbox-relay.any-brokers";
+
+/// Watches one client.
+pub struct LostBrokers {
+    settings: ClientConfig,
+    patience: Duration,
+    /// Since when the client has no broker.
+    down_since: Option<Duration>,
+    asked: Duration,
+    /// The last answer of the other client: there are brokers.
+    there: bool,
+}
+
+impl LostBrokers {
+    /// `settings` of the client.
+    pub fn new(settings: ClientConfig) -> Self {
+        Self { settings, patience: PATIENCE, down_since: None, asked: Duration::ZERO, there: false }
+    }
+
+    /// To be called again and again; `down`: the client has no broker now. True when another client got two answers in the meantime, five
+    /// seconds apart, and this one still has none. Blocks for two seconds at most, every five seconds while `down`.
+    pub fn look(&mut self, down: bool) -> bool {
+        if !down {
+            (self.down_since, self.there) = (None, false);
+            return false;
+        }
+        let now = monotonic();
+        let since = *self.down_since.get_or_insert(now);
+        if now.saturating_sub(since.max(self.asked)) < self.patience {
+            return false;
+        }
+        let there = self.any_brokers();
+        self.asked = monotonic();
+        let lost = self.there && there;
+        self.there = there;
+        lost
+    }
+
+    fn any_brokers(&self) -> bool {
+        let mut settings = self.settings.clone();
+        for name in NOT_FOR_A_VISITOR {
+            settings.remove(name);
+        }
+        let visitor = AdminClient::from_config_and_context(&settings, QuietContext);
+        let answer = visitor.and_then(|visitor| {
+            let metadata = visitor.inner().fetch_metadata(Some(TOPIC), ANSWER_TIMEOUT)?;
+            Ok(!metadata.brokers().is_empty())
+        });
+        answer.unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    fn watch(bootstrap: &str) -> LostBrokers {
+        let mut settings = ClientConfig::new();
+        settings.set("bootstrap.servers", bootstrap).set("transactional.id", "of the client that is watched");
+        LostBrokers { patience: Duration::from_millis(20), ..LostBrokers::new(settings) }
+    }
+
+    /// Looks as often as it takes until it has asked `answers` times.
+    fn looks(watch: &mut LostBrokers, answers: usize) -> Vec<bool> {
+        let mut found = Vec::new();
+        while found.len() < answers {
+            let asked = watch.asked;
+            let lost = watch.look(true);
+            if watch.asked != asked {
+                found.push(lost);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_client_without_brokers_is_lost_once_another_one_got_two_answers() {
+        let cluster = MockCluster::new(1).expect("a cluster in this process");
+        let mut watch = watch(&cluster.bootstrap_servers());
+        assert_eq!(looks(&mut watch, 2), [false, true]);
+    }
+
+    #[test]
+    fn a_client_that_finds_its_brokers_again_is_not_lost() {
+        let cluster = MockCluster::new(1).expect("a cluster in this process");
+        let mut watch = watch(&cluster.bootstrap_servers());
+        assert_eq!(looks(&mut watch, 1), [false]);
+        assert!(!watch.look(false));
+        assert_eq!(looks(&mut watch, 1), [false], "the first answer of a new outage");
+    }
+
+    #[test]
+    fn an_outage_loses_nobody() {
+        // A port that nobody listens on.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address");
+        let mut watch = watch(&free.to_string());
+        assert_eq!(looks(&mut watch, 3), [false; 3]);
+    }
+}
