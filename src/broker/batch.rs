@@ -245,4 +245,33 @@ mod tests {
         );
         assert_eq!(batch.states, [State::Waiting, State::Unsent, State::Acked { partition: 4, offset: 17 }]);
     }
+
+    /// Half an hour without Kafka, one attempt every half second, and whatever the client may report meanwhile.
+    #[test]
+    fn an_outage_of_any_length_refuses_no_record() {
+        const ATTEMPTS: usize = 30 * 60 * 2;
+        let outage: Vec<RDKafkaErrorCode> = (-200..=200)
+            .filter_map(|code| rdkafka::bindings::rd_kafka_resp_err_t::try_from(code).ok())
+            .map(RDKafkaErrorCode::from)
+            .filter(|code| !matches!(classify(*code), Class::Record(_)))
+            .collect();
+        assert!(outage.len() > 100, "{} codes", outage.len());
+        let records = 16;
+        let mut codes = outage.iter().cycle();
+        for attempt in 0..ATTEMPTS {
+            let mut batch = BatchState::new(records);
+            for index in 0..records {
+                // A producer that ends leaves some without a report.
+                if (attempt + index) % 7 != 0 {
+                    batch.take(codes.next().map(|code| report(index, Err(*code))).into_iter().collect(), None);
+                }
+            }
+            batch.reset_sent();
+            let deliveries = batch.into_deliveries();
+            assert!(
+                deliveries.iter().all(|delivery| matches!(delivery, Delivery::Unsent | Delivery::Denied)),
+                "attempt {attempt}: {deliveries:?}"
+            );
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Kafka or PostgreSQL away: nothing is lost, no event's attempts are used up, memory stays flat, nobody has to act.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
@@ -30,9 +30,9 @@ async fn wait_for_readiness(address: std::net::SocketAddr, expected: u16) {
     .await;
 }
 
-/// First an orderly stop with 30 s of darkness while applications go on inserting, then a crash and a pause.
+/// First an orderly stop with two minutes of darkness while applications go on inserting, then a crash and a pause.
 #[tokio::test]
-async fn half_a_minute_without_kafka_costs_no_event_an_attempt_and_no_memory() {
+async fn two_minutes_without_kafka_cost_no_event_an_attempt_and_no_memory() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("no-kafka"), PrivateKafka::start());
     let topic = Topic::create_on(&kafka.bootstrap, "no-kafka", 6).await;
     let client = database.connect().await;
@@ -48,7 +48,13 @@ async fn half_a_minute_without_kafka_costs_no_event_an_attempt_and_no_memory() {
     wait_for_readiness(relay.admin(), 503).await;
     let mut most = 0;
     let mut inserted = 30_000;
-    holds_for("the relay waits", Duration::from_secs(30), async || {
+    let mut looked = Instant::now();
+    holds_for("the relay waits", Duration::from_secs(120), async || {
+        // Two minutes of counting rows fifty times a second would starve the tests beside this one.
+        if looked.elapsed() < Duration::from_millis(500) {
+            return Ok(());
+        }
+        looked = Instant::now();
         // Applications know nothing of the outage.
         if inserted < 60_000 {
             insert_many(&client, &topic.name, 100, 500).await;
