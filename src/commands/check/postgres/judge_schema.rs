@@ -1,7 +1,7 @@
 //! What facts about the schema mean, and which grants are needed. Pure.
 
 use crate::commands::check::finding::{Finding, Part};
-use crate::config::Config;
+use crate::config::{AfterPublish, Config};
 use crate::outbox::inspect::server::{Grant, IdentityFacts};
 
 pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Finding>) {
@@ -71,6 +71,8 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
         needed.extend(RELAY);
         if settings.cleanup.enabled {
             needed.extend(CLEANUP);
+        } else if settings.relay.after_publish == AfterPublish::Delete {
+            needed.push(("outbox_events", "delete"));
         }
     }
     if settings.consumer.enabled {
