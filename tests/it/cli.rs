@@ -173,6 +173,29 @@ async fn check_is_content_with_a_good_deployment_and_names_what_is_missing() {
 }
 
 #[tokio::test]
+async fn check_names_dead_letter_topics_that_are_missing_where_they_would_be_used() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("check-dlq"), Topic::create("check-dlq", 1));
+    let client = database.connect().await;
+    // Published long ago: it is not by the backlog that the topic is known.
+    NewRow::new(&topic.name, "k", "{}").text("status", "PUBLISHED").sql("published_at", "now()").insert(&client).await;
+    let check = || call(&database, &["check", "-o", "json"]).env("OUTBOX_RELAY_CONSUMER__ENABLED", "false");
+    let findings = |document: &serde_json::Value| -> Vec<serde_json::Value> {
+        let all = document["findings"].as_array().expect("a list");
+        all.iter().filter(|finding| finding["check"] == "kafka.dead_letters").cloned().collect()
+    };
+    assert_eq!(findings(&check().run().await.expect_code(0).json()).len(), 0, "nothing would be sent there");
+    let strict = || check().env("OUTBOX_RELAY_RETRY__ON_EXHAUSTED", "dead-letter").run();
+    let found = findings(&strict().await.expect_code(6).json());
+    let dead = format!("{}-dlq", topic.name);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["what"], format!("dead-letter topic {dead} does not exist"));
+    let fix = found[0]["fix"].as_str().expect("a text");
+    assert!(fix.contains(&format!("--create --topic {dead} ")), "{fix}");
+    let _dead = Topic { name: dead, ..topic.clone() }.created(1).await;
+    assert_eq!(findings(&strict().await.expect_code(0).json()).len(), 0);
+}
+
+#[tokio::test]
 async fn health_asks_the_instance_that_runs() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("health"), Topic::create("health", 1));
     let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
