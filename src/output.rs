@@ -179,6 +179,11 @@ pub fn shortened(text: &str, width: usize) -> Cow<'_, str> {
     }
 }
 
+/// [`age`] of a number of seconds, as statements return it. Below zero, which two clocks can make of a moment ago, is zero.
+pub fn age_of(seconds: f64) -> String {
+    age(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default())
+}
+
 /// A duration for people: `0.8s`, `42s`, `3m 20s`, `5h 12m`, `3d 4h`.
 pub fn age(duration: Duration) -> String {
     let seconds = duration.as_secs();
