@@ -7,6 +7,7 @@ mod cleanup;
 mod dlq;
 mod operate;
 mod replay;
+mod top;
 mod values;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use cleanup::{CleanupArgs, Finished};
 pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
 pub use operate::{Consent, EventFilter, EventsTraceArgs, PauseArgs, RedoArgs};
 pub use replay::ReplayArgs;
+pub use top::TopArgs;
 pub use values::{EventRef, Part, Place, When};
 
 const EXIT_CODES: &str = "\
@@ -100,6 +102,8 @@ pub enum Command {
     Events(EventsCommand),
     /// Show the backlog of the outbox and the lag of the consumer, per partition
     Lag(LagArgs),
+    /// Watch the outbox: a live view, or a snapshot per line of JSON
+    Top(TopArgs),
     /// Stop publishing, everything or one topic, until `resume`
     Pause(PauseArgs),
     /// Publish again what was paused

@@ -26,6 +26,11 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// Whether somebody works on it.
+    pub(super) fn is_owned(&self) -> bool {
+        self.owner.is_some() && !self.is_lease_over()
+    }
+
     pub(super) fn is_lease_over(&self) -> bool {
         self.lease_left_seconds.is_some_and(|left| left < 0.0)
     }

@@ -4,6 +4,7 @@
 //! Reads only; nothing here is on the path of an event. The lanes' view is in the parent module.
 
 pub mod events;
+pub mod live;
 pub mod server;
 pub mod shards;
 pub mod trace;

@@ -225,3 +225,21 @@ async fn a_window_of_a_replay_reads_only_its_own_rows() {
         }
     }
 }
+
+/// With the planner as every session has it: what `top` asks each second, and `check` once, reads the newest rows and no others.
+#[tokio::test]
+async fn a_look_at_the_newest_rows_reads_no_history() {
+    for analyze_first in [false, true] {
+        let database = TestDatabase::migrated("newest-plans").await;
+        let client = database.connect().await;
+        fill(&client, analyze_first).await;
+        let folded = "insert into consumer_partitions (consumer_group, topic, partition, epoch, next_offset) \
+                      select 'g', 't', n, 1, 1 from generate_series(0, 9) n";
+        client.batch_execute(folded).await.unwrap();
+        for (file, rows) in [("consumer_progress", 2_000), ("recent_topics", 10_000)] {
+            let plan = explain(&client, &format!("outbox/sql/{file}.sql"), &rows.to_string()).await;
+            assert_eq!(scans(&plan, "outbox_events"), ["Index Scan outbox_events_pkey"], "{file}: {plan:#}");
+            assert!(pages(&plan) < rows, "{file}: {} pages for {rows} rows", pages(&plan));
+        }
+    }
+}
