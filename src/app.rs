@@ -196,7 +196,12 @@ impl App {
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;
-        let health = RelayHealth::new(self.health.check("postgres"), self.health.check("kafka"), self.metrics.clone());
+        let health = RelayHealth::new(
+            self.health.check("postgres"),
+            self.health.check("kafka"),
+            self.health.notes(),
+            self.metrics.clone(),
+        );
         Ok(relay::Parts {
             outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?))
                 .deleting(relay.after_publish == AfterPublish::Delete),

@@ -33,7 +33,7 @@ use crate::config::{Ordering, RelayConfig, ReprocessConfig};
 use crate::db::{DbError, Pool};
 use crate::error::Result;
 use crate::event::ShardId;
-use crate::health::{Check, Heartbeat};
+use crate::health::{Check, Heartbeat, Notes};
 use crate::metrics::Metrics;
 use crate::outbox::barrier::Barrier;
 use crate::outbox::leases::Leases;
@@ -127,12 +127,14 @@ impl Lanes {
 pub struct RelayHealth {
     postgres: Check,
     kafka: Check,
+    /// What is paused.
+    pauses: Notes,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, metrics: Metrics) -> Self {
-        Self { postgres, kafka, metrics }
+    pub fn new(postgres: Check, kafka: Check, pauses: Notes, metrics: Metrics) -> Self {
+        Self { postgres, kafka, pauses, metrics }
     }
 
     fn postgres_works(&self) {

@@ -90,6 +90,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("refinery", &["migrations.rs"]),
     ("rdkafka", &["broker.rs", "broker/", "projection/consumer.rs", "projection/consumer/", "demo/"]),
     ("axum", &["admin.rs", "admin/"]),
+    ("ratatui", &["output/screen.rs", "commands/top/"]),
     ("clap", &["cli.rs", "cli/", "commands.rs", "commands/"]),
 ];
 

@@ -34,6 +34,7 @@ mod shutdown;
 mod sql_files;
 mod support;
 mod takeover;
+mod top;
 
 // The proxy of the fault harness.
 #[path = "../chaos/plan.rs"]
