@@ -129,12 +129,15 @@ pub struct RelayHealth {
     kafka: Check,
     /// What is paused.
     pauses: Notes,
+    /// That no shard can be had for now.
+    resharding: Notes,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, pauses: Notes, metrics: Metrics) -> Self {
-        Self { postgres, kafka, pauses, metrics }
+    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], metrics: Metrics) -> Self {
+        let [pauses, resharding] = notes;
+        Self { postgres, kafka, pauses, resharding, metrics }
     }
 
     fn postgres_works(&self) {
