@@ -1,6 +1,7 @@
 -- Ends a conversion, in one transaction with convert_settings.sql: the plain table becomes the first partition of a new one that takes its
 -- name, its rules and its readers. No row is read or written. {rows} is the number of ids of a partition.
--- Locks are taken in the order of the relay's statements, views before the table, so that nobody can wait for us while we wait for them.
+-- The table is locked before its views: a lane settles in the table and then claims by the view, in one transaction. A statement that is
+-- between the two locks of a view at that moment makes this attempt fail after its 200 ms.
 set local row_security = off;
 set local enable_seqscan = off;
 do $$
@@ -26,11 +27,11 @@ begin
   select * into old from pg_class where oid = plain;
   perform set_config('search_path', concat_ws(', ', old.relnamespace::regnamespace::text, nullif(current_setting('search_path'), '')), true);
 
+  lock table outbox_events in access exclusive mode;
   for item in select v.oid::regclass as name, v.relowner from pg_class v where v.oid = any(views) order by v.oid loop
     -- Locks the view alone; LOCK would take every table in it.
     execute format('alter view %s owner to %s', item.name, item.relowner::regrole);
   end loop;
-  lock table outbox_events in access exclusive mode;
   -- Locks the sequence as well. From here on nobody writes or draws an id, and no transaction that has is open.
   alter sequence outbox_events_id_seq rename to outbox_events_p1_id_seq;
   select s.last_value, s.is_called into last_id, called from outbox_events_p1_id_seq s;
