@@ -206,7 +206,7 @@ pub enum MigrateCommand {
         /// Say what would be applied, and apply nothing
         #[arg(long)]
         dry_run: bool,
-        /// Make outbox_events a table of partitions, which are dropped as a whole; only while it is empty
+        /// Make outbox_events a table of partitions, which are dropped as a whole; while it is used, too
         #[arg(long)]
         partitioned: bool,
     },

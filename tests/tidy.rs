@@ -84,7 +84,17 @@ const FOUNDATION: &[&str] = &["error", "event", "failpoint", "retry", "clock", "
 const LIBRARIES: &[(&str, &[&str])] = &[
     (
         "tokio_postgres",
-        &["db.rs", "db/", "migrations.rs", "outbox.rs", "outbox/", "projection/store.rs", "demo.rs", "demo/"],
+        &[
+            "db.rs",
+            "db/",
+            "migrations.rs",
+            "migrations/",
+            "outbox.rs",
+            "outbox/",
+            "projection/store.rs",
+            "demo.rs",
+            "demo/",
+        ],
     ),
     ("deadpool_postgres", &["db.rs", "db/"]),
     ("refinery", &["migrations.rs"]),

@@ -10,6 +10,7 @@ mod cleanup_command;
 mod cli;
 mod cluster;
 mod consumer;
+mod conversion;
 mod crash;
 mod delivery;
 mod demo;

@@ -110,6 +110,12 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
     if let Some(identity) = known(Part::Schema, "schema.identity", identity, findings) {
         judge_schema::identity(identity.as_ref(), findings);
     }
+    if settings.relay.enabled {
+        let partitions = inspector.partitions().await;
+        if let Some(Some(partitions)) = known(Part::Schema, "schema.partitions", partitions, findings) {
+            judge_schema::partitions(&partitions, findings);
+        }
+    }
     projections(settings, database, findings).await;
 }
 
