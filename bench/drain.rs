@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::Result;
-use crate::process::{Subject, limited, round};
+use crate::process::{Subject, limited, round, shown};
 use crate::servers::{Reader, appended_at, connect};
 
 const PENDING: &str = include_str!("sql/pending.sql");
@@ -82,9 +82,9 @@ async fn measure(options: &Options) -> Result<()> {
         "{:<14} {:>10.0} {:>12} {:>12} {:>12} {:>10.0} {:>8}",
         options.subject.contender,
         rate,
-        cpu["contender"],
-        cpu["postgres"],
-        cpu["kafka"],
+        shown(&cpu["contender"]),
+        shown(&cpu["postgres"]),
+        shown(&cpu["kafka"]),
         peak,
         records - options.rows
     );

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::Result;
-use crate::process::{Subject, limited, round};
+use crate::process::{Subject, limited, round, shown};
 use crate::servers::connect;
 
 const TRANSACTIONS: &str = include_str!("sql/transactions.sql");
@@ -45,7 +45,10 @@ async fn measure(options: &Options) -> Result<()> {
     let per_second = round((last - first - 1).max(0) as f64 / took.as_secs_f64());
     println!(
         "{:<14} {per_second:>16} {:>12} {:>12} {:>12}",
-        options.subject.contender, cpu["contender"], cpu["postgres"], cpu["kafka"]
+        options.subject.contender,
+        shown(&cpu["contender"]),
+        shown(&cpu["postgres"]),
+        shown(&cpu["kafka"])
     );
     options.subject.record(json!({
         "seconds": options.seconds,

@@ -2,7 +2,8 @@
 //!
 //! A transaction inserts `per_commit` events; a new one is due at fixed times, whether the one before is finished or not. An event is committed
 //! when PostgreSQL has said so to the writer, and has arrived when a `read_committed` consumer in this process has it, both by one clock.
-//! One that arrives before the writer has its answer counts as zero. What is written during the warm-up does not count.
+//! One that arrives before the writer has its answer counts as zero. Nothing counts before a first transaction has arrived, which shows that
+//! the contender is up, and what is written during the warm-up after it does not count either.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +22,7 @@ use crate::servers::{Reader, connect};
 
 const WRITE: &str = include_str!("sql/write.sql");
 const WRITERS: u64 = 8;
-/// How long the last events may take.
+/// How long the first events and the last ones may take.
 const GRACE: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
@@ -71,13 +72,8 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 async fn measure(options: &Options) -> Result<()> {
-    let before_start = options.subject.usage(None);
     let (mut contender, _) = options.subject.begin().await?;
-    // Until it is connected: what is inserted before that would only make the warm-up harder.
-    sleep(Duration::from_secs(3)).await;
-    contender.check(false)?;
-
-    let events = options.rate * (options.warmup + options.seconds);
+    let events = options.per_commit + options.rate * (options.warmup + options.seconds);
     let zeros = || (0..events).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
     let times =
         Arc::new(Times { begin: Instant::now(), committed: zeros(), arrived: zeros(), over: AtomicBool::new(false) });
@@ -86,7 +82,22 @@ async fn measure(options: &Options) -> Result<()> {
         let times = Arc::clone(&times);
         move || consume(reader, &times)
     });
-    let writers = try_join_all((0..WRITERS).map(|writer| write(options, &times, writer)));
+    let arrived = |from: usize, to: usize| times.arrived[from..to].iter().all(|time| time.load(Ordering::Relaxed) > 0);
+    write(options, &times, Instant::now(), std::iter::once(0)).await?;
+    let waited = Instant::now();
+    while !arrived(0, options.per_commit as usize) {
+        contender.check(false)?;
+        if waited.elapsed() > GRACE {
+            return Err(format!("the first events did not arrive within {} s", GRACE.as_secs()).into());
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+
+    let start = Instant::now();
+    let transactions = 1 + options.rate * (options.warmup + options.seconds) / options.per_commit;
+    // Every eighth transaction is one writer's.
+    let shares = (0..WRITERS).map(|writer| (1 + writer..transactions).step_by(WRITERS as usize));
+    let writers = try_join_all(shares.map(|share| write(options, &times, start, share)));
     let counted = async {
         sleep(Duration::from_secs(options.warmup)).await;
         let before = options.subject.usage(Some(&contender));
@@ -94,9 +105,9 @@ async fn measure(options: &Options) -> Result<()> {
         Ok((before, options.subject.usage(Some(&contender))))
     };
     let (_, (before, used)) = tokio::try_join!(writers, counted)?;
-    let inserted_in = times.begin.elapsed();
+    let inserted_in = start.elapsed();
     let waited = Instant::now();
-    let first = (options.rate * options.warmup) as usize;
+    let first = (options.per_commit + options.rate * options.warmup) as usize;
     let missing = || times.arrived[first..].iter().filter(|time| time.load(Ordering::Relaxed) == 0).count();
     while missing() > 0 && waited.elapsed() < GRACE {
         contender.check(false)?;
@@ -116,7 +127,7 @@ async fn measure(options: &Options) -> Result<()> {
         }
     }
     let at = |quantile| round(latencies.value_at_quantile(quantile) as f64 / 1e3);
-    let inserted = (events as f64 / inserted_in.as_secs_f64()).round();
+    let inserted = ((events - options.per_commit) as f64 / inserted_in.as_secs_f64()).round();
     let cpu = used.per_million(before, options.rate * options.seconds);
     let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
     println!(
@@ -134,23 +145,21 @@ async fn measure(options: &Options) -> Result<()> {
         "max_ms": at(1.0),
         "missing": missing,
         "cpu": cpu,
-        "cpu_with_start": used.per_million(before_start, events),
         "peak_mb": peak.round(),
     }))
 }
 
-/// One of the writers: every eighth transaction is its own.
-async fn write(options: &Options, times: &Times, writer: u64) -> Result<()> {
+/// Writes these transactions, each when it is due after `start`: the first one at once.
+async fn write(options: &Options, times: &Times, start: Instant, share: impl Iterator<Item = u64>) -> Result<()> {
     let client = connect().await?;
     let statement = client.prepare(WRITE).await?;
     // {"n": 1234567, "filler": "…"}
     let filler = "x".repeat(options.payload.saturating_sub(28));
-    let transactions = options.rate * (options.warmup + options.seconds) / options.per_commit;
-    for number in (writer..transactions).step_by(WRITERS as usize) {
-        let due = Duration::from_secs_f64((number * options.per_commit) as f64 / options.rate as f64);
-        sleep_until((times.begin + due).into()).await;
-        let events: Vec<i64> =
-            (number * options.per_commit..(number + 1) * options.per_commit).map(|n| n as i64).collect();
+    for number in share {
+        let before = number.saturating_sub(1) * options.per_commit;
+        sleep_until((start + Duration::from_secs_f64(before as f64 / options.rate as f64)).into()).await;
+        let first = number * options.per_commit;
+        let events: Vec<i64> = (first..first + options.per_commit).map(|n| n as i64).collect();
         client.execute(&statement, &[&options.topic, &events, &(options.keys as i64), &filler]).await?;
         let now = times.now();
         for event in events {

@@ -17,7 +17,7 @@ mod report;
 mod servers;
 
 use std::error::Error;
-use std::process::ExitCode;
+use std::process::exit;
 
 use clap::{Parser, Subcommand};
 
@@ -56,7 +56,7 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() {
     let outcome = match Args::parse().command {
         Command::CreateTopic { topic } => servers::create_topic(&topic).await,
         Command::DeleteTopics { topics } => servers::delete_topics(&topics).await,
@@ -69,11 +69,15 @@ async fn main() -> ExitCode {
         Command::Environment(options) => report::environment(&options),
         Command::Report(options) => report::run(&options),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
+    if let Err(error) = outcome {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            text.push_str(&format!(": {inner}"));
+            cause = inner.source();
         }
+        eprintln!("bench: {text}");
+        // At once: a thread that still reads would keep the runtime from ending. The contender has been ended by now.
+        exit(1);
     }
 }

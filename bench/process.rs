@@ -161,6 +161,9 @@ impl Contender {
                 }
             }
         }
+        if let Some(pid) = self.pids.iter().find(|pid| self.children.is_empty() && stat(**pid).is_none()) {
+            return Err(format!("the contender, process {pid}, has ended").into());
+        }
         Ok(())
     }
 
@@ -217,6 +220,11 @@ impl Usage {
             "kafka": f(self.kafka, before.kafka),
         })
     }
+}
+
+/// A figure for a column of the terminal.
+pub fn shown(value: &Value) -> String {
+    format!("{:.1}", value.as_f64().unwrap_or_default())
 }
 
 /// Two digits after the point.

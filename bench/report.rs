@@ -52,16 +52,18 @@ pub fn environment(options: &EnvironmentOptions) -> Result<()> {
     let kib =
         memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut versions = options.version.clone();
+    versions.push(format!("librdkafka={}", rdkafka::util::get_rdkafka_version().1));
     append(
         &options.results,
         &json!({
             "environment": true,
             "command": options.command,
-            "versions": options.version,
+            "versions": versions,
             "cpu": model.trim_start_matches([' ', '\t', ':']),
             "cores": std::thread::available_parallelism()?.get(),
             "memory_gib": kib.unwrap_or_default() / 1024 / 1024,
-            "kernel": kernel.trim(),
+            "kernel": kernel.trim().split('-').next(),
         }),
     )
 }
@@ -147,7 +149,9 @@ fn markdown(lines: &[Value], rows: &[Row]) -> String {
         out.push_str(&line);
         out.push('\n');
     };
-    for place in lines.iter().filter(|line| line.get("environment").is_some()) {
+    let mut places: Vec<&Value> = lines.iter().filter(|line| line.get("environment").is_some()).collect();
+    places.dedup();
+    for place in places {
         let versions: Vec<&str> =
             place["versions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         add(format!(
@@ -174,7 +178,7 @@ fn markdown(lines: &[Value], rows: &[Row]) -> String {
             "idle" => idleness(&rows),
             _ => drains(&rows),
         });
-        if scenario == "drain" {
+        if ["drain", "payload"].contains(&scenario) {
             add(ratios(&rows));
         }
     }
