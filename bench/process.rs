@@ -152,13 +152,13 @@ impl Contender {
     /// An error when one of the processes that were started has failed, or, unless it `may_end`, has ended.
     pub fn check(&mut self, may_end: bool) -> Result<()> {
         for child in &mut self.children {
-            if let Some(status) = child.try_wait()? {
-                if !(may_end && status.success()) {
-                    let said = fs::read_to_string(&self.log).unwrap_or_default();
-                    let lines: Vec<&str> = said.lines().collect();
-                    let last = lines[lines.len().saturating_sub(5)..].join("\n");
-                    return Err(format!("the contender ended with {status}:\n{last}").into());
-                }
+            if let Some(status) = child.try_wait()?
+                && !(may_end && status.success())
+            {
+                let said = fs::read_to_string(&self.log).unwrap_or_default();
+                let lines: Vec<&str> = said.lines().collect();
+                let last = lines[lines.len().saturating_sub(5)..].join("\n");
+                return Err(format!("the contender ended with {status}:\n{last}").into());
             }
         }
         if let Some(pid) = self.pids.iter().find(|pid| self.children.is_empty() && stat(**pid).is_none()) {
