@@ -89,6 +89,11 @@ bench-replay: build ## Replay a million published events; rate and memory (ROWS=
 	@scripts/install-deps.sh test
 	@scripts/bench-replay.sh
 
+.PHONY: bench-convert
+bench-convert: build ## Convert a million rows to partitions; the longest insert meanwhile (ROWS=1000000)
+	@scripts/install-deps.sh test
+	@scripts/bench-convert.sh
+
 .PHONY: test
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test

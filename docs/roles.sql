@@ -18,7 +18,8 @@ grant select, insert, update, delete on outbox_instances, outbox_held_keys to ou
 grant select, insert on outbox_audit to outbox_relay;
 grant select on outbox_installation, outbox_pauses to outbox_relay;
 grant select on refinery_schema_history to outbox_relay;
--- A partitioned outbox has to belong to the relay's role: alter table outbox_events owner to outbox_relay, and each of its partitions.
+-- A partitioned outbox has to belong to the relay's role: alter table outbox_events owner to outbox_relay, and each of its partitions;
+-- and: grant create on schema public to outbox_relay.
 -- What [cleanup] needs, here and in the command cleanup: without it nothing is deleted. The last one shows how far replicas are behind.
 grant delete on outbox_events to outbox_relay;
 grant select, delete on event_handled to outbox_relay;

@@ -14,7 +14,7 @@ use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::{MarkerPlace, TransactionSettings};
 use crate::cleanup::{self, partitions};
-use crate::config::{Config, Delivery};
+use crate::config::{AfterPublish, Config, Delivery};
 use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, Role, UPKEEP_CONNECTIONS};
 use crate::error::{Code, Error, Result};
 use crate::health::Health;
@@ -196,9 +196,15 @@ impl App {
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;
-        let health = RelayHealth::new(self.health.check("postgres"), self.health.check("kafka"), self.metrics.clone());
+        let health = RelayHealth::new(
+            self.health.check("postgres"),
+            self.health.check("kafka"),
+            [self.health.notes(), self.health.notes()],
+            self.metrics.clone(),
+        );
         Ok(relay::Parts {
-            outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?)),
+            outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?))
+                .deleting(relay.after_publish == AfterPublish::Delete),
             leases: Leases::new(
                 lease_pool.clone(),
                 self.instance,

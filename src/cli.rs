@@ -8,6 +8,7 @@ mod dlq;
 mod operate;
 mod replay;
 mod shards;
+mod top;
 mod values;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter}
 pub use operate::{Consent, EventFilter, EventsTraceArgs, PauseArgs, RedoArgs};
 pub use replay::ReplayArgs;
 pub use shards::ShardsSetArgs;
+pub use top::TopArgs;
 pub use values::{EventRef, Part, Place, When};
 
 const EXIT_CODES: &str = "\
@@ -102,6 +104,8 @@ pub enum Command {
     Events(EventsCommand),
     /// Show the backlog of the outbox and the lag of the consumer, per partition
     Lag(LagArgs),
+    /// Watch the outbox: a live view, or a snapshot per line of JSON
+    Top(TopArgs),
     /// Stop publishing, everything or one topic, until `resume`
     Pause(PauseArgs),
     /// Publish again what was paused
@@ -202,7 +206,7 @@ pub enum MigrateCommand {
         /// Say what would be applied, and apply nothing
         #[arg(long)]
         dry_run: bool,
-        /// Make outbox_events a table of partitions, which are dropped as a whole; only while it is empty
+        /// Make outbox_events a table of partitions, which are dropped as a whole; while it is used, too
         #[arg(long)]
         partitioned: bool,
     },
@@ -297,15 +301,23 @@ pub enum ShardsCommand {
 #[command(after_help = "\
 Examples:
   outbox-relay lag
-  outbox-relay lag --fail-over 10000 -o json     for a monitoring check: exits 6 above it")]
+  outbox-relay lag --fail-over 10000 -o json     for a monitoring check: exits 6 above it
+  outbox-relay lag --fail-over-age 5m            the same by time
+
+Exits 0 when all is at or below the thresholds, 6 when something is above one, 4 when PostgreSQL or Kafka does not answer.")]
 pub struct LagArgs {
     /// Consumer group [default: consumer.group]
     #[arg(long)]
     pub group: Option<String>,
 
-    /// Exit 6 when more than N events wait in the outbox, or the group is more than N records behind
+    /// Exit 6 when more than N events wait in the outbox (PENDING and HELD), or the group is more than N records behind, or has a
+    /// position that Kafka no longer has
     #[arg(long, value_name = "N")]
     pub fail_over: Option<u64>,
+
+    /// Exit 6 when the oldest PENDING event has waited for longer, as in 30s, 5m
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub fail_over_age: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ mod replay;
 mod run;
 mod shards;
 mod signals;
+mod top;
 
 use std::sync::LazyLock;
 
@@ -126,7 +127,9 @@ pub fn parse() -> Cli {
 /// Runs the command of a parsed command line.
 pub async fn run(cli: Cli) -> Result<()> {
     let context = Context { global: cli.global };
-    if !matches!(cli.command, Command::Run(_)) {
+    // Logs would be written into the live view.
+    let draws = matches!(&cli.command, Command::Top(args) if top::takes_the_screen(context.format(), args));
+    if !draws && !matches!(cli.command, Command::Run(_)) {
         telemetry::init_for_command(context.verbosity())?;
     }
     // Boxed, so that the largest command does not decide how much stack the others take.
@@ -139,6 +142,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Health(args) => Box::pin(health::run(&context, &args)).await,
         Command::Events(command) => Box::pin(events::run(&context, &command)).await,
         Command::Lag(args) => Box::pin(lag::run(&context, &args)).await,
+        Command::Top(args) => Box::pin(top::run(&context, &args)).await,
         Command::Pause(args) => Box::pin(pause::run(&context, &args, pause::Change::Pause)).await,
         Command::Resume(args) => Box::pin(pause::run(&context, &args, pause::Change::Resume)).await,
         Command::Cleanup(args) => Box::pin(cleanup::run(&context, &args)).await,

@@ -1,8 +1,8 @@
-//! Whether this process is ready (named checks) and alive (heartbeats of its loops).
+//! Whether this process is ready (named checks) and alive (heartbeats of its loops), and what else an operator should see (notes).
 //!
 //! Components hold handles and report; nothing here asks anybody. A check counts as failing until it has reported `ok`
 //! once, so an instance is not ready while it starts.
-//! Invariant: liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
+//! Invariants: a note changes neither readiness nor liveness. Liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -28,6 +28,7 @@ struct Entries {
     next: u64,
     stopping: bool,
     checks: BTreeMap<u64, Named<Result<(), String>>>,
+    notes: BTreeMap<u64, Vec<String>>,
     heartbeats: BTreeMap<u64, Named<Pulse>>,
 }
 
@@ -60,6 +61,15 @@ impl Health {
         Check { id, shared: Arc::clone(&self.shared) }
     }
 
+    /// Registers a place for lines that `/readyz?verbose` shows as information. Empty at first, and gone with its handle.
+    pub fn notes(&self) -> Notes {
+        let mut entries = self.shared.lock();
+        let id = entries.next;
+        entries.next += 1;
+        entries.notes.insert(id, Vec::new());
+        Notes { id, shared: Arc::clone(&self.shared) }
+    }
+
     /// Registers a loop that promises to call [`Heartbeat::beat`] at least once per `limit`, whatever it waits for.
     /// The first beat is now; the promise ends with the handle.
     pub fn heartbeat(&self, name: impl Into<Cow<'static, str>>, limit: Duration) -> Heartbeat {
@@ -75,7 +85,7 @@ impl Health {
         self.shared.lock().stopping = true;
     }
 
-    /// The checks, in the order they were registered in.
+    /// The checks and the notes, each in the order they were registered in.
     pub fn readiness(&self) -> Report {
         let entries = self.shared.lock();
         let mut lines: Vec<_> =
@@ -83,7 +93,7 @@ impl Health {
         if entries.stopping {
             lines.push((Cow::Borrowed("shutdown"), Err("the process is stopping".to_owned())));
         }
-        Report { lines }
+        Report { lines, notes: entries.notes.values().flatten().cloned().collect() }
     }
 
     /// The heartbeats, in the order they were registered in.
@@ -101,7 +111,8 @@ impl Health {
                 Err(format!("silent for {:.1} s, more than {:.1} s", silent.as_secs_f64(), pulse.limit.as_secs_f64()))
             }
         };
-        Report { lines: entries.heartbeats.values().map(|beat| (beat.name.clone(), line(beat.state))).collect() }
+        let lines = entries.heartbeats.values().map(|beat| (beat.name.clone(), line(beat.state))).collect();
+        Report { lines, notes: Vec::new() }
     }
 }
 
@@ -135,6 +146,28 @@ impl Drop for Check {
     }
 }
 
+/// Handle of some lines of information.
+#[derive(Debug)]
+pub struct Notes {
+    id: u64,
+    shared: Arc<Shared>,
+}
+
+impl Notes {
+    /// Replaces the lines. Anybody who asks `/readyz` reads them: no keys, no payloads, no text that an operator typed.
+    pub fn set(&self, lines: Vec<String>) {
+        if let Some(notes) = self.shared.lock().notes.get_mut(&self.id) {
+            *notes = lines;
+        }
+    }
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        self.shared.lock().notes.remove(&self.id);
+    }
+}
+
 /// Handle of one loop.
 #[derive(Debug)]
 pub struct Heartbeat {
@@ -160,10 +193,12 @@ impl Drop for Heartbeat {
     }
 }
 
-/// The outcome of all checks at one moment. Displays as a line per check, `[+]name ok` or `[-]name failed: reason`.
+/// The outcome of all checks at one moment. Displays as a line per check, `[+]name ok` or `[-]name failed: reason`, and a line
+/// per note, `[i]text`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     lines: Vec<(Cow<'static, str>, Result<(), String>)>,
+    notes: Vec<String>,
 }
 
 impl Report {
@@ -179,6 +214,9 @@ impl fmt::Display for Report {
                 Ok(()) => writeln!(f, "[+]{name} ok")?,
                 Err(reason) => writeln!(f, "[-]{name} failed: {reason}")?,
             }
+        }
+        for note in &self.notes {
+            writeln!(f, "[i]{note}")?;
         }
         Ok(())
     }
@@ -207,6 +245,22 @@ mod tests {
         gone.failing("no broker answers");
         drop(gone);
         assert!(health.readiness().is_ok());
+    }
+
+    #[test]
+    fn a_note_is_shown_changes_nothing_and_ends_with_its_handle() {
+        let health = Health::default();
+        health.check("postgres").ok();
+        let notes = health.notes();
+        notes.set(vec!["everything is paused".to_owned()]);
+        let report = health.readiness();
+        assert!(report.is_ok() && report.to_string().ends_with("[i]everything is paused\n"), "{report}");
+        assert!(!health.liveness().to_string().contains("paused"));
+        notes.set(Vec::new());
+        assert_eq!(health.readiness().to_string(), "");
+        notes.set(vec!["again".to_owned()]);
+        drop(notes);
+        assert_eq!(health.readiness().to_string(), "");
     }
 
     #[test]

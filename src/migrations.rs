@@ -2,6 +2,8 @@
 //!
 //! refinery has no lock of its own, so everything here runs under an advisory lock. Each migration is one transaction.
 
+mod conversion;
+
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::db::{Database, DbError, Role, is_outage};
 use crate::error::{Code, Error, Result};
+pub use conversion::{Facts, Tell};
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -26,8 +29,6 @@ const LOCK: &str = include_str!("migrations/sql/lock.sql");
 const SET_SHARDS: &str = include_str!("migrations/sql/set_shards.sql");
 const SHARDS: &str = include_str!("migrations/sql/shards.sql");
 const EVENTS_EXIST: &str = include_str!("migrations/sql/events_exist.sql");
-const IS_PARTITIONED: &str = include_str!("migrations/sql/is_partitioned.sql");
-const PARTITION: &str = include_str!("migrations/sql/partition.sql");
 const HISTORY: &str = include_str!("migrations/sql/history.sql");
 const RECORD: &str = include_str!("migrations/sql/record.sql");
 
@@ -53,24 +54,26 @@ pub async fn up(database: &Database, shards: NonZeroU16) -> Result<Vec<Migration
     Ok(report.applied_migrations().iter().map(describe).collect())
 }
 
-/// Makes the empty outbox a partitioned table, with `rows` ids to a partition. False when it is one already.
+/// Makes the outbox a partitioned table while it is used, with `rows` ids to a partition. False when it is one already.
 ///
-/// Errors: [`Code::MigrationFailed`] when the outbox is in use.
-pub async fn partition(database: &Database, rows: NonZeroU32) -> Result<bool> {
+/// Errors: [`Code::MigrationFailed`] when something that depends on the table could not be carried over; everything is as before then.
+pub async fn partition(database: &Database, rows: NonZeroU32, tell: Tell<'_>) -> Result<bool> {
     let mut client = locked(database).await?;
-    if client.query_one(IS_PARTITIONED, &[]).await.map_err(DbError::from)?.get(0) {
-        return Ok(false);
+    let facts = conversion::look(&client).await?;
+    if !facts.partitioned {
+        conversion::run(&mut client, &facts, rows, tell).await?;
     }
-    let tx = client.transaction().await.map_err(DbError::from)?;
-    tx.batch_execute(&PARTITION.replace("{rows}", &rows.to_string())).await.map_err(|error| match error.code() {
-        Some(&SqlState::OBJECT_IN_USE) => {
-            Error::new(Code::MigrationFailed, "outbox_events has rows, and only an empty one can be made partitioned")
-                .hint("events stay in the plain table, where `run` deletes them row by row; nothing was changed")
-        }
-        _ => DbError::from(error).into(),
-    })?;
-    tx.commit().await.map_err(DbError::from)?;
-    Ok(true)
+    Ok(!facts.partitioned)
+}
+
+/// What [`partition`] would begin with. Errors: as there.
+pub async fn partition_facts(database: &Database) -> Result<Facts> {
+    let client = database.connect(Role::Admin).await?;
+    let facts = conversion::look(&client).await?;
+    if !facts.partitioned {
+        conversion::refuse(&client).await?;
+    }
+    Ok(facts)
 }
 
 /// What `up` would do.

@@ -171,13 +171,20 @@ pub struct PgOutbox {
     pool: Pool,
     lease: Duration,
     policy: Arc<dyn FailurePolicy>,
+    delete: bool,
 }
 
 impl PgOutbox {
     /// `pool` is of [`Role::Lane`](crate::db::Role::Lane). `lease` is what each batch renews the shard's lease to.
-    /// `policy` decides about events that fail.
+    /// `policy` decides about events that fail. Rows of published events are marked.
     pub fn new(pool: Pool, lease: Duration, policy: Arc<dyn FailurePolicy>) -> Self {
-        Self { pool, lease, policy }
+        Self { pool, lease, policy, delete: false }
+    }
+
+    /// Rows of published events are deleted, if `delete`.
+    #[must_use]
+    pub fn deleting(self, delete: bool) -> Self {
+        Self { delete, ..self }
     }
 
     /// One commit of a lane: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
@@ -210,7 +217,7 @@ impl PgOutbox {
         }
         let (any_held, release_due): (bool, bool) = (row.get("any_held"), row.get("release_due"));
 
-        let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy).await?;
+        let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy, self.delete).await?;
         let mut moved = settlement.failed.len() as u64;
         if release_due && claim.release && matches!(source, Source::Waiting) {
             // Half of the batch at most, so that released events and the others take turns.

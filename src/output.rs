@@ -6,11 +6,13 @@
 
 mod ask;
 mod progress;
+#[cfg(feature = "tui")]
+mod screen;
 mod table;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -19,6 +21,8 @@ use serde::Serialize;
 use crate::error::{Code, Error, Result};
 pub use ask::{confirm, is_attended};
 pub use progress::Progress;
+#[cfg(feature = "tui")]
+pub use screen::{Key, Screen};
 pub use table::{Align, Cell, Table, Tone};
 
 /// Form of the data on standard output.
@@ -72,6 +76,25 @@ pub fn set_colour(colour: Colour) {
         Colour::Never => anstream::ColorChoice::Never,
     }
     .write_global();
+}
+
+/// Whether standard output goes to a person's terminal.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Whether colour may be written to standard output, by `--color`, `NO_COLOR` and the terminal.
+pub fn has_colour() -> bool {
+    anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
+}
+
+/// Prints one line of JSON. False when the reader has closed its end: whoever prints on and on should stop then.
+pub fn line<D: Serialize>(document: &D) -> Result<bool> {
+    let text = json(serde_json::to_string(document))? + "\n";
+    match write_to(&mut io::stdout().lock(), text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => accept_closed_pipe(written).map(|()| true),
+    }
 }
 
 /// Prints `document` as JSON, `rows` as one line each, or `table`, by `format`. For a single thing the document is its one
@@ -177,6 +200,11 @@ pub fn shortened(text: &str, width: usize) -> Cow<'_, str> {
         None => Cow::Borrowed(text),
         Some(_) => Cow::Owned(text.chars().take(width.saturating_sub(1)).chain(['…']).collect()),
     }
+}
+
+/// [`age`] of a number of seconds, as statements return it. Below zero, which two clocks can make of a moment ago, is zero.
+pub fn age_of(seconds: f64) -> String {
+    age(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default())
 }
 
 /// A duration for people: `0.8s`, `42s`, `3m 20s`, `5h 12m`, `3d 4h`.

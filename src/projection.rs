@@ -18,7 +18,7 @@ pub mod record;
 pub mod status;
 pub mod store;
 
-pub use consumer::Consumer;
+pub use consumer::{Consumer, IsLost};
 pub use status::ConsumerStatus;
 pub use store::{Difference, differences, prepare_all};
 

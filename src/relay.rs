@@ -33,7 +33,7 @@ use crate::config::{Ordering, RelayConfig, ReprocessConfig};
 use crate::db::{DbError, Pool};
 use crate::error::Result;
 use crate::event::ShardId;
-use crate::health::{Check, Heartbeat};
+use crate::health::{Check, Heartbeat, Notes};
 use crate::metrics::Metrics;
 use crate::outbox::barrier::Barrier;
 use crate::outbox::leases::Leases;
@@ -127,12 +127,17 @@ impl Lanes {
 pub struct RelayHealth {
     postgres: Check,
     kafka: Check,
+    /// What is paused.
+    pauses: Notes,
+    /// That no shard can be had for now.
+    resharding: Notes,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, metrics: Metrics) -> Self {
-        Self { postgres, kafka, metrics }
+    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], metrics: Metrics) -> Self {
+        let [pauses, resharding] = notes;
+        Self { postgres, kafka, pauses, resharding, metrics }
     }
 
     fn postgres_works(&self) {

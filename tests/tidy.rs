@@ -84,12 +84,23 @@ const FOUNDATION: &[&str] = &["error", "event", "failpoint", "retry", "clock", "
 const LIBRARIES: &[(&str, &[&str])] = &[
     (
         "tokio_postgres",
-        &["db.rs", "db/", "migrations.rs", "outbox.rs", "outbox/", "projection/store.rs", "demo.rs", "demo/"],
+        &[
+            "db.rs",
+            "db/",
+            "migrations.rs",
+            "migrations/",
+            "outbox.rs",
+            "outbox/",
+            "projection/store.rs",
+            "demo.rs",
+            "demo/",
+        ],
     ),
     ("deadpool_postgres", &["db.rs", "db/"]),
     ("refinery", &["migrations.rs"]),
     ("rdkafka", &["broker.rs", "broker/", "projection/consumer.rs", "projection/consumer/", "demo/"]),
     ("axum", &["admin.rs", "admin/"]),
+    ("ratatui", &["output/screen.rs", "commands/top/"]),
     ("clap", &["cli.rs", "cli/", "commands.rs", "commands/"]),
 ];
 

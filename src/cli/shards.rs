@@ -14,8 +14,8 @@ Examples:
   outbox-relay shards set 16 --yes --reason 'four instances'
 
 Shards are what instances share: more of them than instances that are to have work, and as few as that allows. Nothing is published
-from the moment on at which the first instance has given its shards up until all events that wait are moved: seconds, and about ten for a
-million of them. Applications go on inserting. Order per key and what is promised of delivery hold. If the command is killed, the same
+from the moment on at which the first instance has given its shards up until all events that wait are moved: seconds, and some twenty
+for a million of them. Applications go on inserting. Order per key and what is promised of delivery hold. If the command is killed, the same
 command goes on where it was. It needs the role that owns the schema.")]
 pub struct ShardsSetArgs {
     /// Number of shards

@@ -3,6 +3,7 @@
 //! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold; what Kafka has as
 //! committed is used for groups and partitions that are not there.
 
+mod threshold;
 mod view;
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,36 +11,37 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::pause::{self, PauseLine};
 use super::{Context, Result, admin_pool};
 use crate::broker::admin::{Admin, PartitionOffsets};
 use crate::cli::LagArgs;
 use crate::config::{Config, Needs};
 use crate::db::Pool;
-use crate::error::{Code, Error};
+use crate::error::Error;
 use crate::outbox::inspect::{self, Position, TopicBacklog};
 use crate::retry::Backoff;
 
 /// With growing waits, about three seconds: what a single broker took to make its first coordinator.
 const COMMITTED_RETRIES: u32 = 4;
 
-/// What waits in the outbox.
+/// What waits in the outbox, for `lag` and `top`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct OutboxLag {
-    pending: i64,
-    failed: i64,
-    held: i64,
-    oldest_pending_seconds: Option<f64>,
-    topics: Vec<TopicLag>,
+pub(super) struct OutboxLag {
+    pub(super) pending: i64,
+    pub(super) failed: i64,
+    pub(super) held: i64,
+    pub(super) oldest_pending_seconds: Option<f64>,
+    pub(super) topics: Vec<TopicLag>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct TopicLag {
+pub(super) struct TopicLag {
     /// `null`: the rows name no topic, routing decides.
-    topic: Option<String>,
-    pending: i64,
-    failed: i64,
-    held: i64,
-    oldest_pending_seconds: Option<f64>,
+    pub(super) topic: Option<String>,
+    pub(super) pending: i64,
+    pub(super) failed: i64,
+    pub(super) held: i64,
+    pub(super) oldest_pending_seconds: Option<f64>,
 }
 
 /// Where a position comes from.
@@ -89,6 +91,8 @@ struct GroupLag {
 #[derive(Debug, Serialize)]
 struct Report {
     outbox: OutboxLag,
+    /// Pauses in force: they explain a backlog.
+    pauses: Vec<PauseLine>,
     /// `null` when Kafka could not be asked, or there is no consumer here and no `--group`.
     consumer: Option<GroupLag>,
 }
@@ -99,7 +103,8 @@ pub(super) async fn run(context: &Context, args: &LagArgs) -> Result<()> {
     let group = args.group.clone().or(own_group);
     let settings = if group.is_some() { context.settings(Needs::BOTH)? } else { settings };
     let pool = admin_pool(&settings)?;
-    let outbox = outbox_lag(inspect::backlog_by_topic(&pool).await?);
+    let outbox = OutboxLag::from(inspect::backlog_by_topic(&pool).await?);
+    let pauses = pause::in_force(&pool).await?;
     // Without Kafka the half that is known is still worth printing.
     let (consumer, failed) = match group {
         None => (None, None),
@@ -108,32 +113,37 @@ pub(super) async fn run(context: &Context, args: &LagArgs) -> Result<()> {
             Err(error) => (None, Some(error)),
         },
     };
-    let report = Report { outbox, consumer };
+    let report = Report { outbox, pauses, consumer };
     view::print(context.format(), &report)?;
     if let Some(error) = failed {
         return Err(error);
     }
-    args.fail_over.map_or(Ok(()), |limit| check(&report, limit))?;
+    threshold::check(&report, args)?;
     Ok(())
 }
 
-fn outbox_lag(topics: Vec<TopicBacklog>) -> OutboxLag {
-    let sum = |part: fn(&TopicBacklog) -> i64| topics.iter().map(part).sum();
-    OutboxLag {
-        pending: sum(|topic| topic.pending),
-        failed: sum(|topic| topic.failed),
-        held: sum(|topic| topic.held),
-        oldest_pending_seconds: topics.iter().filter_map(|topic| topic.oldest_pending_seconds).reduce(f64::max),
-        topics: topics
-            .into_iter()
-            .map(|topic| TopicLag {
-                topic: topic.topic,
-                pending: topic.pending,
-                failed: topic.failed,
-                held: topic.held,
-                oldest_pending_seconds: topic.oldest_pending_seconds,
-            })
-            .collect(),
+impl From<Vec<TopicBacklog>> for OutboxLag {
+    fn from(topics: Vec<TopicBacklog>) -> Self {
+        let sum = |part: fn(&TopicBacklog) -> i64| topics.iter().map(part).sum();
+        Self {
+            pending: sum(|topic| topic.pending),
+            failed: sum(|topic| topic.failed),
+            held: sum(|topic| topic.held),
+            oldest_pending_seconds: topics.iter().filter_map(|topic| topic.oldest_pending_seconds).reduce(f64::max),
+            topics: topics.into_iter().map(TopicLag::from).collect(),
+        }
+    }
+}
+
+impl From<TopicBacklog> for TopicLag {
+    fn from(topic: TopicBacklog) -> Self {
+        Self {
+            topic: topic.topic,
+            pending: topic.pending,
+            failed: topic.failed,
+            held: topic.held,
+            oldest_pending_seconds: topic.oldest_pending_seconds,
+        }
     }
 }
 
@@ -226,21 +236,6 @@ fn partition_lags(
         .collect()
 }
 
-fn check(report: &Report, limit: u64) -> Result<(), Error> {
-    let over = |count: i64| u64::try_from(count).is_ok_and(|count| count > limit);
-    let mut reasons = Vec::new();
-    if over(report.outbox.pending) {
-        reasons.push(format!("{} events wait in the outbox", report.outbox.pending));
-    }
-    if let Some(consumer) = report.consumer.as_ref().filter(|consumer| over(consumer.total)) {
-        reasons.push(format!("group {} is {} records behind", consumer.group, consumer.total));
-    }
-    if reasons.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(Code::CheckNotMet, format!("more than {limit}: {}", reasons.join(", "))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,25 +269,11 @@ mod tests {
         assert_eq!(lag(Some(500), None, 0, 100), (0, Source::Postgres, State::AheadOfLog));
     }
 
-    fn report(pending: i64, total: i64) -> Report {
-        let outbox = OutboxLag { pending, failed: 0, held: 0, oldest_pending_seconds: None, topics: Vec::new() };
-        let consumer = GroupLag { group: "g".to_owned(), total, partitions: Vec::new(), missing_topics: Vec::new() };
-        Report { outbox, consumer: Some(consumer) }
-    }
-
-    #[test]
-    fn either_backlog_passes_the_threshold_and_the_threshold_itself_is_allowed() {
-        assert!(check(&report(100, 100), 100).is_ok());
-        for over in [report(101, 0), report(0, 101)] {
-            assert_eq!(check(&over, 100).unwrap_err().code(), Code::CheckNotMet);
-        }
-    }
-
     #[test]
     fn totals_are_over_all_topics() {
         let topic =
             |pending, age| TopicBacklog { topic: None, pending, failed: 1, held: 2, oldest_pending_seconds: age };
-        let total = outbox_lag(vec![topic(3, Some(1.5)), topic(4, Some(9.0)), topic(0, None)]);
+        let total = OutboxLag::from(vec![topic(3, Some(1.5)), topic(4, Some(9.0)), topic(0, None)]);
         assert_eq!((total.pending, total.failed, total.held), (7, 3, 6));
         assert_eq!(total.oldest_pending_seconds, Some(9.0));
     }

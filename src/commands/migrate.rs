@@ -1,5 +1,7 @@
 //! `migrate`: the schema.
 
+use std::num::NonZeroU32;
+
 use serde::Serialize;
 
 use super::{Context, Result};
@@ -7,7 +9,7 @@ use crate::cli::MigrateCommand;
 use crate::config::Needs;
 use crate::db::Database;
 use crate::error::{Code, Error};
-use crate::migrations::{self, MigrationStatus};
+use crate::migrations::{self, Facts, MigrationStatus};
 use crate::output::{self, Align, Cell, Table, Tone};
 
 #[derive(Debug, Serialize)]
@@ -29,9 +31,14 @@ pub(super) async fn run(context: &Context, command: &MigrateCommand) -> Result<(
 async fn up(context: &Context, dry_run: bool, partitioned: bool) -> Result<()> {
     let settings = context.settings(Needs::DATABASE)?;
     let database = Database::new(&settings.database)?;
+    let mut missing = migrations::status(&database).await?;
+    let is_empty = missing.iter().all(|known| known.applied_on.is_none());
+    missing.retain(|migration| migration.applied_on.is_none());
+    if partitioned && missing.is_empty() {
+        // Refuses what cannot be done before anything else is.
+        migrations::partition_facts(&database).await?;
+    }
     let (done, remark) = if dry_run {
-        let mut missing = migrations::status(&database).await?;
-        missing.retain(|migration| migration.applied_on.is_none());
         (missing, "would apply")
     } else {
         (migrations::up(&database, settings.outbox.shards).await?, "applied")
@@ -41,13 +48,37 @@ async fn up(context: &Context, dry_run: bool, partitioned: bool) -> Result<()> {
     } else {
         output::note(&format!("{}: {remark} {} migration(s)", database.describe(), done.len()));
     }
-    if partitioned && dry_run {
-        output::note("would make outbox_events a partitioned table, unless it is one or is in use");
-    } else if partitioned {
-        let made = migrations::partition(&database, settings.outbox.partition_rows).await?;
-        output::note(if made { "outbox_events is partitioned now" } else { "outbox_events is partitioned already" });
+    if partitioned {
+        let rows = settings.outbox.partition_rows;
+        // Before the first migration there is nothing to look at.
+        if dry_run && is_empty {
+            output::note("would make outbox_events a partitioned table");
+        } else if dry_run {
+            output::note(&would(&migrations::partition_facts(&database).await?, rows));
+        } else {
+            let made = migrations::partition(&database, rows, &mut |line| output::note(line)).await?;
+            output::note(if made {
+                "outbox_events is partitioned now"
+            } else {
+                "outbox_events is partitioned already"
+            });
+        }
     }
     print(context, &done)
+}
+
+/// What a conversion would do.
+fn would(facts: &Facts, rows: NonZeroU32) -> String {
+    if facts.partitioned {
+        return "outbox_events is partitioned already".to_owned();
+    }
+    let about = facts.rows.map_or_else(|| "an unknown number of".to_owned(), |rows| format!("about {rows}"));
+    let begun = if facts.begun.is_some() { ", going on where an interrupted call was" } else { "" };
+    format!(
+        "would make outbox_events, with {about} rows, the first partition of a new table{begun}: ids below {} or, once more are \
+         drawn, below the next; further partitions have {rows} ids each. No row is moved",
+        facts.first_upper(rows)
+    )
 }
 
 async fn status(context: &Context) -> Result<()> {

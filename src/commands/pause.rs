@@ -5,18 +5,31 @@ use serde::Serialize;
 use super::{Context, Result, admin_pool, author};
 use crate::cli::PauseArgs;
 use crate::config::Needs;
+use crate::db::{DbError, Pool};
 use crate::error::{Code, Error};
-use crate::outbox::pauses::{self, EVERYTHING};
+use crate::outbox::pauses::{self, EVERYTHING, Pause};
 use crate::output::{self, Align, Cell, Table};
 use crate::relay::routing::is_topic_name;
 
-/// What is paused when the command is done.
-#[derive(Debug, Serialize)]
-struct Line {
-    topic: String,
-    paused_at: String,
-    by: String,
-    reason: Option<String>,
+/// A pause in force, for `pause`, `resume`, `lag` and `top`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct PauseLine {
+    /// `*`: everything.
+    pub(super) topic: String,
+    pub(super) paused_at: String,
+    pub(super) by: String,
+    pub(super) reason: Option<String>,
+}
+
+impl From<Pause> for PauseLine {
+    fn from(pause: Pause) -> Self {
+        Self { topic: pause.topic, paused_at: pause.paused_at.to_string(), by: pause.actor, reason: pause.reason }
+    }
+}
+
+/// The pauses in force, by topic.
+pub(super) async fn in_force(pool: &Pool) -> Result<Vec<PauseLine>, DbError> {
+    Ok(pauses::list(pool).await?.into_iter().map(PauseLine::from).collect())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,22 +66,13 @@ pub(super) async fn run(context: &Context, args: &PauseArgs, change: Change) -> 
             format!("{what} goes on, on every instance within about two seconds")
         }
     };
-    let lines: Vec<Line> = pauses::list(&pool)
-        .await?
-        .into_iter()
-        .map(|pause| Line {
-            topic: pause.topic,
-            paused_at: pause.paused_at.to_string(),
-            by: pause.actor,
-            reason: pause.reason,
-        })
-        .collect();
+    let lines = in_force(&pool).await?;
     output::data(context.format(), &lines, &lines, || table(&lines))?;
     output::note(&done);
     Ok(())
 }
 
-fn table(lines: &[Line]) -> String {
+pub(super) fn table(lines: &[PauseLine]) -> String {
     if lines.is_empty() {
         return "nothing is paused\n".to_owned();
     }

@@ -88,6 +88,8 @@ section! {
         pub delivery: Delivery = Delivery::AtLeastOnce,
         /// `key`: id order per key among the rows that are visible. `strict`: also waits for every open transaction that may still commit a lower id; a long one delays all events behind it.
         pub ordering: Ordering = Ordering::Key,
+        /// What happens to the row of a published event. `mark`: it becomes PUBLISHED with its place in Kafka, and `[cleanup]` deletes it later; until then it can be replayed and traced. `delete`: it goes at once, which costs PostgreSQL less.
+        pub after_publish: AfterPublish = AfterPublish::Mark,
         /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats. At most 100000.
         pub batch_rows: NonZeroU32 = rows(2_000),
         /// Batches of an instance that may be in flight at once. Bounds memory: batches times `batch_bytes`, about three times over.
@@ -117,6 +119,11 @@ choice! {
 choice! {
     /// Which order is promised.
     pub enum Ordering { Key = "key", Strict = "strict" }
+}
+
+choice! {
+    /// What happens to the row of a published event.
+    pub enum AfterPublish { Mark = "mark", Delete = "delete" }
 }
 
 section! {

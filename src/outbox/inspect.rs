@@ -4,6 +4,7 @@
 //! Reads only; nothing here is on the path of an event. The lanes' view is in the parent module.
 
 pub mod events;
+pub mod live;
 pub mod server;
 pub mod shards;
 pub mod trace;
@@ -15,9 +16,11 @@ use crate::db::{DbError, Pool};
 const BACKLOG_BY_TOPIC: &str = include_str!("sql/backlog_by_topic.sql");
 const CONSUMER_POSITIONS: &str = include_str!("sql/consumer_positions.sql");
 const PENDING_TOPICS: &str = include_str!("sql/pending_topics.sql");
+const RECENT_TOPICS: &str = include_str!("sql/recent_topics.sql");
 
 /// Rows read to learn which topics the backlog names. A guess: enough to meet every topic, and read in milliseconds.
 const PENDING_TOPICS_ROWS: i64 = 50_000;
+const RECENT_TOPICS_ROWS: i64 = 10_000;
 
 /// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is as good
 /// as an outage; an operator who asked for too much has to know.
@@ -67,6 +70,14 @@ pub async fn pending_topics(pool: &Pool) -> Result<Vec<(Option<String>, i64)>, D
     let rows = connection.query(PENDING_TOPICS, &[&PENDING_TOPICS_ROWS]).await?;
     connection.done();
     Ok(rows.iter().map(|row| (row.get("topic"), row.get("events"))).collect())
+}
+
+/// Topics that the newest 10,000 rows name, whatever has become of them, without those of dead letters.
+pub async fn recent_topics(pool: &Pool) -> Result<Vec<String>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(RECENT_TOPICS, &[&RECENT_TOPICS_ROWS]).await?;
+    connection.done();
+    Ok(rows.iter().map(|row| row.get("topic")).collect())
 }
 
 /// Where a consumer group goes on in one partition.

@@ -43,21 +43,25 @@ pub(super) async fn settle(
     shard: ShardId,
     settlement: &Settlement,
     policy: &dyn FailurePolicy,
+    delete: bool,
 ) -> Result<u64, OutboxError> {
-    let mut missing = 0;
-    if !settlement.published.is_empty() {
+    let all = settlement.published.len() as u64;
+    let mut settled = 0;
+    if delete && all > 0 {
+        let ids: Vec<i64> = settlement.published.iter().map(|(id, _)| *id).collect();
+        settled = tx.execute(&tx.prepare_cached(sql::SETTLE_DELETED).await?, &[&ids]).await?;
+    }
+    if settled < all {
         let (mut ids, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
         for (id, place) in &settlement.published {
             ids.push(*id);
             partitions.push(place.map(|(partition, _)| partition));
             offsets.push(place.map(|(_, offset)| offset));
         }
-        let moved =
-            tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;
-        missing = (settlement.published.len() as u64).saturating_sub(moved);
+        settled += tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;
     }
     fail(tx, shard, &settlement.failed, policy).await?;
-    Ok(missing)
+    Ok(all.saturating_sub(settled))
 }
 
 /// Counts the attempt of each failed event, and does with it what the policy says.

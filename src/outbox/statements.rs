@@ -18,6 +18,7 @@ pub(super) const OPEN_WRITERS: &str = include_str!("sql/open_writers.sql");
 pub(super) const RELEASE_DUE: &str = include_str!("sql/release_due.sql");
 pub(super) const RELEASE_LEASE: &str = include_str!("sql/release_lease.sql");
 pub(super) const RENEW_LEASES: &str = include_str!("sql/renew_leases.sql");
+pub(super) const SETTLE_DELETED: &str = include_str!("sql/settle_deleted.sql");
 pub(super) const SETTLE_FAILED: &str = include_str!("sql/settle_failed.sql");
 pub(super) const SETTLE_HELD: &str = include_str!("sql/settle_held.sql");
 pub(super) const SETTLE_PUBLISHED: &str = include_str!("sql/settle_published.sql");

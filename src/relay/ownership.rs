@@ -30,6 +30,10 @@ const TICK_MAX: Duration = Duration::from_secs(1);
 /// The same where a dead instance is noticed by its lost session: two looks and the takeover fit into two seconds.
 const EARLY_TICK: Duration = Duration::from_millis(400);
 
+/// Shown while no shard can be had.
+const RESHARDING: &str = "the number of shards is being changed, and nothing is published until that is finished: \
+                          outbox-relay shards ls shows whether the command is at work";
+
 struct Owned {
     epoch: i64,
     permit: Permit,
@@ -108,6 +112,8 @@ impl Owner {
         let census = self.leases.heartbeat().await?;
         self.lanes.health.postgres_works();
         let share = fair_share(census);
+        let note = census.resharding.then(|| RESHARDING.to_owned());
+        self.lanes.health.resharding.set(note.into_iter().collect());
         if census.resharding {
             return self.give_way(census).await;
         }

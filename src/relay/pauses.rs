@@ -72,6 +72,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
 /// The first look comes before the first claim.
 pub(super) async fn look(lanes: &Lanes, pool: &Pool) {
     let Ok(pauses) = pauses::list(pool).await else { return };
+    lanes.health.pauses.set(pauses.iter().map(note).collect());
     if let Some(paused) = lanes.paused.set(Paused::new(pauses)) {
         let topics: Vec<&str> = paused.topics.iter().map(String::as_str).collect();
         tracing::warn!(everything = paused.everything, topics = ?topics, "what is paused has changed");
@@ -91,6 +92,15 @@ pub(super) async fn look(lanes: &Lanes, pool: &Pool) {
         && let Err(error) = pauses::release_granted(pool, &granted).await
     {
         tracing::debug!(error = %error.chain(), "keys that waited for a grant could not be released");
+    }
+}
+
+/// For `/readyz?verbose`, which anybody may read: not who and why, which are texts of operators.
+fn note(pause: &Pause) -> String {
+    let since = pause.paused_at.strftime("%Y-%m-%dT%H:%M:%SZ");
+    match pause.topic.as_str() {
+        EVERYTHING => format!("everything is paused since {since}"),
+        topic => format!("topic {topic} is paused since {since}"),
     }
 }
 

@@ -54,6 +54,29 @@ impl Policy {
         })
     }
 
+    /// Where events of this topic may leave a dead letter: for some event type and class of error at least. `None`: nowhere.
+    pub fn dead_letter_topic(&self, topic: &str) -> Option<String> {
+        let of_topic = |rule: &&Rule| rule.topic.as_ref().is_none_or(|pattern| pattern.is_match(topic));
+        let mut decided = false;
+        let mut endings = Vec::new();
+        for rule in self.rules.iter().filter(of_topic) {
+            endings.push(rule.terms.on_exhausted);
+            // It fits every event of the topic, so that no later rule is asked.
+            if rule.event_type.is_none() && rule.class.is_none() {
+                decided = true;
+                break;
+            }
+        }
+        if !decided {
+            endings.push(self.default.on_exhausted);
+        }
+        endings.contains(&OnExhausted::DeadLetter).then(|| self.dead_letters_of(topic))
+    }
+
+    fn dead_letters_of(&self, topic: &str) -> String {
+        self.dead_letter_topic.replace("{topic}", topic)
+    }
+
     /// The wait after this many attempts: growing up to its bound, less a random share.
     fn wait(&self, terms: Terms, attempts: u32) -> Duration {
         let exponent = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
@@ -74,9 +97,7 @@ impl FailurePolicy for Policy {
         match (terms.on_exhausted, case.topic) {
             (OnExhausted::Hold, _) => Sentence::Hold,
             (OnExhausted::Skip, _) => Sentence::Skip,
-            (OnExhausted::DeadLetter, Some(topic)) => {
-                Sentence::DeadLetter { topic: self.dead_letter_topic.replace("{topic}", topic) }
-            }
+            (OnExhausted::DeadLetter, Some(topic)) => Sentence::DeadLetter { topic: self.dead_letters_of(topic) },
             // Without a topic there is no dead-letter topic either, and nothing may be lost sight of.
             (OnExhausted::DeadLetter, None) => Sentence::Hold,
         }
@@ -178,6 +199,30 @@ mod tests {
         assert_eq!(policy.sentence(&Case { topic: Some("reorder-events"), ..case("too-large", 1) }), Sentence::Skip);
         // No rule about topics fits an event that has none.
         assert_eq!(policy.sentence(&Case { topic: None, ..case("no-topic", 1) }), Sentence::Hold);
+    }
+
+    #[test]
+    fn a_topic_has_dead_letters_when_any_event_of_it_can_leave_one() {
+        let rule = |topic: Option<&str>, class: Option<&str>, on_exhausted| RetryRule {
+            topic: topic.map(str::to_owned),
+            error_class: class.map(str::to_owned),
+            on_exhausted: Some(on_exhausted),
+            ..RetryRule::default()
+        };
+        let of = |on_exhausted, rule: Vec<RetryRule>, topic: &str| {
+            policy(RetryConfig { on_exhausted, rule, ..RetryConfig::default() }).dead_letter_topic(topic)
+        };
+        let (hold, letter) = (OnExhausted::Hold, OnExhausted::DeadLetter);
+        assert_eq!(of(hold, vec![], "orders"), None);
+        assert_eq!(of(letter, vec![], "orders").as_deref(), Some("orders-dlq"));
+        assert_eq!(
+            of(hold, vec![rule(Some("ord*"), Some("too-large"), letter)], "orders").as_deref(),
+            Some("orders-dlq")
+        );
+        assert_eq!(of(hold, vec![rule(Some("ord*"), None, letter)], "audit"), None);
+        // The first rule decides for every event of the topic, or for some only.
+        assert_eq!(of(letter, vec![rule(Some("audit"), None, hold), rule(None, None, letter)], "audit"), None);
+        assert!(of(letter, vec![rule(Some("audit"), Some("too-large"), hold)], "audit").is_some());
     }
 
     #[test]

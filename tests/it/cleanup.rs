@@ -169,7 +169,7 @@ async fn every_state_is_kept_for_its_time_and_what_somebody_needs_for_ever() {
     gone.insert(orphan);
     let unknown = put(&client, "FAILED", "400 days", None).await;
     client.execute("update outbox_events set failed_at = null where id = $1", &[&unknown]).await.unwrap();
-    kept.insert(unknown, "nobody knows since when it has failed");
+    kept.insert(unknown, "it counts as failed since somebody has noticed");
     let in_flight = put(&client, "DISCARDED", "400 days", None).await;
     let manifest = "update outbox_shards set batch_ids = array[$1::bigint] where shard = (select shard from outbox_events where id = $1)";
     client.execute(manifest, &[&in_flight]).await.unwrap();
@@ -184,6 +184,31 @@ async fn every_state_is_kept_for_its_time_and_what_somebody_needs_for_ever() {
     assert!(missed.is_empty(), "deleted: {missed:?}");
     assert_eq!(count(&client, "event_handled").await, 7);
     assert_eq!(count(&client, "outbox_held_keys").await, 2, "held keys are nobody's but the operator's");
+}
+
+/// Somebody set the status with SQL: the time counts from when the cleaner first met the row, and then it goes like the others.
+#[tokio::test]
+async fn a_row_that_was_set_failed_by_hand_goes_when_its_time_is_over_and_not_before() {
+    let database = TestDatabase::migrated("by-hand").await;
+    let client = database.connect().await;
+    let by_hand = put(&client, "FAILED", "400 days", None).await;
+    client.execute("update outbox_events set failed_at = null where id = $1", &[&by_hand]).await.unwrap();
+    let retried = put(&client, "HELD", "400 days", None).await;
+    client.execute("update outbox_events set failed_at = null where id = $1", &[&retried]).await.unwrap();
+    clean(&database, settings()).await;
+    let noted = "select id from outbox_events where failed_at > now() - interval '1 hour'";
+    let rows = client.query(noted, &[]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [by_hand], "and no row of another state");
+    let later = "update outbox_events set failed_at = failed_at - interval '29 days' where id = $1";
+    client.execute(later, &[&by_hand]).await.unwrap();
+    clean(&database, settings()).await;
+    assert_eq!(ids(&client).await, BTreeSet::from([by_hand, retried]), "29 days are not 30");
+    client
+        .execute("update outbox_events set failed_at = failed_at - interval '2 days' where id = $1", &[&by_hand])
+        .await
+        .unwrap();
+    clean(&database, settings()).await;
+    assert_eq!(ids(&client).await, BTreeSet::from([retried]));
 }
 
 #[tokio::test]

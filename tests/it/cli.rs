@@ -154,7 +154,53 @@ async fn lag_tells_the_backlog_and_fails_over_a_threshold() {
     assert!(shown.stdout.contains("25"), "{}", shown.stdout);
     shown.json();
     lag(&["--fail-over", "25"]).run().await.expect_code(0);
+    let over = lag(&["--fail-over", "24"]).run().await.expect_code(6);
+    assert!(over.stderr.contains("25 events wait in the outbox, more than 24"), "{}", over.stderr);
+    assert_eq!(over.json()["outbox"]["pending"], 25, "the figures are printed all the same");
+    // Held events are still to be delivered.
+    client.execute("update outbox_events set status = 'HELD' where id % 2 = 0", &[]).await.unwrap();
     lag(&["--fail-over", "24"]).run().await.expect_code(6);
+    lag(&["--fail-over-age", "1h"]).run().await.expect_code(0);
+    client.execute("update outbox_events set created_at = now() - interval '2 hours'", &[]).await.unwrap();
+    let old = lag(&["--fail-over-age", "1h"]).run().await.expect_code(6);
+    assert!(old.stderr.contains("the oldest PENDING event has waited for 2h 0m, more than 1h 0m"), "{}", old.stderr);
+
+    let paused = call(&database, &["pause", "--topic", &topic.name, "--reason", "upgrade"]).run().await;
+    paused.expect_code(0);
+    let shown = lag(&[]).run().await.expect_code(0).json();
+    assert_eq!(shown["pauses"].as_array().map(Vec::len), Some(1), "{shown}");
+    assert_eq!(
+        (&shown["pauses"][0]["topic"], &shown["pauses"][0]["reason"]),
+        (&topic.name.as_str().into(), &"upgrade".into())
+    );
+    let text = call(&database, &["lag"]).env("OUTBOX_RELAY_CONSUMER__ENABLED", "false").run().await.expect_code(0);
+    assert!(text.stdout.contains("PAUSED") && text.stdout.contains("upgrade"), "{}", text.stdout);
+    let over = lag(&["--fail-over", "24"]).run().await.expect_code(6);
+    assert!(over.stderr.contains("publishing is paused"), "{}", over.stderr);
+}
+
+#[tokio::test]
+async fn lag_fails_over_what_a_consumer_group_is_behind_and_over_a_position_that_kafka_has_not() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("group-lag"), Topic::create("group-lag", 1));
+    let client = database.connect().await;
+    crate::support::outbox::insert_many(&client, &topic.name, 10, 30).await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    wait_until_published(&database, Duration::from_secs(30)).await;
+    relay.terminate().await;
+    let folded = "insert into consumer_partitions (consumer_group, topic, partition, epoch, next_offset) values ('shop', $1, 0, 1, 10)";
+    client.execute(folded, &[&topic.name]).await.unwrap();
+    let lag = |args: &[&str]| {
+        call(&database, &[&["lag", "--group", "shop", "-o", "json"], args].concat())
+            .env("OUTBOX_RELAY_CONSUMER__ENABLED", "false")
+            .env("OUTBOX_RELAY_CONSUMER__TOPICS", &topic.name)
+    };
+    let shown = lag(&["--fail-over", "20"]).run().await.expect_code(0).json();
+    assert_eq!(shown["consumer"]["total"], 20, "{shown}");
+    let over = lag(&["--fail-over", "19"]).run().await.expect_code(6);
+    assert!(over.stderr.contains("group shop is 20 records behind, more than 19"), "{}", over.stderr);
+    client.execute("update consumer_partitions set next_offset = 31", &[]).await.unwrap();
+    lag(&[]).run().await.expect_code(0);
+    lag(&["--fail-over", "1000"]).run().await.expect_code(6);
 }
 
 #[tokio::test]
@@ -170,6 +216,29 @@ async fn check_is_content_with_a_good_deployment_and_names_what_is_missing() {
     assert!(once.stdout.contains("outbox-relay.progress") && once.stdout.contains("run.deployment"), "{}", once.stdout);
     // Its other name.
     call(&good, &["doctor"]).env("OUTBOX_RELAY_CONSUMER__ENABLED", "false").run().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn check_names_dead_letter_topics_that_are_missing_where_they_would_be_used() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("check-dlq"), Topic::create("check-dlq", 1));
+    let client = database.connect().await;
+    // Published long ago: it is not by the backlog that the topic is known.
+    NewRow::new(&topic.name, "k", "{}").text("status", "PUBLISHED").sql("published_at", "now()").insert(&client).await;
+    let check = || call(&database, &["check", "-o", "json"]).env("OUTBOX_RELAY_CONSUMER__ENABLED", "false");
+    let findings = |document: &serde_json::Value| -> Vec<serde_json::Value> {
+        let all = document["findings"].as_array().expect("a list");
+        all.iter().filter(|finding| finding["check"] == "kafka.dead_letters").cloned().collect()
+    };
+    assert_eq!(findings(&check().run().await.expect_code(0).json()).len(), 0, "nothing would be sent there");
+    let strict = || check().env("OUTBOX_RELAY_RETRY__ON_EXHAUSTED", "dead-letter").run();
+    let found = findings(&strict().await.expect_code(6).json());
+    let dead = format!("{}-dlq", topic.name);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["what"], format!("dead-letter topic {dead} does not exist"));
+    let fix = found[0]["fix"].as_str().expect("a text");
+    assert!(fix.contains(&format!("--create --topic {dead} ")), "{fix}");
+    let _dead = Topic { name: dead, ..topic.clone() }.created(1).await;
+    assert_eq!(findings(&strict().await.expect_code(0).json()).len(), 0);
 }
 
 #[tokio::test]

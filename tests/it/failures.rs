@@ -13,7 +13,7 @@ use crate::support::outbox::{
 };
 use crate::support::relay::RelaySettings;
 use crate::support::{
-    NewRow, Record, TestDatabase, Topic, holds_for, order, outbox_relay, parts::parts, unique, wait_until,
+    NewRow, Record, TestDatabase, Topic, holds_for, http, order, outbox_relay, parts::parts, unique, wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -403,6 +403,8 @@ async fn a_paused_topic_waits_in_order_while_others_flow_and_a_restart_does_not_
             if paused == 1.0 { Ok(()) } else { Err(format!("{paused} topics are paused")) }
         })
         .await;
+        let (_, body) = http::get(first.admin(), "/readyz?verbose").await.expect("an answer");
+        assert!(body.contains(&format!("\n[i]topic {} is paused since 20", quiet.name)), "{body}");
         insert_many(&client, &quiet.name, 10, 200).await;
         let other = NewRow::new(&busy.name, "other", "{}").insert(&client).await;
         // Behind an event of the paused topic its key waits, wherever it goes.
@@ -442,6 +444,17 @@ async fn a_pause_of_everything_stops_every_instance_and_loses_nothing() {
         let late = NewRow::new(&topic.name, "late", "{}").insert(&client).await;
         let stopped = counts(&client).await;
         assert!(!stopped.contains_key("HELD"), "{mode}: {stopped:?}");
+        for relay in [&first, &second] {
+            // As information: it is ready all the same.
+            let body = wait_until("it is ready, and says what is paused", PATIENCE, async || {
+                match http::get(relay.admin(), "/readyz?verbose").await? {
+                    (200, body) if body.contains("\n[i]everything is paused since 20") => Ok(body),
+                    (status, body) => Err(format!("{status} {body}")),
+                }
+            })
+            .await;
+            assert!(!body.contains("broker upgrade"), "what an operator typed is not for everybody: {body}");
+        }
         holds_for("nothing moves", Duration::from_secs(2), async || {
             let now = counts(&client).await;
             if now == stopped { Ok(()) } else { Err(format!("{stopped:?}, then {now:?}")) }
@@ -452,6 +465,15 @@ async fn a_pause_of_everything_stops_every_instance_and_loses_nothing() {
         cli(&database, &["resume"]).await.expect_code(0);
         wait_until_published(&database, PATIENCE).await;
         expect_order(&client, &topic).await;
+        for relay in [&first, &second] {
+            wait_until("it says that nothing is paused", PATIENCE, async || {
+                match http::get(relay.admin(), "/readyz?verbose").await? {
+                    (_, body) if body.contains("[i]") => Err(body),
+                    _ => Ok(()),
+                }
+            })
+            .await;
+        }
         cli(&database, &["resume"]).await.expect_code(6);
         cli(&database, &["pause", "--topic", "no such topic"]).await.expect_code(2);
     }

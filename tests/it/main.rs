@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test may fail and may talk")]
 #![allow(clippy::large_futures, reason = "a scenario is one long future on a stack of its own")]
 
+mod after_publish;
 mod bad_input;
 mod cleanup;
 mod cleanup_command;
 mod cli;
 mod cluster;
 mod consumer;
+mod conversion;
 mod crash;
 mod delivery;
 mod demo;
@@ -33,6 +35,7 @@ mod shutdown;
 mod sql_files;
 mod support;
 mod takeover;
+mod top;
 
 // The proxy of the fault harness.
 #[path = "../chaos/plan.rs"]

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::kafka::sent_ids;
 use crate::support::order;
-use crate::support::outbox::{psql, row};
+use crate::support::outbox::row;
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, TestDatabase, Topic, holds_for, outbox_relay, parts::parts, wait_until};
+use crate::support::{NewRow, TestDatabase, Topic, holds_for, outbox_relay, parts::parts, unique, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Ids of a partition.
@@ -46,13 +46,13 @@ fn pool(database: &TestDatabase) -> Pool {
 }
 
 /// Looks after partitions in this process, until it is dropped.
-struct Keeper {
-    metrics: Metrics,
+pub struct Keeper {
+    pub metrics: Metrics,
     stop: CancellationToken,
 }
 
 impl Keeper {
-    fn start(database: &TestDatabase) -> Self {
+    pub fn start(database: &TestDatabase) -> Self {
         let pool = pool(database);
         let (metrics, stop) = (Metrics::new(), CancellationToken::new());
         let settings = CleanupConfig {
@@ -74,7 +74,7 @@ impl Drop for Keeper {
 }
 
 /// Names of the partitions that there are, in order, the last one aside.
-async fn names(client: &Client) -> Vec<String> {
+pub async fn names(client: &Client) -> Vec<String> {
     let rows = client
         .query(
             "select c.relname::text from pg_inherits join pg_class c on c.oid = inhrelid \
@@ -91,7 +91,7 @@ async fn exists(client: &Client, table: &str) -> bool {
     client.query_one("select to_regclass($1) is not null", &[&table]).await.expect("an answer").get(0)
 }
 
-async fn wait_until_gone(client: &Client, table: &str) {
+pub async fn wait_until_gone(client: &Client, table: &str) {
     wait_until(&format!("{table} is dropped"), LIMIT, async || {
         if exists(client, table).await { Err("it is there".to_owned()) } else { Ok(()) }
     })
@@ -116,7 +116,7 @@ async fn published(client: &Client, n: i64, days: f64) {
 }
 
 #[tokio::test]
-async fn an_empty_outbox_is_made_partitioned_and_one_in_use_is_left_alone() {
+async fn an_empty_outbox_is_made_partitioned_and_has_everything_of_the_plain_one() {
     let database = partitioned("partition").await;
     let client = database.connect().await;
     assert_eq!(names(&client).await, ["outbox_events_p1"]);
@@ -135,20 +135,28 @@ async fn an_empty_outbox_is_made_partitioned_and_one_in_use_is_left_alone() {
         [row.get(0), row.get(1), row.get(2), row.get(3)]
     };
     assert_eq!(numbers(&client).await, numbers(&plain).await);
-
-    let used = TestDatabase::migrated("used").await;
-    NewRow::new("t", "k", "{}").insert(&used.connect().await).await;
-    let refused = up(&used, "--partitioned", 1).await;
-    assert!(refused.contains("OR-P005") && refused.contains("only an empty one"), "{refused}");
-    assert_eq!(psql(&used, "select count(*) from outbox_claimable").await, "1", "nothing was changed");
 }
 
-/// The whole way under load: two instances, one of them killed, a partition of a thousand ids every moment, finished ones dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_on_a_partitioned_outbox_keeps_every_promise_while_partitions_come_and_go() {
-    let (database, topic) = tokio::join!(partitioned("partition-load"), Topic::create("partition-load", 3));
+    let report = partitions_come_and_go("partition-load", "at-least-once").await;
+    report.expect_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partitioned_outbox_is_published_exactly_once_over_a_kill_while_partitions_come_and_go() {
+    let report = partitions_come_and_go("partition-eos", "exactly-once").await;
+    report.expect_kept().expect_no_repeats();
+}
+
+/// The whole way under load: two instances, one of them killed in the middle of a burst, a partition of a thousand ids every moment,
+/// finished ones dropped.
+async fn partitions_come_and_go(name: &str, delivery: &str) -> order::Report {
+    let (database, topic) = tokio::join!(partitioned(name), Topic::create(name, 3));
     let client = database.connect().await;
     let settings = RelaySettings::new(&database, &parts().kafka)
+        .set("relay.delivery", delivery)
+        .set("run.deployment", &unique(name))
         .set("outbox.partition_rows", &ROWS.to_string())
         .set("cleanup.interval", "1s")
         .set("cleanup.published_older_than", "2s")
@@ -172,16 +180,23 @@ async fn a_relay_on_a_partitioned_outbox_keeps_every_promise_while_partitions_co
     for _ in 0..40 {
         insert().await;
     }
+    let open = async || -> i64 {
+        let open = "select count(*) from outbox_events where status <> 'PUBLISHED'";
+        client.query_one(open, &[]).await.expect("a count").get(0)
+    };
+    wait_until("the burst is on its way", LIMIT, async || match open().await {
+        0 => Err("it is over".to_owned()),
+        open if open < 5_500 => Ok(()),
+        open => Err(format!("{open} open")),
+    })
+    .await;
     one.kill().await;
     // Ids go on, so that partitions fall behind the one in use, until none of the first phase is left.
     wait_until("everything is published, and finished partitions are dropped", Duration::from_secs(150), async || {
         insert().await;
-        wait_until("it is published", LIMIT, async || {
-            let open = "select count(*) from outbox_events where status <> 'PUBLISHED'";
-            match client.query_one(open, &[]).await.expect("a count").get::<_, i64>(0) {
-                0 => Ok(()),
-                open => Err(format!("{open} open")),
-            }
+        wait_until("it is published", LIMIT, async || match open().await {
+            0 => Ok(()),
+            open => Err(format!("{open} open")),
         })
         .await;
         let lowest = client.query_one("select min(id) from outbox_events", &[]).await.expect("an id");
@@ -191,10 +206,10 @@ async fn a_relay_on_a_partitioned_outbox_keeps_every_promise_while_partitions_co
         }
     })
     .await;
-    order::check(&committed, &sent_ids(&topic.records().await)).expect_kept();
     assert!(!exists(&client, "outbox_events_p1").await);
     two.terminate().await;
     two.expect_no_error_lines();
+    order::check(&committed, &sent_ids(&topic.records().await))
 }
 
 /// There is room before the last partition at every moment, and what was put into the last one meanwhile is not lost.

@@ -70,6 +70,8 @@ async fn fill(client: &Client, analyze_first: bool) {
              select 'k' || n % 1000, 'E', 't', '{}' from generate_series(1, 1000) n; \
              insert into outbox_events (aggregate_id, event_type, topic, payload, status) \
              select 'held-' || n % 100, 'E', 't', '{}', 'HELD' from generate_series(1, 50000) n; \
+             insert into outbox_events (aggregate_id, event_type, topic, payload, status, last_error, failed_at) \
+             select 'failed-' || n, 'E', 't', '{}', 'FAILED', 'x', case when n % 2 = 0 then now() end from generate_series(1, 20000) n; \
              insert into outbox_held_keys (first_id, shard, partition_key, reason, release_at, released_to) \
              select min(id), shard, aggregate_id, 'retry', now(), min(id) from outbox_events where status = 'HELD' \
              group by shard, aggregate_id",
@@ -110,10 +112,12 @@ async fn check_plans(database: &TestDatabase, when: &str) {
     }
 
     // An age of 0: everything that is finished goes, and comes back with the rollback.
-    for (file, first) in
-        [("cleanup_finished", "Index Scan outbox_events_pkey"), ("cleanup_failed", "Index Scan outbox_events_failed")]
-    {
-        let ages = if file == "cleanup_finished" { "0, 0" } else { "0" };
+    for (file, first, ages) in [
+        ("cleanup_finished", "Index Scan outbox_events_pkey", "0, 0"),
+        ("cleanup_failed", "Index Scan outbox_events_failed", "0"),
+        // Only old ones: the time of those that do not say theirs is written.
+        ("cleanup_failed", "Index Scan outbox_events_failed", "86400"),
+    ] {
         let plan =
             explain(&lane, &format!("outbox/sql/{file}.sql"), &format!("0, 9223372036854775807, 1000, {ages}")).await;
         let mut found = scans(&plan, "outbox_events");
@@ -218,6 +222,24 @@ async fn a_window_of_a_replay_reads_only_its_own_rows() {
             let two = format!("0, 9223372036854775807, 5000, '{{1,199999}}', {}{more}", &nothing[6..]);
             let plan = explain(&client, &file, &two).await;
             assert!(pages(&plan) < 300, "{file}: {} pages for two rows: {plan:#}", pages(&plan));
+        }
+    }
+}
+
+/// With the planner as every session has it: what `top` asks each second, and `check` once, reads the newest rows and no others.
+#[tokio::test]
+async fn a_look_at_the_newest_rows_reads_no_history() {
+    for analyze_first in [false, true] {
+        let database = TestDatabase::migrated("newest-plans").await;
+        let client = database.connect().await;
+        fill(&client, analyze_first).await;
+        let folded = "insert into consumer_partitions (consumer_group, topic, partition, epoch, next_offset) \
+                      select 'g', 't', n, 1, 1 from generate_series(0, 9) n";
+        client.batch_execute(folded).await.unwrap();
+        for (file, rows) in [("consumer_progress", 2_000), ("recent_topics", 10_000)] {
+            let plan = explain(&client, &format!("outbox/sql/{file}.sql"), &rows.to_string()).await;
+            assert_eq!(scans(&plan, "outbox_events"), ["Index Scan outbox_events_pkey"], "{file}: {plan:#}");
+            assert!(pages(&plan) < rows, "{file}: {} pages for {rows} rows", pages(&plan));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::support::cli::{Finished, Started, outbox_relay};
@@ -11,7 +12,7 @@ use crate::support::kafka::sent_ids;
 use crate::support::order;
 use crate::support::outbox::{committed_ids, counts, insert_many, wait_for_status, wait_until_published};
 use crate::support::relay::{RelaySettings, leases};
-use crate::support::{NewRow, PrivateKafka, TestDatabase, Topic, holds_for, parts::parts, unique, wait_until};
+use crate::support::{NewRow, PrivateKafka, TestDatabase, Topic, holds_for, http, parts::parts, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -66,7 +67,10 @@ async fn write(client: Client, topic: String, writer: usize, stop: Arc<AtomicBoo
                 values ('Order', $1, 'OrderCreatedEvent', $2, '{}')";
     let statement = client.prepare(text).await.expect("a statement");
     let mut written = 0;
+    // No faster than the relays of a busy machine.
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
     while !stop.load(Ordering::Relaxed) {
+        pace.tick().await;
         let key = format!("w{writer}-{}", written % 20);
         client.execute(&statement, &[&key, &topic]).await.expect("an insert");
         written += 1;
@@ -79,7 +83,7 @@ async fn more_and_fewer_shards(delivery: &str) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("reshard"), topic);
     let client = database.connect().await;
     let operator = Operator::new(&database, &parts().kafka, delivery, &unique("reshard"));
-    let settings = operator.relay().set("relay.batch_rows", "50");
+    let settings = operator.relay().set("relay.batch_rows", "200");
     let (first, second) = (settings.clone().instance("first"), settings.instance("second"));
     let (mut first, mut second) = tokio::join!(first.start_ready(), second.start_ready());
 
@@ -94,9 +98,9 @@ async fn more_and_fewer_shards(delivery: &str) {
     wait_for_status(&client, later, "HELD").await;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let mut writers = Vec::new();
+    let mut writers = JoinSet::new();
     for writer in 0..4 {
-        writers.push(tokio::spawn(write(database.connect().await, topic.name.clone(), writer, Arc::clone(&stop))));
+        writers.spawn(write(database.connect().await, topic.name.clone(), writer, Arc::clone(&stop)));
     }
     let held_by = "select count(*) from outbox_held_keys where shard <> outbox_shard_of(partition_key, first_id)";
     // Shards that come back go on from the number of their last batch.
@@ -110,17 +114,14 @@ async fn more_and_fewer_shards(delivery: &str) {
         assert_eq!(number(&client, held_by).await, 0, "held keys are where their events are");
     }
     stop.store(true, Ordering::Relaxed);
-    let mut written = 0;
-    for writer in writers {
-        written += writer.await.expect("a writer");
-    }
+    let written: u64 = writers.join_all().await.into_iter().sum();
     assert!(written > 100, "{written} rows were written meanwhile");
 
     client.execute("update outbox_events set payload = '{}' where id = $1", &[&poison]).await.unwrap();
     let call = |args: &[&str]| outbox_relay(args).env("DATABASE_URL", &database.url);
     call(&["events", "retry", &poison.to_string(), "--yes"]).run().await.expect_code(0);
-    client.execute("update outbox_held_keys set release_at = now() where partition_key = 'later'", &[]).await.unwrap();
     client.execute("update outbox_events set available_at = now() where id = $1", &[&later]).await.unwrap();
+    client.execute("update outbox_held_keys set release_at = now() where partition_key = 'later'", &[]).await.unwrap();
     wait_until_published(&database, PATIENCE).await;
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     report.expect_kept().expect_no_repeats();
@@ -229,6 +230,8 @@ async fn a_command_that_is_killed_while_it_moves_events_is_finished_by_the_next(
     let refused = operator.set(&["4", "--yes"]).await.expect_code(2);
     assert!(refused.stderr.contains("shards set 12"), "{}", refused.stderr);
     assert_eq!(counts(&client).await.get("PENDING"), Some(&2_500), "nothing is published before it is finished");
+    let (_, readiness) = http::get(relay.admin(), "/readyz?verbose").await.expect("an answer");
+    assert!(readiness.contains("[i]the number of shards is being changed"), "{readiness}");
 
     operator.set(&["12", "--yes"]).await.expect_code(0);
     assert_eq!(number(&client, STRAYS).await, 0);

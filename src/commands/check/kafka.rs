@@ -1,12 +1,14 @@
 //! Kafka: asks, and judges what it hears.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{Finding, Part};
-use super::postgres::PendingTopics;
+use super::postgres::OutboxTopics;
 use crate::broker::admin::{Admin, TopicFacts};
 use crate::config::{Config, Delivery, RunConfig};
 use crate::error::Result;
+use crate::relay::policy::Policy;
+use crate::relay::routing::is_topic_name;
 
 /// Who needs a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +31,7 @@ impl Need {
 
 /// Adds what there is to say of Kafka and the topics.
 /// Errors: settings that the client library refuses.
-pub(super) async fn look(settings: &Config, pending: &PendingTopics, findings: &mut Vec<Finding>) -> Result<()> {
+pub(super) async fn look(settings: &Config, topics: &OutboxTopics, findings: &mut Vec<Finding>) -> Result<()> {
     let admin = Admin::new(&settings.kafka)?;
     let brokers = match admin.cluster().await {
         Ok(cluster) => cluster.brokers,
@@ -44,12 +46,23 @@ pub(super) async fn look(settings: &Config, pending: &PendingTopics, findings: &
         "kafka.connection",
         format!("{} broker(s): {}", brokers.len(), names.join(", ")),
     ));
-    routing(settings, pending, findings);
-    for (topic, needs) in topics_needed(settings, pending) {
-        match admin.topic(&topic).await {
-            Ok(Some(facts)) => judge_topic(&topic, &facts, brokers.len(), settings, findings),
-            Ok(None) => findings.push(missing(&topic, &needs, brokers.len(), settings)),
+    routing(settings, topics, findings);
+    let needed = topics_needed(settings, topics);
+    for (topic, needs) in &needed {
+        match admin.topic(topic).await {
+            Ok(Some(facts)) => judge_topic(topic, &facts, brokers.len(), settings, findings),
+            Ok(None) => findings.push(missing(topic, needs, brokers.len(), settings)),
             Err(error) => findings.push(Finding::failed(Part::Kafka, "kafka.topic", &error)),
+        }
+    }
+    let policy = Policy::new(&settings.retry, &settings.dead_letter)?;
+    for (topic, sources) in dead_letter_topics(settings, &policy, topics) {
+        match admin.topic(&topic).await {
+            // Looked at above.
+            Ok(Some(_)) if needed.contains_key(&topic) => {}
+            Ok(Some(facts)) => judge_topic(&topic, &facts, brokers.len(), settings, findings),
+            Ok(None) => findings.push(missing_dead_letters(&topic, &sources, brokers.len())),
+            Err(error) => findings.push(Finding::failed(Part::Kafka, "kafka.dead_letters", &error)),
         }
     }
     if settings.relay.enabled && settings.relay.delivery == Delivery::ExactlyOnce {
@@ -82,29 +95,54 @@ async fn exactly_once(settings: &Config, admin: &Admin, brokers: usize, findings
 }
 
 /// Every topic that is known to be needed, with who needs it.
-fn topics_needed(settings: &Config, pending: &PendingTopics) -> BTreeMap<String, Vec<Need>> {
-    let mut topics: BTreeMap<String, Vec<Need>> = BTreeMap::new();
+fn topics_needed(settings: &Config, topics: &OutboxTopics) -> BTreeMap<String, Vec<Need>> {
+    let mut needed: BTreeMap<String, Vec<Need>> = BTreeMap::new();
     if settings.relay.enabled {
-        for (topic, events) in pending {
+        for (topic, events) in &topics.waiting {
             if let Some(topic) = topic {
-                topics.entry(topic.clone()).or_default().push(Need::Waiting(*events));
+                needed.entry(topic.clone()).or_default().push(Need::Waiting(*events));
             }
         }
         // A topic with a placeholder is known only when an event comes.
         for rule in settings.routing.rule.iter().filter(|rule| !rule.topic.contains(['$', '{'])) {
-            topics.entry(rule.topic.clone()).or_default().push(Need::Routed);
+            needed.entry(rule.topic.clone()).or_default().push(Need::Routed);
         }
     }
     if settings.consumer.enabled {
         for topic in &settings.consumer.topics {
-            topics.entry(topic.clone()).or_default().push(Need::Consumed);
+            needed.entry(topic.clone()).or_default().push(Need::Consumed);
         }
     }
-    topics
+    needed
 }
 
-fn routing(settings: &Config, pending: &PendingTopics, findings: &mut Vec<Finding>) {
-    let without_topic: i64 = pending.iter().filter(|(topic, _)| topic.is_none()).map(|(_, events)| events).sum();
+/// Every dead-letter topic that `[retry]` may use, as far as the topics of events are known, with those topics.
+fn dead_letter_topics(settings: &Config, policy: &Policy, topics: &OutboxTopics) -> BTreeMap<String, Vec<String>> {
+    let mut letters: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    if !settings.relay.enabled {
+        return letters;
+    }
+    let waiting = topics.waiting.iter().filter_map(|(topic, _)| topic.clone());
+    let routed = settings.routing.rule.iter().map(|rule| rule.topic.clone());
+    // A rule's topic with a placeholder is no name.
+    let known: BTreeSet<String> =
+        waiting.chain(routed).chain(topics.recent.iter().cloned()).filter(|topic| is_topic_name(topic)).collect();
+    for topic in &known {
+        if let Some(dead_letters) = policy.dead_letter_topic(topic) {
+            letters.entry(dead_letters).or_default().push(topic.clone());
+        }
+    }
+    // Dead letters wait in the outbox too, and leave none of their own.
+    let names: BTreeSet<String> = letters.keys().cloned().collect();
+    for sources in letters.values_mut() {
+        sources.retain(|topic| !names.contains(topic));
+    }
+    letters.retain(|_, sources| !sources.is_empty());
+    letters
+}
+
+fn routing(settings: &Config, topics: &OutboxTopics, findings: &mut Vec<Finding>) {
+    let without_topic: i64 = topics.waiting.iter().filter(|(topic, _)| topic.is_none()).map(|(_, events)| events).sum();
     if settings.relay.enabled && without_topic > 0 && settings.routing.rule.is_empty() {
         findings.push(Finding::problem(
             Part::Kafka,
@@ -124,17 +162,31 @@ fn missing(topic: &str, needs: &[Need], brokers: usize, settings: &Config) -> Fi
     } else {
         format!("events for it wait {grace} s and then fail")
     };
-    // As safe as this cluster can be.
-    let replicas = brokers.clamp(1, 3);
-    let in_sync = replicas.saturating_sub(1).max(1);
     Finding::problem(
         Part::Kafka,
         "kafka.topic",
         format!("topic {topic} does not exist"),
         format!("{why}; {leads_to}"),
-        format!(
-            "kafka-topics.sh --create --topic {topic} --replication-factor {replicas} --config min.insync.replicas={in_sync}"
-        ),
+        create(topic, brokers),
+    )
+}
+
+fn missing_dead_letters(topic: &str, sources: &[String], brokers: usize) -> Finding {
+    Finding::problem(
+        Part::Kafka,
+        "kafka.dead_letters",
+        format!("dead-letter topic {topic} does not exist"),
+        format!("[retry] sends dead letters of {} to it; until it is there they fail too", sources.join(", ")),
+        create(topic, brokers),
+    )
+}
+
+/// The command that makes a topic, as safe as this cluster can be.
+fn create(topic: &str, brokers: usize) -> String {
+    let replicas = brokers.clamp(1, 3);
+    let in_sync = replicas.saturating_sub(1).max(1);
+    format!(
+        "kafka-topics.sh --create --topic {topic} --replication-factor {replicas} --config min.insync.replicas={in_sync}"
     )
 }
 
@@ -206,7 +258,7 @@ fn judge_topic(topic: &str, facts: &TopicFacts, brokers: usize, settings: &Confi
 mod tests {
     use super::*;
     use crate::commands::check::finding::Level;
-    use crate::config::RoutingRule;
+    use crate::config::{OnExhausted, RoutingRule};
 
     fn judged(facts: &TopicFacts) -> Vec<(&'static str, Level)> {
         let mut findings = Vec::new();
@@ -247,8 +299,9 @@ mod tests {
         settings.routing.rule = ["billing", "{aggregate_type}-events"]
             .map(|topic| RoutingRule { topic: topic.to_owned(), ..RoutingRule::default() })
             .to_vec();
-        let pending = vec![(Some("orders".to_owned()), 7), (None, 2)];
-        let needed = topics_needed(&settings, &pending);
+        let topics =
+            OutboxTopics { waiting: vec![(Some("orders".to_owned()), 7), (None, 2)], ..OutboxTopics::default() };
+        let needed = topics_needed(&settings, &topics);
         assert_eq!(needed.keys().collect::<Vec<_>>(), ["billing", "orders"]);
         assert_eq!(needed["orders"], [Need::Waiting(7), Need::Consumed]);
     }
@@ -256,7 +309,31 @@ mod tests {
     #[test]
     fn events_that_nothing_routes_are_a_problem() {
         let mut findings = Vec::new();
-        routing(&Config::default(), &vec![(None, 2)], &mut findings);
+        let topics = OutboxTopics { waiting: vec![(None, 2)], ..OutboxTopics::default() };
+        routing(&Config::default(), &topics, &mut findings);
         assert_eq!(findings[0].level, Level::Problem);
+    }
+
+    #[test]
+    fn dead_letter_topics_are_those_of_every_known_topic_and_of_no_dead_letter() {
+        let mut settings = Config::default();
+        settings.routing.rule = ["billing", "{aggregate_type}-events"]
+            .map(|topic| RoutingRule { topic: topic.to_owned(), ..RoutingRule::default() })
+            .to_vec();
+        let topics = OutboxTopics {
+            waiting: vec![(Some("orders".to_owned()), 7), (Some("orders-dlq".to_owned()), 1), (None, 2)],
+            recent: vec!["catalog".to_owned(), "orders".to_owned()],
+        };
+        let of = |settings: &Config| {
+            dead_letter_topics(settings, &Policy::new(&settings.retry, &settings.dead_letter).unwrap(), &topics)
+        };
+        assert!(of(&settings).is_empty(), "nothing is sent there: on_exhausted is hold");
+        settings.retry.on_exhausted = OnExhausted::DeadLetter;
+        let names: Vec<_> = of(&settings).into_keys().collect();
+        assert_eq!(names, ["billing-dlq", "catalog-dlq", "orders-dlq"]);
+        settings.dead_letter.topic = "dead".to_owned();
+        assert_eq!(of(&settings)["dead"], ["billing", "catalog", "orders", "orders-dlq"]);
+        settings.relay.enabled = false;
+        assert!(of(&settings).is_empty());
     }
 }

@@ -19,22 +19,28 @@ use crate::projection::{Projection, prepare_all};
 /// Transactions older than this are reported. The relay's own last milliseconds.
 const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
-/// Topics that waiting rows name (`None`: routing decides), and how many rows were seen to.
-pub(super) type PendingTopics = Vec<(Option<String>, i64)>;
+/// Topics that rows of the outbox name.
+#[derive(Debug, Default)]
+pub(super) struct OutboxTopics {
+    /// Of waiting rows (`None`: routing decides), and how many rows were seen to.
+    pub(super) waiting: Vec<(Option<String>, i64)>,
+    /// Of the newest rows, whatever has become of them.
+    pub(super) recent: Vec<String>,
+}
 
-/// Adds what there is to say of PostgreSQL and the schema. Returns the topics of the backlog, empty if it cannot be read.
+/// Adds what there is to say of PostgreSQL and the schema. Returns the topics of the outbox, none if it cannot be read.
 /// Errors: settings that make no connection possible.
-pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Result<PendingTopics> {
+pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Result<OutboxTopics> {
     let database = Database::new(&settings.database)?;
     let inspector = match Inspector::connect(&database).await {
         Ok(inspector) => inspector,
         Err(error) if is_refused_by_pooler(&error) => {
             findings.push(judge_server::pooler_refuses(&error.into()));
-            return Ok(Vec::new());
+            return Ok(OutboxTopics::default());
         }
         Err(error) => {
             findings.push(Finding::failed(Part::Postgres, "postgres.connection", &error.into()));
-            return Ok(Vec::new());
+            return Ok(OutboxTopics::default());
         }
     };
     let where_to = database.describe();
@@ -43,7 +49,10 @@ pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Resu
 
     let pool = admin_pool(settings)?;
     // A schema that is not there has been reported already.
-    Ok(inspect::pending_topics(&pool).await.unwrap_or_default())
+    Ok(OutboxTopics {
+        waiting: inspect::pending_topics(&pool).await.unwrap_or_default(),
+        recent: inspect::recent_topics(&pool).await.unwrap_or_default(),
+    })
 }
 
 async fn server(
@@ -100,6 +109,12 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
     let identity = inspector.identity().await;
     if let Some(identity) = known(Part::Schema, "schema.identity", identity, findings) {
         judge_schema::identity(identity.as_ref(), findings);
+    }
+    if settings.relay.enabled {
+        let partitions = inspector.partitions().await;
+        if let Some(Some(partitions)) = known(Part::Schema, "schema.partitions", partitions, findings) {
+            judge_schema::partitions(&partitions, findings);
+        }
     }
     projections(settings, database, findings).await;
 }

@@ -1,10 +1,9 @@
 //! Lag as tables and JSON.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::{GroupLag, OutboxLag, PartitionLag, Report, Source, State, TopicLag};
+use crate::commands::pause::{self, PauseLine};
 use crate::error::Result;
 use crate::output::{self, Align, Cell, Format, Table, Tone};
 
@@ -13,14 +12,20 @@ use crate::output::{self, Align, Cell, Format, Table, Tone};
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Line<'a> {
     Topic(&'a TopicLag),
+    Pause(&'a PauseLine),
     Partition(&'a PartitionLag),
 }
 
 pub(super) fn print(format: Format, report: &Report) -> Result<()> {
     let partitions = report.consumer.iter().flat_map(|consumer| &consumer.partitions).map(Line::Partition);
-    let lines: Vec<Line<'_>> = report.outbox.topics.iter().map(Line::Topic).chain(partitions).collect();
+    let pauses = report.pauses.iter().map(Line::Pause);
+    let lines: Vec<Line<'_>> = report.outbox.topics.iter().map(Line::Topic).chain(pauses).chain(partitions).collect();
     output::data(format, report, &lines, || {
         let mut text = outbox(&report.outbox);
+        if !report.pauses.is_empty() {
+            text.push('\n');
+            text.push_str(&pause::table(&report.pauses));
+        }
         if let Some(consumer) = &report.consumer {
             text.push('\n');
             text.push_str(&group(consumer));
@@ -42,7 +47,7 @@ fn outbox(outbox: &OutboxLag) -> String {
         table.row([
             Cell::new(topic.topic.as_deref().unwrap_or("(by routing)")),
             Cell::new(topic.pending),
-            Cell::optional(topic.oldest_pending_seconds.map(seconds)),
+            Cell::optional(topic.oldest_pending_seconds.map(output::age_of)),
             counted(topic.failed, Tone::Bad),
             counted(topic.held, Tone::Warning),
         ]);
@@ -50,15 +55,11 @@ fn outbox(outbox: &OutboxLag) -> String {
     table.row([
         Cell::new("TOTAL"),
         Cell::new(outbox.pending),
-        Cell::optional(outbox.oldest_pending_seconds.map(seconds)),
+        Cell::optional(outbox.oldest_pending_seconds.map(output::age_of)),
         counted(outbox.failed, Tone::Bad),
         counted(outbox.held, Tone::Warning),
     ]);
     table.render()
-}
-
-fn seconds(seconds: f64) -> String {
-    output::age(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 fn group(consumer: &GroupLag) -> String {
@@ -126,7 +127,16 @@ mod tests {
         };
         let outbox =
             OutboxLag { pending: 1, failed: 0, held: 0, oldest_pending_seconds: Some(0.5), topics: Vec::new() };
-        let json = serde_json::to_value(Report { outbox, consumer: Some(consumer) }).unwrap();
+        let pauses = vec![PauseLine {
+            topic: "*".to_owned(),
+            paused_at: "2026-05-01T00:00:00Z".to_owned(),
+            by: "ann".to_owned(),
+            reason: None,
+        }];
+        let line = serde_json::to_string(&Line::Pause(&pauses[0])).unwrap();
+        assert!(line.starts_with(r#"{"kind":"pause","topic":"*","#), "{line}");
+        let json = serde_json::to_value(Report { outbox, pauses, consumer: Some(consumer) }).unwrap();
+        assert_eq!(json["pauses"][0]["by"], "ann");
         assert_eq!(json["outbox"]["pending"], 1);
         assert_eq!(json["consumer"]["partitions"][0]["state"], "not-started");
         let line = serde_json::to_string(&Line::Partition(&partition)).unwrap();

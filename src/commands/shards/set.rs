@@ -214,18 +214,17 @@ async fn move_events(session: &mut Session) -> error::Result<u64> {
     Ok(moved)
 }
 
-/// From the change on, the command has to be finished.
+/// From the change on, the command has to be finished. What `prepare` says it has given back.
 fn unfinished(error: Error, shards: i32) -> Error {
-    match error.code() {
-        // Said by `prepare`, which has given everything back.
-        Code::CheckNotMet => error,
-        code => Error::new(
-            code,
-            "the change was interrupted; nothing is lost, and nothing is published until it is finished",
-        )
-        .caused_by(error)
-        .hint(format!("run it again: outbox-relay shards set {shards}")),
+    if error.code() == Code::CheckNotMet {
+        return error;
     }
+    Error::new(
+        error.code(),
+        "the change was interrupted; nothing is lost, and nothing is published until it is finished",
+    )
+    .caused_by(error)
+    .hint(format!("run it again: outbox-relay shards set {shards}"))
 }
 
 fn print(context: &Context, report: &Report) -> Result<()> {

@@ -11,6 +11,7 @@ const BACKEND_PID: &str = include_str!("../sql/check_backend_pid.sql");
 const GRANTS: &str = include_str!("../sql/check_grants.sql");
 const CLAIM_INDEX: &str = include_str!("../sql/check_claim_index.sql");
 const IDENTITY: &str = include_str!("../sql/check_identity.sql");
+const PARTITIONS: &str = include_str!("../sql/check_partitions.sql");
 const TRANSACTIONS: &str = include_str!("../sql/check_transactions.sql");
 
 /// The server and the session.
@@ -59,6 +60,22 @@ pub struct IdentityFacts {
     pub always: bool,
     /// `None`: the ids come from no sequence.
     pub cache: Option<i64>,
+}
+
+/// What looking after partitions needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionFacts {
+    pub partitioned: bool,
+    /// The current one.
+    pub role: String,
+    /// Of `outbox_events`.
+    pub owner: String,
+    pub schema: String,
+    /// The table and the partitions that the current role does not own.
+    pub foreign_tables: Vec<String>,
+    pub may_create: bool,
+    /// A conversion was interrupted before its end.
+    pub begun: bool,
 }
 
 /// A transaction that has been open for long.
@@ -139,6 +156,20 @@ impl Inspector {
         let Some(row) = self.client.query_opt(IDENTITY, &[]).await? else { return Ok(None) };
         let kind: String = row.try_get("kind")?;
         Ok(Some(IdentityFacts { always: kind == "a", cache: row.try_get("cache")? }))
+    }
+
+    /// `None` when there is no `outbox_events`.
+    pub async fn partitions(&self) -> Result<Option<PartitionFacts>, DbError> {
+        let Some(row) = self.client.query_opt(PARTITIONS, &[]).await? else { return Ok(None) };
+        Ok(Some(PartitionFacts {
+            partitioned: row.try_get("partitioned")?,
+            role: row.try_get("role")?,
+            owner: row.try_get("owner")?,
+            schema: row.try_get("schema")?,
+            foreign_tables: row.try_get("foreign_tables")?,
+            may_create: row.try_get("may_create")?,
+            begun: row.try_get("begun")?,
+        }))
     }
 
     /// Transactions of this database that have been open for longer than `age`, at most five, the oldest first.

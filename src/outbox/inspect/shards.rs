@@ -19,7 +19,7 @@ pub struct ShardLine {
     pub in_flight: i32,
     pub low_id: i64,
     pub held_keys: i64,
-    /// Age in seconds of the oldest row that waits.
+    /// Seconds that the first PENDING row has waited for.
     pub oldest_pending: Option<f64>,
 }
 

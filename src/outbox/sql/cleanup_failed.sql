@@ -1,11 +1,12 @@
 -- Looks at the next FAILED rows by id and deletes those that nobody waits for and that are old.
 -- $1 bigint: begin after this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds since the failure.
 -- A row stays while its key is held, whoever holds it: the rows behind it wait for a decision about it. It stays while its dead letter
--- is still to be written, and when it is not known since when it has failed.
+-- is still to be written. A row that does not say since when it has failed (somebody set the status by hand) counts from now on, and that
+-- is noted: its creation would make an old event go at once, before anybody has looked at it.
 -- Returns the last id and the number of rows looked at, and the number deleted. Run again, it finds the rest.
 with seen as materialized (
-  select id, shard, outbox_key_of(partition_key, aggregate_id) as key,
-    failed_at <= now() - make_interval(secs => $4) and dead_letter_to is null as due
+  select id, shard, outbox_key_of(partition_key, aggregate_id) as key, failed_at is null as undated,
+    coalesce(failed_at, now()) <= now() - make_interval(secs => $4) and dead_letter_to is null as due
   from outbox_events
   where status = 'FAILED' and id > $1 and id <= $2
   order by id limit $3
@@ -14,7 +15,8 @@ doomed as materialized (
   select e.id
   from seen s join outbox_events e on e.id = s.id
   -- Asked again of the row that was locked: a retry may have been faster.
-  where s.due and e.status || '' = 'FAILED' and e.dead_letter_to is null and e.failed_at <= now() - make_interval(secs => $4)
+  where s.due and e.status || '' = 'FAILED' and e.dead_letter_to is null
+    and coalesce(e.failed_at, now()) <= now() - make_interval(secs => $4)
     and not exists (select 1 from outbox_held_keys h where h.first_id = s.id)
     and not exists (
       select 1 from outbox_held_keys h
@@ -24,6 +26,15 @@ doomed as materialized (
 ),
 gone as (
   delete from outbox_events e using doomed d where e.id = d.id returning d.id
+),
+undated as materialized (
+  select e.id
+  from seen s join outbox_events e on e.id = s.id
+  where s.undated and not s.due and e.status || '' = 'FAILED' and e.failed_at is null
+  for update of e skip locked
+),
+dated as (
+  update outbox_events e set failed_at = now() from undated u where e.id = u.id
 )
 select
   (select max(id) from seen) as last_id,

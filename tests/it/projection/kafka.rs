@@ -1,12 +1,14 @@
 //! The whole consumer between Kafka and PostgreSQL: assignment, offsets, rebalances, outages, lost records.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outbox_relay::broker::client_config;
 use outbox_relay::config::{ConsumerConfig, KafkaConfig};
 use outbox_relay::error::{Code, Result};
 use outbox_relay::metrics::ConsumerLabels;
-use outbox_relay::projection::{Consumer, ConsumerStatus};
+use outbox_relay::projection::{Consumer, ConsumerStatus, IsLost};
 use outbox_relay::supervisor::Supervisor;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -50,11 +52,16 @@ impl Bench {
     }
 
     pub fn start_with(&self, projections: Vec<Projection>) -> Running {
+        self.start_watched(projections, Box::new(|_| false))
+    }
+
+    /// `lost` says when the client is to be replaced.
+    fn start_watched(&self, projections: Vec<Projection>, lost: IsLost) -> Running {
         let metrics = Metrics::new();
         let consumer = Consumer::new(
             &self.database,
             self.kafka.clone(),
-            Box::new(|_| false),
+            lost,
             self.settings.clone(),
             projections,
             metrics.clone(),
@@ -192,6 +199,26 @@ async fn a_restart_goes_on_where_postgresql_says_and_reads_nothing_twice() {
     assert_eq!((third.count("applied"), third.count("duplicate")), (0, 3_300));
     assert_eq!(product_metrics(&bench.client).await, ["1 3600 0 0 0"]);
     third.stop().await.expect("a clean stop");
+}
+
+/// A client that will never find a broker again is replaced in the middle, and again; nothing is missed or counted twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_client_goes_on_where_postgresql_says() {
+    let mut bench = Bench::new("another-client", 3).await;
+    bench.settings.batch_records = std::num::NonZeroU32::new(50).unwrap();
+    let replace = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&replace);
+    let lost: IsLost = Box::new(move |_| asked.swap(false, Ordering::Relaxed));
+    let running = bench.start_watched(vec![Projection::product_metrics()], lost);
+    for round in 1..=3 {
+        bench.produce_likes(3_000, 3).await;
+        bench.wait_for_offset_from(round * 3_000 - 2_000).await;
+        replace.store(true, Ordering::Relaxed);
+        bench.wait_for_offset(round * 3_000).await;
+    }
+    assert_eq!((running.count("applied"), running.count("duplicate")), (9_000, 0));
+    assert_eq!(product_metrics(&bench.client).await, ["1 9000 0 0 0"]);
+    running.ready().await.stop().await.expect("a clean stop");
 }
 
 #[tokio::test(flavor = "multi_thread")]

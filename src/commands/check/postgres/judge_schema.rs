@@ -1,8 +1,8 @@
 //! What facts about the schema mean, and which grants are needed. Pure.
 
 use crate::commands::check::finding::{Finding, Part};
-use crate::config::Config;
-use crate::outbox::inspect::server::{Grant, IdentityFacts};
+use crate::config::{AfterPublish, Config};
+use crate::outbox::inspect::server::{Grant, IdentityFacts, PartitionFacts};
 
 pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Finding>) {
     findings.push(if missing.is_empty() {
@@ -71,6 +71,8 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
         needed.extend(RELAY);
         if settings.cleanup.enabled {
             needed.extend(CLEANUP);
+        } else if settings.relay.after_publish == AfterPublish::Delete {
+            needed.push(("outbox_events", "delete"));
         }
     }
     if settings.consumer.enabled {
@@ -173,6 +175,48 @@ pub(super) fn identity(identity: Option<&IdentityFacts>, findings: &mut Vec<Find
     findings.push(finding);
 }
 
+/// A plain table needs nothing.
+pub(super) fn partitions(facts: &PartitionFacts, findings: &mut Vec<Finding>) {
+    const CHECK: &str = "schema.partitions";
+    let PartitionFacts { partitioned, role, owner, schema, foreign_tables, may_create, begun } = facts;
+    if !partitioned {
+        if *begun {
+            findings.push(Finding::warning(
+                Part::Schema,
+                CHECK,
+                "a conversion to partitions was begun and not ended",
+                "nothing is refused or slower because of it, and the table is still a plain one",
+                "run: outbox-relay migrate up --partitioned",
+            ));
+        }
+        return;
+    }
+    let before = findings.len();
+    let cause =
+        "no partition is made or dropped: every new event goes into the last partition, and nothing is ever deleted";
+    if !foreign_tables.is_empty() {
+        findings.push(Finding::problem(
+            Part::Schema,
+            CHECK,
+            format!("{role} does not own {}", foreign_tables.join(", ")),
+            cause,
+            format!("grant {owner} to {role}; or make {role} the owner of outbox_events and of each partition"),
+        ));
+    }
+    if !may_create {
+        findings.push(Finding::problem(
+            Part::Schema,
+            CHECK,
+            format!("{role} may not create tables in the schema {schema}"),
+            cause,
+            format!("grant create on schema {schema} to {role}"),
+        ));
+    }
+    if findings.len() == before {
+        findings.push(Finding::ok(Part::Schema, CHECK, format!("{role} can make and drop partitions")));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,5 +270,28 @@ mod tests {
         assert_eq!(level(true, Some(50)), Level::Problem);
         assert_eq!(level(false, None), Level::Problem);
         assert_eq!(level(false, Some(1)), Level::Warning);
+    }
+
+    #[test]
+    fn who_cannot_look_after_partitions_is_told_what_for() {
+        let facts = PartitionFacts {
+            partitioned: true,
+            role: "relay".to_owned(),
+            owner: "admin".to_owned(),
+            schema: "public".to_owned(),
+            foreign_tables: Vec::new(),
+            may_create: true,
+            begun: false,
+        };
+        let found = |facts: &PartitionFacts| {
+            let mut findings = Vec::new();
+            partitions(facts, &mut findings);
+            findings.into_iter().map(|finding| (finding.level, finding.what)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&facts), [(Level::Ok, "relay can make and drop partitions".to_owned())]);
+        let neither = PartitionFacts { foreign_tables: vec!["a".to_owned()], may_create: false, ..facts.clone() };
+        assert_eq!(found(&neither).iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Problem; 2]);
+        assert_eq!(found(&PartitionFacts { partitioned: false, ..neither.clone() }), []);
+        assert_eq!(found(&PartitionFacts { partitioned: false, begun: true, ..facts })[0].0, Level::Warning);
     }
 }

@@ -1,0 +1,379 @@
+//! What `top` shows, as data, and the one reader of it.
+//!
+//! Each look asks a handful of statements. What waits is counted row by row, so that statement alone is spaced by how long it takes; the
+//! rest reads an index entry per shard and per held key, and the newest rows. The history is never counted: its size is an estimate.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::rates::{Rates, Window};
+use crate::clock;
+use crate::commands::lag::OutboxLag;
+use crate::commands::pause::{self, PauseLine};
+use crate::commands::shards;
+use crate::commands::{Failure, Result};
+use crate::config::Config;
+use crate::db::{Database, DbError, Pool};
+use crate::error::Error;
+use crate::outbox::inspect::live::{self, HeldKeys, Instance, Progress};
+use crate::outbox::inspect::{self, is_timeout};
+
+/// Counting what waits may take this share of the time, one in so many.
+const COUNTING_SHARE: u32 = 10;
+
+/// The outbox at a moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Snapshot {
+    /// By the clock of this host.
+    pub(super) at: String,
+    /// Host, port and name.
+    pub(super) database: String,
+    pub(super) deployment: String,
+    /// As this command's settings say.
+    pub(super) delivery: &'static str,
+    pub(super) instances: Vec<InstanceLine>,
+    pub(super) pauses: Vec<PauseLine>,
+    /// As in `lag`; exact when it was counted. `null` while it takes longer than `database.statement_timeout`.
+    pub(super) outbox: Option<OutboxLag>,
+    /// How old these counts are.
+    pub(super) outbox_counted_seconds_ago: Option<f64>,
+    /// Of the oldest PENDING row, as of this moment.
+    pub(super) oldest_pending_seconds: Option<f64>,
+    /// All rows, finished ones too, as PostgreSQL's statistics have it.
+    pub(super) rows_estimate: i64,
+    /// `null` in the first snapshot.
+    pub(super) rates: Option<Rates>,
+    pub(super) shards: Vec<shards::Line>,
+    pub(super) held_keys: Vec<HeldLine>,
+    /// `null`: the role may not read `consumer_partitions`.
+    pub(super) consumers: Option<Vec<ConsumerLine>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct InstanceLine {
+    pub(super) name: String,
+    pub(super) version: String,
+    /// Its heartbeat is younger than `relay.lease`.
+    pub(super) alive: bool,
+    pub(super) silent_seconds: f64,
+    pub(super) up_seconds: f64,
+    pub(super) shards: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct HeldLine {
+    pub(super) reason: String,
+    /// What they wait for, if that is a topic.
+    pub(super) topic: Option<String>,
+    pub(super) keys: i64,
+    pub(super) oldest_seconds: f64,
+}
+
+/// A consumer group in one topic.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct ConsumerLine {
+    pub(super) group: String,
+    pub(super) topic: String,
+    pub(super) partitions: usize,
+    /// By how far the positions moved. `null` in the first snapshot.
+    pub(super) records_per_second: Option<f64>,
+    /// Records up to the last one that the newest rows of the outbox are known to be published at, over the partitions they tell of. `lag`
+    /// asks Kafka. `null`: they tell nothing.
+    pub(super) behind_at_least: Option<i64>,
+    /// Since any of its positions moved.
+    pub(super) idle_seconds: f64,
+}
+
+/// The outcome of one look.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub(super) enum Look {
+    Ok(Box<Snapshot>),
+    /// PostgreSQL did not answer, nor has it since that time.
+    Unreachable {
+        at: String,
+        since: String,
+        error: String,
+    },
+}
+
+/// Looks again and again, through outages.
+pub(super) struct Watch {
+    reader: Reader,
+    limit: Duration,
+    /// Nothing is known before the first success: a wrong address is an error and no outage.
+    seen: bool,
+    away_since: Option<String>,
+}
+
+impl Watch {
+    /// Errors: settings that make no connection possible.
+    pub(super) fn new(settings: &Config, pool: Pool) -> Result<Self> {
+        let reader = Reader {
+            pool,
+            database: Database::new(&settings.database)?.describe(),
+            deployment: settings.run.deployment.clone(),
+            delivery: settings.relay.delivery.as_str(),
+            lease: settings.relay.lease,
+            counted: None,
+            count_again: Duration::ZERO,
+            window: Window::default(),
+        };
+        // A server that is frozen acknowledges what it is sent, and says nothing.
+        let limit = settings.database.statement_timeout + settings.database.connect_timeout;
+        Ok(Self { reader, limit, seen: false, away_since: None })
+    }
+
+    /// Errors: all but an outage that comes after a first answer. Cancel safe.
+    pub(super) async fn look(&mut self) -> Result<Look> {
+        let answer = match tokio::time::timeout(self.limit, self.reader.read()).await {
+            Ok(answer) => answer,
+            Err(late) => Err(DbError::Unavailable(late.into())),
+        };
+        match answer {
+            Ok(snapshot) => {
+                (self.seen, self.away_since) = (true, None);
+                Ok(Look::Ok(Box::new(snapshot)))
+            }
+            Err(error) if error.is_unavailable() && self.seen => {
+                let at = now();
+                let since = self.away_since.get_or_insert_with(|| at.clone()).clone();
+                Ok(Look::Unreachable { at, since, error: Error::from(error).chain() })
+            }
+            Err(error) => Err(Failure::from(error)),
+        }
+    }
+}
+
+fn now() -> String {
+    clock::wall().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+struct Reader {
+    pool: Pool,
+    database: String,
+    deployment: String,
+    delivery: &'static str,
+    lease: Duration,
+    /// With the moment.
+    counted: Option<(OutboxLag, Duration)>,
+    /// Not before this moment.
+    count_again: Duration,
+    window: Window,
+}
+
+impl Reader {
+    async fn read(&mut self) -> Result<Snapshot, DbError> {
+        let shards = shards::lines(&self.pool).await?;
+        let instances = live::instances(&self.pool).await?;
+        let held = live::held_keys(&self.pool).await?;
+        let activity = live::activity(&self.pool).await?;
+        let pauses = pause::in_force(&self.pool).await?;
+        let progress = match live::consumers(&self.pool).await {
+            Ok(progress) => Some(progress),
+            Err(error) if error.is_denied() => None,
+            Err(error) => return Err(error),
+        };
+        self.count().await?;
+
+        self.window.add(&activity, &shards, progress.as_deref().unwrap_or_default());
+        let (outbox, counted_at) = self.counted.clone().unzip();
+        Ok(Snapshot {
+            at: now(),
+            database: self.database.clone(),
+            deployment: self.deployment.clone(),
+            delivery: self.delivery,
+            instances: instances.into_iter().map(|instance| self.instance(instance)).collect(),
+            pauses,
+            outbox,
+            outbox_counted_seconds_ago: counted_at.map(|at| clock::monotonic().saturating_sub(at).as_secs_f64()),
+            oldest_pending_seconds: shards.iter().filter_map(|shard| shard.oldest_pending_seconds).reduce(f64::max),
+            rows_estimate: activity.rows,
+            rates: self.window.rates(),
+            shards,
+            held_keys: held.into_iter().map(HeldLine::from).collect(),
+            consumers: progress.map(|progress| consumers(&progress, &self.window)),
+        })
+    }
+
+    /// Counts what waits, if that is due.
+    async fn count(&mut self) -> Result<(), DbError> {
+        let started = clock::monotonic();
+        if started < self.count_again {
+            return Ok(());
+        }
+        let answer = inspect::backlog_by_topic(&self.pool).await;
+        let ended = clock::monotonic();
+        self.count_again = ended + ended.saturating_sub(started) * COUNTING_SHARE;
+        match answer {
+            Ok(topics) => self.counted = Some((OutboxLag::from(topics), ended)),
+            // The rest can still be shown.
+            Err(error) if is_timeout(&error) => self.counted = None,
+            Err(error) => {
+                self.count_again = Duration::ZERO;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn instance(&self, instance: Instance) -> InstanceLine {
+        InstanceLine {
+            alive: instance.silent < self.lease.as_secs_f64(),
+            name: instance.name,
+            version: instance.version,
+            silent_seconds: instance.silent,
+            up_seconds: instance.up,
+            shards: instance.shards,
+        }
+    }
+}
+
+impl From<HeldKeys> for HeldLine {
+    fn from(held: HeldKeys) -> Self {
+        Self { reason: held.reason, topic: held.topic, keys: held.keys, oldest_seconds: held.oldest }
+    }
+}
+
+/// Partitions, which come in order, summed up by group and topic.
+fn consumers(progress: &[Progress], window: &Window) -> Vec<ConsumerLine> {
+    progress
+        .chunk_by(|one, next| (&one.group, &one.topic) == (&next.group, &next.topic))
+        .filter_map(|partitions| {
+            let first = partitions.first()?;
+            let behind = partitions.iter().filter_map(|at| Some((at.next_known? - at.next_offset).max(0)));
+            Some(ConsumerLine {
+                group: first.group.clone(),
+                topic: first.topic.clone(),
+                partitions: partitions.len(),
+                records_per_second: window.records_per_second(&first.group, &first.topic),
+                behind_at_least: behind.reduce(|one, other| one + other),
+                idle_seconds: partitions.iter().map(|at| at.idle).fold(f64::INFINITY, f64::min).max(0.0),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::commands::lag::TopicLag;
+
+    /// A busy outbox with as many shards as asked for.
+    pub(crate) fn snapshot(shards: i16) -> Snapshot {
+        let topic = |topic: Option<&str>, pending, failed| TopicLag {
+            topic: topic.map(str::to_owned),
+            pending,
+            failed,
+            held: 4,
+            oldest_pending_seconds: Some(0.84),
+        };
+        let outbox = OutboxLag {
+            pending: 3_120,
+            failed: 2,
+            held: 8,
+            oldest_pending_seconds: Some(0.84),
+            topics: vec![topic(Some("order-events"), 3_000, 2), topic(None, 120, 0)],
+        };
+        Snapshot {
+            at: "2026-05-01T12:00:00Z".to_owned(),
+            database: "db:5432/shop".to_owned(),
+            deployment: "shop".to_owned(),
+            delivery: "at-least-once",
+            instances: vec![InstanceLine {
+                name: "relay-a".to_owned(),
+                version: "0.1.0".to_owned(),
+                alive: true,
+                silent_seconds: 0.5,
+                up_seconds: 3_700.0,
+                shards: i64::from(shards),
+            }],
+            pauses: vec![PauseLine {
+                topic: "catalog-events".to_owned(),
+                paused_at: "2026-05-01T11:00:00Z".to_owned(),
+                by: "ann".to_owned(),
+                reason: Some("upgrade".to_owned()),
+            }],
+            outbox: Some(outbox),
+            outbox_counted_seconds_ago: Some(0.0),
+            oldest_pending_seconds: Some(0.84),
+            rows_estimate: 1_234_567,
+            rates: Some(Rates {
+                over_seconds: 5.0,
+                batches_per_second: 35.2,
+                inserted_rows_per_second_estimate: 1_204.0,
+                updated_rows_per_second_estimate: 1_190.4,
+                deleted_rows_per_second_estimate: 0.0,
+            }),
+            shards: (0..shards)
+                .map(|shard| shards::Line {
+                    shard,
+                    owner: (shard % 4 != 3).then(|| "relay-a".to_owned()),
+                    epoch: 7,
+                    lease_left_seconds: (shard % 4 != 3).then_some(14.2),
+                    batch: 1_000 + i64::from(shard),
+                    in_flight: 250,
+                    low_id: 17,
+                    held_keys: 1,
+                    oldest_pending_seconds: Some(0.84),
+                })
+                .collect(),
+            held_keys: vec![
+                HeldLine { reason: "failed".to_owned(), topic: None, keys: 2, oldest_seconds: 200.0 },
+                HeldLine {
+                    reason: "paused".to_owned(),
+                    topic: Some("catalog-events".to_owned()),
+                    keys: 6,
+                    oldest_seconds: 3_600.0,
+                },
+            ],
+            consumers: Some(vec![ConsumerLine {
+                group: "metrics".to_owned(),
+                topic: "order-events".to_owned(),
+                partitions: 3,
+                records_per_second: Some(900.0),
+                behind_at_least: Some(41),
+                idle_seconds: 0.1,
+            }]),
+        }
+    }
+
+    #[test]
+    fn partitions_are_summed_up_by_group_and_topic_and_unknown_ends_are_left_out() {
+        let at = |group: &str, topic: &str, partition, next_offset, next_known| Progress {
+            group: group.to_owned(),
+            topic: topic.to_owned(),
+            partition,
+            next_offset,
+            idle: f64::from(partition) + 1.0,
+            next_known,
+        };
+        let progress = [
+            at("g", "a", 0, 10, Some(15)),
+            at("g", "a", 1, 10, None),
+            // Ahead of what the rows tell: others publish there too.
+            at("g", "a", 2, 99, Some(7)),
+            at("g", "b", 0, 10, None),
+            at("h", "b", 0, 10, Some(10)),
+        ];
+        let lines = consumers(&progress, &Window::default());
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| (line.group.as_str(), line.topic.as_str(), line.partitions, line.behind_at_least))
+            .collect();
+        assert_eq!(told, [("g", "a", 3, Some(5)), ("g", "b", 1, None), ("h", "b", 1, Some(0))]);
+        assert_eq!((lines[0].idle_seconds, lines[0].records_per_second), (1.0, None));
+    }
+
+    #[test]
+    fn a_line_of_json_says_whether_postgresql_answered() {
+        let good = serde_json::to_value(Look::Ok(Box::new(snapshot(2)))).unwrap();
+        assert_eq!((&good["state"], &good["outbox"]["pending"]), (&"ok".into(), &3_120.into()));
+        assert_eq!(good["shards"][0]["owner"], "relay-a");
+        let away =
+            Look::Unreachable { at: String::new(), since: "2026-05-01T12:00:00Z".to_owned(), error: String::new() };
+        let away = serde_json::to_value(away).unwrap();
+        assert_eq!((&away["state"], &away["since"]), (&"unreachable".into(), &"2026-05-01T12:00:00Z".into()));
+    }
+}

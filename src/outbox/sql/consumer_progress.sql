@@ -1,0 +1,12 @@
+-- How far each consumer group has folded each partition, and how long ago it moved. next_known is behind the last offset that the newest
+-- $1 bigint rows of the outbox were published at; null where they tell nothing of the partition. Changes nothing.
+select c.consumer_group, c.topic, c.partition, c.next_offset,
+  extract(epoch from clock_timestamp() - c.updated_at)::float8 as idle, known.next_known
+from consumer_partitions c
+left join (
+  select topic, published_partition, max(published_offset) + 1 as next_known
+  from (select topic, published_partition, published_offset from outbox_events order by id desc limit $1) newest
+  where published_offset is not null
+  group by topic, published_partition
+) known on known.topic = c.topic and known.published_partition = c.partition
+order by c.consumer_group, c.topic, c.partition
