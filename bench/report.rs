@@ -119,10 +119,8 @@ impl Row {
     }
 
     fn setting(&self, name: &str) -> String {
-        self.runs.first().and_then(|run| run.get(name)).map_or_else(String::new, |value| match value {
-            Value::Number(number) => grouped(number.as_f64().unwrap_or_default()),
-            other => other.as_str().unwrap_or_default().to_owned(),
-        })
+        let Some(value) = self.runs.first().and_then(|run| run.get(name)) else { return String::new() };
+        value.as_f64().map_or_else(|| value.as_str().unwrap_or_default().to_owned(), grouped)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The PostgreSQL and the Kafka of the bench, whose addresses are in the environment as for the relay.
 
 use std::env;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
 
 use crate::Result;
@@ -63,6 +64,15 @@ pub async fn create_topic(name: &str) -> Result<()> {
     for outcome in admin()?.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT))).await?
     {
         outcome.map_err(|(topic, code)| format!("topic {topic} cannot be created: {code}"))?;
+    }
+    // Created is not yet led, and who asks too early is told so.
+    let reader = Reader::new(name)?;
+    let asked = Instant::now();
+    while let Err(error) = reader.offsets() {
+        if asked.elapsed() > KAFKA_TIMEOUT {
+            return Err(error);
+        }
+        sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }
