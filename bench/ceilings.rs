@@ -21,7 +21,7 @@ const ROWS: i64 = 2_000;
 const SESSIONS: i16 = 4;
 const SHARDS: i16 = 8;
 /// Of a larger topic, so much is kept in memory and sent over and over.
-const BYTES_MAX: usize = 512_000_000;
+const BYTES_MAX: usize = 256_000_000;
 
 /// Counts records that were not acknowledged.
 #[derive(Default)]

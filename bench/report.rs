@@ -76,7 +76,9 @@ pub fn run(options: &Options) -> Result<()> {
     let tables = markdown(&lines, &rows);
     println!("{tables}");
     if let Some(document) = &options.document {
-        insert(document, &tables)?;
+        let chart = options.chart.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+        let picture = chart.map_or_else(String::new, |name| format!("![The comparison]({name})\n\n"));
+        insert(document, &format!("{picture}{tables}"))?;
     }
     if let Some(file) = &options.chart {
         let compared: Vec<&Row> = rows.iter().filter(|row| row.scenario == "drain").collect();
@@ -147,19 +149,28 @@ fn markdown(lines: &[Value], rows: &[Row]) -> String {
         out.push_str(&line);
         out.push('\n');
     };
-    let mut places: Vec<&Value> = lines.iter().filter(|line| line.get("environment").is_some()).collect();
-    places.dedup();
-    for place in places {
+    // A machine with the commands that were run on it; one after the other when it was not always the same.
+    let mut places: Vec<(Value, Vec<&str>)> = Vec::new();
+    for line in lines.iter().filter(|line| line.get("environment").is_some()) {
+        let mut place = line.clone();
+        place["command"] = Value::Null;
+        let command = line["command"].as_str().unwrap_or_default();
+        match places.last_mut() {
+            Some((last, commands)) if *last == place => commands.push(command),
+            _ => places.push((place, vec![command])),
+        }
+    }
+    for (place, commands) in places {
         let versions: Vec<&str> =
             place["versions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         add(format!(
-            "`{}` on {} cores ({}), {} GiB, Linux {}; {}.\n",
-            place["command"].as_str().unwrap_or_default(),
+            "On {} cores ({}), {} GiB, Linux {}; {}:\n\n```sh\n{}\n```\n",
             place["cores"],
             place["cpu"].as_str().unwrap_or_default(),
             place["memory_gib"],
             place["kernel"].as_str().unwrap_or_default(),
             versions.join(", ").replace('=', " "),
+            commands.join("\n"),
         ));
     }
     let mut scenarios: Vec<&str> = Vec::new();
@@ -190,7 +201,7 @@ fn drains(rows: &[&Row]) -> String {
         .filter(|setting| rows.iter().any(|row| !row.setting(setting).is_empty()))
         .collect();
     let mut out = format!(
-        "| contender | {} | events/s | lowest–highest | CPU: contender | PostgreSQL | Kafka | peak MB | repeats |\n|---|{}---|---|---|---|---|---|---|\n",
+        "| contender | {} | runs | events/s | lowest–highest | CPU: contender | PostgreSQL | Kafka | peak MB | repeats |\n|---|{}---|---|---|---|---|---|---|---|\n",
         settings.join(" | "),
         "---|".repeat(settings.len()),
     );
@@ -199,9 +210,10 @@ fn drains(rows: &[&Row]) -> String {
         let values: Vec<String> = settings.iter().map(|setting| row.setting(setting)).collect();
         let _infallible = writeln!(
             out,
-            "| {} | {} | {} | {}–{} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} |",
+            "| {} | {} | {} | {} | {}–{} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} |",
             row.contender,
             values.join(" | "),
+            row.runs.len(),
             grouped(row.median("/rate")),
             grouped(low),
             grouped(high),

@@ -353,7 +353,7 @@ java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 for scenario; do
   results=$out/$scenario.part.jsonl
   rm -f "$results"
-  "$rig" environment --results "$results" --command "scripts/bench.sh $scenario" \
+  "$rig" environment --results "$results" --command "ROWS=$rows PAYLOAD=$payload KEYS=$keys ROUNDS=$rounds scripts/bench.sh $scenario" \
     --version "outbox-relay=$("$binary" --version | awk 'NR == 1 { print $2 }')" \
     --version "PostgreSQL=$(sql -c "select split_part(current_setting('server_version'), ' ', 1)")" \
     --version "Kafka=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' scripts/kafka-pom.xml)" \
