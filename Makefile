@@ -58,7 +58,24 @@ build: ## Build the release binary
 	cargo build --release --locked
 
 .PHONY: bench
-bench: build ## Drain a backlog three times in each delivery mode; rate, CPU, memory (ROWS=600000 POISON=0)
+bench: bench-build ## Relay, polling loop, Debezium and two ceilings drain a backlog in turns (ROWS=1000000 PAYLOAD=300 ROUNDS=3)
+	@scripts/bench.sh drain
+
+.PHONY: bench-scenarios
+bench-scenarios: bench-build ## Latency, idle cost, instances, keys, … (SCENARIO="payload latency idle instances keys horizon growing")
+	@scripts/bench.sh $(or $(SCENARIO),payload latency idle instances keys horizon growing)
+
+.PHONY: bench-report
+bench-report: ## Write the last figures and the chart into docs/
+	@$(TARGET)/release/outbox-bench report --results $(TARGET)/bench/results.jsonl --document docs/performance.md --chart docs/performance.svg
+
+.PHONY: bench-build
+bench-build: build
+	@scripts/install-deps.sh test
+	cargo build --release --locked --features bench --bin outbox-bench
+
+.PHONY: bench-relay
+bench-relay: build ## Quick: drain a backlog three times in each delivery mode; rate, CPU, memory (ROWS=600000 POISON=0)
 	@scripts/install-deps.sh test
 	@scripts/bench-drain.sh
 
@@ -101,7 +118,7 @@ fmt: ## Format the code
 
 .PHONY: lint
 lint: ## Clippy, warnings are errors
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --locked --features bench -- -D warnings
 
 .PHONY: docs
 docs: ## Build the API documentation, warnings are errors

@@ -5,6 +5,8 @@
 # up-to-date schema. Ends them when the script ends, and what `$running` names with them.
 start_servers() {
   trap stop_servers EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
   scripts/postgres.sh start "$parts/postgres"
   DATABASE_URL=$(cat "$parts/postgres/url")
   export DATABASE_URL
@@ -18,7 +20,9 @@ start_servers() {
 }
 
 stop_servers() {
-  [[ -z ${running:-} ]] || kill "$running" 2>/dev/null || true
+  trap '' INT TERM HUP # a second Ctrl-C must not leave servers behind
+  [[ -z ${running:-} ]] || { kill "$running" && wait "$running"; } 2>/dev/null || true
+  [[ ! -d $parts/connect ]] || scripts/connect.sh stop "$parts/connect" 2>/dev/null || true
   [[ ! -d $parts/kafka ]] || scripts/kafka.sh stop "$parts/kafka" 2>/dev/null || true
   scripts/postgres.sh stop "$parts/postgres" 2>/dev/null || true
 }

@@ -38,12 +38,12 @@ wait_for() {
   done
 }
 
-# maven ARG...: runs mvn quietly; its output is shown only when it fails.
+# maven ARG...: runs mvn on the POM in `pom` (that of Kafka unless told) quietly; its output is shown only when it fails.
 maven() {
   need mvn
   local log
   log=$(mktemp)
-  mvn -B -f "$repo_root/scripts/kafka-pom.xml" -Dmaven.wagon.http.retryHandler.count=3 "$@" </dev/null >"$log" 2>&1 || {
+  mvn -B -f "${pom:-$repo_root/scripts/kafka-pom.xml}" -Dmaven.wagon.http.retryHandler.count=3 "$@" </dev/null >"$log" 2>&1 || {
     tail -n 40 "$log" >&2
     rm -f "$log"
     die "maven failed: $*"

@@ -126,12 +126,14 @@ fn only_the_settings_read_the_environment() {
 
 #[test]
 fn sql_lives_in_sql_files() {
+    assert_none(sql_in_rust(&rust_files("bench")));
     assert_none(sql_in_rust(&rust_files("src")));
 }
 
 #[test]
 fn every_sql_file_is_used_and_every_used_one_is_there() {
     assert_none(unused_sql(&rust_files("src"), &paths_below("src", "sql")));
+    assert_none(unused_sql(&rust_files("bench"), &paths_below("bench", "sql")));
 }
 
 #[test]
@@ -153,9 +155,10 @@ fn tests_wait_for_conditions_and_never_sleep() {
 
 #[test]
 fn no_file_outgrows_its_story() {
-    let files: Vec<Source> = [rust_files("src"), rust_files("tests")].concat();
+    let files: Vec<Source> = [rust_files("src"), rust_files("tests"), rust_files("bench")].concat();
     assert_none(long_files(&files));
     assert_none(without_module_doc(&rust_files("src")));
+    assert_none(without_module_doc(&rust_files("bench")));
 }
 
 #[test]
