@@ -27,17 +27,8 @@ java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 name=outbox_bench
 
 fetch() {
-  [[ -d $libs ]] && return
-  mkdir -p "$parts_dir"
-  (
-    flock 9
-    [[ -d $libs ]] && exit # somebody else was faster
-    say "fetching Debezium $debezium_version and Kafka Connect $kafka_version"
-    rm -rf "$libs.part"
-    maven dependency:copy-dependencies -Dkafka.version="$kafka_version" -DincludeScope=runtime -DoutputDirectory="$libs.part" 9>&-
-    [[ -f $libs.part/debezium-connector-postgres-$debezium_version.jar ]] || die "maven brought no Debezium"
-    mv "$libs.part" "$libs"
-  ) 9>"$parts_dir/.connect.lock"
+  fetch_jars "$libs" "Debezium $debezium_version and Kafka Connect $kafka_version" "debezium-connector-postgres-$debezium_version.jar" \
+    -Dkafka.version="$kafka_version"
 }
 
 sql() { psql -qAtX -v ON_ERROR_STOP=1 "$DATABASE_URL" "$@"; }

@@ -30,20 +30,7 @@ EOF
 version=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$repo_root/scripts/kafka-pom.xml")
 libs=$parts_dir/kafka-$version
 
-fetch() {
-  [[ -d $libs ]] && return
-  mkdir -p "$parts_dir"
-  (
-    flock 9
-    [[ -d $libs ]] && exit # somebody else was faster
-    say "fetching Kafka $version"
-    rm -rf "$libs.part"
-    # 9>&-: nothing that outlives us may hold the lock
-    maven dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$libs.part" 9>&-
-    [[ -f $libs.part/kafka_2.13-$version.jar ]] || die "maven brought no Kafka broker"
-    mv "$libs.part" "$libs"
-  ) 9>"$parts_dir/.kafka.lock"
-}
+fetch() { fetch_jars "$libs" "Kafka $version" "kafka_2.13-$version.jar"; }
 
 java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 jvm=("$java" -cp "$libs/*" -Dlog4j2.configurationFile="$repo_root/scripts/kafka-log4j2.properties")

@@ -50,3 +50,22 @@ maven() {
   }
   rm -f "$log"
 }
+
+# fetch_jars FOLDER WHAT JAR [option of maven]...: brings what the POM needs at run time into FOLDER, once, however many scripts ask at the
+# same time. JAR is one of them, by which it is known that they came.
+fetch_jars() {
+  local folder=$1 what=$2 jar=$3
+  shift 3
+  [[ ! -d $folder ]] || return 0
+  mkdir -p "$parts_dir"
+  (
+    flock 9
+    [[ ! -d $folder ]] || exit 0 # somebody else was faster
+    say "fetching $what"
+    rm -rf "$folder.part"
+    # 9>&-: nothing that outlives us may hold the lock
+    maven dependency:copy-dependencies "$@" -DincludeScope=runtime -DoutputDirectory="$folder.part" 9>&-
+    [[ -f $folder.part/$jar ]] || die "maven brought no $jar"
+    mv "$folder.part" "$folder"
+  ) 9>"$parts_dir/.${folder##*/}.lock"
+}

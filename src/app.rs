@@ -228,8 +228,8 @@ impl App {
                 id_prefix: format!("{}.", run.deployment),
                 reader: client_config::common(kafka, &format!("{client_id}-progress")),
                 place: MarkerPlace {
-                    topic: format!("{}.progress", run.deployment),
-                    group: format!("{}.progress", run.deployment),
+                    topic: relay::progress::name_of(&run.deployment),
+                    group: relay::progress::name_of(&run.deployment),
                     partition: 0,
                 },
                 publish_timeout: relay.publish_timeout,

@@ -20,6 +20,7 @@ pub mod redo;
 pub mod replay;
 pub mod resharding;
 
+mod locks;
 mod rows;
 mod settle;
 mod sort;

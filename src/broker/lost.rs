@@ -3,8 +3,10 @@
 //! librdkafka since 2.10 forgets every broker that an answer about metadata does not list. A cluster whose brokers are all fenced for a
 //! moment (a single one that was paused for longer than its session, all restarted at once) lists none, and the client then knows nobody
 //! whom it could ask again, ever (librdkafka#5301). Only a new client helps. As a new one costs what the old one had in flight, a second
-//! client is asked first whether there are brokers at all.
+//! client is asked first whether there are brokers at all, on a thread of its own: who watches has a lease to look after.
 
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -32,6 +34,8 @@ pub struct LostBrokers {
     /// Since when the client has no broker.
     down_since: Option<Duration>,
     asked: Duration,
+    /// Where the other client's answer comes; `None` when it was not asked.
+    answer: Option<Mutex<Receiver<bool>>>,
     /// The last answer of the other client: there are brokers.
     there: bool,
 }
@@ -39,40 +43,56 @@ pub struct LostBrokers {
 impl LostBrokers {
     /// `settings` of the client.
     pub fn new(settings: ClientConfig) -> Self {
-        Self { settings, patience: PATIENCE, down_since: None, asked: Duration::ZERO, there: false }
+        Self { settings, patience: PATIENCE, down_since: None, asked: Duration::ZERO, answer: None, there: false }
     }
 
     /// To be called again and again; `down`: the client has no broker now. True when another client got two answers in the meantime, five
-    /// seconds apart, and this one still has none. Blocks for two seconds at most, every five seconds while `down`.
+    /// seconds apart, and this one still has none. Never blocks.
     pub fn look(&mut self, down: bool) -> bool {
         if !down {
-            (self.down_since, self.there) = (None, false);
+            (self.down_since, self.answer, self.there) = (None, None, false);
             return false;
         }
         let now = monotonic();
         let since = *self.down_since.get_or_insert(now);
-        if now.saturating_sub(since.max(self.asked)) < self.patience {
+        let Some(answer) = &self.answer else {
+            if now.saturating_sub(since.max(self.asked)) >= self.patience {
+                self.answer = Some(ask(self.settings.clone()));
+            }
             return false;
-        }
-        let there = self.any_brokers();
-        self.asked = monotonic();
+        };
+        let there = match answer.lock().unwrap_or_else(PoisonError::into_inner).try_recv() {
+            Ok(there) => there,
+            Err(TryRecvError::Empty) => return false,
+            // No thread could be started: no answer either.
+            Err(TryRecvError::Disconnected) => false,
+        };
+        (self.asked, self.answer) = (monotonic(), None);
         let lost = self.there && there;
         self.there = there;
         lost
     }
+}
 
-    fn any_brokers(&self) -> bool {
-        let mut settings = self.settings.clone();
-        for name in NOT_FOR_A_VISITOR {
-            settings.remove(name);
-        }
-        let visitor = AdminClient::from_config_and_context(&settings, QuietContext);
-        let answer = visitor.and_then(|visitor| {
-            let metadata = visitor.inner().fetch_metadata(Some(TOPIC), ANSWER_TIMEOUT)?;
-            Ok(!metadata.brokers().is_empty())
-        });
-        answer.unwrap_or(false)
+/// Asks whether there are brokers. The answer comes within [`ANSWER_TIMEOUT`] and a moment.
+fn ask(settings: ClientConfig) -> Mutex<Receiver<bool>> {
+    let (sender, answer) = channel();
+    let visit = move || sender.send(any_brokers(settings)).unwrap_or_default();
+    drop(std::thread::Builder::new().name("kafka-visitor".to_owned()).spawn(visit));
+    // A receiver alone could not be shared with the thread of the consumer.
+    Mutex::new(answer)
+}
+
+fn any_brokers(mut settings: ClientConfig) -> bool {
+    for name in NOT_FOR_A_VISITOR {
+        settings.remove(name);
     }
+    let visitor = AdminClient::from_config_and_context(&settings, QuietContext);
+    let answer = visitor.and_then(|visitor| {
+        let metadata = visitor.inner().fetch_metadata(Some(TOPIC), ANSWER_TIMEOUT)?;
+        Ok(!metadata.brokers().is_empty())
+    });
+    answer.unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -96,6 +116,7 @@ mod tests {
             if watch.asked != asked {
                 found.push(lost);
             }
+            std::thread::yield_now();
         }
         found
     }

@@ -254,8 +254,7 @@ impl Producer {
         self.inner.context().suspicious.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there are brokers, and this producer will never find them again. To be asked again and again while reports are missing;
-    /// may block for two seconds while no broker can be reached.
+    /// Whether there are brokers, and this producer will never find them again. To be asked again and again while reports are missing.
     pub(super) fn has_lost_its_brokers(&mut self) -> bool {
         let down = self.inner.context().down.load(Ordering::Relaxed);
         self.lost.look(down)

@@ -19,6 +19,7 @@ use crate::error::{Code, Error};
 use crate::event::ShardId;
 use crate::outbox::recovery::{self, Candidate, FoundRow, Shard};
 use crate::output::{self, Align, Cell, Table, Tone};
+use crate::relay::progress;
 use crate::relay::takeover::{Disagreement, Manifest, Resolution, Seen, is_ours, note, resolve};
 
 /// How long before its oldest row a scan begins: clocks of hosts differ, and the timestamp of a record is the row's.
@@ -110,7 +111,7 @@ async fn look(settings: &Config, pool: &Pool, only: Option<ShardId>) -> Result<V
             return Err(Error::new(Code::NotFound, format!("there is no shard {only}")).into());
         }
     }
-    let name = format!("{}.progress", settings.run.deployment);
+    let name = progress::name_of(&settings.run.deployment);
     let wanted: Vec<(String, i32)> = shards.iter().map(|shard| (name.clone(), i32::from(shard.shard))).collect();
     let markers = Admin::new(&settings.kafka)?.committed_with_notes(&name, &wanted).await?;
     let mut markers: HashMap<i32, (i64, String)> =

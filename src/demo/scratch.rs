@@ -231,9 +231,12 @@ mod tests {
         fs::create_dir_all(&data).unwrap();
         fs::write(base.path().join("outbox-relay-demo-killed").join(LOCK), "").unwrap();
         // A job in the background of a shell ignores SIGINT, and so does what it starts; a server does not, whoever started it.
-        let mut server =
-            Command::new("env").args(["--default-signal=INT", "sleep", "600"]).current_dir(&data).spawn().unwrap();
-        let mut bystander = Command::new("sleep").arg("600").current_dir(base.path()).spawn().unwrap();
+        // Both wait for input that never comes, and end with this test.
+        let waits = |folder: &Path| {
+            let mut command = Command::new("env");
+            command.args(["--default-signal=INT", "cat"]).stdin(Stdio::piped()).current_dir(folder).spawn().unwrap()
+        };
+        let (mut server, mut bystander) = (waits(&data), waits(base.path()));
         fs::write(data.join("postmaster.pid"), format!("{}\n{}\n", server.id(), data.display())).unwrap();
 
         assert_eq!(remove_leftovers(base.path(), owner_of(base.path())), 1);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
+use super::locks::{Lead, lead};
 use crate::db::{Connection, DbError, Pool};
 
-const LOCK: &str = include_str!("sql/cleanup_lock.sql");
 const REPLICA_LAG: &str = include_str!("sql/cleanup_replica_lag.sql");
 const FINISHED: &str = include_str!("sql/cleanup_finished.sql");
 const FAILED: &str = include_str!("sql/cleanup_failed.sql");
@@ -112,7 +112,7 @@ impl Session {
 
     /// Becomes the one session of all that deletes by schedule, for as long as it lives. False: another one is.
     pub async fn lead(&self) -> Result<bool, DbError> {
-        Ok(self.connection.query_one(LOCK, &[]).await?.try_get(0)?)
+        lead(&self.connection, Lead::Cleaner).await
     }
 
     /// Whether finished events go by partition rather than by row.

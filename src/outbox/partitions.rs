@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
+use super::locks::{Lead, lead};
 use crate::db::{Connection, DbError, Pool};
 
-const LOCK: &str = include_str!("sql/partition_lock.sql");
 const LAST_ID: &str = include_str!("sql/last_id.sql");
 const PARTITIONS: &str = include_str!("sql/partitions.sql");
 const DOOMED: &str = include_str!("sql/partitions_doomed.sql");
@@ -62,7 +62,7 @@ impl Session {
 
     /// Becomes the one session of all that looks after partitions, for as long as it lives. False: another one is.
     pub async fn lead(&self) -> Result<bool, DbError> {
-        Ok(self.connection.query_one(LOCK, &[]).await?.try_get(0)?)
+        lead(&self.connection, Lead::Partitions).await
     }
 
     pub async fn last_id(&self) -> Result<i64, DbError> {

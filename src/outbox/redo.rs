@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 
 use super::audit::{self, Author};
 use super::inspect::events::Filter;
+use super::locks::Lead;
 use crate::db::{DbError, Pool, Transaction};
 
 const MATCHING: &str = include_str!("sql/redo_matching.sql");
@@ -113,7 +114,7 @@ pub async fn reprocess(pool: &Pool, older_than: Duration, most: u32) -> Result<u
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
     let mut events = 0;
-    if tx.query_one(REPROCESS_LOCK, &[]).await?.get("locked") {
+    if tx.query_one(REPROCESS_LOCK, &[&(Lead::Reprocess as i32)]).await?.get("locked") {
         let rows = tx.query(FAILED_LONG_AGO, &[&older_than.as_secs_f64(), &i64::from(most)]).await?;
         let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
         events = apply(&tx, &ids, Action::Retry).await?;

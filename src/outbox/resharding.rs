@@ -10,11 +10,11 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::audit::{self, Author};
+use super::locks::{Lead, lead};
 use crate::db::{Connection, DbError, Pool};
 use crate::event::ShardId;
 
 const SESSION: &str = include_str!("sql/reshard_session.sql");
-const LOCK: &str = include_str!("sql/reshard_lock.sql");
 const STATE: &str = include_str!("sql/reshard_state.sql");
 const ANNOUNCE: &str = include_str!("sql/reshard_announce.sql");
 const TAKE: &str = include_str!("sql/reshard_take.sql");
@@ -65,9 +65,8 @@ impl Session {
     pub async fn open(pool: &Pool) -> Result<Option<Self>, DbError> {
         let connection = pool.get().await?;
         connection.query_one(SESSION, &[]).await?;
-        let locked = connection.query_one(LOCK, &[]).await?.try_get(0)?;
         // A connection that is not given back is closed, and the lock goes with it.
-        Ok(if locked { Some(Self { connection }) } else { None })
+        Ok(lead(&connection, Lead::Shards).await?.then_some(Self { connection }))
     }
 
     pub async fn state(&self) -> Result<State, DbError> {

@@ -400,7 +400,9 @@ impl Lane {
             }
         }
         per_topic.flush();
-        self.shared.catalog.written(written.into_iter());
+        if !written.is_empty() {
+            self.shared.catalog.written(written.into_iter());
+        }
         if let Some(tap) = &self.shared.ack_tap {
             let ids: Vec<i64> = settlement.published.iter().map(|(id, _)| *id).collect();
             tap(&ids);

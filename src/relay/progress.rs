@@ -15,6 +15,11 @@ use crate::outbox::PgOutbox;
 /// Wait between two attempts while PostgreSQL or Kafka is away.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Its name, which is also that of the group whose offsets they are.
+pub fn name_of(deployment: &str) -> String {
+    format!("{deployment}.progress")
+}
+
 /// Sees to it that the topic is there, one partition for each shard, and returns the name of this outbox, which markers carry.
 /// Waits for PostgreSQL and Kafka. `None` when the stop came first.
 ///

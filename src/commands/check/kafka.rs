@@ -8,6 +8,7 @@ use crate::broker::admin::{Admin, TopicFacts};
 use crate::config::{Config, Delivery, RunConfig};
 use crate::error::Result;
 use crate::relay::policy::Policy;
+use crate::relay::progress;
 use crate::relay::routing::is_topic_name;
 
 /// Who needs a topic.
@@ -73,7 +74,7 @@ pub(super) async fn look(settings: &Config, topics: &OutboxTopics, findings: &mu
 
 /// What exactly-once delivery needs beside the topics of the events.
 async fn exactly_once(settings: &Config, admin: &Admin, brokers: usize, findings: &mut Vec<Finding>) {
-    let topic = format!("{}.progress", settings.run.deployment);
+    let topic = progress::name_of(&settings.run.deployment);
     match admin.topic(&topic).await {
         Ok(Some(facts)) => judge_topic(&topic, &facts, brokers, settings, findings),
         Ok(None) => findings.push(Finding::ok(

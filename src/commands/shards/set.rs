@@ -10,14 +10,13 @@ use crate::cli::ShardsSetArgs;
 use crate::clock::monotonic;
 use crate::commands::confirm::confirmed;
 use crate::commands::signals::Signals;
-use crate::commands::{Context, Result, author};
+use crate::commands::{Context, Result, admin_pool, author};
 use crate::config::{Config, Delivery, Needs};
-use crate::db::{Database, Role};
 use crate::error::{self, Code, Error};
 use crate::outbox::backlog;
 use crate::outbox::resharding::{Busy, Session, State};
 use crate::output::{self, Progress};
-use crate::relay::progress::ensure_topic;
+use crate::relay::progress;
 
 /// Between two looks whether instances have given their shards up.
 const LOOK: Duration = Duration::from_millis(100);
@@ -42,8 +41,7 @@ enum Prepared {
 pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
     let shards = i32::from(args.count);
     let settings = context.settings(Needs::DATABASE)?;
-    let database = Database::new(&settings.database)?;
-    let pool = database.pool(Role::Admin, 1);
+    let pool = admin_pool(&settings)?;
     let Some(mut session) = Session::open(&pool).await? else {
         return Err(Error::new(Code::CheckNotMet, "another command is changing the number of shards")
             .hint("wait until it has ended")
@@ -61,7 +59,7 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
             .into());
     }
     if args.consent.dry_run {
-        let waits = backlog::count(&database.pool(Role::Admin, 1)).await?;
+        let waits = backlog::count(&pool).await?;
         let events = waits.pending + waits.held + waits.failed;
         output::note(&format!(
             "would spread keys over {shards} shards instead of {}, and look at {events} events that wait or failed; nothing was changed",
@@ -84,14 +82,17 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
         } else if let Prepared::Stopped = prepare(&mut session, shards, args.timeout, &stop).await? {
             return Err(Error::new(Code::CheckNotMet, "interrupted; nothing was changed"));
         }
-        let moved = move_events(&mut session).await?;
-        session.finish(shards, moved, &author(args.consent.reason.clone())).await?;
-        Ok(moved)
+        let finish = async {
+            let moved = move_events(&mut session).await?;
+            session.finish(shards, moved, &author(args.consent.reason.clone())).await?;
+            Ok(moved)
+        };
+        finish.await.map_err(|error| unfinished(error, shards))
     };
-    let moved = match signals.run(work, &stop).await {
-        Some(outcome) => outcome.map_err(|error| unfinished(error, shards))?,
-        None => return Err(unfinished(Error::new(Code::PartlyDone, "interrupted"), shards).into()),
+    let Some(outcome) = signals.run(work, &stop).await else {
+        return Err(unfinished(Error::new(Code::PartlyDone, "interrupted"), shards).into());
     };
+    let moved = outcome?;
     output::note(&format!(
         "keys are spread over {shards} shards; set outbox.shards = {shards} where the settings are kept, for a new outbox"
     ));
@@ -116,8 +117,8 @@ async fn keep_room_for_markers(context: &Context, settings: &Config, state: Stat
         return Ok(());
     }
     let settings = context.settings(Needs::BOTH)?;
-    let topic = format!("{}.progress", settings.run.deployment);
-    ensure_topic(&topic, &Admin::new(&settings.kafka)?, usize::from(shards)).await?;
+    let topic = progress::name_of(&settings.run.deployment);
+    progress::ensure_topic(&topic, &Admin::new(&settings.kafka)?, usize::from(shards)).await?;
     Ok(())
 }
 
@@ -129,11 +130,12 @@ async fn prepare(
     timeout: Duration,
     stop: &CancellationToken,
 ) -> error::Result<Prepared> {
-    let deadline = monotonic() + timeout;
-    session.announce(shards).await?;
-    let outcome = drain_and_change(session, shards, deadline, stop).await;
-    if !matches!(outcome, Ok(Prepared::Changed)) {
-        session.abandon().await?;
+    let outcome = drain_and_change(session, shards, monotonic() + timeout, stop).await;
+    if !matches!(outcome, Ok(Prepared::Changed))
+        && let Err(error) = session.abandon().await
+    {
+        // Whether the change took effect is not known.
+        return Err(unfinished(outcome.err().unwrap_or_else(|| error.into()), shards));
     }
     outcome
 }
@@ -144,6 +146,7 @@ async fn drain_and_change(
     deadline: Duration,
     stop: &CancellationToken,
 ) -> error::Result<Prepared> {
+    session.announce(shards).await?;
     output::note("waiting for instances to finish what is in flight");
     loop {
         let busy = session.take().await?;
@@ -214,11 +217,8 @@ async fn move_events(session: &mut Session) -> error::Result<u64> {
     Ok(moved)
 }
 
-/// From the change on, the command has to be finished. What `prepare` says it has given back.
+/// From the change on, and when it is not known whether it took effect, the command has to be finished.
 fn unfinished(error: Error, shards: i32) -> Error {
-    if error.code() == Code::CheckNotMet {
-        return error;
-    }
     Error::new(
         error.code(),
         "the change was interrupted; nothing is lost, and nothing is published until it is finished",

@@ -26,7 +26,7 @@ pub struct Instance {
 /// Keys that wait for the same thing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldKeys {
-    /// `failed`, `retry`, `delayed`, `paused` or `no-topic`.
+    /// `failed`, `retry`, `delayed`, `paused`, `no-topic` or `denied`.
     pub reason: String,
     /// The topic that they wait for, if they wait for one.
     pub topic: Option<String>,

@@ -1,0 +1,27 @@
+//! The advisory locks of ours that one session in the whole cluster holds. The one place of their keys: two features with one key would keep
+//! each other out for ever, and nobody would see why.
+//!
+//! Class 28514; instances have keys from 0 on (`outbox_session_key`), these are negative.
+
+use crate::db::{Connection, DbError};
+
+const LEAD: &str = include_str!("sql/lead.sql");
+
+/// What only one session does at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lead {
+    /// The scheduled retry. Its lock ends with its transaction.
+    Reprocess = -1,
+    /// Deleting what is finished and old.
+    Cleaner = -2,
+    /// Making and dropping partitions.
+    Partitions = -3,
+    /// Changing the number of shards.
+    Shards = -4,
+}
+
+/// Becomes the one session that does it, for as long as the session lives; again and again true for the same session. False: another
+/// one is. Behind a pooler the lock stays with the pooler's connection.
+pub(super) async fn lead(connection: &Connection, what: Lead) -> Result<bool, DbError> {
+    Ok(connection.query_one(LEAD, &[&(what as i32)]).await?.try_get(0)?)
+}
