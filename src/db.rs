@@ -7,6 +7,7 @@
 mod tls;
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, RecyclingMethod, Runtime};
@@ -103,9 +104,34 @@ impl DbError {
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
             Self::Unavailable(source) => {
-                source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code)
+                let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
+                while let Some(inner) = cause {
+                    if let Some(error) = inner.downcast_ref::<tokio_postgres::Error>() {
+                        return error.code();
+                    }
+                    cause = inner.source();
+                }
+                None
             }
             Self::Denied(error) | Self::Statement(error) => error.code(),
+        }
+    }
+}
+
+/// Where a connection was wanted.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection to {place}")]
+struct NoConnection {
+    place: Arc<str>,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl DbError {
+    /// Says where, if there is no connection.
+    fn at(self, place: &Arc<str>) -> Self {
+        match self {
+            Self::Unavailable(source) => Self::Unavailable(Box::new(NoConnection { place: Arc::clone(place), source })),
+            Self::Denied(_) | Self::Statement(_) => self,
         }
     }
 }
@@ -250,12 +276,13 @@ impl Database {
             }));
         }
         let pool = builder.build().expect("a runtime is set, and nothing else can fail here");
-        Pool { inner: pool }
+        Pool { inner: pool, place: self.describe().into() }
     }
 
     /// A connection outside any pool, for session state: advisory locks, COPY, migrations.
     pub async fn connect(&self, role: Role) -> Result<tokio_postgres::Client, DbError> {
-        let (client, connection) = self.session_config(role).connect(self.tls.connector()).await?;
+        let connecting = self.session_config(role).connect(self.tls.connector()).await;
+        let (client, connection) = connecting.map_err(|error| DbError::from(error).at(&self.describe().into()))?;
         crate::supervisor::detach("postgres connection", async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = %error, "a PostgreSQL connection ended");
@@ -312,12 +339,15 @@ pub type Transaction<'a> = deadpool_postgres::Transaction<'a>;
 #[derive(Debug, Clone)]
 pub struct Pool {
     inner: deadpool_postgres::Pool,
+    /// Host and database, for errors.
+    place: Arc<str>,
 }
 
 impl Pool {
     /// Waits for a free connection, or opens one.
     pub async fn get(&self) -> Result<Connection, DbError> {
-        Ok(Connection { object: Some(self.inner.get().await?) })
+        let object = self.inner.get().await.map_err(|error| DbError::from(error).at(&self.place))?;
+        Ok(Connection { object: Some(object) })
     }
 
     /// Connections in use, idle and allowed, for the gauge.

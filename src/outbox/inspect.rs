@@ -25,13 +25,7 @@ const RECENT_TOPICS_ROWS: i64 = 10_000;
 /// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is as good
 /// as an outage; an operator who asked for too much has to know.
 pub fn is_timeout(error: &DbError) -> bool {
-    answered(error) == Some(&SqlState::QUERY_CANCELED)
-}
-
-/// The SQLSTATE, of outages too.
-fn answered(error: &DbError) -> Option<&SqlState> {
-    let DbError::Unavailable(source) = error else { return error.sqlstate() };
-    source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code)
+    error.sqlstate() == Some(&SqlState::QUERY_CANCELED)
 }
 
 /// Rows of one topic that are not finished.

@@ -92,7 +92,7 @@ pub struct OpenTransaction {
 /// Whether a connection failed because a pooler does not know the session settings that we ask for. PgBouncer answers
 /// with a protocol violation, unless it is told to ignore them.
 pub fn is_refused_by_pooler(error: &DbError) -> bool {
-    super::answered(error) == Some(&SqlState::PROTOCOL_VIOLATION)
+    error.sqlstate() == Some(&SqlState::PROTOCOL_VIOLATION)
 }
 
 /// A session for questions to the server.
