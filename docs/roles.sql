@@ -7,7 +7,7 @@ grant insert on outbox_events to outbox_app;
 
 -- The relay: reads events and changes their state; keeps its own tables.
 create role outbox_relay nologin;
-grant select on outbox_events, outbox_claimable, outbox_events_id_seq to outbox_relay;
+grant select on outbox_events, outbox_claimable, outbox_current, outbox_events_id_seq to outbox_relay;
 grant update (status, retry_count, last_error, failed_at, dead_letter_to, dead_letter_from, published_at, published_partition, published_offset) on outbox_events to outbox_relay;
 -- Locking rows through the view asks for the right to update it; what may be changed is decided by the line above.
 grant update (status) on outbox_claimable to outbox_relay;
@@ -15,6 +15,9 @@ grant update (status) on outbox_claimable to outbox_relay;
 grant insert on outbox_events to outbox_relay;
 grant select, update on outbox_shards to outbox_relay;
 grant select, insert, update, delete on outbox_instances, outbox_held_keys to outbox_relay;
+-- How far shards are whose rows are not marked, and what waits again in them.
+grant select, insert, delete on outbox_again, outbox_progress to outbox_relay;
+grant select on outbox_retired_shards to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
 grant select on outbox_installation, outbox_pauses to outbox_relay;
 grant select on refinery_schema_history to outbox_relay;
@@ -29,6 +32,8 @@ grant pg_read_all_stats to outbox_relay;
 -- that failed or wait, and keep note of it.
 create role outbox_operator nologin;
 grant select, insert on outbox_events to outbox_operator;
+grant select on outbox_current, outbox_progress to outbox_operator;
+grant select, insert on outbox_again to outbox_operator;
 grant update (status, retry_count, last_error, failed_at, dead_letter_to) on outbox_events to outbox_operator;
 grant select, update on outbox_shards to outbox_operator;
 grant select, insert, update on outbox_held_keys to outbox_operator;

@@ -14,14 +14,14 @@ use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::{MarkerPlace, TransactionSettings};
 use crate::cleanup::{self, partitions};
-use crate::config::{AfterPublish, Config, Delivery};
+use crate::config::{AfterPublish, Config, Delivery, Tracking};
 use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, Role, UPKEEP_CONNECTIONS};
 use crate::error::{Code, Error, Result};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::migrations;
-use crate::outbox::PgOutbox;
 use crate::outbox::leases::Leases;
+use crate::outbox::{Finish, PgOutbox};
 use crate::projection::Projection;
 use crate::projection::consumer::Consumer;
 use crate::relay::encode::Encoder;
@@ -202,9 +202,13 @@ impl App {
             [self.health.notes(), self.health.notes()],
             self.metrics.clone(),
         );
+        let finish = match (relay.tracking, relay.after_publish) {
+            (Tracking::Watermark, _) => Finish::Watermark,
+            (Tracking::Rows, AfterPublish::Delete) => Finish::Delete,
+            (Tracking::Rows, AfterPublish::Mark) => Finish::Mark,
+        };
         Ok(relay::Parts {
-            outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?))
-                .deleting(relay.after_publish == AfterPublish::Delete),
+            outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?)).finishing(finish),
             leases: Leases::new(
                 lease_pool.clone(),
                 self.instance,

@@ -19,7 +19,9 @@ pub mod recovery;
 pub mod redo;
 pub mod replay;
 pub mod resharding;
+pub mod watermark;
 
+mod claim;
 mod locks;
 mod rows;
 mod settle;
@@ -30,12 +32,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
-use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::db::{DbError, Pool, Transaction};
+use crate::db::{DbError, Pool};
 use crate::event::{OutboxEvent, ShardId};
 use crate::failpoint::{self, Point};
 use failure::FailurePolicy;
@@ -43,6 +43,7 @@ pub use settle::Settlement;
 use sort::sort_out;
 pub use sort::{TopicWait, Verdict};
 use statements as sql;
+use watermark::Watermark;
 
 /// The right to change a shard's rows: this owner, in this epoch. A new owner raises the epoch, and every statement of the
 /// former one then finds no row.
@@ -98,7 +99,7 @@ pub struct Claim<'a> {
     /// Release what is due of held keys. Not while the claim cannot go on anyway, or all of a key would be let out into the way of
     /// the others.
     pub release: bool,
-    /// A barrier id below which no row can appear any more: `low_id` moves up to it.
+    /// A barrier id up to which no row can appear any more: `low_id` and the watermark move up to it.
     pub horizon: Option<i64>,
     /// The highest id to claim.
     pub ceiling: i64,
@@ -166,26 +167,37 @@ pub struct Installation {
     pub shards: usize,
 }
 
+/// What becomes of the row of a published event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Finish {
+    /// It is marked PUBLISHED.
+    #[default]
+    Mark,
+    /// It is deleted.
+    Delete,
+    /// Nothing: the shard keeps a [`Watermark`].
+    Watermark,
+}
+
 /// The outbox in PostgreSQL. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PgOutbox {
     pool: Pool,
     lease: Duration,
     policy: Arc<dyn FailurePolicy>,
-    delete: bool,
+    finish: Finish,
 }
 
 impl PgOutbox {
     /// `pool` is of [`Role::Lane`](crate::db::Role::Lane). `lease` is what each batch renews the shard's lease to.
     /// `policy` decides about events that fail. Rows of published events are marked.
     pub fn new(pool: Pool, lease: Duration, policy: Arc<dyn FailurePolicy>) -> Self {
-        Self { pool, lease, policy, delete: false }
+        Self { pool, lease, policy, finish: Finish::Mark }
     }
 
-    /// Rows of published events are deleted, if `delete`.
     #[must_use]
-    pub fn deleting(self, delete: bool) -> Self {
-        Self { delete, ..self }
+    pub fn finishing(self, finish: Finish) -> Self {
+        Self { finish, ..self }
     }
 
     /// One commit of a lane: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
@@ -218,7 +230,12 @@ impl PgOutbox {
         }
         let (any_held, release_due): (bool, bool) = (row.get("any_held"), row.get("release_due"));
 
-        let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy, self.delete).await?;
+        let mut watermark = Watermark::new(row.get("done_id"), row.get("ahead_ids"));
+        let mut any_again: bool = row.get("any_again");
+        let before = watermark.clone();
+        // Only what this instance does with rows is up to its settings: how far the shard is, is read from what others did, too.
+        watermark.mark_surplus(&tx, self.finish != Finish::Watermark).await?;
+        let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy, self.finish, &mut watermark).await?;
         let mut moved = settlement.failed.len() as u64;
         if release_due && claim.release && matches!(source, Source::Waiting) {
             // Half of the batch at most, so that released events and the others take turns.
@@ -227,11 +244,14 @@ impl PgOutbox {
             let released = tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &params).await?;
             low_id = released.get("low_id");
             moved += u64::try_from(released.get::<_, i64>("released")).unwrap_or(0);
+            any_again |= watermark.done_id() > 0;
         }
 
-        let rows = claim_rows(&tx, fence.shard, low_id, claim).await?;
-        let full = rows.len() >= limits.rows.get() as usize;
-        let sorted = sort_out(&tx, fence.shard, rows, any_held || !settlement.failed.is_empty(), &mut judge).await?;
+        let ahead = (self.finish == Finish::Watermark).then(|| watermark.ahead());
+        let found_rows = claim::rows(&tx, fence.shard, low_id, claim, any_again, ahead).await?;
+        let full = found_rows.rows.len() >= limits.rows.get() as usize;
+        let any_held = any_held || !settlement.failed.is_empty();
+        let sorted = sort_out(&tx, fence.shard, found_rows.rows, any_held, &mut judge).await?;
         if sorted.stopped && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
             tx.rollback().await?;
@@ -239,9 +259,19 @@ impl PgOutbox {
             return Ok(Step { batch: None, moved: 0, missing: 0, full: false, last: found, postponed: true });
         }
         moved += sorted.apply(&tx, fence.shard, &*self.policy).await?;
+        if any_again {
+            let ids: Vec<i64> = settlement.ids().chain(sorted.moved_ids()).collect();
+            tx.execute(&tx.prepare_cached(sql::LEAVE_AGAIN).await?, &[&ids]).await?;
+        }
 
         let mut new_low_id = low_id;
-        if let Some(horizon) = horizon {
+        if self.finish == Finish::Watermark {
+            if let (Some(horizon), Some(first)) = (horizon, found_rows.first_waiting) {
+                watermark.advance(first, horizon.min(claim.ceiling));
+                new_low_id = low_id.max(watermark.done_id() + 1);
+            }
+            watermark.mark_surplus(&tx, false).await?;
+        } else if let Some(horizon) = horizon {
             let lowest = tx.query_opt(&tx.prepare_cached(sql::LOWEST_PENDING).await?, &[&fence.shard, &low_id]).await?;
             let lowest = lowest.map_or(i64::MAX, |row| row.get(0));
             new_low_id = low_id.max(lowest.min(horizon.saturating_add(1)));
@@ -253,14 +283,25 @@ impl PgOutbox {
             Source::Waiting if !sorted.publish.is_empty() => Some(Batch { seq: last_seq + 1, events: sorted.publish }),
             Source::Waiting | Source::Manifest(_) | Source::Nothing => None,
         };
-        if batch.is_some() || had_batch || new_low_id != low_id {
+        if batch.is_some() || had_batch || new_low_id != low_id || watermark != before {
             let ids: Option<Vec<i64>> = batch.as_ref().map(|batch| batch.events.iter().map(|event| event.id).collect());
             let seq = batch.as_ref().map_or(last_seq, |batch| batch.seq);
             // A batch that was sent without a marker stays one until it is settled.
             let marked = claim.marked && !matches!(source, Source::Manifest(_));
             let lease = self.lease.as_secs_f64();
-            let params: [&(dyn ToSql + Sync); 8] =
-                [&fence.shard, &fence.owner, &fence.epoch, &seq, &ids, &new_low_id, &lease, &marked];
+            let (done_id, ahead_ids) = (watermark.done_id(), watermark.ahead());
+            let params: [&(dyn ToSql + Sync); 10] = [
+                &fence.shard,
+                &fence.owner,
+                &fence.epoch,
+                &seq,
+                &ids,
+                &new_low_id,
+                &lease,
+                &marked,
+                &done_id,
+                &ahead_ids,
+            ];
             if tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await? == 0 {
                 return Err(OutboxError::Fenced(fence));
             }
@@ -293,11 +334,11 @@ impl PgOutbox {
         Ok(installation)
     }
 
-    /// Which of these idle shards have something to do, up to the id `ceiling`.
-    pub async fn due(&self, shards: &[ShardId], ceiling: i64) -> Result<Vec<ShardId>, DbError> {
+    /// Which of these idle shards have something to do: up to the id `ceiling`, or because no row can appear any more up to `horizon`.
+    pub async fn due(&self, shards: &[ShardId], ceiling: i64, horizon: i64) -> Result<Vec<ShardId>, DbError> {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(sql::SHARDS_DUE).await?;
-        let rows = connection.query(&statement, &[&shards, &ceiling]).await?;
+        let rows = connection.query(&statement, &[&shards, &ceiling, &horizon]).await?;
         connection.done();
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
@@ -306,26 +347,4 @@ impl PgOutbox {
     pub fn pool_usage(&self) -> (usize, usize, usize) {
         self.pool.usage()
     }
-}
-
-async fn claim_rows(
-    tx: &Transaction<'_>,
-    shard: ShardId,
-    low_id: i64,
-    claim: Claim<'_>,
-) -> Result<Vec<Row>, OutboxError> {
-    let (rows, bytes, record_bytes) = (
-        i64::from(claim.limits.rows.get()),
-        i64::try_from(claim.limits.bytes).unwrap_or(i64::MAX),
-        i64::try_from(claim.limits.record_bytes).unwrap_or(i64::MAX),
-    );
-    let (statement, params): (_, Vec<&(dyn ToSql + Sync)>) = match &claim.source {
-        Source::Nothing => return Ok(Vec::new()),
-        Source::Waiting => {
-            (tx.prepare_cached(sql::CLAIM).await?, vec![&shard, &low_id, &rows, &bytes, &record_bytes, &claim.ceiling])
-        }
-        Source::Manifest(ids) => (tx.prepare_cached(sql::CLAIM_MANIFEST).await?, vec![ids, &record_bytes]),
-    };
-    let stream = tx.query_raw(&statement, params).await?;
-    Ok(stream.try_collect().await?)
 }

@@ -29,7 +29,7 @@ use crate::broker::publisher::PublisherSettings;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::TransactionSettings;
 use crate::clock::monotonic;
-use crate::config::{Ordering, RelayConfig, ReprocessConfig};
+use crate::config::{Ordering, RelayConfig, ReprocessConfig, Tracking};
 use crate::db::{DbError, Pool};
 use crate::error::Result;
 use crate::event::ShardId;
@@ -88,6 +88,7 @@ struct Lanes {
     sending: Sending,
     client_id: String,
     ordering: Ordering,
+    tracking: Tracking,
     limits: Limits,
     /// One permit per batch in flight: bounds memory whatever the number of shards.
     batches: Arc<Semaphore>,
@@ -189,6 +190,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         sending,
         client_id: parts.client_id,
         ordering: settings.ordering,
+        tracking: settings.tracking,
         limits,
         batches: Arc::new(Semaphore::new(usize::from(settings.parallel_batches.get()))),
         metrics: parts.metrics,

@@ -17,7 +17,9 @@ use super::environment::variable_of;
 use super::problem::{Origin, Problem};
 use super::reader::Reader;
 use super::value::Scalar;
-use super::{Config, DatabaseConfig, HeadersConfig, Needs, OutboxConfig, RelayConfig, RunConfig, TlsMode};
+use super::{
+    AfterPublish, Config, DatabaseConfig, HeadersConfig, Needs, OutboxConfig, RelayConfig, RunConfig, TlsMode, Tracking,
+};
 use names::{is_name, legal_topic};
 
 pub(super) use properties::REFUSED;
@@ -193,6 +195,13 @@ impl OutboxConfig {
 
 impl RelayConfig {
     fn check(&self, rules: &mut Rules<'_, '_>) {
+        if self.tracking == Tracking::Watermark && self.after_publish == AfterPublish::Delete {
+            rules.refuse(
+                &["relay.tracking", "relay.after_publish"],
+                "`relay.tracking` = `watermark` and `relay.after_publish` = `delete` exclude each other",
+                "a watermark leaves rows as they are until `[cleanup]` deletes them: set one of the two to its default",
+            );
+        }
         // librdkafka queues 100,000 records by default (`queue.buffering.max.messages`); a batch is handed over whole.
         if self.batch_rows.get() > 100_000 {
             rules.refuse(

@@ -90,6 +90,8 @@ section! {
         pub ordering: Ordering = Ordering::Key,
         /// What happens to the row of a published event. `mark`: it becomes PUBLISHED with its place in Kafka, and `[cleanup]` deletes it later; until then it can be replayed and traced. `delete`: it goes at once, which costs PostgreSQL less.
         pub after_publish: AfterPublish = AfterPublish::Mark,
+        /// How published events are kept apart from those that wait. `rows`: by the status of each row. `watermark`: by an id for each shard up to which everything is published, so that no row is written to when it is published, which costs PostgreSQL much less. The view `outbox_current` then shows the status of rows, places in Kafka are not kept, and a row must never be inserted with an id that was not drawn from the table's sequence. May be changed at any time, on all instances one after the other. Not together with `after_publish = "delete"`.
+        pub tracking: Tracking = Tracking::Rows,
         /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats. At most 100000.
         pub batch_rows: NonZeroU32 = rows(2_000),
         /// Batches of an instance that may be in flight at once. Bounds memory: batches times `batch_bytes`, about three times over.
@@ -119,6 +121,11 @@ choice! {
 choice! {
     /// Which order is promised.
     pub enum Ordering { Key = "key", Strict = "strict" }
+}
+
+choice! {
+    /// How published events are kept apart from those that wait.
+    pub enum Tracking { Rows = "rows", Watermark = "watermark" }
 }
 
 choice! {

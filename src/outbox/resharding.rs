@@ -23,6 +23,7 @@ const GIVE_BACK: &str = include_str!("sql/reshard_give_back.sql");
 const CHANGE: &str = include_str!("sql/reshard_change.sql");
 const LOCK_SHARDS: &str = include_str!("sql/reshard_lock_shards.sql");
 const MOVE: &str = include_str!("sql/reshard_move.sql");
+const MARK_AHEAD: &str = include_str!("sql/reshard_mark_ahead.sql");
 const MOVE_FAILED: &str = include_str!("sql/reshard_move_failed.sql");
 const MOVE_KEYS: &str = include_str!("sql/reshard_move_keys.sql");
 const RETIRE: &str = include_str!("sql/reshard_retire.sql");
@@ -132,6 +133,7 @@ impl Session {
         let tx = self.connection.transaction().await?;
         let shards =
             tx.query(LOCK_SHARDS, &[]).await?.iter().map(|row| row.try_get("shard")).collect::<Result<_, _>>()?;
+        tx.execute(MARK_AHEAD, &[]).await?;
         let moved = tx.execute(MOVE_FAILED, &[]).await?;
         tx.commit().await?;
         Ok((moved, shards))
@@ -142,9 +144,9 @@ impl Session {
     pub async fn move_waiting(&mut self, shard: ShardId) -> Result<u64, DbError> {
         let tx = self.connection.transaction().await?;
         tx.query(LOCK_SHARDS, &[]).await?;
-        let moved = tx.execute(MOVE, &[&shard]).await?;
+        let moved: i64 = tx.query_one(MOVE, &[&shard]).await?.try_get("moved")?;
         tx.commit().await?;
-        Ok(moved)
+        Ok(u64::try_from(moved).unwrap_or(0))
     }
 
     /// Moves the held keys, takes away the shards that are too many, lets instances take the others, and records it.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio_postgres::types::ToSql;
 
-use super::OutboxError;
 use super::failure::{Case, Failed, FailurePolicy, Sentence};
 use super::statements as sql;
+use super::{Finish, OutboxError, Watermark};
 use crate::db::Transaction;
 use crate::event::ShardId;
 
@@ -21,6 +21,10 @@ pub struct Settlement {
 impl Settlement {
     pub fn is_empty(&self) -> bool {
         self.published.is_empty() && self.failed.is_empty()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = i64> {
+        self.published.iter().map(|(id, _)| *id).chain(self.failed.iter().map(|failed| failed.id))
     }
 }
 
@@ -37,19 +41,28 @@ pub(super) struct Wait {
     pub(super) release_in: Option<Duration>,
 }
 
-/// Settles the batch in hand. Returns how many acknowledged events had no PENDING row any more.
+/// Settles the batch in hand. Returns how many acknowledged events had no PENDING row any more, where rows are written to.
 pub(super) async fn settle(
     tx: &Transaction<'_>,
     shard: ShardId,
     settlement: &Settlement,
     policy: &dyn FailurePolicy,
-    delete: bool,
+    finish: Finish,
+    watermark: &mut Watermark,
 ) -> Result<u64, OutboxError> {
     let all = settlement.published.len() as u64;
     let mut settled = 0;
-    if delete && all > 0 {
-        let ids: Vec<i64> = settlement.published.iter().map(|(id, _)| *id).collect();
-        settled = tx.execute(&tx.prepare_cached(sql::SETTLE_DELETED).await?, &[&ids]).await?;
+    let ids = settlement.published.iter().map(|(id, _)| *id);
+    match finish {
+        Finish::Watermark => {
+            watermark.publish(ids);
+            settled = all;
+        }
+        Finish::Delete if all > 0 => {
+            let ids: Vec<i64> = ids.collect();
+            settled = tx.execute(&tx.prepare_cached(sql::SETTLE_DELETED).await?, &[&ids]).await?;
+        }
+        Finish::Delete | Finish::Mark => {}
     }
     if settled < all {
         let (mut ids, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());

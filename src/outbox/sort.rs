@@ -124,6 +124,12 @@ async fn held_among(
 }
 
 impl<R> Sorted<R> {
+    /// Rows that are not PENDING any more.
+    pub(super) fn moved_ids(&self) -> impl Iterator<Item = i64> {
+        let failed = self.failed.iter().map(|failed| failed.id);
+        failed.chain(self.held.iter().copied()).chain(self.waits.iter().map(|wait| wait.first_id))
+    }
+
     /// Writes what was sorted out. Returns how many rows changed their state without being published.
     pub(super) async fn apply(
         &self,

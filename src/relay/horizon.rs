@@ -8,27 +8,36 @@ use tokio_util::sync::CancellationToken;
 
 use super::Lanes;
 use crate::clock::monotonic;
-use crate::config::Ordering;
+use crate::config::{Ordering, Tracking};
 use crate::outbox::barrier::Barrier;
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// In strict order an event waits for the next look, so this is a part of its latency. A look costs PostgreSQL 0.2 ms.
 const STRICT_PROBE_INTERVAL: Duration = Duration::from_millis(20);
+/// While ids are drawn and the horizon is where the watermark ends: what is published ahead of it is written with every batch.
+const BUSY_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: CancellationToken) {
     let mut swept = monotonic();
-    let interval = match lanes.ordering {
-        Ordering::Key => PROBE_INTERVAL,
-        Ordering::Strict => STRICT_PROBE_INTERVAL,
-    };
+    // The first look is at once.
+    let mut interval = Duration::ZERO;
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(interval) => {}
         }
+        interval = interval.max(BUSY_PROBE_INTERVAL);
         match barrier.probe().await {
-            Ok(horizon) => lanes.horizon.store(horizon, Atomic::Release),
+            Ok(horizon) => {
+                let before = lanes.horizon.swap(horizon, Atomic::AcqRel);
+                interval = match (lanes.ordering, lanes.tracking) {
+                    (Ordering::Strict, _) => STRICT_PROBE_INTERVAL,
+                    (Ordering::Key, Tracking::Watermark) if horizon > before => BUSY_PROBE_INTERVAL,
+                    (Ordering::Key, Tracking::Watermark) => (interval * 2).min(PROBE_INTERVAL),
+                    (Ordering::Key, Tracking::Rows) => PROBE_INTERVAL,
+                };
+            }
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "the lock barrier could not be read; the scan bound stays")
             }

@@ -21,6 +21,7 @@ use super::{Lanes, Sending, wakeup};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Delivery, Record};
 use crate::clock::{Permit, monotonic, wall};
+use crate::config::Tracking;
 use crate::error::Code;
 use crate::failpoint::{self, Point};
 use crate::metrics::{FailureLabels, PollLabel};
@@ -31,7 +32,7 @@ use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
 use judge::Judge;
 
-/// How often a lane moves its `low_id`. The bound saves index reads; a second of them costs nothing.
+/// How often a lane moves its `low_id`, where rows are marked. The bound saves index reads; a second of them costs nothing.
 const LOW_ID_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before asking again for a topic that does not exist, and after records that Kafka would not take yet.
 const KAFKA_RETRY: Duration = Duration::from_millis(500);
@@ -251,7 +252,9 @@ impl Lane {
     }
 
     async fn step(&mut self, hand: &Hand, stopping: bool) -> Result<Step<Record>, OutboxError> {
-        let horizon = (monotonic().saturating_sub(self.low_id_moved) > LOW_ID_INTERVAL).then(|| {
+        let due = self.shared.tracking == Tracking::Watermark
+            || monotonic().saturating_sub(self.low_id_moved) > LOW_ID_INTERVAL;
+        let horizon = due.then(|| {
             self.low_id_moved = monotonic();
             self.shared.horizon()
         });

@@ -1,4 +1,5 @@
-//! Work beside the lanes that any instance may do for all: dead letters that are due, and the scheduled retry of failed events.
+//! Work beside the lanes that any instance may do for all: dead letters that are due, the scheduled retry of failed events, and the note
+//! how far the shards are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,19 +10,28 @@ use super::Lanes;
 use crate::clock::monotonic;
 use crate::config::ReprocessConfig;
 use crate::db::Pool;
-use crate::outbox::{dead_letters, redo};
+use crate::outbox::{dead_letters, redo, watermark};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How exactly it is known when events were published that are not marked.
+const NOTE_EVERY: Duration = Duration::from_mins(1);
 
 /// Until `stop`. While PostgreSQL is away nothing happens; the lanes report the outage.
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, reprocess: ReprocessConfig, stop: CancellationToken) {
     let mut tried = monotonic();
+    let mut noted: Option<Duration> = None;
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         write_dead_letters(&lanes, &pool).await;
+        if noted.is_none_or(|at| monotonic().saturating_sub(at) >= NOTE_EVERY) {
+            match watermark::note_progress(&pool).await {
+                Ok(()) => noted = Some(monotonic()),
+                Err(error) => tracing::warn!(error = %error.chain(), "how far the shards are could not be noted"),
+            }
+        }
         if reprocess.enabled && monotonic().saturating_sub(tried) >= reprocess.interval {
             tried = monotonic();
             match redo::reprocess(&pool, reprocess.older_than, reprocess.max_events.get()).await {

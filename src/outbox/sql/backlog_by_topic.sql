@@ -7,7 +7,12 @@ select topic,
   extract(epoch from clock_timestamp() - min(greatest(created_at, available_at)) filter (where status = 'PENDING'))::float8 as oldest_age
 from (
   -- One arm per state, so that each reads its own partial index rather than the history.
-  select topic, status, created_at, available_at from outbox_events where status = 'PENDING'
+  select e.topic, e.status, e.created_at, e.available_at
+  from outbox_shards s
+  join outbox_events e on e.shard = s.shard and e.status = 'PENDING' and e.id > s.done_id
+  where e.id not in (select unnest(ahead_ids) from outbox_shards)
+  union all
+  select e.topic, e.status, e.created_at, e.available_at from outbox_again a join outbox_events e on e.id = a.id
   union all
   select topic, status, created_at, available_at from outbox_events where status = 'FAILED'
   union all

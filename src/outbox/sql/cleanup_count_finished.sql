@@ -1,9 +1,27 @@
 -- Counts what cleanup_finished.sql would delete of the next rows by id. Changes nothing.
 -- $1 bigint: begin after this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds for PUBLISHED
 -- rows, $5 float8: for DISCARDED ones, null to leave them out.
+with
+-- What the watermark of each shard had passed when rows were as old as that.
+passed as materialized (
+  select s.shard, p.done_id
+  from (select shard from outbox_shards union all select shard from outbox_retired_shards) s
+  cross join lateral (
+    select done_id from outbox_progress p
+    where p.shard = s.shard and p.at <= now() - make_interval(secs => $4)
+    order by p.at desc limit 1
+  ) p
+)
 select max(id) as last_id, count(*) as seen,
-  count(*) filter (where status = 'PUBLISHED' and published_at <= now() - make_interval(secs => $4)) as published,
+  count(*) filter (where case status
+    when 'PENDING' then id <= done_id and not exists (select 1 from outbox_again a where a.id = next.id)
+    when 'PUBLISHED' then published_at <= now() - make_interval(secs => $4)
+  end) as published,
   count(*) filter (where status = 'DISCARDED' and coalesce(failed_at, created_at) <= now() - make_interval(secs => $5)) as discarded
 from (
-  select id, status, published_at, failed_at, created_at from outbox_events where id > $1 and id <= $2 order by id limit $3
+  select e.id, e.status, e.published_at, e.failed_at, e.created_at, p.done_id
+  from outbox_events e
+  left join passed p on p.shard = e.shard
+  where e.id > $1 and e.id <= $2
+  order by e.id limit $3
 ) next

@@ -3,17 +3,31 @@
 -- PUBLISHED rows go, $5 float8: the same for DISCARDED ones, null to keep them.
 -- Returns the last id and the number of rows looked at, the lowest id that stays, whether any of them is as old as the lower age
 -- (ids are drawn in the order of time, so behind many rows that are all younger there is nothing to delete), and what was deleted.
--- Only rows that will be deleted are locked: a lane passes over a PENDING row that is locked. Run again, it finds the rest.
-with seen as materialized (
-  select id, status,
-    least(created_at, published_at) <= now() - make_interval(secs => least($4::float8, $5::float8)) as old,
-    case status
-      when 'PUBLISHED' then published_at <= now() - make_interval(secs => $4)
-      when 'DISCARDED' then coalesce(failed_at, created_at) <= now() - make_interval(secs => $5)
+-- Only rows that will be deleted are locked: a lane passes over a PENDING row that is locked. Run again, it finds the rest. A PENDING row
+-- goes that the watermark of its shard had passed when rows were as old as that.
+with
+-- What the watermark of each shard had passed when rows were as old as that.
+passed as materialized (
+  select s.shard, p.done_id
+  from (select shard from outbox_shards union all select shard from outbox_retired_shards) s
+  cross join lateral (
+    select done_id from outbox_progress p
+    where p.shard = s.shard and p.at <= now() - make_interval(secs => $4)
+    order by p.at desc limit 1
+  ) p
+),
+seen as materialized (
+  select e.id, e.status,
+    least(e.created_at, e.published_at) <= now() - make_interval(secs => least($4::float8, $5::float8)) as old,
+    case e.status
+      when 'PENDING' then e.id <= p.done_id and not exists (select 1 from outbox_again a where a.id = e.id)
+      when 'PUBLISHED' then e.published_at <= now() - make_interval(secs => $4)
+      when 'DISCARDED' then coalesce(e.failed_at, e.created_at) <= now() - make_interval(secs => $5)
     end as due
-  from outbox_events
-  where id > $1 and id <= $2
-  order by id limit $3
+  from outbox_events e
+  left join passed p on p.shard = e.shard
+  where e.id > $1 and e.id <= $2
+  order by e.id limit $3
 ),
 -- Manifests are in id order: below the first of each there is nothing in flight, which spares reading them.
 in_flight as materialized (
@@ -39,5 +53,5 @@ select
   (select count(*) from seen) as seen,
   (select min(id) from seen where due is not true) as first_left,
   (select coalesce(bool_or(old), false) from seen) as any_old,
-  (select count(*) from gone where status = 'PUBLISHED') as published,
+  (select count(*) from gone where status <> 'DISCARDED') as published,
   (select count(*) from gone where status = 'DISCARDED') as discarded

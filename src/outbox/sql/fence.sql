@@ -1,8 +1,9 @@
 -- Locks the row of a shard if it is still ours, so that nobody can take it over during this transaction.
 -- $1 smallint: shard. $2 uuid: owner. $3 bigint: epoch.
--- Returns no row when another instance owns the shard. Otherwise: low_id, batch_seq, whether a batch is in flight, whether any key of the
--- shard is held, and whether a held key is due for release.
-select low_id, batch_seq, batch_ids is not null as has_batch,
+-- Returns no row when another instance owns the shard. Otherwise: low_id, done_id, ahead_ids, batch_seq, whether a batch is in flight,
+-- whether events wait again below done_id, whether any key of the shard is held, and whether a held key is due for release.
+select low_id, done_id, ahead_ids, batch_seq, batch_ids is not null as has_batch,
+  exists (select 1 from outbox_again a where a.shard = s.shard) as any_again,
   exists (select 1 from outbox_held_keys h where h.shard = s.shard) as any_held,
   exists (select 1 from outbox_held_keys h where h.shard = s.shard and h.release_at <= now()) as release_due
 from outbox_shards s

@@ -6,8 +6,13 @@ with reopened as (
   where id = any($1) and status = 'FAILED'
   returning id, shard
 ),
+again as (
+  insert into outbox_again (id, shard)
+  select r.id, r.shard from reopened r join outbox_shards s on s.shard = r.shard where r.id <= s.done_id
+  on conflict do nothing
+),
 lowered as (
-  update outbox_shards s set low_id = least(s.low_id, r.lowest)
+  update outbox_shards s set low_id = greatest(least(s.low_id, r.lowest), s.done_id + 1)
   from (select shard, min(id) as lowest from reopened group by shard) r
   where s.shard = r.shard
 )

@@ -7,6 +7,6 @@ from unnest($1::text[], $2::int[], $3::bigint[], $4::uuid[], $5::text[], $6::big
   as u(topic, partition, "offset", event_id, failed_at, row_id, number)
 left join outbox_redriven r on r.topic = u.topic and r.partition = u.partition and r."offset" = u."offset"
   and r.event_id = u.event_id and r.failed_at is not distinct from u.failed_at
-left join outbox_events e on e.id = u.row_id and e.event_id = u.event_id
+left join outbox_current e on e.id = u.row_id and e.event_id = u.event_id
 left join outbox_held_keys h on h.first_id = e.id
 order by u.number

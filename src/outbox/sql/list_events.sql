@@ -9,11 +9,14 @@
 select id, event_id, status, topic, outbox_key_of(partition_key, aggregate_id) as key, event_type, event_version,
   aggregate_type, aggregate_id, correlation_id, retry_count, last_error, created_at, available_at, published_at,
   published_partition, published_offset
-from outbox_events
+from outbox_current
 where ($1::bigint is null or id = $1)
   and ($2::uuid is null or event_id = $2)
   and ($3::text is null or outbox_key_of(partition_key, aggregate_id) = outbox_key_of($3, null))
-  and ($4::text[] is null or status = any($4))
+  and ($4::text[] is null or (
+    status = any($4)
+    -- So that the indexes of failed and held rows can serve it.
+    and row_status = any($4 || case when 'PUBLISHED' = any($4) then '{PENDING}'::text[] else '{}' end)))
   and ($5::text is null or topic = $5)
   and ($6::text is null or event_type = $6)
   and ($7::text is null or aggregate_type = $7)

@@ -6,9 +6,12 @@ select s.shard, coalesce(i.name, case when s.owner = '00000000-0000-0000-0000-00
   s.batch_seq, coalesce(cardinality(s.batch_ids), 0) as in_flight, s.low_id, coalesce(held.keys, 0) as held_keys,
   (select extract(epoch from clock_timestamp() - oldest.since)::float8
     from (
-      select greatest(e.created_at, e.available_at) as since
-      from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id
-      order by e.id limit 1
+      (select greatest(e.created_at, e.available_at) as since
+        from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id and not e.id = any(s.ahead_ids)
+        order by e.id limit 1)
+      union all
+      (select greatest(e.created_at, e.available_at) from outbox_again a join outbox_events e on e.id = a.id where a.shard = s.shard order by a.id limit 1)
+      order by since limit 1
     ) oldest
   ) as oldest_pending
 from outbox_shards s

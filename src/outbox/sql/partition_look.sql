@@ -1,10 +1,26 @@
 -- Looks at the next rows of a partition, whether all are finished and old. Changes nothing.
 -- $1 bigint: begin after this id. $2 bigint: the highest id. $3 bigint: most rows. $4 float8: age in seconds from which rows go.
+with
+-- What the watermark of each shard had passed when rows were as old as that.
+passed as materialized (
+  select s.shard, p.done_id
+  from (select shard from outbox_shards union all select shard from outbox_retired_shards) s
+  cross join lateral (
+    select done_id from outbox_progress p
+    where p.shard = s.shard and p.at <= now() - make_interval(secs => $4)
+    order by p.at desc limit 1
+  ) p
+)
 select max(id) as last_id, count(*) as seen,
   count(*) filter (where not coalesce(case status
+    when 'PENDING' then id <= done_id and not exists (select 1 from outbox_again a where a.id = next.id)
     when 'PUBLISHED' then published_at <= now() - make_interval(secs => $4)
     when 'DISCARDED' then coalesce(failed_at, created_at) <= now() - make_interval(secs => $4)
   end, false)) as needed
 from (
-  select id, status, published_at, failed_at, created_at from outbox_events where id > $1 and id <= $2 order by id limit $3
+  select e.id, e.status, e.published_at, e.failed_at, e.created_at, p.done_id
+  from outbox_events e
+  left join passed p on p.shard = e.shard
+  where e.id > $1 and e.id <= $2
+  order by e.id limit $3
 ) next

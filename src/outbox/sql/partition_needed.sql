@@ -2,7 +2,14 @@
 -- a batch in flight, or a last row that is too young. Changes nothing.
 -- $1 bigint: the lowest id. $2 bigint: the highest. $3 float8: age in seconds from which rows go.
 select
-  exists (select 1 from outbox_events where status = 'PENDING' and id between $1 and $2)
+  exists (
+    select 1 from outbox_shards s
+    cross join lateral (
+      select 1 from outbox_events e
+      where e.shard = s.shard and e.status = 'PENDING' and e.id between greatest($1, s.done_id + 1) and $2
+      limit 1
+    ) waiting)
+  or exists (select 1 from outbox_again where id between $1 and $2)
   or exists (select 1 from outbox_events where status = 'HELD' and id between $1 and $2)
   or exists (select 1 from outbox_events where status = 'FAILED' and id between $1 and $2)
   -- A dead letter, by which it is known that a FAILED row needs no other attempt.

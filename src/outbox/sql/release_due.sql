@@ -3,7 +3,8 @@
 -- A key starts with its first event alone, because that is the one that failed: if it fails again, nothing else of the key has
 -- been moved to and fro. A key with more events than its share stays here, with released_to, and goes on in the next step; so a
 -- million events behind a key do not keep the other keys of the shard waiting.
--- Runs under the fence, so no claim of this shard can see half of it; low_id goes back to the lowest released event.
+-- Runs under the fence, so no claim of this shard can see half of it; low_id goes back to the lowest released event; events up to done_id are listed in
+-- outbox_again.
 -- Returns low_id and the number of released events.
 with due as (
   select first_id, partition_key,
@@ -31,6 +32,11 @@ released as (
   update outbox_events e set status = 'PENDING' from waiting w where e.id = w.id and w.place <= w.share
   returning e.id
 ),
+again as (
+  insert into outbox_again (id, shard)
+  select r.id, $1 from released r where r.id <= (select done_id from outbox_shards where shard = $1)
+  on conflict do nothing
+),
 unfinished as (
   update outbox_held_keys h
   set released_to = (select max(w.id) from waiting w where w.first_id = h.first_id and w.place <= w.share)
@@ -41,6 +47,6 @@ finished as (
   where h.first_id = d.first_id
     and not exists (select 1 from waiting w where w.first_id = d.first_id and w.place > w.share)
 )
-update outbox_shards s set low_id = least(s.low_id, (select min(id) from released))
+update outbox_shards s set low_id = greatest(least(s.low_id, (select min(id) from released)), s.done_id + 1)
 where s.shard = $1
 returning s.low_id, (select count(*) from released) as released

@@ -15,7 +15,7 @@ with seen as materialized (
       and ($9::text is null or outbox_key_of(partition_key, aggregate_id) = outbox_key_of($9, null))
       and ($10::timestamptz is null or created_at >= $10)
       and ($11::timestamptz is null or created_at < $11) as matches
-  from outbox_events
+  from outbox_current
   where id > $1 and id <= $2 and ($4::bigint[] is null or id = any($4))
   order by id limit $3
 )

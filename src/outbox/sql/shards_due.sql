@@ -1,13 +1,22 @@
--- Which of these shards have something to do: an event that waits, or a held key whose time has come.
--- $1 smallint[]: the idle shards of this instance. $2 bigint: the highest id that may be claimed. One cheap query for all of them.
+-- Which of these shards have something to do: an event that waits, a held key whose time has come, or published events that the watermark
+-- can pass now. $1 smallint[]: the idle shards of this instance. $2 bigint: the highest id that may be claimed. $3 bigint: the horizon, up to
+-- which no row can appear any more. One cheap query for all of them.
+-- Whether an event waits among those that were published ahead is told by their number, since all of them are PENDING.
 select s.shard
 from outbox_shards s
 where s.shard = any($1)
   and (
     exists (
       select 1 from (
-        select id from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id and e.id <= $2 order by e.id limit 1
+        select id from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id and e.id <= $2
+          and e.id > coalesce(s.ahead_ids[cardinality(s.ahead_ids)], 0)
+        order by e.id limit 1
       ) waiting
     )
+    or s.ahead_ids[1] <= $3
+    or cardinality(s.ahead_ids) < (
+      select count(*) from outbox_events e
+      where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id and e.id <= s.ahead_ids[cardinality(s.ahead_ids)])
+    or exists (select 1 from outbox_again a where a.shard = s.shard and a.id <= $2)
     or exists (select 1 from outbox_held_keys h where h.shard = s.shard and h.release_at <= now())
   )

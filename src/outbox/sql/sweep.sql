@@ -6,7 +6,7 @@ set low_id = found.id
 from (
   select o.shard, min(e.id) as id
   from outbox_shards o
-  join outbox_events e on e.shard = o.shard and e.status = 'PENDING' and e.id < o.low_id
+  join outbox_events e on e.shard = o.shard and e.status = 'PENDING' and e.id < o.low_id and e.id > o.done_id
   where o.shard = any($1) and o.owner = $2
   group by o.shard
 ) found

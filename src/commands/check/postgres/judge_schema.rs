@@ -40,6 +40,12 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
         ("outbox_events_id_seq", "select"),
         ("outbox_shards", "select"),
         ("outbox_shards", "update"),
+        ("outbox_again", "select"),
+        ("outbox_again", "insert"),
+        ("outbox_again", "delete"),
+        ("outbox_progress", "select"),
+        ("outbox_progress", "insert"),
+        ("outbox_progress", "delete"),
         ("outbox_installation", "select"),
         ("outbox_instances", "select"),
         ("outbox_instances", "insert"),
@@ -63,8 +69,12 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
     const PRODUCT_METRICS: &[(&str, &str)] =
         &[("product_metrics", "select"), ("product_metrics", "insert"), ("product_metrics", "update")];
 
-    const CLEANUP: &[(&str, &str)] =
-        &[("outbox_events", "delete"), ("event_handled", "select"), ("event_handled", "delete")];
+    const CLEANUP: &[(&str, &str)] = &[
+        ("outbox_events", "delete"),
+        ("outbox_retired_shards", "select"),
+        ("event_handled", "select"),
+        ("event_handled", "delete"),
+    ];
 
     let mut needed = Vec::new();
     if settings.relay.enabled {
