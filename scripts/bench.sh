@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench.sh SCENARIO...: compares the relay with others, and with itself, on a PostgreSQL and a Kafka of its own (durable commits), all on
 # this machine, which wants nothing else to do. What is measured how, and why it is fair: docs/performance.md.
-#   drain      a backlog: relay in both modes, polling loop, Debezium cold and warm, two ceilings; in turns, ROUNDS times
+#   drain      a backlog: relay in both modes and with both trackings, polling loop, Debezium cold and warm, two ceilings; in turns, ROUNDS times
 #   payload    the same without the ceilings, at 100 bytes and at 4 KiB
 #   latency    commit to consumer at RATES inserts per second
 #   idle       transactions and CPU while there is nothing to do
@@ -25,7 +25,8 @@ rig=${RIG:-$target/release/outbox-bench}
 out=$target/bench
 parts=$out/parts
 scenarios=(drain payload latency idle instances keys horizon growing)
-chosen=${CONTENDERS:-relay-alo relay-eos polling-loop produce claim-and-mark debezium}
+all_contenders='relay-alo relay-eos watermark-alo watermark-eos polling-loop produce claim-and-mark debezium'
+chosen=${CONTENDERS:-$all_contenders}
 
 (($#)) || { echo "usage: bench.sh SCENARIO...   (${scenarios[*]})" >&2; exit 2; }
 for scenario; do
@@ -35,7 +36,7 @@ for number in ROWS PAYLOAD KEYS ROUNDS WITHIN SECONDS_EACH WARMUP PUBLISHED; do
   [[ ${!number:-1} =~ ^[1-9][0-9]{0,9}$ ]] || die "$number=${!number} is not a whole number above zero"
 done
 for contender in $chosen; do
-  [[ " relay-alo relay-eos polling-loop produce claim-and-mark debezium " == *" $contender "* ]] || die "no contender '$contender'"
+  [[ " $all_contenders " == *" $contender "* ]] || die "no contender '$contender'"
 done
 [[ -x $binary && -x $rig ]] || die "$binary or $rig is not there; run this with make"
 need psql
@@ -65,7 +66,8 @@ wal() {
 }
 
 empty() {
-  sql -c 'truncate outbox_events, outbox_held_keys' -c 'update outbox_shards set low_id = 0, batch_ids = null'
+  sql -c 'truncate outbox_events, outbox_held_keys, outbox_again, outbox_progress' \
+    -c "update outbox_shards set low_id = 0, done_id = 0, ahead_ids = '{}', batch_ids = null"
 }
 
 # Hexadecimal digits in which no compression finds repeats: 997 texts, so that text and key do not go together.
@@ -118,9 +120,10 @@ measure() {
 }
 
 relay() { # relay CONTENDER: leaves its command line in $argv
-  local mode=at-least-once
-  [[ $1 != relay-eos ]] || mode=exactly-once
-  argv=("$binary" run --only relay --set "relay.delivery=$mode")
+  local mode=at-least-once tracking=rows
+  [[ $1 != *-eos ]] || mode=exactly-once
+  [[ $1 != watermark-* ]] || tracking=watermark
+  argv=("$binary" run --only relay --set "relay.delivery=$mode" --set "relay.tracking=$tracking")
 }
 
 drain() { # drain CONTENDER [options]: of the relay; the table holds what it should, but for the backlog
@@ -139,7 +142,7 @@ compare() { # compare CONTENDER: one run of it, or of both parts of Debezium
   local about=(--note "payload=$payload" --note "keys=$keys" --rows "$rows" --within "$within")
   empty
   case $1 in
-    relay-*)
+    relay-* | watermark-*)
       drain "$1"
       # Its records are those that `produce` sends.
       if [[ $1 == relay-alo && $scenario == drain ]] && wants produce; then
@@ -215,7 +218,7 @@ drain_in_turns() {
 
 run_drain() {
   drain_heading
-  drain_in_turns 'relay-alo relay-eos polling-loop claim-and-mark debezium'
+  drain_in_turns 'relay-alo relay-eos watermark-alo watermark-eos polling-loop claim-and-mark debezium'
 }
 
 run_payload() {
@@ -226,7 +229,7 @@ run_payload() {
     # Forty times the bytes: a quarter of the rows takes long enough.
     local rows=$((payload > 1000 ? (all + 3) / 4 : all))
     fillers "$payload"
-    drain_in_turns 'relay-alo relay-eos polling-loop debezium'
+    drain_in_turns 'relay-alo relay-eos watermark-alo polling-loop debezium'
   done
   fillers "$PAYLOAD_BYTES"
 }
@@ -237,14 +240,14 @@ run_latency() {
   warm_up
   printf '%-14s %9s %10s %10s %10s %10s %8s\n' contender offered/s inserted/s 'p50 ms' 'p99 ms' 'p99.9 ms' missing
   for rate in ${RATES:-5000 20000}; do
-    for contender in relay-alo relay-eos polling-loop debezium; do
+    for contender in relay-alo relay-eos watermark-alo watermark-eos polling-loop debezium; do
       wants "$contender" || continue
       empty
       fresh_topic
       local about=(--note "payload=$payload" --note "keys=$keys" --topic "$topic" --rate "$rate" --keys "$keys" --payload "$payload"
         --seconds "${SECONDS_EACH:-30}" --warmup "${WARMUP:-15}" --within "$within")
       case $contender in
-        relay-*)
+        relay-* | watermark-*)
           relay "$contender"
           measure latency "$contender" "${about[@]}" -- "${argv[@]}"
           ;;
@@ -277,13 +280,13 @@ slot_taken() { [[ $(sql -c 'select bool_or(active) from pg_replication_slots') =
 run_idle() {
   local contender
   printf '%-14s %16s %12s %12s %12s\n' contender transactions/s 'own CPU %' 'PostgreSQL %' 'Kafka %'
-  for contender in nobody relay-alo relay-eos polling-loop debezium; do
+  for contender in nobody relay-alo relay-eos watermark-alo polling-loop debezium; do
     [[ $contender == nobody ]] || wants "$contender" || continue
     empty
     local about=(--seconds "${SECONDS_EACH:-60}")
     case $contender in
       nobody) measure idle "$contender" "${about[@]}" -- sleep infinity ;;
-      relay-*) relay "$contender"; measure idle "$contender" "${about[@]}" -- "${argv[@]}" ;;
+      relay-* | watermark-*) relay "$contender"; measure idle "$contender" "${about[@]}" -- "${argv[@]}" ;;
       polling-loop) measure idle "$contender" "${about[@]}" -- "$rig" polling-loop bench-warmup ;;
       debezium) with_debezium measure idle "$contender" "${about[@]}" ;;
     esac
