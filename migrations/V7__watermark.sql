@@ -1,8 +1,8 @@
 -- Progress without an update for each published row: `relay.tracking = "watermark"`.
 
 alter table outbox_shards
-  -- PENDING rows of the shard up to this id are published, except those that outbox_again lists. It never falls. 0 where rows have always
-  -- been marked one by one.
+  -- PENDING rows of the shard up to this id are published, except those in flight and those that outbox_again lists. It never falls. 0 where
+  -- rows have always been marked one by one.
   add column done_id bigint not null default 0,
   -- Published rows above it that are still PENDING, in order: they were claimed while lower ids could still appear.
   add column ahead_ids bigint[] not null default '{}',
@@ -46,5 +46,6 @@ left join outbox_shards s on s.shard = e.shard
 cross join lateral (
   -- A shard that was taken away has left nothing behind that waits.
   select e.status = 'PENDING' and (s.shard is null or e.id <= s.done_id or e.id = any(s.ahead_ids))
-    and not exists (select 1 from outbox_again a where a.id = e.id) as published
+    and not exists (select 1 from outbox_again a where a.id = e.id)
+    and not (s.batch_ids is not null and e.id >= s.batch_ids[1] and e.id = any(s.batch_ids)) as published
 ) passed;

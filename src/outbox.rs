@@ -118,6 +118,8 @@ pub struct Limits {
     pub rows: NonZeroU32,
     pub bytes: u64,
     pub record_bytes: u64,
+    /// What rows take on average, 0 when nothing is known of it. Only a hint how many will fit.
+    pub row_bytes: u64,
 }
 
 /// An event to publish.
@@ -142,8 +144,10 @@ pub struct Step<R> {
     pub moved: u64,
     /// Acknowledged events whose row was not PENDING any more: somebody changed or deleted it by hand.
     pub missing: u64,
-    /// The claim came back with as many rows as it may have.
+    /// The claim came back with as many rows, or bytes, as it may have.
     pub full: bool,
+    /// What the claimed rows take on average; `None` without any.
+    pub row_bytes: Option<u64>,
     /// The last batch of the shard from now on.
     pub last: LastBatch,
     /// An inherited batch could not be taken up yet ([`Verdict::Stop`]): nothing was written, and the manifest stands.
@@ -221,7 +225,8 @@ impl PgOutbox {
             tx.query_opt(&tx.prepare_cached(sql::FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
         let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
         let (mut low_id, batch_seq): (i64, i64) = (row.get("low_id"), row.get("batch_seq"));
-        let had_batch: bool = row.get("has_batch");
+        let batch_rows: Option<i32> = row.get("batch_rows");
+        let had_batch = batch_rows.is_some();
         let found = LastBatch { seq: batch_seq, in_flight: had_batch };
         if let Some(expected) = claim.expected.filter(|expected| *expected != found) {
             tx.rollback().await?;
@@ -237,6 +242,12 @@ impl PgOutbox {
         watermark.mark_surplus(&tx, self.finish != Finish::Watermark).await?;
         let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy, self.finish, &mut watermark).await?;
         let mut moved = settlement.failed.len() as u64;
+        // Rows of the batch in flight that are neither settled nor in flight any longer.
+        let rows_left = |others: usize| batch_rows.is_some_and(|rows| (others as i64) < i64::from(rows));
+        if !matches!(source, Source::Manifest(_)) && watermark.done_id() > 0 && rows_left(settlement.len()) {
+            watermark::keep_waiting(&tx, fence, settlement.ids()).await?;
+            any_again = true;
+        }
         if release_due && claim.release && matches!(source, Source::Waiting) {
             // Half of the batch at most, so that released events and the others take turns.
             let portion = i64::from(limits.rows.get() / 2).max(1);
@@ -249,14 +260,23 @@ impl PgOutbox {
 
         let ahead = (self.finish == Finish::Watermark).then(|| watermark.ahead());
         let found_rows = claim::rows(&tx, fence.shard, low_id, claim, any_again, ahead).await?;
-        let full = found_rows.rows.len() >= limits.rows.get() as usize;
+        let full = found_rows.full;
+        let row_bytes = found_rows.bytes.checked_div(found_rows.rows.len() as u64);
         let any_held = any_held || !settlement.failed.is_empty();
         let sorted = sort_out(&tx, fence.shard, found_rows.rows, any_held, &mut judge).await?;
         if sorted.stopped && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
             tx.rollback().await?;
             connection.done();
-            return Ok(Step { batch: None, moved: 0, missing: 0, full: false, last: found, postponed: true });
+            return Ok(Step {
+                batch: None,
+                moved: 0,
+                missing: 0,
+                full: false,
+                row_bytes,
+                last: found,
+                postponed: true,
+            });
         }
         moved += sorted.apply(&tx, fence.shard, &*self.policy).await?;
         if any_again {
@@ -265,9 +285,12 @@ impl PgOutbox {
         }
 
         let mut new_low_id = low_id;
+        if matches!(source, Source::Manifest(_)) && watermark.done_id() > 0 && rows_left(sorted.publish.len()) {
+            watermark::keep_waiting(&tx, fence, sorted.publish.iter().map(|event| event.id)).await?;
+        }
         if self.finish == Finish::Watermark {
-            if let (Some(horizon), Some(first)) = (horizon, found_rows.first_waiting) {
-                watermark.advance(first, horizon.min(claim.ceiling));
+            if let (Some(horizon), Some(covered)) = (horizon, found_rows.covered) {
+                watermark.advance(covered.min(sorted.left.map_or(i64::MAX, |left| left - 1)).min(horizon));
                 new_low_id = low_id.max(watermark.done_id() + 1);
             }
             watermark.mark_surplus(&tx, false).await?;
@@ -311,7 +334,7 @@ impl PgOutbox {
         connection.done();
         failpoint::reach(Point::StepAfterCommit).map_err(DbError::of_a_test)?;
         let last = LastBatch { seq: batch.as_ref().map_or(last_seq, |batch| batch.seq), in_flight: batch.is_some() };
-        Ok(Step { batch, moved, missing, full, last, postponed: false })
+        Ok(Step { batch, moved, missing, full, row_bytes, last, postponed: false })
     }
 
     /// The shard's manifest, to find out whether a commit whose answer was lost took effect.

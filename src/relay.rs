@@ -171,6 +171,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         rows: settings.batch_rows,
         bytes: settings.batch_bytes.as_u64(),
         record_bytes: settings.max_record_bytes.as_u64(),
+        row_bytes: 0,
     };
     let sending = match parts.transactions {
         None => Sending::AtLeastOnce(parts.publisher),

@@ -1,20 +1,30 @@
 //! Reading the rows of the next batch.
 
+use std::pin::pin;
+
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::statements as sql;
-use super::{Claim, OutboxError, Source, rows};
+use super::{Claim, Limits, OutboxError, Source, rows};
 use crate::db::Transaction;
 use crate::event::ShardId;
 
+/// Rows of the first claim, when nothing is known of their size yet.
+const FIRST_ROWS: u64 = 256;
+
 /// The rows of a claim.
+#[derive(Default)]
 pub(super) struct Found {
     /// In the order of their ids, and of the columns that `rows::event` knows.
     pub(super) rows: Vec<Row>,
-    /// The lowest id that waits, those left out that wait again; `i64::MAX` when there is none. `None`: not looked for.
-    pub(super) first_waiting: Option<i64>,
+    /// Every row that waits up to this id is among `rows`, those left out that wait again. `None`: nothing is known of it.
+    pub(super) covered: Option<i64>,
+    /// There may be more.
+    pub(super) full: bool,
+    /// What the rows take, each at most as much as a record may.
+    pub(super) bytes: u64,
 }
 
 /// Reads what `claim` asks for. `any_again`: there may be events that wait again below the watermark. `ahead`: where progress is kept as
@@ -27,55 +37,78 @@ pub(super) async fn rows(
     any_again: bool,
     ahead: Option<&[i64]>,
 ) -> Result<Found, OutboxError> {
-    let most_bytes = i64::try_from(claim.limits.bytes).unwrap_or(i64::MAX);
-    let record_bytes = i64::try_from(claim.limits.record_bytes).unwrap_or(i64::MAX);
-    let mut most_rows = i64::from(claim.limits.rows.get());
+    let Limits { rows, bytes, record_bytes, row_bytes } = claim.limits;
+    let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
+    let mut found = Found::default();
     match claim.source {
-        Source::Nothing => return Ok(Found { rows: Vec::new(), first_waiting: None }),
+        Source::Nothing => return Ok(found),
         Source::Manifest(ids) => {
-            let rows = query(tx, sql::CLAIM_MANIFEST, &[&ids, &record_bytes]).await?;
-            return Ok(Found { rows, first_waiting: None });
+            found.read(tx, sql::CLAIM_MANIFEST, &[&ids, &record_bytes], u64::MAX).await?;
+            return Ok(found);
         }
         Source::Waiting => {}
     }
-    // All of them are lower than what the watermark has not passed, so they come first in the batch, too.
-    let mut again = Vec::new();
-    let mut bytes = 0;
+    // Not many more than fit, as far as one knows: what is not read any more has been made and sent for nothing.
+    let fitting = bytes.checked_div(row_bytes).map_or(FIRST_ROWS, |fitting| fitting + 1);
+    let mut most_rows = i64::try_from(fitting.min(u64::from(rows.get()))).unwrap_or(i64::MAX);
     if any_again {
-        let ids =
-            query(tx, sql::CLAIM_AGAIN, &[&shard, &most_rows, &most_bytes, &record_bytes, &claim.ceiling]).await?;
+        // All of them are lower than what the watermark has not passed, so they come first in the batch, too.
+        let most_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let ids = tx
+            .query(
+                &tx.prepare_cached(sql::CLAIM_AGAIN).await?,
+                &[&shard, &most_rows, &most_bytes, &record_bytes, &claim.ceiling],
+            )
+            .await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         if !ids.is_empty() {
-            again = query(tx, sql::CLAIM_MANIFEST, &[&ids, &record_bytes]).await?;
+            found.read(tx, sql::CLAIM_MANIFEST, &[&ids, &record_bytes], u64::MAX).await?;
         }
-        for row in &again {
-            bytes += i64::try_from(rows::event(row)?.bytes).unwrap_or(i64::MAX).min(record_bytes);
+        most_rows -= ids.len() as i64;
+        if most_rows <= 0 || found.bytes >= bytes {
+            found.full = true;
+            return Ok(found);
         }
-        most_rows -= again.len() as i64;
     }
-    let rest = most_bytes.saturating_sub(bytes);
-    if most_rows <= 0 || rest <= 0 {
-        return Ok(Found { rows: again, first_waiting: None });
-    }
-    let params: [&(dyn ToSql + Sync); 6] = [&shard, &low_id, &most_rows, &rest, &record_bytes, &claim.ceiling];
-    let waiting = match ahead {
-        None => query(tx, sql::CLAIM, &params).await?,
+    let again = found.rows.len();
+    let params: [&(dyn ToSql + Sync); 5] = [&shard, &low_id, &most_rows, &record_bytes, &claim.ceiling];
+    match ahead {
+        None => found.read(tx, sql::CLAIM, &params, bytes).await?,
         Some(ahead) => {
             let last = ahead.last().copied().unwrap_or(0);
             let mut params = params.to_vec();
             params.extend([&ahead as &(dyn ToSql + Sync), &last]);
-            query(tx, sql::CLAIM_WATERMARK, &params).await?
+            found.read(tx, sql::CLAIM_WATERMARK, &params, bytes).await?;
         }
+    }
+    found.full |= (found.rows.len() - again) as i64 >= most_rows;
+    found.covered = match found.rows.last() {
+        Some(last) if found.full => Some(last.try_get(0)?),
+        Some(_) | None => Some(claim.ceiling),
     };
-    let first_waiting = match waiting.first() {
-        Some(row) => rows::event(row)?.id,
-        None => i64::MAX,
-    };
-    again.extend(waiting);
-    Ok(Found { rows: again, first_waiting: Some(first_waiting) })
+    Ok(found)
 }
 
-async fn query(tx: &Transaction<'_>, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, OutboxError> {
-    let statement = tx.prepare_cached(statement).await?;
-    Ok(tx.query_raw(&statement, params.iter().copied()).await?.try_collect().await?)
+impl Found {
+    /// Reads rows until they have `most_bytes` with those that are there. Rows that are not read stay on the way: the session reads past
+    /// them before its next answer, and holds none in memory.
+    async fn read(
+        &mut self,
+        tx: &Transaction<'_>,
+        statement: &str,
+        params: &[&(dyn ToSql + Sync)],
+        most_bytes: u64,
+    ) -> Result<(), OutboxError> {
+        let statement = tx.prepare_cached(statement).await?;
+        let mut rows = pin!(tx.query_raw(&statement, params.iter().copied()).await?);
+        while let Some(row) = rows.try_next().await? {
+            self.bytes += rows::bytes(&row)?;
+            self.rows.push(row);
+            if self.bytes >= most_bytes {
+                self.full = true;
+                break;
+            }
+        }
+        Ok(())
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::audit::{self, Author};
-use super::statements::{INSTALLATION, SETTLE_PUBLISHED};
+use super::statements::{INSTALLATION, KEEP_WAITING, SETTLE_PUBLISHED};
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 
@@ -114,6 +114,8 @@ pub async fn apply(
     let partitions: Vec<Option<i32>> = found.iter().map(|(_, partition, _)| Some(*partition)).collect();
     let offsets: Vec<Option<i64>> = found.iter().map(|(_, _, offset)| Some(*offset)).collect();
     tx.execute(SETTLE_PUBLISHED, &[&ids, &partitions, &offsets]).await?;
+    // The watermark has passed them, and now no manifest says that they wait.
+    tx.execute(KEEP_WAITING, &[&shard.in_flight.as_deref().unwrap_or_default()]).await?;
     let details: Value = serde_json::json!({
         "shard": shard.shard,
         "batch": shard.batch_seq,

@@ -24,6 +24,11 @@ impl<'a> FromSql<'a> for JsonText<'a> {
     }
 }
 
+/// How much a row takes. Of one that is larger than a record may be, the large columns were not read.
+pub(super) fn bytes(row: &Row) -> Result<u64, Error> {
+    Ok(u64::try_from(row.try_get::<_, i64>(8)?).unwrap_or(0))
+}
+
 /// The columns stand in the order of `claim.sql` and `claim_manifest.sql`; by number, since a look-up by name compares
 /// the names of twenty columns for each value of each row.
 pub(super) fn event(row: &Row) -> Result<OutboxEvent<'_>, Error> {
@@ -31,7 +36,6 @@ pub(super) fn event(row: &Row) -> Result<OutboxEvent<'_>, Error> {
     let raw: Option<&[u8]> = row.try_get(13)?;
     let headers: Option<JsonText<'_>> = row.try_get(14)?;
     let due_in: Option<f64> = row.try_get(10)?;
-    let bytes: i64 = row.try_get(8)?;
     Ok(OutboxEvent {
         id: row.try_get(0)?,
         event_id: row.try_get(1)?,
@@ -41,7 +45,7 @@ pub(super) fn event(row: &Row) -> Result<OutboxEvent<'_>, Error> {
         topic: row.try_get(5)?,
         key: row.try_get(6)?,
         key_bytes: u32::try_from(row.try_get::<_, Option<i32>>(7)?.unwrap_or(0)).unwrap_or(0),
-        bytes: u64::try_from(bytes).unwrap_or(0),
+        bytes: bytes(row)?,
         created_at: row.try_get(9)?,
         due_in_seconds: due_in.filter(|seconds| *seconds > 0.0),
         aggregate_id: row.try_get(11)?,

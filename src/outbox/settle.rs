@@ -23,6 +23,10 @@ impl Settlement {
         self.published.is_empty() && self.failed.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.published.len() + self.failed.len()
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = i64> {
         self.published.iter().map(|(id, _)| *id).chain(self.failed.iter().map(|failed| failed.id))
     }

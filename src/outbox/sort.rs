@@ -44,6 +44,8 @@ pub(super) struct Sorted<R> {
     held: Vec<i64>,
     /// They are the first of their key that waits.
     waits: Vec<Wait>,
+    /// The first one that was left alone.
+    pub(super) left: Option<i64>,
     /// The rest of the claim was left alone.
     pub(super) stopped: bool,
 }
@@ -61,6 +63,7 @@ pub(super) async fn sort_out<R>(
         failed: Vec::new(),
         held: Vec::new(),
         waits: Vec::new(),
+        left: None,
         stopped: false,
     };
     let mut held_keys = if any_held { held_among(tx, shard, &claim).await? } else { HashMap::new() };
@@ -75,6 +78,7 @@ pub(super) async fn sort_out<R>(
         let key = event.key.filter(|_| event.dead_letter_of.is_none());
         let waits_behind = |upto: &Option<i64>| upto.is_none_or(|upto| id > upto);
         if key.is_some_and(|key| undecided.contains(key)) {
+            sorted.left.get_or_insert(id);
             continue;
         }
         if key.is_some_and(|key| held_keys.get(key).is_some_and(waits_behind)) {
@@ -100,6 +104,7 @@ pub(super) async fn sort_out<R>(
             Verdict::Wait(TopicWait::Missing(topic, retry)) => wait("no-topic", Some(topic), Some(retry)),
             Verdict::Wait(TopicWait::Denied(topic, retry)) => wait("denied", Some(topic), Some(retry)),
             Verdict::Stop => {
+                sorted.left.get_or_insert(id);
                 sorted.stopped = true;
                 break;
             }

@@ -12,6 +12,7 @@ pub(super) const HEARTBEAT: &str = include_str!("sql/heartbeat.sql");
 pub(super) const HELD_AMONG: &str = include_str!("sql/held_among.sql");
 pub(super) const HOLD_KEYS: &str = include_str!("sql/hold_keys.sql");
 pub(super) const INSTALLATION: &str = include_str!("sql/installation.sql");
+pub(super) const KEEP_WAITING: &str = include_str!("sql/keep_waiting.sql");
 pub(super) const LAST_ID: &str = include_str!("sql/last_id.sql");
 pub(super) const LEAVE: &str = include_str!("sql/leave.sql");
 pub(super) const LEAVE_AGAIN: &str = include_str!("sql/leave_again.sql");

@@ -1,10 +1,13 @@
 //! How far a shard is when published rows are not marked: every row up to `done_id` is published, and so are those in `ahead`.
 //!
-//! Rows that failed, are held or wait again are known by other means (their status, `outbox_again`), so `done_id` passes them.
+//! Rows that are in flight, failed, are held or wait again are known by other means (the manifest, their status, `outbox_again`), so `done_id`
+//! passes them, and a claim need not read them twice.
 //! Invariants: `done_id` never falls, and never passes an id that may still appear; `ahead` is in order and above it.
 
-use super::OutboxError;
+use std::collections::HashSet;
+
 use super::statements as sql;
+use super::{Fence, OutboxError};
 use crate::db::{DbError, Pool, Transaction};
 
 const NOTE_PROGRESS: &str = include_str!("sql/note_progress.sql");
@@ -49,10 +52,10 @@ impl Watermark {
         self.ahead.dedup();
     }
 
-    /// Moves `done_id`. `first_waiting` is the lowest id of the shard above it that is visible, waits and is not among `ahead`
-    /// (`i64::MAX` for none), read after `horizon` was reached: an id up to which no row can appear any more.
-    pub fn advance(&mut self, first_waiting: i64, horizon: i64) {
-        self.done_id = self.done_id.max(horizon.min(first_waiting.saturating_sub(1)));
+    /// Moves `done_id` up to `covered`. Every row of the shard up to there does not wait, or is in flight, or stands in `outbox_again`; and no
+    /// row can appear there any more.
+    pub fn advance(&mut self, covered: i64) {
+        self.done_id = self.done_id.max(covered);
         let passed = self.ahead.partition_point(|id| *id <= self.done_id);
         self.ahead.drain(..passed);
     }
@@ -73,24 +76,40 @@ impl Watermark {
     }
 }
 
+/// Before the manifest of a shard is replaced: its events wait again, except for those in `settled`, which are published, have failed or stay in
+/// flight.
+pub(super) async fn keep_waiting(
+    tx: &Transaction<'_>,
+    fence: Fence,
+    settled: impl Iterator<Item = i64>,
+) -> Result<(), OutboxError> {
+    let statement = tx.prepare_cached(sql::SHARD_STATE).await?;
+    let state = tx.query_one(&statement, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
+    let settled: HashSet<i64> = settled.collect();
+    let mut ids: Vec<i64> = state.get::<_, Option<Vec<i64>>>("batch_ids").unwrap_or_default();
+    ids.retain(|id| !settled.contains(id));
+    tx.execute(&tx.prepare_cached(sql::KEEP_WAITING).await?, &[&ids]).await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     #[test]
-    fn it_stops_before_what_waits_and_at_the_horizon() {
+    fn it_never_falls_and_forgets_what_it_has_passed() {
         let mut watermark = Watermark::default();
         watermark.publish([3, 5, 9].into_iter());
-        watermark.advance(7, 100);
+        watermark.advance(6);
         assert_eq!(watermark, Watermark::new(6, vec![9]));
-        watermark.advance(i64::MAX, 8);
-        assert_eq!(watermark, Watermark::new(8, vec![9]));
-        watermark.advance(i64::MAX, 20);
-        assert_eq!(watermark, Watermark::new(20, vec![]));
+        watermark.advance(4);
+        assert_eq!(watermark, Watermark::new(6, vec![9]));
         watermark.publish([4].into_iter());
-        watermark.advance(10, 15);
-        assert_eq!(watermark, Watermark::new(20, vec![]), "it never falls, and what it has passed needs no note");
+        assert_eq!(watermark, Watermark::new(6, vec![9]), "what it has passed needs no note");
+        watermark.advance(20);
+        assert_eq!(watermark, Watermark::new(20, vec![]));
     }
 
     #[test]
@@ -105,27 +124,35 @@ mod tests {
     }
 
     proptest! {
-        /// Rows become visible in any order. What is published, and nothing else, lies at or below `done_id` or in `ahead`.
+        /// Rows become visible in any order, in any number between two steps. What is published or in flight, and nothing else, lies at or
+        /// below `done_id` or in `ahead`.
         #[test]
-        fn it_knows_what_is_published(commits in proptest::collection::vec(1_i64..60, 1..60), batch in 1_usize..5, lag in 0_usize..20) {
-            let (mut visible, mut published) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
-            let mut watermark = Watermark::default();
-            for (index, id) in commits.iter().enumerate() {
-                visible.insert(*id);
+        fn it_knows_what_is_published(
+            commits in proptest::collection::vec(1_i64..60, 1..60),
+            each in 1_usize..4,
+            batch in 1_usize..5,
+            lag in 0_i64..20,
+        ) {
+            let (mut visible, mut taken) = (BTreeSet::new(), BTreeSet::new());
+            let (mut watermark, mut in_flight) = (Watermark::default(), Vec::new());
+            for (index, ids) in commits.chunks(each).enumerate() {
+                visible.extend(ids.iter().copied());
                 // Every id below the lowest that is yet to come can appear no more.
-                let coming = commits[index + 1..].iter().filter(|id| !visible.contains(id)).min().copied().unwrap_or(60);
-                let horizon = (coming - 1).saturating_sub(lag as i64);
+                let later = commits.iter().skip((index + 1) * each);
+                let coming = later.filter(|id| !visible.contains(id)).min().copied().unwrap_or(60);
+                let horizon = coming - 1 - lag;
+                watermark.publish(in_flight.drain(..));
                 let waiting: Vec<i64> = visible
                     .iter()
                     .copied()
                     .filter(|id| *id > watermark.done_id() && watermark.ahead().binary_search(id).is_err())
                     .collect();
-                prop_assert!(waiting.iter().all(|id| !published.contains(id)));
-                prop_assert_eq!(waiting.len() + published.len(), visible.len());
-                watermark.advance(waiting.first().copied().unwrap_or(i64::MAX), horizon);
-                let sent: Vec<i64> = waiting.into_iter().take(batch).collect();
-                published.extend(sent.iter().copied());
-                watermark.publish(sent.into_iter());
+                prop_assert!(waiting.iter().all(|id| !taken.contains(id)), "published twice");
+                prop_assert_eq!(waiting.len() + taken.len(), visible.len(), "lost");
+                in_flight = waiting.iter().copied().take(batch).collect();
+                taken.extend(in_flight.iter().copied());
+                let read_up_to = if waiting.len() >= batch { in_flight.last().copied().unwrap_or(0) } else { i64::MAX };
+                watermark.advance(read_up_to.min(horizon));
             }
         }
     }

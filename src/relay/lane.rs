@@ -26,7 +26,7 @@ use crate::error::Code;
 use crate::failpoint::{self, Point};
 use crate::metrics::{FailureLabels, PollLabel};
 use crate::outbox::failure::Failed;
-use crate::outbox::{Batch, Claim, Claimed, Fence, LastBatch, OutboxError, Settlement, Source, Step};
+use crate::outbox::{Batch, Claim, Claimed, Fence, LastBatch, Limits, OutboxError, Settlement, Source, Step};
 use crate::retry::Backoff;
 use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
@@ -78,6 +78,8 @@ pub(super) struct Lane {
     shared: Arc<Lanes>,
     sender: Sender,
     low_id_moved: Duration,
+    /// What rows of the last claim took on average.
+    row_bytes: u64,
     /// Topics that the last claim met and that nobody has asked the cluster about.
     unknown_topics: HashSet<String>,
     /// Those of the claim before, about which somebody has.
@@ -113,6 +115,7 @@ impl Lane {
             shared,
             sender,
             low_id_moved,
+            row_bytes: 0,
             unknown_topics: HashSet::new(),
             just_asked: HashSet::new(),
             awaits_topic: false,
@@ -266,7 +269,7 @@ impl Lane {
                 None => Source::Waiting,
             },
             release: self.unknown_topics.is_empty() && !self.awaits_topic,
-            limits: self.shared.limits,
+            limits: Limits { row_bytes: self.row_bytes, ..self.shared.limits },
             horizon,
             ceiling: self.shared.ceiling(),
             marked: matches!(self.sender, Sender::ExactlyOnce(_)),
@@ -284,6 +287,7 @@ impl Lane {
         if let Sender::ExactlyOnce(transactions) = &mut self.sender {
             transactions.last = step.last;
         }
+        self.row_bytes = step.row_bytes.unwrap_or(self.row_bytes);
         (self.unknown_topics, self.awaits_topic) = (judge.unknown, judge.awaited);
         self.missing_topics.extend(judge.missing);
         let result = match (&step.batch, step.full) {

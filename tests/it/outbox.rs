@@ -84,7 +84,8 @@ impl Bench {
     ) -> Result<Step<i64>, OutboxError> {
         let published = published.iter().map(|id| (*id, Some((0, *id)))).collect();
         let settlement = Settlement { published, ..Settlement::default() };
-        let limits = Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20 };
+        let limits =
+            Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20, row_bytes: 0 };
         let claim = Claim {
             source,
             release: true,

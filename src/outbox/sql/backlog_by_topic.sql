@@ -12,7 +12,13 @@ from (
   join outbox_events e on e.shard = s.shard and e.status = 'PENDING' and e.id > s.done_id
   where e.id not in (select unnest(ahead_ids) from outbox_shards)
   union all
-  select e.topic, e.status, e.created_at, e.available_at from outbox_again a join outbox_events e on e.id = a.id
+  select e.topic, e.status, e.created_at, e.available_at
+  from (
+    select id from outbox_again
+    union
+    select b.id from outbox_shards s cross join lateral unnest(s.batch_ids) as b (id) where b.id <= s.done_id
+  ) a
+  join outbox_events e on e.id = a.id
   union all
   select topic, status, created_at, available_at from outbox_events where status = 'FAILED'
   union all

@@ -7,8 +7,9 @@ select s.shard, coalesce(i.name, case when s.owner = '00000000-0000-0000-0000-00
   (select extract(epoch from clock_timestamp() - oldest.since)::float8
     from (
       (select greatest(e.created_at, e.available_at) as since
-        from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id and not e.id = any(s.ahead_ids)
-        order by e.id limit 1)
+        from outbox_events e where (e.shard, e.id) >= (s.shard, s.low_id) and e.shard <= s.shard and e.status = 'PENDING'
+          and not e.id = any(s.ahead_ids)
+        order by e.shard, e.id limit 1)
       union all
       (select greatest(e.created_at, e.available_at) from outbox_again a join outbox_events e on e.id = a.id where a.shard = s.shard order by a.id limit 1)
       order by since limit 1

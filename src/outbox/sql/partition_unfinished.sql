@@ -3,5 +3,6 @@ select exists (
   select 1 from {name} e
   left join outbox_shards s on s.shard = e.shard
   where e.status not in ('PUBLISHED', 'DISCARDED')
-    and (e.status <> 'PENDING' or e.id > s.done_id or exists (select 1 from outbox_again a where a.id = e.id))
+    and (e.status <> 'PENDING' or e.id > s.done_id or exists (select 1 from outbox_again a where a.id = e.id)
+      or e.id = any(s.batch_ids))
 ) as unfinished

@@ -3,5 +3,7 @@ select e.id, e.dead_letter_of, e.event_id, e.shard, e.topic, e.created_at
 from outbox_events e
 join outbox_shards s on s.shard = e.shard
 where e.shard = any($1) and e.status = 'PENDING' and (not $2 or e.id = any(s.batch_ids))
-  and ((e.id > s.done_id and e.id not in (select unnest(ahead_ids) from outbox_shards)) or exists (select 1 from outbox_again a where a.id = e.id))
+  and ((e.id > s.done_id and e.id not in (select unnest(ahead_ids) from outbox_shards))
+    or e.id in (select unnest(batch_ids) from outbox_shards where batch_ids is not null)
+    or e.id in (select id from outbox_again))
 order by e.id

@@ -1,16 +1,17 @@
 -- Which of these shards have something to do: an event that waits, a held key whose time has come, or published events that the watermark
 -- can pass now. $1 smallint[]: the idle shards of this instance. $2 bigint: the highest id that may be claimed. $3 bigint: the horizon, up to
 -- which no row can appear any more. One cheap query for all of them.
--- Whether an event waits among those that were published ahead is told by their number, since all of them are PENDING.
+-- In the order of (shard, id) for the reason given in claim.sql. Whether an event waits among those that were published ahead is told by their number, since all of them are PENDING.
 select s.shard
 from outbox_shards s
 where s.shard = any($1)
   and (
     exists (
       select 1 from (
-        select id from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id and e.id <= $2
-          and e.id > coalesce(s.ahead_ids[cardinality(s.ahead_ids)], 0)
-        order by e.id limit 1
+        select 1 from outbox_events e
+        where (e.shard, e.id) >= (s.shard, greatest(s.low_id, s.ahead_ids[cardinality(s.ahead_ids)] + 1)) and e.shard <= s.shard
+          and e.status = 'PENDING' and e.id <= $2
+        order by e.shard, e.id limit 1
       ) waiting
     )
     or s.ahead_ids[1] <= $3
