@@ -102,10 +102,10 @@ test: ## Run all tests against a real PostgreSQL and a real Kafka
 	scripts/with-parts.sh cargo test --locked --features failpoints --test it -- failpoints
 
 .PHONY: chaos
-chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BROKERS=3)
+chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BROKERS=3 TRACKING=mixed)
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
-	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) $(if $(BROKERS),--brokers $(BROKERS))
+	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(TRACKING),--tracking $(TRACKING))
 
 .PHONY: check
 check: ## Formatting, lints and documentation, as CI does

@@ -241,6 +241,9 @@ impl PgOutbox {
         // Only what this instance does with rows is up to its settings: how far the shard is, is read from what others did, too.
         watermark.mark_surplus(&tx, self.finish != Finish::Watermark).await?;
         let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy, self.finish, &mut watermark).await?;
+        if any_again {
+            watermark::leave_again(&tx, settlement.ids()).await?;
+        }
         let mut moved = settlement.failed.len() as u64;
         // Rows of the batch in flight that are neither settled nor in flight any longer.
         let rows_left = |others: usize| batch_rows.is_some_and(|rows| (others as i64) < i64::from(rows));
@@ -280,8 +283,7 @@ impl PgOutbox {
         }
         moved += sorted.apply(&tx, fence.shard, &*self.policy).await?;
         if any_again {
-            let ids: Vec<i64> = settlement.ids().chain(sorted.moved_ids()).collect();
-            tx.execute(&tx.prepare_cached(sql::LEAVE_AGAIN).await?, &[&ids]).await?;
+            watermark::leave_again(&tx, sorted.moved_ids()).await?;
         }
 
         let mut new_low_id = low_id;

@@ -12,6 +12,9 @@ use super::statements as sql;
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 
+/// How names of prepared transactions begin: they have no session (PostgreSQL, TwoPhaseGetDummyProc).
+const PREPARED: &str = "-1/";
+
 /// Finds the horizon step by step. One per instance; kept between calls.
 #[derive(Debug)]
 pub struct Barrier {
@@ -54,6 +57,8 @@ impl Horizon {
     pub fn look(&mut self, open: &HashSet<String>) {
         if let Some(candidate) = &mut self.candidate {
             candidate.writers.retain(|writer| open.contains(writer));
+            // A transaction that is prepared loses its name and is listed under another one: any of these may be one that was open.
+            candidate.writers.extend(open.iter().filter(|writer| writer.starts_with(PREPARED)).cloned());
         }
         self.advance();
     }
@@ -118,6 +123,17 @@ mod tests {
         horizon.look(&names(&[18, 19]));
         assert_eq!((horizon.reached(), horizon.is_settled()), (0, false));
         horizon.look(&names(&[19]));
+        assert_eq!((horizon.reached(), horizon.is_settled()), (9, true));
+    }
+
+    #[test]
+    fn a_writer_that_is_prepared_is_not_taken_for_ended() {
+        let mut horizon = Horizon::default();
+        horizon.begin(9, names(&[17]));
+        let prepared = HashSet::from(["-1/734".to_owned()]);
+        horizon.look(&prepared);
+        assert_eq!((horizon.reached(), horizon.is_settled()), (0, false));
+        horizon.look(&names(&[18]));
         assert_eq!((horizon.reached(), horizon.is_settled()), (9, true));
     }
 

@@ -76,6 +76,15 @@ impl Watermark {
     }
 }
 
+/// Takes events off the list of those that wait again: they are published, have failed or are held.
+pub(super) async fn leave_again(tx: &Transaction<'_>, ids: impl Iterator<Item = i64>) -> Result<(), OutboxError> {
+    let ids: Vec<i64> = ids.collect();
+    if !ids.is_empty() {
+        tx.execute(&tx.prepare_cached(sql::LEAVE_AGAIN).await?, &[&ids]).await?;
+    }
+    Ok(())
+}
+
 /// Before the manifest of a shard is replaced: its events wait again, except for those in `settled`, which are published, have failed or stay in
 /// flight.
 pub(super) async fn keep_waiting(

@@ -16,9 +16,9 @@ const LONGEST_TRANSACTION: &str = "10 seconds";
 /// Sentences of one look that goes on failing.
 const SHOWN: usize = 8;
 
-/// I10: the scan bound is never above a row that waits. One statement, so one snapshot.
+/// I10: the scan bound is never above a row that waits, as far as the row itself says so. One statement, so one snapshot.
 const BOUND_ABOVE_WAITING: &str = "select format('shard %s: low_id %s, row %s is PENDING', s.shard, low_id, min(e.id)) \
-     from outbox_shards s join outbox_events e on e.shard = s.shard and e.status = 'PENDING' \
+     from outbox_shards s join outbox_events e on e.shard = s.shard and e.status = 'PENDING' and e.id > s.done_id \
      group by s.shard, low_id having min(e.id) < low_id";
 
 /// I6: an epoch has one owner, and rows are marked by the owner of their shard alone.
@@ -38,7 +38,9 @@ const OLD_TRANSACTIONS: &str = "select format('%s: a transaction open for %s, %s
      and xact_start < clock_timestamp() - $1::text::interval";
 
 /// From the partial indexes, so that asking costs little.
-pub const UNPUBLISHED: &str = "select (select count(*) from outbox_events where status = 'PENDING') \
+pub const UNPUBLISHED: &str = "select (select count(*) from outbox_shards s join outbox_events e on e.shard = s.shard and e.status = 'PENDING' \
+       and e.id > s.done_id where e.id not in (select unnest(ahead_ids) from outbox_shards)) \
+     + (select count(*) from outbox_again) + (select coalesce(sum(cardinality(batch_ids)), 0) from outbox_shards) \
      + (select count(*) from outbox_events where status = 'HELD') + (select count(*) from outbox_events where status = 'FAILED')";
 
 /// Where every shard stands, for a run that does not converge.

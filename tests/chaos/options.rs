@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::plan::Mode;
 
 pub const USAGE: &str = "\
-usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=…] [MINUTES=…] [MODE=…] [KILLS=…] [RATE=…] [BROKERS=3]
+usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=…] [MINUTES=…] [MODE=…] [KILLS=…] [RATE=…] [BROKERS=3] [TRACKING=…]
 
   --seed N       one seed is one plan of faults (default: 1 for the smoke run)
   --minutes X    how long faults go on, per mode (default: the smoke run, a quarter of a minute)
@@ -13,12 +13,39 @@ usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=�
   --kills N      SIGKILLs of relays in that time, per mode (default: one in four seconds)
   --rate N       events per second that the writers aim at (default: 1500)
   --brokers N    1, or a cluster of 3 (default: 1)
+  --tracking T   rows, watermark, or mixed: each relay another one (default: mixed)
   --set K=V      a setting of the relays and consumers, repeatable
   --plan         print the plan and do nothing
   --keep-on      with several runs: go on after one that broke a promise";
 
 /// The smoke run: with the start of the servers and the checks about a minute, all modes together.
 const SMOKE: Duration = Duration::from_secs(15);
+
+/// How relays keep published events apart from those that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracking {
+    Rows,
+    Watermark,
+    /// Relays in turn, as while it is being changed.
+    Mixed,
+}
+
+impl Tracking {
+    /// `relay.tracking` of a relay.
+    pub fn of(self, relay: usize) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Watermark => "watermark",
+            Self::Mixed => ["watermark", "rows"][relay % 2],
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [("rows", Self::Rows), ("watermark", Self::Watermark), ("mixed", Self::Mixed)]
+            .into_iter()
+            .find_map(|(name, tracking)| (name == text).then_some(tracking))
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -28,6 +55,7 @@ pub struct Options {
     pub kills: Option<u32>,
     pub rate: u32,
     pub brokers: usize,
+    pub tracking: Tracking,
     /// Passed to every process under test.
     pub settings: Vec<String>,
     pub only_plan: bool,
@@ -52,6 +80,7 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
         kills: None,
         rate: 1_500,
         brokers: 1,
+        tracking: Tracking::Mixed,
         settings: Vec::new(),
         only_plan: false,
         keep_on: false,
@@ -77,6 +106,7 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
             "--brokers" => {
                 value().parse().map(|brokers| options.brokers = brokers).is_ok() && [1, 3].contains(&options.brokers)
             }
+            "--tracking" => Tracking::parse(&value()).map(|tracking| options.tracking = tracking).is_some(),
             "--set" => {
                 options.settings.push(value());
                 options.settings.last().is_some_and(|setting| setting.contains('='))
@@ -121,7 +151,7 @@ pub fn self_check() {
     assert_eq!((options.modes.as_slice(), options.brokers), ([Mode::ExactlyOnce].as_slice(), 3));
     assert!(matches!(asked(""), Asked::Run(options) if options.modes.len() == 2));
     assert_eq!(asked("a_test_of_another_target"), Asked::Nothing);
-    for wrong in ["--sed 7", "--seed x", "--minutes 0", "--mode twice", "--rate 0", "--brokers 2"] {
+    for wrong in ["--sed 7", "--seed x", "--minutes 0", "--mode twice", "--rate 0", "--brokers 2", "--tracking x"] {
         assert!(matches!(asked(wrong), Asked::Usage(_)), "{wrong}");
     }
 }

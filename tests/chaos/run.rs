@@ -34,7 +34,7 @@ pub const HEAD: &str = "\
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
-    let stack = Stack::start(servers, &plan, &options.settings).await;
+    let stack = Stack::start(servers, &plan, options).await;
     let (tally, seen) = (Tally::default(), Mutex::new(Vec::new()));
     let writers = Writers::new(&stack.database, &stack.topics, plan.seed, options.rate);
     let converged = {

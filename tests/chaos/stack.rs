@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::fleet::{Fleet, Member};
 use crate::it::support::{PrivateKafka, PrivatePostgres, TestDatabase, Topic};
 use crate::monitor;
+use crate::options::Options;
 use crate::plan::{Brokers, LEASE, Link, Plan, RETENTION, Who};
 use crate::proxy::Proxy;
 use crate::traps::Protocol;
@@ -77,7 +78,7 @@ impl Servers {
 }
 
 impl<'a> Stack<'a> {
-    pub async fn start(servers: &'a Servers, plan: &Plan, settings: &[String]) -> Self {
+    pub async fn start(servers: &'a Servers, plan: &Plan, options: &Options) -> Self {
         let name = format!("chaos-{}-{}", plan.mode.as_str(), plan.seed);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
         drop(std::fs::remove_dir_all(&folder)); // the logs of an earlier run with this seed
@@ -118,7 +119,11 @@ impl<'a> Stack<'a> {
                 environment.push(setting("OUTBOX_RELAY_KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000"));
             }
             let delivery = format!("relay.delivery={}", plan.mode.as_str());
-            let settings = std::iter::once(&delivery).chain(settings);
+            let tracking = match who {
+                Who::Relay(number) => Some(format!("relay.tracking={}", options.tracking.of(*number))),
+                Who::Consumer(_) => None,
+            };
+            let settings = std::iter::once(&delivery).chain(&tracking).chain(&options.settings);
             let arguments = settings.flat_map(|setting| ["--set".to_owned(), setting.clone()]).collect();
             Member { who: *who, name: role, part, environment, arguments }
         });

@@ -51,6 +51,22 @@ $$;
 create trigger chaos_note_strays after update on outbox_events
   referencing new table as changed for each statement execute function chaos_note_strays();
 
+-- When a watermark passed an id, for rows that are not marked.
+create table chaos_passed (shard smallint not null, done_id bigint not null, at timestamptz not null default clock_timestamp());
+create index on chaos_passed (shard, done_id);
+
+create function chaos_note_passed() returns trigger language plpgsql as $$
+begin
+  if new.done_id < old.done_id then
+    raise exception 'the watermark of shard % falls from % to %', new.shard, old.done_id, new.done_id;
+  end if;
+  insert into chaos_passed (shard, done_id) values (new.shard, new.done_id);
+  return null;
+end
+$$;
+create trigger chaos_note_passed after update on outbox_shards for each row when (new.done_id <> old.done_id)
+  execute function chaos_note_passed();
+
 -- Rows that the cleaner has deleted, as they were: they were committed, so the judge still wants them in Kafka.
 create table chaos_removed (like outbox_events);
 alter table chaos_removed add column removed_at timestamptz not null default clock_timestamp();
@@ -58,6 +74,11 @@ alter table chaos_removed add column removed_at timestamptz not null default clo
 create function chaos_keep_removed() returns trigger language plpgsql as $$
 begin
   insert into chaos_removed select * from removed;
+  update chaos_removed r set status = 'PUBLISHED',
+    published_at = (select at from chaos_passed p where p.shard = r.shard and p.done_id >= r.id order by p.done_id limit 1)
+  from outbox_shards s
+  where r.status = 'PENDING' and r.id in (select id from removed) and s.shard = r.shard and r.id <= s.done_id
+    and not exists (select 1 from outbox_again a where a.id = r.id) and r.id <> all(coalesce(s.batch_ids, '{}'));
   return null;
 end
 $$;
@@ -65,6 +86,6 @@ create trigger chaos_keep_removed after delete on outbox_events
   referencing old table as removed for each statement execute function chaos_keep_removed();
 
 create view chaos_committed as
-select id, event_id, aggregate_type, aggregate_id, event_type, topic, partition_key, payload, status, retry_count, shard from outbox_events
+select id, event_id, aggregate_type, aggregate_id, event_type, topic, partition_key, payload, status, retry_count, shard from outbox_current
 union all
 select id, event_id, aggregate_type, aggregate_id, event_type, topic, partition_key, payload, status, retry_count, shard from chaos_removed;

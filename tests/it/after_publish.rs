@@ -72,7 +72,7 @@ async fn what_failed_stays_and_so_does_its_dead_letter() {
     let bad = |key: &str| NewRow::new(&topic.name, key, "{}").text("headers", r#"{"a": 1}"#);
     let minor = bad("minor").text("event_type", "MinorEvent").insert(&client).await;
     let letter: i64 = wait_until("the dead letter is published and stays", PATIENCE, async || {
-        let query = "select id from outbox_events where dead_letter_of = $1 and status = 'PUBLISHED'";
+        let query = "select id from outbox_current where dead_letter_of = $1 and status = 'PUBLISHED'";
         let row = client.query_opt(query, &[&minor]).await.expect("a look");
         row.map(|row| row.get(0)).ok_or_else(|| "not yet".to_owned())
     })
@@ -81,7 +81,8 @@ async fn what_failed_stays_and_so_does_its_dead_letter() {
     assert_eq!(dead.wait_for_records(1).await.len(), 1);
     let behind = NewRow::new(&topic.name, "minor", "{}").insert(&client).await;
     wait_until("what came behind it has gone", PATIENCE, async || {
-        let row = client.query_opt("select status from outbox_events where id = $1", &[&behind]).await.expect("a look");
+        let row =
+            client.query_opt("select status from outbox_current where id = $1", &[&behind]).await.expect("a look");
         row.map_or(Ok(()), |row| Err(row.get::<_, String>(0)))
     })
     .await;

@@ -51,7 +51,7 @@ async fn it_deletes_what_was_asked_for_and_says_so() {
     client
         .batch_execute(
             "insert into outbox_held_keys (first_id, shard, partition_key, reason) \
-             select min(id), min(shard), min(aggregate_id), 'failed' from outbox_events where status = 'FAILED'; \
+             select min(id), min(shard), min(aggregate_id), 'failed' from outbox_current where status = 'FAILED'; \
              insert into event_handled (consumer_group, event_id, topic, partition, \"offset\", handled_at) \
              select 'g', gen_random_uuid(), 't', 0, n, now() - n * interval '1 day' from generate_series(1, 20) n",
         )

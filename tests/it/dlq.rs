@@ -74,7 +74,7 @@ impl Shop {
     async fn publish(&self) {
         let mut relay = RelaySettings::new(&self.database, &parts().kafka).start_ready().await;
         wait_until("nothing is PENDING", Duration::from_secs(60), async || {
-            let pending = "select count(*) from outbox_events where status = 'PENDING'";
+            let pending = "select count(*) from outbox_current where status = 'PENDING'";
             let pending: i64 = self.client.query_one(pending, &[]).await.expect("pending").get(0);
             if pending == 0 { Ok(()) } else { Err(format!("{pending}")) }
         })
@@ -324,7 +324,7 @@ async fn a_dead_letter_that_another_process_has_in_hand_is_left_to_it() {
     other.commit().await.unwrap();
     let done = running.finish().await.expect_code(0).json();
     assert_eq!((&done["appended"], &done["left_alone"]), (&0.into(), &1.into()), "{done}");
-    let pending = "select count(*) from outbox_events where status = 'PENDING'";
+    let pending = "select count(*) from outbox_current where status = 'PENDING'";
     assert_eq!(watch.query_one(pending, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
@@ -505,6 +505,6 @@ async fn bad_input_of_each_command_is_told_with_a_hint() {
     assert!(refused.stderr.contains("OR-P003"), "{}", refused.stderr);
     let seen: BTreeSet<String> = shop.delivered().await.into_keys().collect();
     assert!(seen.is_empty(), "{seen:?}");
-    let failed = "select count(*) from outbox_events where status = 'FAILED'";
+    let failed = "select count(*) from outbox_current where status = 'FAILED'";
     assert_eq!(shop.client.query_one(failed, &[]).await.unwrap().get::<_, i64>(0), 1);
 }

@@ -188,10 +188,10 @@ async fn a_database_that_went_back_in_time_stops_the_relay_with_78() {
     assert_eq!(relay.wait_for_exit(PATIENCE).await, Some(78), "{}", relay.log_text());
     let log = relay.log_text();
     assert!(log.contains("OR-R003") && log.contains("shard 3") && log.contains("went back in time"), "{log}");
-    let waits = "select count(*) from outbox_events where shard = 3 and status = 'PENDING'";
+    let waits = "select count(*) from outbox_current where shard = 3 and status = 'PENDING'";
     assert!(client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) > 0, "nothing of the shard was marked");
     let pending: Vec<i64> = client
-        .query("select id from outbox_events where shard = 3 and status = 'PENDING'", &[])
+        .query("select id from outbox_current where shard = 3 and status = 'PENDING'", &[])
         .await
         .unwrap()
         .iter()

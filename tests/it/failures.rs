@@ -174,7 +174,7 @@ async fn a_dead_letter_that_is_refused_fails_and_holds_nobody() {
     let _relay = relay(&database, MODES[0]).set("retry.on_exhausted", "dead-letter").start_ready().await;
     let bad = large(&topic, "k").insert(&client).await;
     let copy: i64 = wait_until("the copy has failed", PATIENCE, async || {
-        let copy = "select id from outbox_events where dead_letter_of = $1 and status = 'FAILED'";
+        let copy = "select id from outbox_current where dead_letter_of = $1 and status = 'FAILED'";
         let found = client.query_opt(copy, &[&bad]).await.map_err(|error| error.to_string())?;
         found.map(|row| row.get(0)).ok_or_else(|| "not yet".to_owned())
     })

@@ -20,7 +20,7 @@ async fn the_history_of_an_event_has_its_failure_its_dead_letter_and_its_consume
     wait_for_status(&client, bad, "FAILED").await;
     dead.wait_for_records(1).await;
     wait_until("the dead letter is settled", Duration::from_secs(30), async || {
-        let settled = "select count(*) from outbox_events where dead_letter_of = $1 and status = 'PUBLISHED'";
+        let settled = "select count(*) from outbox_current where dead_letter_of = $1 and status = 'PUBLISHED'";
         let settled: i64 = client.query_one(settled, &[&bad]).await.map_err(|error| error.to_string())?.get(0);
         if settled == 1 { Ok(()) } else { Err("not yet".to_owned()) }
     })

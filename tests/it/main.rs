@@ -36,6 +36,7 @@ mod sql_files;
 mod support;
 mod takeover;
 mod top;
+mod watermark;
 
 // The proxy of the fault harness.
 #[path = "../chaos/plan.rs"]

@@ -206,7 +206,10 @@ async fn transactions_that_commit_late_or_roll_back_lose_nothing() {
                 if (writer + round) % 3 != 0 {
                     wait_until("a later id was published", Duration::from_secs(30), async || {
                         let found = observer
-                            .query_one("select coalesce(max(id), 0) from outbox_events where status = 'PUBLISHED'", &[])
+                            .query_one(
+                                "select coalesce(max(id), 0) from outbox_current where status = 'PUBLISHED'",
+                                &[],
+                            )
                             .await
                             .expect("the highest");
                         let highest: i64 = found.get(0);
@@ -330,7 +333,7 @@ async fn a_delayed_row_holds_its_key_until_it_is_due_and_nobody_else() {
         assert_eq!((row.retry_count, row.last_error), (0, None));
     }
     let early = client
-        .query_one("select count(*) from outbox_events where published_at < available_at", &[])
+        .query_one("select count(*) from outbox_current where published_at < available_at", &[])
         .await
         .expect("rows that were published early");
     assert_eq!(early.get::<_, i64>(0), 0);

@@ -230,7 +230,7 @@ async fn a_topic_deleted_while_it_is_used_and_made_anew_gets_the_rows_that_waite
         wait_until_published(&database, Duration::from_secs(60)).await;
         topic.delete().await;
         insert_many(&client, &topic.name, 10, 100).await;
-        let ids = "select id from outbox_events where status = 'PENDING' order by id";
+        let ids = "select id from outbox_current where status = 'PENDING' order by id";
         let waiting: Vec<i64> = client.query(ids, &[]).await.expect("ids").iter().map(|row| row.get(0)).collect();
         assert_eq!(waiting.len(), 100, "they wait");
         let topic = topic.created(3).await;
@@ -334,7 +334,7 @@ async fn a_missing_grant(delivery: &str, known: bool) {
                       select 'Order', 'free-' || n % 40, 'OrderCreatedEvent', $1, '{}' from generate_series(1, 1000) n";
         client.execute(insert, &[&free.name]).await.expect("an insert");
         wait_until("the others are published", Duration::from_secs(60), async || {
-            let query = "select count(*) from outbox_events where topic = $1 and status = 'PUBLISHED'";
+            let query = "select count(*) from outbox_current where topic = $1 and status = 'PUBLISHED'";
             let published: i64 = client.query_one(query, &[&free.name]).await.expect("a count").get(0);
             if published == upto { Ok(()) } else { Err(format!("{published}")) }
         })

@@ -181,7 +181,7 @@ async fn partitions_come_and_go(name: &str, delivery: &str) -> order::Report {
         insert().await;
     }
     let open = async || -> i64 {
-        let open = "select count(*) from outbox_events where status <> 'PUBLISHED'";
+        let open = "select count(*) from outbox_current where status <> 'PUBLISHED'";
         client.query_one(open, &[]).await.expect("a count").get(0)
     };
     wait_until("the burst is on its way", LIMIT, async || match open().await {

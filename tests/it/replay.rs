@@ -102,7 +102,7 @@ async fn copies_are_published_again_as_they_were_and_name_their_originals() {
     let copy: i64 = client.query_one("select max(id) from outbox_events", &[]).await.unwrap().get(0);
     replay(&database, &["--id", &copy.to_string(), "--yes"]).run().await.expect_code(0);
     let newest =
-        client.query_one("select replay_of, status from outbox_events order by id desc limit 1", &[]).await.unwrap();
+        client.query_one("select replay_of, status from outbox_current order by id desc limit 1", &[]).await.unwrap();
     assert_eq!((newest.get::<_, i64>(0), newest.get::<_, String>(1)), (tombstone, "PENDING".to_owned()));
     // The event is months old; its copy has been waiting for seconds.
     let lag = outbox_relay(&["lag", "-o", "json"]).env("DATABASE_URL", &database.url);
@@ -168,7 +168,7 @@ async fn filters_choose_what_their_names_say_and_a_dry_run_changes_nothing() {
     let ids = format!("{a},{b},{discarded}");
     let done = replay(&database, &["--id", &ids, "--yes"]).run().await.expect_code(0).json();
     assert_eq!(done["copied"], 3, "{done}");
-    let rows = client.query("select replay_of, status from outbox_events where id > $1 and status = 'PENDING' and replay_of is not null order by id", &[&discarded]).await.unwrap();
+    let rows = client.query("select replay_of, status from outbox_current where id > $1 and status = 'PENDING' and replay_of is not null order by id", &[&discarded]).await.unwrap();
     let made: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(made, [a, b, discarded]);
 }

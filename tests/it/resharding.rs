@@ -58,7 +58,7 @@ async fn shards(client: &Client) -> (i64, i64) {
 }
 
 /// Nothing is claimed from a shard that does not have the event's key.
-const STRAYS: &str = "select count(*) from outbox_events where status in ('PENDING', 'HELD', 'FAILED') \
+const STRAYS: &str = "select count(*) from outbox_current where status in ('PENDING', 'HELD', 'FAILED') \
                       and shard <> outbox_shard_of(outbox_key_of(partition_key, aggregate_id), id)";
 
 /// Inserts over keys of its own until it is told to stop, with a statement that was prepared before anything changed.

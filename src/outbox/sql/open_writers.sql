@@ -1,4 +1,4 @@
--- Transactions that have the outbox open for writing, as text ids that are unique while they run. Second step of the lock
+-- Transactions that have the outbox open for writing, as text ids that are unique while they run; a prepared one has the session -1 in it. Second step of the lock
 -- barrier: an INSERT locks the table before it draws an id and keeps the lock to its end, prepared transactions included,
 -- so once those of now are gone, every id drawn before is either visible or will never be.
 -- The lanes' own updates are left out: they insert nothing, and there is always one.

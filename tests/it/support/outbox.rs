@@ -96,7 +96,7 @@ pub async fn row(client: &Client, id: i64) -> Row {
     let found = client
         .query_one(
             "select status, retry_count, last_error, published_partition, published_offset, published_at is not null \
-             from outbox_events where id = $1",
+             from outbox_current where id = $1",
             &[&id],
         )
         .await
@@ -128,7 +128,7 @@ pub async fn counts(client: &Client) -> BTreeMap<String, i64> {
 
 /// As [`counts`], for servers that a test has stopped.
 pub async fn try_counts(client: &Client) -> Result<BTreeMap<String, i64>, tokio_postgres::Error> {
-    let rows = client.query("select status, count(*) from outbox_events group by status", &[]).await?;
+    let rows = client.query("select status, count(*) from outbox_current group by status", &[]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 

@@ -26,7 +26,11 @@ pub struct RelaySettings {
 impl RelaySettings {
     pub fn new(database: &TestDatabase, bootstrap: &str) -> Self {
         let settings = Self { environment: Vec::new(), only: "relay,admin".to_owned(), file: None };
+        // So that the same tests tell of both ways to keep progress: `make test-watermark`.
+        let tracking =
+            std::env::var_os("TRACKING").map_or_else(|| "rows".into(), |text| text.to_string_lossy().into_owned());
         settings
+            .set("relay.tracking", &tracking)
             .env("DATABASE_URL", &database.url)
             .env("KAFKA_BOOTSTRAP_SERVERS", bootstrap)
             .set("admin.listen", "127.0.0.1:0")
