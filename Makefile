@@ -101,6 +101,14 @@ test: ## Run all tests against a real PostgreSQL and a real Kafka
 	scripts/with-parts.sh cargo test --locked
 	scripts/with-parts.sh cargo test --locked --features failpoints --test it -- failpoints
 
+# Without those that look into rows for what only marked rows say.
+.PHONY: test-watermark
+test-watermark: ## The tests of the promises once more, with relay.tracking = "watermark"
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	TRACKING=watermark scripts/with-parts.sh cargo test --locked --test it -- crash:: exactly_once:: failover:: failures:: ordering:: replay:: resharding:: shutdown:: takeover:: \
+	  --skip rows_that_vanish --skip settled_with_their_place --skip recover_marks
+
 .PHONY: chaos
 chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BROKERS=3 TRACKING=mixed)
 	@scripts/install-deps.sh test

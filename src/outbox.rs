@@ -38,6 +38,7 @@ use uuid::Uuid;
 use crate::db::{DbError, Pool};
 use crate::event::{OutboxEvent, ShardId};
 use crate::failpoint::{self, Point};
+use barrier::Reached;
 use failure::FailurePolicy;
 pub use settle::Settlement;
 use sort::sort_out;
@@ -99,10 +100,12 @@ pub struct Claim<'a> {
     /// Release what is due of held keys. Not while the claim cannot go on anyway, or all of a key would be let out into the way of
     /// the others.
     pub release: bool,
-    /// A barrier id up to which no row can appear any more: `low_id` and the watermark move up to it.
-    pub horizon: Option<i64>,
-    /// The highest id to claim.
-    pub ceiling: i64,
+    /// `low_id` and the watermark move up to it at most. It counts for nothing on another server than it was found on.
+    pub horizon: Reached,
+    /// Move `low_id`, which costs a statement where rows are marked.
+    pub move_low_id: bool,
+    /// Claim nothing above the horizon.
+    pub strict: bool,
     /// The numbers of batches go to Kafka, in the transactions of their records.
     pub marked: bool,
     /// Kafka has not committed the batch in flight and never will: its rows may be claimed again, and the next batch takes over
@@ -218,12 +221,14 @@ impl PgOutbox {
         claim: Claim<'_>,
         mut judge: impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
     ) -> Result<Step<R>, OutboxError> {
-        let Claim { source, limits, horizon, .. } = claim;
+        let Claim { source, limits, .. } = claim;
         let mut connection = self.pool.get().await?;
         let tx = connection.transaction().await?;
         let row =
             tx.query_opt(&tx.prepare_cached(sql::FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
         let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
+        let horizon = if claim.horizon.server == row.get::<_, i64>("server") { claim.horizon.id } else { 0 };
+        let ceiling = if claim.strict { horizon } else { i64::MAX };
         let (mut low_id, batch_seq): (i64, i64) = (row.get("low_id"), row.get("batch_seq"));
         let batch_rows: Option<i32> = row.get("batch_rows");
         let had_batch = batch_rows.is_some();
@@ -242,7 +247,9 @@ impl PgOutbox {
         watermark.mark_surplus(&tx, self.finish != Finish::Watermark).await?;
         let missing = settle::settle(&tx, fence.shard, settlement, &*self.policy, self.finish, &mut watermark).await?;
         if any_again {
-            watermark::leave_again(&tx, settlement.ids()).await?;
+            // The watermark passed them long before, and would tell a wrong time.
+            let again = watermark::leave_again(&tx, settlement.ids()).await?;
+            settle::mark(&tx, settlement.published.iter().filter(|(id, _)| again.contains(id))).await?;
         }
         let mut moved = settlement.failed.len() as u64;
         // Rows of the batch in flight that are neither settled nor in flight any longer.
@@ -262,7 +269,7 @@ impl PgOutbox {
         }
 
         let ahead = (self.finish == Finish::Watermark).then(|| watermark.ahead());
-        let found_rows = claim::rows(&tx, fence.shard, low_id, claim, any_again, ahead).await?;
+        let found_rows = claim::rows(&tx, fence.shard, (low_id, ceiling), claim, any_again, ahead).await?;
         let full = found_rows.full;
         let row_bytes = found_rows.bytes.checked_div(found_rows.rows.len() as u64);
         let any_held = any_held || !settlement.failed.is_empty();
@@ -291,12 +298,12 @@ impl PgOutbox {
             watermark::keep_waiting(&tx, fence, sorted.publish.iter().map(|event| event.id)).await?;
         }
         if self.finish == Finish::Watermark {
-            if let (Some(horizon), Some(covered)) = (horizon, found_rows.covered) {
+            if let Some(covered) = found_rows.covered {
                 watermark.advance(covered.min(sorted.left.map_or(i64::MAX, |left| left - 1)).min(horizon));
                 new_low_id = low_id.max(watermark.done_id() + 1);
             }
             watermark.mark_surplus(&tx, false).await?;
-        } else if let Some(horizon) = horizon {
+        } else if claim.move_low_id {
             let lowest = tx.query_opt(&tx.prepare_cached(sql::LOWEST_PENDING).await?, &[&fence.shard, &low_id]).await?;
             let lowest = lowest.map_or(i64::MAX, |row| row.get(0));
             new_low_id = low_id.max(lowest.min(horizon.saturating_add(1)));

@@ -16,7 +16,6 @@ mod pauses;
 mod upkeep;
 mod wakeup;
 
-use std::sync::atomic::{AtomicI64, Ordering as Atomic};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,7 +34,7 @@ use crate::error::Result;
 use crate::event::ShardId;
 use crate::health::{Check, Heartbeat, Notes};
 use crate::metrics::Metrics;
-use crate::outbox::barrier::Barrier;
+use crate::outbox::barrier::{Barrier, Reached};
 use crate::outbox::leases::Leases;
 use crate::outbox::{Limits, PgOutbox};
 use encode::Encoder;
@@ -96,22 +95,26 @@ struct Lanes {
     health: RelayHealth,
     wakeup: Wakeup,
     paused: Pauses,
-    horizon: AtomicI64,
+    horizon: Mutex<Reached>,
     owned: Mutex<Vec<ShardId>>,
     ack_tap: Option<AckTap>,
 }
 
 impl Lanes {
     /// No row with an id up to this one can appear any more.
-    fn horizon(&self) -> i64 {
-        self.horizon.load(Atomic::Acquire)
+    fn horizon(&self) -> Reached {
+        *self.horizon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_horizon(&self, reached: Reached) {
+        *self.horizon.lock().unwrap_or_else(PoisonError::into_inner) = reached;
     }
 
     /// The highest id that may be claimed. In strict order nothing is claimed that a lower id could still precede.
     fn ceiling(&self) -> i64 {
         match self.ordering {
             Ordering::Key => i64::MAX,
-            Ordering::Strict => self.horizon(),
+            Ordering::Strict => self.horizon().id,
         }
     }
 
@@ -198,7 +201,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         health: parts.health,
         wakeup: Wakeup::default(),
         paused: Pauses::default(),
-        horizon: AtomicI64::new(0),
+        horizon: Mutex::default(),
         owned: Mutex::default(),
         ack_tap: parts.ack_tap,
     });

@@ -89,7 +89,7 @@ impl Keeper {
                 }
                 complain(&error);
             }
-            let horizon = barrier.probe().await?;
+            let horizon = barrier.probe().await?.id;
             if let (true, Some(age)) = (self.settings.enabled, self.settings.published_older_than.age())
                 && let Err(error) = self.drop_finished(&mut session, horizon, age, stop).await
             {

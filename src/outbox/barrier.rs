@@ -12,6 +12,14 @@ use super::statements as sql;
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 
+/// An id up to which no row can appear any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reached {
+    pub id: i64,
+    /// When the server was started that this holds for, in microseconds since 1970. After a failover that lost commits ids are drawn again.
+    pub server: i64,
+}
+
 /// How names of prepared transactions begin: they have no session (PostgreSQL, TwoPhaseGetDummyProc).
 const PREPARED: &str = "-1/";
 
@@ -20,6 +28,8 @@ const PREPARED: &str = "-1/";
 pub struct Barrier {
     pool: Pool,
     horizon: Horizon,
+    /// As in [`Reached`].
+    server: i64,
 }
 
 /// What the looks add up to. Pure, so that `tests/simulation.rs` can put a writer between any two of them.
@@ -73,23 +83,24 @@ impl Horizon {
 
 impl Barrier {
     pub fn new(pool: Pool) -> Self {
-        Self { pool, horizon: Horizon::default() }
+        Self { pool, horizon: Horizon::default(), server: 0 }
     }
 
-    /// Looks once and returns the horizon. Two statements, or one when no id was drawn since the last call.
-    pub async fn probe(&mut self) -> Result<i64, DbError> {
+    /// Looks once and returns the horizon: two cheap statements, or one when no id was drawn since the last call.
+    pub async fn probe(&mut self) -> Result<Reached, DbError> {
         let connection = self.pool.get().await?;
-        if self.horizon.is_settled() {
-            let statement = connection.prepare_cached(sql::LAST_ID).await?;
-            let id: i64 = connection.query_one(&statement, &[]).await?.get(0);
-            if id > self.horizon.reached() {
-                self.horizon.begin(id, open_writers(&connection).await?);
-            }
-        } else {
+        let row = connection.query_one(&connection.prepare_cached(sql::LAST_ID).await?, &[]).await?;
+        let (id, server): (i64, i64) = (row.get("last_id"), row.get("server"));
+        if server != self.server {
+            (self.server, self.horizon) = (server, Horizon::default());
+        }
+        if !self.horizon.is_settled() {
             self.horizon.look(&open_writers(&connection).await?);
+        } else if id > self.horizon.reached() {
+            self.horizon.begin(id, open_writers(&connection).await?);
         }
         connection.done();
-        Ok(self.horizon.reached())
+        Ok(Reached { id: self.horizon.reached(), server })
     }
 
     /// Looks below `low_id` of the owned shards, where nothing must wait. Returns what it found and put right.

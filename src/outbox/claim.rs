@@ -27,16 +27,17 @@ pub(super) struct Found {
     pub(super) bytes: u64,
 }
 
-/// Reads what `claim` asks for. `any_again`: there may be events that wait again below the watermark. `ahead`: where progress is kept as
+/// Reads what `claim` asks for, from the first id of `range` to the last. `any_again`: there may be events that wait again below the watermark. `ahead`: where progress is kept as
 /// a watermark, the published rows above it.
 pub(super) async fn rows(
     tx: &Transaction<'_>,
     shard: ShardId,
-    low_id: i64,
+    range: (i64, i64),
     claim: Claim<'_>,
     any_again: bool,
     ahead: Option<&[i64]>,
 ) -> Result<Found, OutboxError> {
+    let (low_id, ceiling) = range;
     let Limits { rows, bytes, record_bytes, row_bytes } = claim.limits;
     let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
     let mut found = Found::default();
@@ -57,7 +58,7 @@ pub(super) async fn rows(
         let ids = tx
             .query(
                 &tx.prepare_cached(sql::CLAIM_AGAIN).await?,
-                &[&shard, &most_rows, &most_bytes, &record_bytes, &claim.ceiling],
+                &[&shard, &most_rows, &most_bytes, &record_bytes, &ceiling],
             )
             .await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
@@ -71,7 +72,7 @@ pub(super) async fn rows(
         }
     }
     let again = found.rows.len();
-    let params: [&(dyn ToSql + Sync); 5] = [&shard, &low_id, &most_rows, &record_bytes, &claim.ceiling];
+    let params: [&(dyn ToSql + Sync); 5] = [&shard, &low_id, &most_rows, &record_bytes, &ceiling];
     match ahead {
         None => found.read(tx, sql::CLAIM, &params, bytes).await?,
         Some(ahead) => {
@@ -84,7 +85,7 @@ pub(super) async fn rows(
     found.full |= (found.rows.len() - again) as i64 >= most_rows;
     found.covered = match found.rows.last() {
         Some(last) if found.full => Some(last.try_get(0)?),
-        Some(_) | None => Some(claim.ceiling),
+        Some(_) | None => Some(ceiling),
     };
     Ok(found)
 }

@@ -69,16 +69,27 @@ pub(super) async fn settle(
         Finish::Delete | Finish::Mark => {}
     }
     if settled < all {
-        let (mut ids, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, place) in &settlement.published {
-            ids.push(*id);
-            partitions.push(place.map(|(partition, _)| partition));
-            offsets.push(place.map(|(_, offset)| offset));
-        }
-        settled += tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;
+        settled += mark(tx, settlement.published.iter()).await?;
     }
     fail(tx, shard, &settlement.failed, policy).await?;
     Ok(all.saturating_sub(settled))
+}
+
+/// Marks rows PUBLISHED. Returns how many were PENDING.
+pub(super) async fn mark(
+    tx: &Transaction<'_>,
+    published: impl Iterator<Item = &(i64, Option<(i32, i64)>)>,
+) -> Result<u64, OutboxError> {
+    let (mut ids, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, place) in published {
+        ids.push(*id);
+        partitions.push(place.map(|(partition, _)| partition));
+        offsets.push(place.map(|(_, offset)| offset));
+    }
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    Ok(tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?)
 }
 
 /// Counts the attempt of each failed event, and does with it what the policy says.

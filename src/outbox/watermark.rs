@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use super::settle::mark;
 use super::statements as sql;
 use super::{Fence, OutboxError};
 use crate::db::{DbError, Pool, Transaction};
@@ -67,22 +68,23 @@ impl Watermark {
 
     /// Marks rows ahead of `done_id` that are too many, or `all` of them.
     pub(super) async fn mark_surplus(&mut self, tx: &Transaction<'_>, all: bool) -> Result<(), OutboxError> {
-        let ids = self.surplus(all);
-        if !ids.is_empty() {
-            let (partitions, offsets) = (vec![None::<i32>; ids.len()], vec![None::<i64>; ids.len()]);
-            tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?;
-        }
+        let published: Vec<_> = self.surplus(all).into_iter().map(|id| (id, None)).collect();
+        mark(tx, published.iter()).await?;
         Ok(())
     }
 }
 
-/// Takes events off the list of those that wait again: they are published, have failed or are held.
-pub(super) async fn leave_again(tx: &Transaction<'_>, ids: impl Iterator<Item = i64>) -> Result<(), OutboxError> {
+/// Takes events off the list of those that wait again: they are published, have failed or are held. Returns those that were on it.
+pub(super) async fn leave_again(
+    tx: &Transaction<'_>,
+    ids: impl Iterator<Item = i64>,
+) -> Result<HashSet<i64>, OutboxError> {
     let ids: Vec<i64> = ids.collect();
-    if !ids.is_empty() {
-        tx.execute(&tx.prepare_cached(sql::LEAVE_AGAIN).await?, &[&ids]).await?;
+    if ids.is_empty() {
+        return Ok(HashSet::new());
     }
-    Ok(())
+    let rows = tx.query(&tx.prepare_cached(sql::LEAVE_AGAIN).await?, &[&ids]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Before the manifest of a shard is replaced: its events wait again, except for those in `settled`, which are published, have failed or stay in

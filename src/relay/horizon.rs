@@ -1,7 +1,6 @@
 //! The loop that keeps the scan bound honest: the barrier every second, the sweep every half minute.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering as Atomic;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -30,10 +29,11 @@ pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: Cancellat
         interval = interval.max(BUSY_PROBE_INTERVAL);
         match barrier.probe().await {
             Ok(horizon) => {
-                let before = lanes.horizon.swap(horizon, Atomic::AcqRel);
+                let moved = horizon != lanes.horizon();
+                lanes.set_horizon(horizon);
                 interval = match (lanes.ordering, lanes.tracking) {
                     (Ordering::Strict, _) => STRICT_PROBE_INTERVAL,
-                    (Ordering::Key, Tracking::Watermark) if horizon > before => BUSY_PROBE_INTERVAL,
+                    (Ordering::Key, Tracking::Watermark) if moved => BUSY_PROBE_INTERVAL,
                     (Ordering::Key, Tracking::Watermark) => (interval * 2).min(PROBE_INTERVAL),
                     (Ordering::Key, Tracking::Rows) => PROBE_INTERVAL,
                 };

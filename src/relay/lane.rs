@@ -21,7 +21,7 @@ use super::{Lanes, Sending, wakeup};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Delivery, Record};
 use crate::clock::{Permit, monotonic, wall};
-use crate::config::Tracking;
+use crate::config::Ordering;
 use crate::error::Code;
 use crate::failpoint::{self, Point};
 use crate::metrics::{FailureLabels, PollLabel};
@@ -255,12 +255,10 @@ impl Lane {
     }
 
     async fn step(&mut self, hand: &Hand, stopping: bool) -> Result<Step<Record>, OutboxError> {
-        let due = self.shared.tracking == Tracking::Watermark
-            || monotonic().saturating_sub(self.low_id_moved) > LOW_ID_INTERVAL;
-        let horizon = due.then(|| {
+        let move_low_id = monotonic().saturating_sub(self.low_id_moved) > LOW_ID_INTERVAL;
+        if move_low_id {
             self.low_id_moved = monotonic();
-            self.shared.horizon()
-        });
+        }
         let claim = Claim {
             source: match &hand.resend {
                 _ if stopping => Source::Nothing,
@@ -270,8 +268,9 @@ impl Lane {
             },
             release: self.unknown_topics.is_empty() && !self.awaits_topic,
             limits: Limits { row_bytes: self.row_bytes, ..self.shared.limits },
-            horizon,
-            ceiling: self.shared.ceiling(),
+            horizon: self.shared.horizon(),
+            move_low_id,
+            strict: self.shared.ordering == Ordering::Strict,
             marked: matches!(self.sender, Sender::ExactlyOnce(_)),
             expected: match &self.sender {
                 Sender::AtLeastOnce(_) => hand.last,

@@ -65,7 +65,7 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
             wait = poll_min;
             continue;
         }
-        match lanes.outbox.due(&idle, lanes.ceiling(), lanes.horizon()).await {
+        match lanes.outbox.due(&idle, lanes.ceiling(), lanes.horizon().id).await {
             Ok(due) if due.is_empty() => wait = (wait * 2).min(poll_max),
             Ok(due) => {
                 wakeup.wake(&due);

@@ -95,7 +95,7 @@ fn settings(pair: &Pair, delivery: &str, deployment: &str) -> RelaySettings {
 
 /// event_id of rows, by id.
 async fn events(client: &Client, which: &str) -> HashMap<i64, String> {
-    let rows = client.query(&format!("select id, event_id::text from outbox_events where {which}"), &[]).await;
+    let rows = client.query(&format!("select id, event_id::text from outbox_current where {which}"), &[]).await;
     rows.expect("rows").iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 

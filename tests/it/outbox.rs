@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
+use outbox_relay::outbox::barrier::{Barrier, Reached};
 use outbox_relay::outbox::failure::{Case, FailurePolicy, Sentence};
 use outbox_relay::outbox::leases::{Acquired, Leases};
 use outbox_relay::outbox::{Claim, Fence, Limits, OutboxError, PgOutbox, Settlement, Source, Step, Verdict};
@@ -77,7 +78,7 @@ impl Bench {
 
     async fn step_up_to(
         &self,
-        horizon: Option<i64>,
+        horizon: Option<Reached>,
         fence: Fence,
         published: &[i64],
         source: Source<'_>,
@@ -90,8 +91,9 @@ impl Bench {
             source,
             release: true,
             limits,
-            horizon,
-            ceiling: i64::MAX,
+            horizon: horizon.unwrap_or_default(),
+            move_low_id: horizon.is_some(),
+            strict: false,
             marked: false,
             forget: false,
             expected: None,
@@ -220,7 +222,13 @@ async fn a_released_row_is_claimed_first_though_the_scan_bound_has_passed_it() {
     let (_leases, fence, _) = bench.take_over("one").await;
     assert!(batch(bench.step(fence, &[], Source::Waiting).await.expect("ours")).is_empty());
     assert_eq!(row(&bench.client, delayed).await.status, "HELD");
-    bench.step_up_to(Some(delayed), fence, &[], Source::Nothing).await.expect("ours");
+    let mut horizon = Reached { id: delayed, server: 0 };
+    bench.step_up_to(Some(horizon), fence, &[], Source::Nothing).await.expect("ours");
+    let low_id_of_shard = "select low_id from outbox_shards where shard = $1";
+    let row = bench.client.query_one(low_id_of_shard, &[&fence.shard]).await.expect("low_id");
+    assert!(row.get::<_, i64>(0) <= delayed, "what another server had reached counts for nothing");
+    horizon.server = Barrier::new(bench.database.pool(Role::Lease, 2)).probe().await.expect("a look").server;
+    bench.step_up_to(Some(horizon), fence, &[], Source::Nothing).await.expect("ours");
     let low_id = "select low_id from outbox_shards where shard = $1";
     let low_id = bench.client.query_one(low_id, &[&fence.shard]).await.expect("low_id");
     assert_eq!(low_id.get::<_, i64>(0), delayed + 1, "the bound has passed it");

@@ -15,6 +15,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("[outbox]\nshards = 32768", "outbox.shards", "at most 32767"),
     ("[outbox]\npartition_rows = 999", "outbox.partition_rows", "at least 1000"),
     ("[outbox]\nshards = 0", "outbox.shards", "from 1 to"),
+    ("[relay]\ntracking = \"watermark\"\nafter_publish = \"delete\"", "relay.tracking", "exclude each other"),
     ("[relay]\nbatch_rows = 100001", "relay.batch_rows", "at most 100000"),
     ("[relay]\nmax_record_bytes = 999", "relay.max_record_bytes", "from 1kB to 1GB"),
     ("[relay]\nmax_record_bytes = \"5MiB\"", "relay.max_record_bytes", "must not be less than"),
