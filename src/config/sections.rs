@@ -93,7 +93,7 @@ section! {
         /// How published events are kept apart from those that wait. `rows`: by the status of each row. `watermark`: by an id for each shard up to which everything is published, so that no row is written to when it is published, which costs PostgreSQL much less. The view `outbox_current` then shows the status of rows, places in Kafka are not kept, and a row must never be inserted with an id that was not drawn from the table's sequence. May be changed at any time, on all instances one after the other. Not together with `after_publish = "delete"`.
         pub tracking: Tracking = Tracking::Rows,
         /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats. At most 100000.
-        pub batch_rows: NonZeroU32 = rows(2_000),
+        pub batch_rows: NonZeroU32 = rows(1_000),
         /// Batches of an instance that may be in flight at once. Bounds memory: batches times `batch_bytes`, about three times over.
         pub parallel_batches: NonZeroU16 = NonZeroU16::new(4).expect("not zero"),
         /// Most payload bytes in one batch of a shard, so that memory stays bounded whatever the rows hold. One row always fits: not less than `max_record_bytes`.

@@ -22,7 +22,7 @@ async fn wait_for_published(client: &Client, at_least: i64) {
 async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("sigterm"), Topic::create("sigterm", 6));
     let client = database.connect().await;
-    insert_many(&client, &topic.name, 500, 40_000).await;
+    insert_many(&client, &topic.name, 500, 100_000).await;
     let settings = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", "500");
     for round in 1..=3 {
         let mut relay = settings.start_ready().await;
@@ -39,7 +39,7 @@ async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
         assert!(left > 0, "it must have been stopped in the middle of the work; make the load larger");
     }
     let _relay = settings.start_ready().await;
-    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 40_000);
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 100_000);
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     report.expect_kept().expect_no_repeats();
     assert_eq!(most_attempts(&client).await, 0);
