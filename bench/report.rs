@@ -240,11 +240,13 @@ fn ratios(rows: &[&Row]) -> String {
         };
         let pairs = [
             ("relay-alo", "debezium-warm"),
+            ("watermark-alo", "debezium-warm"),
             ("relay-alo", "debezium-cold"),
             ("relay-alo", "polling-loop"),
             ("relay-alo", "claim-and-mark"),
             ("relay-alo", "produce"),
             ("relay-eos", "relay-alo"),
+            ("watermark-eos", "watermark-alo"),
         ];
         let found: Vec<String> = pairs
             .iter()
