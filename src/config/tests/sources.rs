@@ -29,7 +29,7 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
         )
     };
     let file_line = |line| format!("relay.toml:{line}");
-    assert_eq!(seen(&Sources::none()), (2_000, "default".into(), 15, "default".into(), "default".into()));
+    assert_eq!(seen(&Sources::none()), (1_000, "default".into(), 15, "default".into(), "default".into()));
     assert_eq!(seen(&file), (1, file_line(2), 20, file_line(3), file_line(4)));
     let (rows, lease) = ("OUTBOX_RELAY_RELAY__BATCH_ROWS".to_owned(), "OUTBOX_RELAY_RELAY__LEASE".to_owned());
     assert_eq!(seen(&variables), (2, rows, 21, lease.clone(), file_line(4)));
