@@ -27,6 +27,19 @@ create table outbox_progress (
 );
 create index outbox_progress_at on outbox_progress (shard, at);
 
+-- What the watermark of each shard had passed that many seconds ago. Shards that were taken away have left their last note.
+create function outbox_passed(seconds float8) returns table (shard smallint, done_id bigint)
+  language sql stable
+begin atomic
+  select s.shard, p.done_id
+  from (select o.shard from outbox_shards o union all select r.shard from outbox_retired_shards r) s
+  cross join lateral (
+    select n.done_id from outbox_progress n
+    where n.shard = s.shard and n.at <= now() - make_interval(secs => seconds)
+    order by n.at desc limit 1
+  ) p;
+end;
+
 -- The events with their state as it is, whichever way the relay keeps it. published_at of an event that was not marked is the first moment
 -- at which it is known to have been published.
 create view outbox_current with (security_invoker = true) as

@@ -1,4 +1,5 @@
-//! The loop that keeps the scan bound honest: the barrier every second, the sweep every half minute.
+//! The loop that keeps the scan bound honest: the barrier every second, the sweep every half minute. In strict order, and where progress is
+//! kept as a watermark, events wait for the barrier or are noted until it comes, so there it is more often.
 
 use std::sync::Arc;
 use std::time::Duration;

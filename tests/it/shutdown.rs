@@ -22,11 +22,13 @@ async fn wait_for_published(client: &Client, at_least: i64) {
 async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("sigterm"), Topic::create("sigterm", 6));
     let client = database.connect().await;
-    insert_many(&client, &topic.name, 500, 100_000).await;
-    let settings = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", "500");
+    insert_many(&client, &topic.name, 500, 200_000).await;
+    let settings = || RelaySettings::new(&database, &parts().kafka);
+    // Small batches, so that a fast machine has not finished before it is stopped.
+    let slow = settings().set("relay.batch_rows", "50");
     for round in 1..=3 {
-        let mut relay = settings.start_ready().await;
-        wait_for_published(&client, round * 5_000).await;
+        let mut relay = slow.start_ready().await;
+        wait_for_published(&client, round * 2_000).await;
         let took = relay.terminate().await;
         assert!(took < Duration::from_secs(5), "the drain took {took:?}");
         // By the shards: the instance itself is off the list, whatever it still owns.
@@ -38,8 +40,8 @@ async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
         let left = counts(&client).await.get("PENDING").copied().unwrap_or(0);
         assert!(left > 0, "it must have been stopped in the middle of the work; make the load larger");
     }
-    let _relay = settings.start_ready().await;
-    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 100_000);
+    let _relay = settings().start_ready().await;
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 200_000);
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     report.expect_kept().expect_no_repeats();
     assert_eq!(most_attempts(&client).await, 0);

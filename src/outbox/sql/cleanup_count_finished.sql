@@ -1,17 +1,7 @@
 -- Counts what cleanup_finished.sql would delete of the next rows by id. Changes nothing.
 -- $1 bigint: begin after this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds for PUBLISHED
 -- rows, $5 float8: for DISCARDED ones, null to leave them out.
-with
--- What the watermark of each shard had passed when rows were as old as that.
-passed as materialized (
-  select s.shard, p.done_id
-  from (select shard from outbox_shards union all select shard from outbox_retired_shards) s
-  cross join lateral (
-    select done_id from outbox_progress p
-    where p.shard = s.shard and p.at <= now() - make_interval(secs => $4)
-    order by p.at desc limit 1
-  ) p
-)
+with passed as materialized (select * from outbox_passed($4))
 select max(id) as last_id, count(*) as seen,
   count(*) filter (where case status
     when 'PENDING' then id <= done_id and not exists (select 1 from outbox_again a where a.id = next.id)

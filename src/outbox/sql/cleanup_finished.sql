@@ -5,17 +5,7 @@
 -- (ids are drawn in the order of time, so behind many rows that are all younger there is nothing to delete), and what was deleted.
 -- Only rows that will be deleted are locked: a lane passes over a PENDING row that is locked. Run again, it finds the rest. A PENDING row
 -- goes that the watermark of its shard had passed when rows were as old as that.
-with
--- What the watermark of each shard had passed when rows were as old as that.
-passed as materialized (
-  select s.shard, p.done_id
-  from (select shard from outbox_shards union all select shard from outbox_retired_shards) s
-  cross join lateral (
-    select done_id from outbox_progress p
-    where p.shard = s.shard and p.at <= now() - make_interval(secs => $4)
-    order by p.at desc limit 1
-  ) p
-),
+with passed as materialized (select * from outbox_passed($4)),
 seen as materialized (
   select e.id, e.status,
     least(e.created_at, e.published_at) <= now() - make_interval(secs => least($4::float8, $5::float8)) as old,

@@ -1,16 +1,6 @@
 -- Looks at the next rows of a partition, whether all are finished and old. Changes nothing.
 -- $1 bigint: begin after this id. $2 bigint: the highest id. $3 bigint: most rows. $4 float8: age in seconds from which rows go.
-with
--- What the watermark of each shard had passed when rows were as old as that.
-passed as materialized (
-  select s.shard, p.done_id
-  from (select shard from outbox_shards union all select shard from outbox_retired_shards) s
-  cross join lateral (
-    select done_id from outbox_progress p
-    where p.shard = s.shard and p.at <= now() - make_interval(secs => $4)
-    order by p.at desc limit 1
-  ) p
-)
+with passed as materialized (select * from outbox_passed($4))
 select max(id) as last_id, count(*) as seen,
   count(*) filter (where not coalesce(case status
     when 'PENDING' then id <= done_id and not exists (select 1 from outbox_again a where a.id = next.id)

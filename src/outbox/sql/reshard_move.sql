@@ -20,6 +20,15 @@ again as (
   select m.id, m.shard from moved m join outbox_shards s on s.shard = m.shard where m.status = 'PENDING' and m.id <= s.done_id
   on conflict (id) do update set shard = excluded.shard
 ),
+lowered as (
+  -- Where it has not, the claim begins at the event.
+  update outbox_shards s set low_id = least(s.low_id, l.id)
+  from (
+    select m.shard, min(m.id) as id from moved m join outbox_shards o on o.shard = m.shard
+    where m.status = 'PENDING' and m.id > o.done_id group by m.shard
+  ) l
+  where s.shard = l.shard
+),
 not_again as (
   delete from outbox_again a using moved m, outbox_shards s where a.id = m.id and s.shard = m.shard and m.id > s.done_id
 )
