@@ -1,6 +1,6 @@
 //! The helper of the benchmarks: what `scripts/bench.sh` compares the relay with, and what measures all of them alike.
 //!
-//! Not part of the product: it is built with `--features bench` alone and never installed. One file per job: `drain`, `latency` and `idle`
+//! Not part of the product: it is built with `--features bench` alone and never installed. One file per job: `drain`, `latency`, `idle` and `fold`
 //! measure a contender; `polling` and `ceilings` are contenders; `report` makes the table and the chart. `process` and `servers` are shared.
 
 #![allow(clippy::print_stdout, reason = "a tool of the bench, whose progress is its output")]
@@ -9,6 +9,7 @@
 
 mod ceilings;
 mod drain;
+mod fold;
 mod idle;
 mod latency;
 mod polling;
@@ -43,6 +44,8 @@ enum Command {
     Latency(latency::Options),
     /// Measures what a contender costs while there is nothing to do
     Idle(idle::Options),
+    /// Measures how fast the consumer folds what waits in a topic
+    Fold(fold::Options),
     /// Contender: the polling loop that people write
     PollingLoop { topic: String },
     /// Contender: the records of one topic, produced to another one from memory
@@ -63,6 +66,7 @@ async fn main() {
         Command::Drain(options) => Box::pin(drain::run(options)).await,
         Command::Latency(options) => Box::pin(latency::run(options)).await,
         Command::Idle(options) => Box::pin(idle::run(options)).await,
+        Command::Fold(options) => Box::pin(fold::run(options)).await,
         Command::PollingLoop { topic } => Box::pin(polling::run(&topic)).await,
         Command::Produce { from, to, rows } => tokio::task::block_in_place(|| ceilings::produce(&from, &to, rows)),
         Command::ClaimAndMark => Box::pin(ceilings::claim_and_mark()).await,

@@ -9,6 +9,7 @@
 #   keys       one hot key, a thousand, a million
 #   horizon    a pinned vacuum horizon with PUBLISHED rows behind it
 #   growing    a table with a million and with ten million published rows
+#   fold       the consumer: records to product_metrics
 # Settings: ROWS=1000000 PAYLOAD=300 (bytes) KEYS=1000 ROUNDS=3 RATES="5000 20000" SECONDS_EACH=30 WARMUP=15 WITHIN=900 (seconds for one
 # run) PUBLISHED (rows behind the horizon, 2000000) GROWN="0 1000000 10000000" CONTENDERS (those of drain, payload, latency and idle to run),
 # BINARY and RIG (other programs than those of `make bench-build`).
@@ -24,7 +25,7 @@ binary=${BINARY:-$target/release/outbox-relay}
 rig=${RIG:-$target/release/outbox-bench}
 out=$target/bench
 parts=$out/parts
-scenarios=(drain payload latency idle instances keys horizon growing)
+scenarios=(drain payload latency idle instances keys horizon growing fold)
 all_contenders='relay-alo relay-eos watermark-alo watermark-eos polling-loop produce claim-and-mark debezium'
 chosen=${CONTENDERS:-$all_contenders}
 
@@ -359,6 +360,20 @@ run_growing() {
   }
   # shellcheck disable=SC2086 # a list of numbers
   in_turns one ${GROWN:-0 1000000 10000000}
+}
+
+run_fold() {
+  one() {
+    local counted=$results
+    empty
+    results=$parts/behind.jsonl
+    drain relay-alo
+    results=$counted
+    sql -c 'truncate event_handled, product_metrics'
+    measure fold consumer --note "payload=$payload" --note "keys=$keys" --group "$topic" --rows "$rows" --within "$within" -- \
+      "$binary" run --only consumer --set "consumer.group=$topic" --set "consumer.topics=[\"$topic\"]"
+  }
+  in_turns one "$rows"
 }
 
 PAYLOAD_BYTES=$payload

@@ -73,6 +73,11 @@ impl DbError {
         Self::Unavailable(reason.into())
     }
 
+    /// The same outage, for each of those whom it met.
+    pub fn shared(error: &Arc<Self>) -> Self {
+        Self::Unavailable(Box::new(Shared(Arc::clone(error))))
+    }
+
     /// Whether waiting can help.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
@@ -117,6 +122,11 @@ impl DbError {
         }
     }
 }
+
+/// An error that several met.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Shared(Arc<DbError>);
 
 /// Where a connection was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -317,6 +327,10 @@ impl Database {
         if role == Role::Cleanup {
             // A deletion that a crash takes back is done again: nobody has to wait for the disk, or for a replica.
             options.push_str(" -c synchronous_commit=off");
+        }
+        if role == Role::Lane {
+            // Their few statements are run hundreds of times a second, and what is best for one set of values is best for all.
+            options.push_str(" -c plan_cache_mode=force_generic_plan");
         }
         if matches!(role, Role::Lane | Role::Lease | Role::Cleanup) {
             // The statistics of a queue table are always out of date, and a plan that was right for an empty table is

@@ -13,6 +13,7 @@ mod horizon;
 mod lane;
 mod ownership;
 mod pauses;
+mod together;
 mod upkeep;
 mod wakeup;
 
@@ -24,13 +25,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::broker::admin::Admin;
-use crate::broker::publisher::PublisherSettings;
+use crate::broker::publisher::{Publisher, PublisherSettings};
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::TransactionSettings;
 use crate::clock::monotonic;
 use crate::config::{Ordering, RelayConfig, ReprocessConfig, Tracking};
 use crate::db::{DbError, Pool};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
 use crate::health::{Check, Heartbeat, Notes};
 use crate::metrics::Metrics;
@@ -39,6 +40,7 @@ use crate::outbox::leases::Leases;
 use crate::outbox::{Limits, PgOutbox};
 use encode::Encoder;
 use pauses::Pauses;
+use together::Together;
 use wakeup::Wakeup;
 
 /// Called with the ids of the events that Kafka has just acknowledged, before they are settled. Must not block.
@@ -91,6 +93,7 @@ struct Lanes {
     limits: Limits,
     /// One permit per batch in flight: bounds memory whatever the number of shards.
     batches: Arc<Semaphore>,
+    together: Together,
     metrics: Metrics,
     health: RelayHealth,
     wakeup: Wakeup,
@@ -186,6 +189,15 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
             }
         }
     };
+    let publisher = match &sending {
+        Sending::AtLeastOnce(settings) => {
+            let no_thread = |error| Error::new(Code::Unexpected, "a thread cannot be started").caused_by(error);
+            let settings = settings.of("lanes".to_owned(), format!("{}-lanes", parts.client_id));
+            Some(Publisher::start(settings).map_err(no_thread)?)
+        }
+        Sending::ExactlyOnce(..) => None,
+    };
+    let (together, steps) = Together::new(publisher);
     let lanes = Arc::new(Lanes {
         instance: parts.leases.instance(),
         outbox: parts.outbox,
@@ -197,6 +209,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         tracking: settings.tracking,
         limits,
         batches: Arc::new(Semaphore::new(usize::from(settings.parallel_batches.get()))),
+        together,
         metrics: parts.metrics,
         health: parts.health,
         wakeup: Wakeup::default(),
@@ -210,6 +223,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     let helpers = stop.child_token();
     let background = async {
         tokio::join!(
+            together::run(&lanes, steps, helpers.clone()),
             wakeup::run(&lanes, settings.poll_min, settings.poll_max, helpers.clone()),
             horizon::run(Arc::clone(&lanes), Barrier::new(parts.lease_pool), helpers.clone()),
             gauges::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),

@@ -9,7 +9,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::failure::{Class, classify};
 use super::producer::{Producer, Report, SendError};
 use super::{Delivery, Record};
-use crate::clock::{Permit, monotonic};
+use crate::clock::monotonic;
 
 /// How long requests in flight may take to be answered after a fatal error before they are given up.
 const FATAL_GRACE: Duration = Duration::from_secs(3);
@@ -22,7 +22,7 @@ pub(super) enum Pass {
     Done,
     /// The producer is of no use any more, or suspects have to be sent alone.
     Again(&'static str),
-    /// The permit ended.
+    /// It may not send any more.
     Interrupted,
 }
 
@@ -102,6 +102,9 @@ impl BatchState {
     }
 }
 
+/// An operator wants to know after this long that records are waited for.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// Records handed over between two looks at the reports.
 pub(super) const POLL_EVERY: usize = 512;
 
@@ -115,7 +118,7 @@ pub(super) fn hand_over(
     record: &Record,
     index: usize,
     batch: &mut BatchState,
-    permit: &Permit,
+    may_send: &dyn Fn() -> bool,
 ) -> Result<(), HandOver> {
     loop {
         match producer.send(record, index) {
@@ -125,7 +128,7 @@ pub(super) fn hand_over(
             }
             Err(SendError::QueueFull) => {
                 batch.take(producer.poll(REPORT_WAIT), None);
-                if !permit.holds() {
+                if !may_send() {
                     return Err(HandOver::Ended(interrupt(producer, batch)));
                 }
             }
@@ -151,17 +154,27 @@ pub(super) fn hand_over(
 pub(super) fn drain(
     producer: &mut Producer,
     batch: &mut BatchState,
-    permit: &Permit,
+    may_send: &dyn Fn() -> bool,
     timeout: Duration,
     alone: Option<usize>,
 ) -> Option<Pass> {
     let mut progress = monotonic();
+    let mut silent_since = progress;
     while producer.unreported() > 0 {
         let reports = producer.poll(REPORT_WAIT);
         if !reports.is_empty() {
             progress = monotonic();
+            silent_since = progress;
             batch.take(reports, alone);
-        } else if !permit.holds() {
+            continue;
+        }
+        if monotonic().saturating_sub(silent_since) > SILENCE {
+            silent_since = monotonic();
+            let thread = std::thread::current();
+            let (lane, records) = (thread.name().unwrap_or_default(), producer.unreported());
+            tracing::warn!(lane, records, brokers_down = producer.is_down(), "no acknowledgement for ten seconds");
+        }
+        if !may_send() {
             return Some(interrupt(producer, batch));
         } else if producer.fatal().is_some() {
             return Some(end_fatal(producer, batch, alone));

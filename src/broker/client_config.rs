@@ -19,8 +19,9 @@ pub fn common(settings: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "1000")
         .set("allow.auto.create.topics", "false")
-        // A new partition or a leader that moved is seen in a minute even where no error tells.
-        .set("topic.metadata.refresh.interval.ms", "60000");
+        // A new partition or a leader that moved is seen in ten seconds even where no error tells. A lane sends through two clients (its own,
+        // and the one for small batches of all lanes), which then soon agree about where a key goes.
+        .set("topic.metadata.refresh.interval.ms", "10000");
     let mut set = |name: &str, value: Option<&str>| {
         if let Some(value) = value {
             config.set(name, value);

@@ -254,9 +254,14 @@ impl Producer {
         self.inner.context().suspicious.store(true, Ordering::Relaxed);
     }
 
+    /// No broker can be reached.
+    pub(super) fn is_down(&self) -> bool {
+        self.inner.context().down.load(Ordering::Relaxed)
+    }
+
     /// Whether there are brokers, and this producer will never find them again. To be asked again and again while reports are missing.
     pub(super) fn has_lost_its_brokers(&mut self) -> bool {
-        let down = self.inner.context().down.load(Ordering::Relaxed);
+        let down = self.is_down();
         self.lost.look(down)
     }
 

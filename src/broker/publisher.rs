@@ -1,4 +1,5 @@
-//! Publishes a batch in order and waits for every acknowledgement. One thread and one producer per lane.
+//! Publishes batches in order and waits for every acknowledgement: one thread and one producer for each lane, and one of each for the small
+//! batches of all lanes, which then go out together.
 //!
 //! Owns what order needs on Kafka's side: records go to the client in the order of the batch, from one thread; when one is
 //! refused nothing later of its key goes out; what has to be sent again is sent again in order.
@@ -7,8 +8,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -17,23 +18,30 @@ use tokio::sync::oneshot;
 use super::batch::{BatchState, HandOver, POLL_EVERY, Pass, State, drain, give_up, hand_over};
 use super::producer::Producer;
 use super::{Delivery, Record};
-use crate::clock::Permit;
+use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
 /// Wait between two attempts to create a producer.
 const CREATE_RETRY: Duration = Duration::from_millis(500);
 
-/// The lane's handle. Dropping it ends the thread after the batch in hand.
+/// Longest wait for the jobs that come with one: a request for each of them would take longer.
+const COMPANY_WAIT: Duration = Duration::from_micros(500);
+
+/// The handle of a lane, or of all lanes. Dropping it ends the thread after what it has in hand.
 #[derive(Debug)]
 pub struct Publisher {
-    jobs: SyncSender<Job>,
+    jobs: Sender<Job>,
     brokers_up: Arc<AtomicBool>,
+    /// Since when it has been sending, in monotonic milliseconds and one more; 0 when it has nothing to send.
+    sending_since: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 struct Job {
     records: Arc<Vec<Record>>,
     permit: Permit,
+    /// So many jobs, this one with them, are about to come.
+    company: usize,
     reply: oneshot::Sender<Vec<Delivery>>,
 }
 
@@ -44,32 +52,59 @@ pub struct PublisherSettings {
     pub client: ClientConfig,
     /// Time without any acknowledgement after which the producer is replaced.
     pub publish_timeout: Duration,
-    /// For the name of the thread.
+    /// Of the thread.
     pub name: String,
+}
+
+impl PublisherSettings {
+    /// The same for one publisher of several: its thread is called `name`, its client `client_id`.
+    #[must_use]
+    pub fn of(&self, name: String, client_id: String) -> Self {
+        let mut settings = Self { name, ..self.clone() };
+        settings.client.set("client.id", client_id);
+        settings
+    }
 }
 
 impl Publisher {
     /// Starts the thread, which connects in the background.
     pub fn start(settings: PublisherSettings) -> std::io::Result<Self> {
-        let (jobs, inbox) = sync_channel(1);
+        let (jobs, inbox) = channel();
         let brokers_up = Arc::new(AtomicBool::new(true));
-        let worker = Worker { settings, producer: None, brokers_up: Arc::clone(&brokers_up) };
+        let sending_since = Arc::new(AtomicU64::new(0));
+        let worker = Worker {
+            settings,
+            producer: None,
+            brokers_up: Arc::clone(&brokers_up),
+            sending_since: Arc::clone(&sending_since),
+        };
         std::thread::Builder::new().name(worker.settings.name.clone()).spawn(move || worker.run(&inbox))?;
-        Ok(Self { jobs, brokers_up })
+        Ok(Self { jobs, brokers_up, sending_since })
     }
 
     /// Publishes a batch and returns what became of each record, in the order of the batch. Waits as long as Kafka is
-    /// away and the permit holds; after that what is not acknowledged is [`Delivery::Unsent`].
+    /// away and the permit holds; after that what is not acknowledged is [`Delivery::Unsent`]. Batches that have come in while another one
+    /// was sent go out together, and an end of one's permit then ends all of them: what is not acknowledged may be sent again.
     ///
+    /// `company`: so many batches, this one with them, are about to come; they are waited for a moment.
+    /// Two batches of one key must not be on their way at the same time.
     /// Not cancel safe: a dropped future leaves the batch being sent. End the permit instead.
-    pub async fn publish(&self, records: Arc<Vec<Record>>, permit: Permit) -> Vec<Delivery> {
+    pub async fn publish(&self, records: Arc<Vec<Record>>, permit: Permit, company: usize) -> Vec<Delivery> {
         let (reply, answer) = oneshot::channel();
         let count = records.len();
-        // The thread holds one job at most, and this lane waits for each, so there is always room.
-        if self.jobs.try_send(Job { records, permit, reply }).is_err() {
+        // Each lane waits for its answer, so there are never more than there are lanes.
+        if self.jobs.send(Job { records, permit, company, reply }).is_err() {
             return vec![Delivery::Unsent; count];
         }
         answer.await.unwrap_or_else(|_| vec![Delivery::Unsent; count])
+    }
+
+    /// How long it has been at what it sends now.
+    pub fn busy(&self) -> Duration {
+        match self.sending_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => (monotonic() + Duration::from_millis(1)).saturating_sub(Duration::from_millis(since)),
+        }
     }
 
     /// False while no broker can be reached.
@@ -82,6 +117,7 @@ struct Worker {
     settings: PublisherSettings,
     producer: Option<Producer>,
     brokers_up: Arc<AtomicBool>,
+    sending_since: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -89,20 +125,33 @@ impl Worker {
         // Before the first batch: an idempotent producer needs half a second to connect and get its id.
         self.producer = self.producer(0);
         while let Ok(job) = inbox.recv() {
-            let deliveries = self.publish(&job.records, &job.permit);
-            // A lane that is gone has no use for the answer; its successor reads the manifest.
-            drop(job.reply.send(deliveries));
+            let mut jobs = gather(job, inbox);
+            // A lane that may not send any more hears at once that nothing was sent.
+            jobs.retain(|job| job.permit.holds());
+            let since = u64::try_from(monotonic().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+            self.sending_since.store(since, Ordering::Relaxed);
+            let mut deliveries = self.publish(&jobs).into_iter();
+            self.sending_since.store(0, Ordering::Relaxed);
+            for job in jobs {
+                // A lane that is gone has no use for the answer; its successor reads the manifest.
+                let own = deliveries.by_ref().take(job.records.len()).collect();
+                drop(job.reply.send(own));
+            }
         }
     }
 
-    fn publish(&mut self, records: &[Record], permit: &Permit) -> Vec<Delivery> {
+    /// What became of each record of all jobs, in their order.
+    fn publish(&mut self, jobs: &[Job]) -> Vec<Delivery> {
+        let records: Vec<&Record> = jobs.iter().flat_map(|job| job.records.iter()).collect();
+        let may_send = || jobs.iter().all(|job| job.permit.holds());
         let mut batch = BatchState::new(records.len());
-        while permit.holds() {
+        while may_send() {
             let Some(mut producer) = self.producer(records.len()) else {
-                std::thread::sleep(CREATE_RETRY.min(permit.remaining()));
+                let remaining = jobs.iter().map(|job| job.permit.remaining()).min().unwrap_or_default();
+                std::thread::sleep(CREATE_RETRY.min(remaining));
                 continue;
             };
-            match pass(&mut producer, records, &mut batch, permit, self.settings.publish_timeout) {
+            match pass(&mut producer, &records, &mut batch, &may_send, self.settings.publish_timeout) {
                 Pass::Done => {
                     self.producer = Some(producer);
                     return batch.into_deliveries();
@@ -130,12 +179,26 @@ impl Worker {
     }
 }
 
+/// The first job, and those that come with it.
+fn gather(first: Job, inbox: &Receiver<Job>) -> Vec<Job> {
+    let (company, started) = (first.company, monotonic());
+    let mut jobs = vec![first];
+    loop {
+        jobs.extend(inbox.try_iter());
+        let patience = COMPANY_WAIT.saturating_sub(monotonic().saturating_sub(started));
+        if jobs.len() >= company || patience.is_zero() {
+            return jobs;
+        }
+        jobs.extend(inbox.recv_timeout(patience));
+    }
+}
+
 /// Sends every record that still waits, in order, and waits for the reports. A suspect is sent alone.
 fn pass(
     producer: &mut Producer,
-    records: &[Record],
+    records: &[&Record],
     batch: &mut BatchState,
-    permit: &Permit,
+    may_send: &dyn Fn() -> bool,
     timeout: Duration,
 ) -> Pass {
     let mut refused_keys: HashSet<&str> = records
@@ -175,11 +238,11 @@ fn pass(
         let alone = (state == State::Suspect).then_some(index);
         if alone.is_some() {
             // Everything before it first, so that the refusal, if there is one, is its own.
-            if let Some(end) = drain(producer, batch, permit, timeout, None) {
+            if let Some(end) = drain(producer, batch, may_send, timeout, None) {
                 return end;
             }
         }
-        match hand_over(producer, record, index, batch, permit) {
+        match hand_over(producer, record, index, batch, may_send) {
             Ok(()) => {}
             Err(HandOver::Refused(class, code)) => {
                 batch.states[index] = State::Refused { class, code };
@@ -188,7 +251,7 @@ fn pass(
             Err(HandOver::Ended(end)) => return end,
         }
         if alone.is_some() {
-            let ended = drain(producer, batch, permit, timeout, alone);
+            let ended = drain(producer, batch, may_send, timeout, alone);
             if matches!(batch.states[index], State::Refused { .. }) {
                 refused_keys.extend(record.key.as_deref());
             }
@@ -202,7 +265,7 @@ fn pass(
             }
         }
     }
-    if let Some(end) = drain(producer, batch, permit, timeout, None) {
+    if let Some(end) = drain(producer, batch, may_send, timeout, None) {
         return end;
     }
     if batch.any(State::Suspect) {

@@ -38,7 +38,7 @@ pub(super) async fn rows(
     ahead: Option<&[i64]>,
 ) -> Result<Found, OutboxError> {
     let (low_id, ceiling) = range;
-    let Limits { rows, bytes, record_bytes, row_bytes } = claim.limits;
+    let Limits { bytes, record_bytes, .. } = claim.limits;
     let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
     let mut found = Found::default();
     match claim.source {
@@ -49,9 +49,7 @@ pub(super) async fn rows(
         }
         Source::Waiting => {}
     }
-    // Not many more than fit, as far as one knows: what is not read any more has been made and sent for nothing.
-    let fitting = bytes.checked_div(row_bytes).map_or(FIRST_ROWS, |fitting| fitting + 1);
-    let mut most_rows = i64::try_from(fitting.min(u64::from(rows.get()))).unwrap_or(i64::MAX);
+    let mut most_rows = most_rows(claim.limits);
     if any_again {
         // All of them are lower than what the watermark has not passed, so they come first in the batch, too.
         let most_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -87,6 +85,58 @@ pub(super) async fn rows(
         Some(last) if found.full => Some(last.try_get(0)?),
         Some(_) | None => Some(ceiling),
     };
+    Ok(found)
+}
+
+/// Not many more than fit, as far as one knows: what is not read any more has been made and sent for nothing.
+fn most_rows(limits: Limits) -> i64 {
+    let fitting = limits.bytes.checked_div(limits.row_bytes).map_or(FIRST_ROWS, |fitting| fitting + 1);
+    i64::try_from(fitting.min(u64::from(limits.rows.get()))).unwrap_or(i64::MAX)
+}
+
+/// What one shard claims beside others, all that waits: from the first id of `range` to the last.
+pub(super) struct Beside<'a> {
+    pub(super) shard: ShardId,
+    pub(super) range: (i64, i64),
+    pub(super) limits: Limits,
+    pub(super) ahead: Option<&'a [i64]>,
+}
+
+/// The same for several shards in one statement. All keep their progress in the same way.
+pub(super) async fn rows_together(tx: &Transaction<'_>, claims: &[Beside<'_>]) -> Result<Vec<Found>, OutboxError> {
+    let mut found: Vec<Found> = claims.iter().map(|_| Found::default()).collect();
+    let Some(first) = claims.first() else { return Ok(found) };
+    let record_bytes = i64::try_from(first.limits.record_bytes).unwrap_or(i64::MAX);
+    let most_rows = claims.iter().map(|claim| most_rows(claim.limits)).max().unwrap_or(0);
+    let most_bytes: u64 = claims.iter().map(|claim| claim.limits.bytes).sum();
+    let shards: Vec<_> = claims.iter().map(|claim| claim.shard).collect();
+    let (low_ids, ceilings): (Vec<i64>, Vec<i64>) = claims.iter().map(|claim| claim.range).unzip();
+    let params: [&(dyn ToSql + Sync); 5] = [&shards, &low_ids, &most_rows, &record_bytes, &ceilings];
+    let mut all = Found::default();
+    if first.ahead.is_some() {
+        let ahead: Vec<i64> = claims.iter().filter_map(|claim| claim.ahead).flatten().copied().collect();
+        let last = ahead.iter().max().copied().unwrap_or(0);
+        let mut params = params.to_vec();
+        params.extend([&ahead as &(dyn ToSql + Sync), &last]);
+        all.read(tx, sql::CLAIM_WATERMARK_TOGETHER, &params, most_bytes).await?;
+    } else {
+        all.read(tx, sql::CLAIM_TOGETHER, &params, most_bytes).await?;
+    }
+    for row in all.rows {
+        let shard: ShardId = row.try_get("shard")?;
+        let Some(place) = shards.iter().position(|own| *own == shard) else { continue };
+        found[place].bytes += rows::bytes(&row)?;
+        found[place].rows.push(row);
+    }
+    for (found, claim) in found.iter_mut().zip(claims) {
+        // When reading ended early, nobody knows what the others have left.
+        found.full = all.full || found.rows.len() as i64 >= most_rows;
+        found.covered = match found.rows.last() {
+            Some(last) if found.full => Some(last.try_get(0)?),
+            None if found.full => None,
+            Some(_) | None => Some(claim.range.1),
+        };
+    }
     Ok(found)
 }
 

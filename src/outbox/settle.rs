@@ -6,7 +6,7 @@ use tokio_postgres::types::ToSql;
 
 use super::failure::{Case, Failed, FailurePolicy, Sentence};
 use super::statements as sql;
-use super::{Finish, OutboxError, Watermark};
+use super::{Finish, OutboxError};
 use crate::db::Transaction;
 use crate::event::ShardId;
 
@@ -45,33 +45,27 @@ pub(super) struct Wait {
     pub(super) release_in: Option<Duration>,
 }
 
-/// Settles the batch in hand. Returns how many acknowledged events had no PENDING row any more, where rows are written to.
-pub(super) async fn settle(
+/// Finishes published rows, of one shard or of several. Returns how many of them had no PENDING row any more, where rows are written to.
+pub(super) async fn finish(
     tx: &Transaction<'_>,
-    shard: ShardId,
-    settlement: &Settlement,
-    policy: &dyn FailurePolicy,
+    settlements: impl Iterator<Item = &Settlement> + Clone,
     finish: Finish,
-    watermark: &mut Watermark,
 ) -> Result<u64, OutboxError> {
-    let all = settlement.published.len() as u64;
+    let published = settlements.flat_map(|settlement| &settlement.published);
+    let all = published.clone().count() as u64;
     let mut settled = 0;
-    let ids = settlement.published.iter().map(|(id, _)| *id);
     match finish {
-        Finish::Watermark => {
-            watermark.publish(ids);
-            settled = all;
-        }
+        // It is told to the watermark of the shard.
+        Finish::Watermark => return Ok(0),
         Finish::Delete if all > 0 => {
-            let ids: Vec<i64> = ids.collect();
+            let ids: Vec<i64> = published.clone().map(|(id, _)| *id).collect();
             settled = tx.execute(&tx.prepare_cached(sql::SETTLE_DELETED).await?, &[&ids]).await?;
         }
         Finish::Delete | Finish::Mark => {}
     }
     if settled < all {
-        settled += mark(tx, settlement.published.iter()).await?;
+        settled += mark(tx, published).await?;
     }
-    fail(tx, shard, &settlement.failed, policy).await?;
     Ok(all.saturating_sub(settled))
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::takeover::Disagreement;
+use super::together::{FEW, InFlight, Request, Together};
 use super::{Lanes, Sending, wakeup};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Delivery, Record};
@@ -30,7 +31,7 @@ use crate::outbox::{Batch, Claim, Claimed, Fence, LastBatch, Limits, OutboxError
 use crate::retry::Backoff;
 use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
-use judge::Judge;
+pub(super) use judge::Judge;
 
 /// How often a lane moves its `low_id`, where rows are marked. The bound saves index reads; a second of them costs nothing.
 const LOW_ID_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,6 +41,9 @@ const KAFKA_RETRY: Duration = Duration::from_millis(500);
 const PAUSED_LOOK: Duration = Duration::from_millis(250);
 /// Least time between two questions about topics whose events fail.
 const MISSING_RETRY: Duration = Duration::from_secs(2);
+
+/// A walk to Kafka that has lasted as long is not waited for by lanes that have nothing to do with it.
+const STUCK: Duration = Duration::from_millis(250);
 
 /// How a lane ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,6 +82,12 @@ pub(super) struct Lane {
     shared: Arc<Lanes>,
     sender: Sender,
     low_id_moved: Duration,
+    /// The last claim found few events, or none: the next one is taken together with other lanes.
+    few: bool,
+    /// The step in hand is; so is its batch sent.
+    together: bool,
+    /// Its batch is on its way, and the others wait for it.
+    in_flight: Option<InFlight>,
     /// What rows of the last claim took on average.
     row_bytes: u64,
     /// Topics that the last claim met and that nobody has asked the cluster about.
@@ -95,12 +105,7 @@ impl Lane {
     pub(super) fn new(fence: Fence, permit: Permit, shared: Arc<Lanes>) -> std::io::Result<Self> {
         let (name, client_id) = (format!("lane-{}", fence.shard), format!("{}-{}", shared.client_id, fence.shard));
         let sender = match &shared.sending {
-            Sending::AtLeastOnce(settings) => {
-                let mut settings = settings.clone();
-                settings.name = name;
-                settings.client.set("client.id", client_id);
-                Sender::AtLeastOnce(Publisher::start(settings)?)
-            }
+            Sending::AtLeastOnce(settings) => Sender::AtLeastOnce(Publisher::start(settings.of(name, client_id))?),
             Sending::ExactlyOnce(settings, installation) => {
                 let mut settings = settings.clone();
                 settings.name = name;
@@ -115,6 +120,9 @@ impl Lane {
             shared,
             sender,
             low_id_moved,
+            few: false,
+            together: false,
+            in_flight: None,
             row_bytes: 0,
             unknown_topics: HashSet::new(),
             just_asked: HashSet::new(),
@@ -154,6 +162,7 @@ impl Lane {
             }
             // What is in hand is settled; an inherited batch waits with the rest.
             if self.shared.paused.everything() && !stop.is_cancelled() && hand.settlement.is_empty() {
+                self.in_flight = None;
                 self.pause(PAUSED_LOOK, &stop).await;
                 continue;
             }
@@ -161,16 +170,22 @@ impl Lane {
             // A step that only settles needs none. The semaphore is never closed.
             let turn = match stop.is_cancelled() {
                 true => None,
+                false if self.few && hand.resend.is_none() => self.shared.together.turn().await,
                 false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
             };
             let stopping = stop.is_cancelled();
+            // Alone it settles what it has when it stops, and takes up what was in flight.
+            self.together = self.few && !stopping && hand.resend.is_none();
+            if !self.together {
+                self.in_flight = None;
+            }
             if stopping && hand.settlement.is_empty() {
                 return Ended::Drained;
             }
             if stopping && failpoint::reach(Point::ShutdownDraining).is_err() {
                 return Ended::Drained;
             }
-            let step = match self.step(&hand, stopping).await {
+            let step = match self.step(&mut hand, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
                 Err(error @ OutboxError::Moved { .. }) => {
@@ -241,6 +256,7 @@ impl Lane {
                     (hand.settlement, unsent) = self.publish(batch).await;
                     drop(turn);
                     if unsent > 0 {
+                        self.in_flight = None;
                         self.pause(KAFKA_RETRY, &stop).await;
                     }
                 }
@@ -254,20 +270,16 @@ impl Lane {
         }
     }
 
-    async fn step(&mut self, hand: &Hand, stopping: bool) -> Result<Step<Record>, OutboxError> {
+    async fn step(&mut self, hand: &mut Hand, stopping: bool) -> Result<Step<Record>, OutboxError> {
         let move_low_id = monotonic().saturating_sub(self.low_id_moved) > LOW_ID_INTERVAL;
         if move_low_id {
             self.low_id_moved = monotonic();
         }
+        let limits = Limits { row_bytes: self.row_bytes, ..self.shared.limits };
         let claim = Claim {
-            source: match &hand.resend {
-                _ if stopping => Source::Nothing,
-                Some(ids) => Source::Manifest(ids),
-                None if self.shared.paused.everything() => Source::Nothing,
-                None => Source::Waiting,
-            },
+            source: if stopping || self.shared.paused.everything() { Source::Nothing } else { Source::Waiting },
             release: self.unknown_topics.is_empty() && !self.awaits_topic,
-            limits: Limits { row_bytes: self.row_bytes, ..self.shared.limits },
+            limits: if self.together { Together::limits(limits) } else { limits },
             horizon: self.shared.horizon(),
             move_low_id,
             strict: self.shared.ordering == Ordering::Strict,
@@ -279,10 +291,11 @@ impl Lane {
             forget: hand.forget,
         };
         let started = monotonic();
-        let shared = Arc::clone(&self.shared);
-        let just_asked = mem::take(&mut self.just_asked);
-        let mut judge = Judge::new(&shared, hand.resend.is_some(), &just_asked);
-        let step = shared.outbox.step(self.fence, &hand.settlement, claim, |event| judge.verdict(event)).await?;
+        let judge = Judge::new(Arc::clone(&self.shared), hand.resend.is_some(), mem::take(&mut self.just_asked));
+        let (judge, step) = self.take_step(hand, claim, judge, stopping).await;
+        // After an error it goes alone, too.
+        self.few = false;
+        let step = step?;
         if let Sender::ExactlyOnce(transactions) = &mut self.sender {
             transactions.last = step.last;
         }
@@ -296,7 +309,35 @@ impl Lane {
         };
         let took = monotonic().saturating_sub(started);
         self.shared.metrics.poll_duration.get_or_create(&PollLabel { result }).observe(took.as_secs_f64());
+        let few = |batch: &Batch<Record>| batch.events.len() <= FEW as usize;
+        self.few = !step.full && step.batch.as_ref().is_none_or(few);
         Ok(step)
+    }
+
+    /// Together with other lanes where it was to be so and nothing keeps it from that, alone otherwise.
+    async fn take_step(
+        &mut self,
+        hand: &mut Hand,
+        claim: Claim<'static>,
+        mut judge: Judge,
+        stopping: bool,
+    ) -> (Judge, Result<Step<Record>, OutboxError>) {
+        if self.together {
+            let settlement = mem::take(&mut hand.settlement);
+            let request = Request { fence: self.fence, settlement, claim, judge };
+            let (request, outcome) = self.shared.together.step(request, &mut self.in_flight).await;
+            (hand.settlement, judge) = (request.settlement, request.judge);
+            if let Some(step) = outcome {
+                return (judge, step);
+            }
+        }
+        let source = match &hand.resend {
+            Some(ids) if !stopping => Source::Manifest(ids),
+            Some(_) | None => claim.source,
+        };
+        let claim = Claim { source, ..claim };
+        let step = self.shared.outbox.step(self.fence, &hand.settlement, claim, |event| judge.verdict(event)).await;
+        (judge, step)
     }
 
     /// Publishes a batch and says what has to be settled, and how many events Kafka would not take yet. When the permit ends,
@@ -312,8 +353,9 @@ impl Lane {
         let records = Arc::new(records);
         let started = monotonic();
         let deliveries = match &self.sender {
-            Sender::AtLeastOnce(publisher) => {
-                let publishing = publisher.publish(Arc::clone(&records), self.permit.clone());
+            Sender::AtLeastOnce(own) => {
+                let (publisher, company) = self.publisher(own);
+                let publishing = publisher.publish(Arc::clone(&records), self.permit.clone(), company);
                 let deliveries = self.watched(publishing, || publisher.brokers_up()).await;
                 // Everything is acknowledged and nothing is settled: a test may crash here.
                 drop(failpoint::reach(Point::CommitAfter));
@@ -342,9 +384,20 @@ impl Lane {
         (settlement, unsent)
     }
 
+    /// Who sends the batch in hand, and with how many that were claimed with it. Every batch is acknowledged before the next one, so who
+    /// sends it changes no order.
+    fn publisher<'a>(&'a self, own: &'a Publisher) -> (&'a Publisher, usize) {
+        // A partition without a leader is for those to wait for who have something for it.
+        let shared = self.shared.together.publisher().filter(|shared| shared.busy() < STUCK);
+        match (shared, &self.in_flight) {
+            (Some(shared), Some(in_flight)) => (shared, in_flight.company),
+            (Some(_) | None, _) => (own, 1),
+        }
+    }
+
     fn brokers_up(&self) -> bool {
         match &self.sender {
-            Sender::AtLeastOnce(publisher) => publisher.brokers_up(),
+            Sender::AtLeastOnce(own) => self.publisher(own).0.brokers_up(),
             Sender::ExactlyOnce(transactions) => transactions.brokers_up(),
         }
     }
@@ -450,6 +503,7 @@ impl Lane {
 
     /// Waits until the shard has something to do. Cancel safe: nothing is claimed here.
     async fn wait_for_work(&mut self, stop: &CancellationToken) {
+        self.in_flight = None;
         let unknown = mem::take(&mut self.unknown_topics);
         if !unknown.is_empty() || self.awaits_topic {
             if let Err(error) = self.shared.catalog.learn(&unknown).await {

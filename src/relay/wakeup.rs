@@ -72,7 +72,10 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
                 wait = poll_min;
             }
             // The lanes report the outage; this is only the look.
-            Err(_) => wait = poll_max,
+            Err(error) => {
+                tracing::debug!(error = %error.chain(), "the look for work of idle lanes failed");
+                wait = poll_max;
+            }
         }
     }
 }

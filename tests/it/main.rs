@@ -35,6 +35,7 @@ mod shutdown;
 mod sql_files;
 mod support;
 mod takeover;
+mod together;
 mod top;
 mod watermark;
 

@@ -30,15 +30,15 @@ impl FailurePolicy for HoldAll {
     }
 }
 
-struct Bench {
-    client: Client,
-    outbox: PgOutbox,
+pub struct Bench {
+    pub client: Client,
+    pub outbox: PgOutbox,
     database: Database,
-    test: TestDatabase,
+    pub test: TestDatabase,
 }
 
 impl Bench {
-    async fn new(name: &str) -> Self {
+    pub async fn new(name: &str) -> Self {
         let test = TestDatabase::migrated(name).await;
         let settings = DatabaseConfig { url: Secret::new(&test.url), ..DatabaseConfig::default() };
         let database = Database::new(&settings).expect("a good URL");
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     /// Takes all shards for a new instance and returns the fence of the one that key `k` is in.
-    async fn take_over(&self, name: &str) -> (Leases, Fence, Option<Vec<i64>>) {
+    pub async fn take_over(&self, name: &str) -> (Leases, Fence, Option<Vec<i64>>) {
         let expired = "update outbox_shards set lease_until = now() - interval '1 s' where owner is not null";
         self.client.execute(expired, &[]).await.expect("the leases end");
         let leases = self.instance(name);
@@ -101,7 +101,7 @@ impl Bench {
         self.outbox.step(fence, &settlement, claim, |event| Verdict::Publish(event.id)).await
     }
 
-    async fn shards(&self) -> Vec<String> {
+    pub async fn shards(&self) -> Vec<String> {
         let state = "select s::text from outbox_shards s order by shard";
         let rows = self.client.query(state, &[]).await.expect("shards");
         rows.iter().map(|row| row.get(0)).collect()

@@ -85,6 +85,8 @@ async fn check_plans(database: &TestDatabase, when: &str) {
     for (file, parameters) in [
         ("claim", "3::smallint, 0, 500, 1000000, 9223372036854775807"),
         ("claim_watermark", "3::smallint, 0, 500, 1000000, 9223372036854775807, '{}', 0"),
+        ("claim_together", "'{3}', '{0}', 500, 1000000, '{9223372036854775807}'"),
+        ("claim_watermark_together", "'{3}', '{0}', 500, 1000000, '{9223372036854775807}', '{}', 0"),
         ("lowest_pending", "3::smallint, 0"),
     ] {
         let claim = explain(&lane, &format!("outbox/sql/{file}.sql"), parameters).await;

@@ -19,13 +19,13 @@ const MISSING_TOPIC_WAIT: Duration = Duration::from_secs(2);
 const DENIED_WAIT: Duration = Duration::from_mins(5);
 
 /// One walk through a claim, with the topics that it met.
-pub(super) struct Judge<'a> {
-    shared: &'a Lanes,
+pub(in crate::relay) struct Judge {
+    shared: Arc<Lanes>,
     paused: Arc<Paused>,
     /// The events have been claimed before, and go out again whole or not at all.
     again: bool,
     /// The last walk stopped because of these, and the cluster was asked.
-    just_asked: &'a HashSet<String>,
+    just_asked: HashSet<String>,
     /// Nobody has asked the cluster about these.
     pub(super) unknown: HashSet<String>,
     /// These do not exist; their events wait or fail.
@@ -36,14 +36,14 @@ pub(super) struct Judge<'a> {
     pub(super) awaited: bool,
 }
 
-impl<'a> Judge<'a> {
-    pub(super) fn new(shared: &'a Lanes, again: bool, just_asked: &'a HashSet<String>) -> Self {
+impl Judge {
+    pub(super) fn new(shared: Arc<Lanes>, again: bool, just_asked: HashSet<String>) -> Self {
         let paused = shared.paused.now();
         let (unknown, missing, denied) = (HashSet::new(), HashSet::new(), HashSet::new());
         Self { shared, paused, again, just_asked, unknown, missing, denied, awaited: false }
     }
 
-    pub(super) fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
+    pub(in crate::relay) fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
         let record = match self.shared.encoder.encode(event) {
             Ok(record) => record,
             Err(refusal) => {

@@ -1,0 +1,387 @@
+//! One commit of a lane, or of several lanes together: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
+//!
+//! A commit waits for the disk, whatever is in it: lanes with a handful of events each are better off with one for all of them.
+
+use std::iter;
+
+use futures_util::future::try_join_all;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::claim::Found;
+use super::sort::{Verdict, sort_out};
+use super::statements as sql;
+use super::{
+    Batch, Claim, Fence, Finish, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step, Watermark, claim, settle,
+    watermark,
+};
+use crate::db::{DbError, Transaction};
+use crate::event::OutboxEvent;
+use crate::failpoint::{self, Point};
+
+/// How long a transaction of several shards waits for the lock of a row. Whoever holds it keeps all of them waiting; alone, each waits for
+/// as long as it may.
+const TOGETHER_LOCK_TIMEOUT: &str = "set local lock_timeout = '200ms'";
+
+/// What one shard has to do in a transaction that several share.
+pub struct Part<'a, J> {
+    pub fence: Fence,
+    pub settlement: &'a Settlement,
+    /// Not from a manifest.
+    pub claim: Claim<'a>,
+    pub judge: J,
+}
+
+/// The row of a shard, locked for this transaction.
+struct Locked {
+    server: i64,
+    low_id: i64,
+    batch_seq: i64,
+    batch_rows: Option<i32>,
+    watermark: Watermark,
+    any_again: bool,
+    any_held: bool,
+    release_due: bool,
+}
+
+impl Locked {
+    fn read(row: &Row) -> Self {
+        Self {
+            server: row.get("server"),
+            low_id: row.get("low_id"),
+            batch_seq: row.get("batch_seq"),
+            batch_rows: row.get("batch_rows"),
+            watermark: Watermark::new(row.get("done_id"), row.get("ahead_ids")),
+            any_again: row.get("any_again"),
+            any_held: row.get("any_held"),
+            release_due: row.get("release_due"),
+        }
+    }
+
+    fn last(&self) -> LastBatch {
+        LastBatch { seq: self.batch_seq, in_flight: self.batch_rows.is_some() }
+    }
+
+    /// The caller knows the last batch, if it matters.
+    fn check(&self, fence: Fence, claim: &Claim<'_>) -> Result<(), OutboxError> {
+        let found = self.last();
+        match claim.expected.filter(|expected| *expected != found) {
+            Some(expected) => Err(OutboxError::Moved { shard: fence.shard, expected, found }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PgOutbox {
+    /// One commit of a lane: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
+    ///
+    /// `judge` sees the claimed events in id order.
+    ///
+    /// Errors: [`OutboxError::Fenced`], [`OutboxError::Moved`] and statement errors change nothing. After [`DbError::Unavailable`] the outcome of
+    /// the commit is unknown: read [`PgOutbox::state`] and compare `batch_seq`.
+    /// Not cancel safe in that sense either: when the future is dropped the commit may or may not have happened.
+    pub async fn step<R>(
+        &self,
+        fence: Fence,
+        settlement: &Settlement,
+        claim: Claim<'_>,
+        mut judge: impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+    ) -> Result<Step<R>, OutboxError> {
+        let mut connection = self.pool.get().await?;
+        let tx = connection.transaction().await?;
+        let row =
+            tx.query_opt(&tx.prepare_cached(sql::FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
+        let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
+        let locked = Locked::read(&row);
+        if let Err(moved) = locked.check(fence, &claim) {
+            tx.rollback().await?;
+            connection.done();
+            return Err(moved);
+        }
+        let missing = settle::finish(&tx, iter::once(settlement), self.finish).await?;
+        let open = self.begin(&tx, fence, locked, settlement, claim).await?;
+        let found = self.claim(&tx, &open).await?;
+        let mut step = self.end(&tx, open, found, &mut judge).await?;
+        step.missing = missing;
+        if step.postponed {
+            tx.rollback().await?;
+            connection.done();
+            return Ok(step);
+        }
+        failpoint::reach(Point::StepBeforeCommit).map_err(DbError::of_a_test)?;
+        tx.commit().await?;
+        connection.done();
+        failpoint::reach(Point::StepAfterCommit).map_err(DbError::of_a_test)?;
+        Ok(step)
+    }
+
+    /// The same for several shards of one owner in one transaction. The answers are in the order of `parts`; `None`: nothing was done for
+    /// this shard, which has to take its step alone.
+    ///
+    /// Errors: as of [`PgOutbox::step`], for all parts, and only when the outcome of the commit is unknown. A part that is fenced or has moved does
+    /// not keep the others from theirs; anything else that goes wrong before the commit leaves every part undone.
+    pub async fn step_together<R, J>(
+        &self,
+        parts: &mut [Part<'_, J>],
+    ) -> Result<Vec<Option<Result<Step<R>, OutboxError>>>, DbError>
+    where
+        J: FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+    {
+        let undone = |count: usize, error: &OutboxError| {
+            tracing::debug!(error = %error, "a step of several shards is undone; each takes its own");
+            (0..count).map(|_| None).collect()
+        };
+        let count = parts.len();
+        let mut connection = match self.pool.get().await {
+            Ok(connection) => connection,
+            Err(error) => return Ok(undone(count, &error.into())),
+        };
+        let tx = match connection.transaction().await {
+            Ok(tx) => tx,
+            Err(error) => return Ok(undone(count, &error.into())),
+        };
+        let steps = match self.work_together(&tx, parts).await {
+            Ok(steps) => steps,
+            Err(error) => return Ok(undone(count, &error)),
+        };
+        if let Err(reason) = failpoint::reach(Point::StepBeforeCommit) {
+            return Ok(undone(count, &DbError::of_a_test(reason).into()));
+        }
+        tx.commit().await?;
+        connection.done();
+        failpoint::reach(Point::StepAfterCommit).map_err(DbError::of_a_test)?;
+        Ok(steps)
+    }
+
+    async fn work_together<R, J>(
+        &self,
+        tx: &Transaction<'_>,
+        parts: &mut [Part<'_, J>],
+    ) -> Result<Vec<Option<Result<Step<R>, OutboxError>>>, OutboxError>
+    where
+        J: FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+    {
+        let Some(owner) = parts.first().map(|part| part.fence.owner) else { return Ok(Vec::new()) };
+        let shards: Vec<_> = parts.iter().map(|part| part.fence.shard).collect();
+        let epochs: Vec<_> = parts.iter().map(|part| part.fence.epoch).collect();
+        tx.batch_execute(TOGETHER_LOCK_TIMEOUT).await?;
+        let rows = tx.query(&tx.prepare_cached(sql::FENCE_FREE).await?, &[&owner, &shards, &epochs]).await?;
+        let locked: Vec<_> = parts
+            .iter()
+            .map(|part| {
+                // Fenced, or locked by somebody: alone it will find out, or wait.
+                let locked = Locked::read(rows.iter().find(|row| row.get::<_, i16>("shard") == part.fence.shard)?);
+                Some(locked.check(part.fence, &part.claim).map(|()| locked))
+            })
+            .collect();
+        let settlements = parts
+            .iter()
+            .zip(&locked)
+            .filter(|(_, locked)| matches!(locked, Some(Ok(_))))
+            .map(|(part, _)| part.settlement);
+        let missing = settle::finish(tx, settlements, self.finish).await?;
+        // Side by side: the statements for one shard do not wait for the answers to those for another one.
+        let open = try_join_all(parts.iter().zip(locked).map(async |(part, locked)| match locked {
+            Some(Ok(locked)) => {
+                self.begin(tx, part.fence, locked, part.settlement, part.claim).await.map(|open| Some(Ok(open)))
+            }
+            Some(Err(moved)) => Ok(Some(Err(moved))),
+            None => Ok(None),
+        }))
+        .await?;
+        let plain: Vec<_> = open
+            .iter()
+            .flatten()
+            .flatten()
+            .filter(|open| open.is_plain())
+            .map(|open| claim::Beside {
+                shard: open.fence.shard,
+                range: (open.low_id, open.ceiling()),
+                limits: open.claim.limits,
+                ahead: (self.finish == Finish::Watermark).then(|| open.watermark.ahead()),
+            })
+            .collect();
+        let mut plain = claim::rows_together(tx, &plain).await?.into_iter();
+        let found: Vec<_> = open
+            .iter()
+            .map(|open| match open {
+                Some(Ok(open)) if open.is_plain() => plain.next(),
+                _ => None,
+            })
+            .collect();
+        let mut steps =
+            try_join_all(parts.iter_mut().zip(open).zip(found).map(async |((part, open), found)| match open {
+                Some(Ok(open)) => {
+                    let found = match found {
+                        Some(found) => found,
+                        None => self.claim(tx, &open).await?,
+                    };
+                    Ok::<_, OutboxError>(Some(Ok(self.end(tx, open, found, &mut part.judge).await?)))
+                }
+                Some(Err(moved)) => Ok(Some(Err(moved))),
+                None => Ok(None),
+            }))
+            .await?;
+        // Whose they were is not known; somebody has to say it.
+        if let Some(first) = steps.iter_mut().flatten().flatten().next() {
+            first.missing = missing;
+        }
+        Ok(steps)
+    }
+
+    /// What is written before the claim, the published rows themselves left out.
+    async fn begin<'a>(
+        &self,
+        tx: &Transaction<'_>,
+        fence: Fence,
+        locked: Locked,
+        settlement: &Settlement,
+        claim: Claim<'a>,
+    ) -> Result<Open<'a>, OutboxError> {
+        let last = locked.last();
+        let Locked { server, mut low_id, batch_rows, mut watermark, mut any_again, any_held, release_due, .. } = locked;
+        let horizon = if claim.horizon.server == server { claim.horizon.id } else { 0 };
+        let before = watermark.clone();
+        // Only what this instance does with rows is up to its settings: how far the shard is, is read from what others did, too.
+        watermark.mark_surplus(tx, self.finish != Finish::Watermark).await?;
+        if self.finish == Finish::Watermark {
+            watermark.publish(settlement.published.iter().map(|(id, _)| *id));
+        }
+        settle::fail(tx, fence.shard, &settlement.failed, &*self.policy).await?;
+        if any_again {
+            // The watermark passed them long before, and would tell a wrong time.
+            let again = watermark::leave_again(tx, settlement.ids()).await?;
+            settle::mark(tx, settlement.published.iter().filter(|(id, _)| again.contains(id))).await?;
+        }
+        let mut moved = settlement.failed.len() as u64;
+        let left = rows_left(batch_rows, settlement.len());
+        if !matches!(claim.source, Source::Manifest(_)) && watermark.done_id() > 0 && left {
+            watermark::keep_waiting(tx, fence, settlement.ids()).await?;
+            any_again = true;
+        }
+        if release_due && claim.release && matches!(claim.source, Source::Waiting) {
+            // Half of the batch at most, so that released events and the others take turns.
+            let portion = i64::from(claim.limits.rows.get() / 2).max(1);
+            let params: [&(dyn ToSql + Sync); 3] = [&fence.shard, &portion, &portion];
+            let released = tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &params).await?;
+            low_id = released.get("low_id");
+            moved += u64::try_from(released.get::<_, i64>("released")).unwrap_or(0);
+            any_again |= watermark.done_id() > 0;
+        }
+        let any_held = any_held || !settlement.failed.is_empty();
+        Ok(Open { fence, claim, last, horizon, low_id, batch_rows, before, watermark, any_again, any_held, moved })
+    }
+
+    async fn claim(&self, tx: &Transaction<'_>, open: &Open<'_>) -> Result<Found, OutboxError> {
+        let ahead = (self.finish == Finish::Watermark).then(|| open.watermark.ahead());
+        let range = (open.low_id, open.ceiling());
+        claim::rows(tx, open.fence.shard, range, open.claim, open.any_again, ahead).await
+    }
+
+    /// What is written after the claim. Of a step that is postponed all is to be rolled back.
+    async fn end<R>(
+        &self,
+        tx: &Transaction<'_>,
+        open: Open<'_>,
+        found: Found,
+        judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+    ) -> Result<Step<R>, OutboxError> {
+        let Open { fence, claim, last, horizon, low_id, batch_rows, before, mut watermark, any_again, any_held, moved } =
+            open;
+        let Claim { source, .. } = claim;
+        let Found { rows, covered, full, bytes } = found;
+        let row_bytes = bytes.checked_div(rows.len() as u64);
+        let sorted = sort_out(tx, fence.shard, rows, any_held, judge).await?;
+        if sorted.stopped && matches!(source, Source::Manifest(_)) {
+            // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
+            return Ok(Step { batch: None, moved: 0, missing: 0, full: false, row_bytes, last, postponed: true });
+        }
+        let moved = moved + sorted.apply(tx, fence.shard, &*self.policy).await?;
+        if any_again {
+            watermark::leave_again(tx, sorted.moved_ids()).await?;
+        }
+
+        let mut new_low_id = low_id;
+        let left = rows_left(batch_rows, sorted.publish.len());
+        if matches!(source, Source::Manifest(_)) && watermark.done_id() > 0 && left {
+            watermark::keep_waiting(tx, fence, sorted.publish.iter().map(|event| event.id)).await?;
+        }
+        if self.finish == Finish::Watermark {
+            if let Some(covered) = covered {
+                watermark.advance(covered.min(sorted.left.map_or(i64::MAX, |left| left - 1)).min(horizon));
+                new_low_id = low_id.max(watermark.done_id() + 1);
+            }
+            watermark.mark_surplus(tx, false).await?;
+        } else if claim.move_low_id {
+            let lowest = tx.query_opt(&tx.prepare_cached(sql::LOWEST_PENDING).await?, &[&fence.shard, &low_id]).await?;
+            let lowest = lowest.map_or(i64::MAX, |row| row.get(0));
+            new_low_id = low_id.max(lowest.min(horizon.saturating_add(1)));
+        }
+
+        let last_seq = if claim.forget && last.in_flight { last.seq - 1 } else { last.seq };
+        let batch = match source {
+            Source::Manifest(_) if !sorted.publish.is_empty() => Some(Batch { seq: last.seq, events: sorted.publish }),
+            Source::Waiting if !sorted.publish.is_empty() => Some(Batch { seq: last_seq + 1, events: sorted.publish }),
+            Source::Waiting | Source::Manifest(_) | Source::Nothing => None,
+        };
+        let seq = batch.as_ref().map_or(last_seq, |batch| batch.seq);
+        if batch.is_some() || last.in_flight || new_low_id != low_id || watermark != before {
+            let ids: Option<Vec<i64>> = batch.as_ref().map(|batch| batch.events.iter().map(|event| event.id).collect());
+            // A batch that was sent without a marker stays one until it is settled.
+            let marked = claim.marked && !matches!(source, Source::Manifest(_));
+            let lease = self.lease.as_secs_f64();
+            let (done_id, ahead_ids) = (watermark.done_id(), watermark.ahead());
+            let params: [&(dyn ToSql + Sync); 10] = [
+                &fence.shard,
+                &fence.owner,
+                &fence.epoch,
+                &seq,
+                &ids,
+                &new_low_id,
+                &lease,
+                &marked,
+                &done_id,
+                &ahead_ids,
+            ];
+            if tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await? == 0 {
+                return Err(OutboxError::Fenced(fence));
+            }
+        }
+        let last = LastBatch { seq, in_flight: batch.is_some() };
+        Ok(Step { batch, moved, missing: 0, full, row_bytes, last, postponed: false })
+    }
+}
+
+/// A shard between what is written before the claim and after it.
+struct Open<'a> {
+    fence: Fence,
+    claim: Claim<'a>,
+    last: LastBatch,
+    /// On this server.
+    horizon: i64,
+    low_id: i64,
+    batch_rows: Option<i32>,
+    /// As it was found.
+    before: Watermark,
+    watermark: Watermark,
+    any_again: bool,
+    any_held: bool,
+    moved: u64,
+}
+
+impl Open<'_> {
+    /// The highest id to claim.
+    fn ceiling(&self) -> i64 {
+        if self.claim.strict { self.horizon } else { i64::MAX }
+    }
+
+    /// Nothing is claimed but what waits above `low_id`.
+    fn is_plain(&self) -> bool {
+        matches!(self.claim.source, Source::Waiting) && !self.any_again
+    }
+}
+
+/// Rows of the batch in flight are neither among so many that are settled, nor among those in flight from now on.
+fn rows_left(batch_rows: Option<i32>, others: usize) -> bool {
+    batch_rows.is_some_and(|rows| (others as i64) < i64::from(rows))
+}
