@@ -23,6 +23,7 @@ pub mod watermark;
 
 mod claim;
 mod locks;
+mod manifest;
 mod rows;
 mod settle;
 mod sort;

@@ -33,3 +33,4 @@ pub(super) const SHARD_STATE: &str = include_str!("sql/shard_state.sql");
 pub(super) const SHARDS_DUE: &str = include_str!("sql/shards_due.sql");
 pub(super) const SWEEP: &str = include_str!("sql/sweep.sql");
 pub(super) const WRITE_MANIFEST: &str = include_str!("sql/write_manifest.sql");
+pub(super) const WRITE_MANIFESTS: &str = include_str!("sql/write_manifests.sql");

@@ -9,11 +9,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::claim::Found;
+use super::manifest::Manifest;
 use super::sort::{Verdict, sort_out};
 use super::statements as sql;
 use super::{
-    Batch, Claim, Fence, Finish, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step, Watermark, claim, settle,
-    watermark,
+    Batch, Claim, Fence, Finish, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step, Watermark, claim,
+    manifest, settle, watermark,
 };
 use crate::db::{DbError, Transaction};
 use crate::event::OutboxEvent;
@@ -101,12 +102,15 @@ impl PgOutbox {
         let missing = settle::finish(&tx, iter::once(settlement), self.finish).await?;
         let open = self.begin(&tx, fence, locked, settlement, claim).await?;
         let found = self.claim(&tx, &open).await?;
-        let mut step = self.end(&tx, open, found, &mut judge).await?;
+        let (mut step, manifest) = self.end(&tx, open, found, &mut judge).await?;
         step.missing = missing;
         if step.postponed {
             tx.rollback().await?;
             connection.done();
             return Ok(step);
+        }
+        if let Some(manifest) = &manifest {
+            manifest::write(&tx, manifest, self.lease.as_secs_f64()).await?;
         }
         failpoint::reach(Point::StepBeforeCommit).map_err(DbError::of_a_test)?;
         tx.commit().await?;
@@ -164,8 +168,9 @@ impl PgOutbox {
         let Some(owner) = parts.first().map(|part| part.fence.owner) else { return Ok(Vec::new()) };
         let shards: Vec<_> = parts.iter().map(|part| part.fence.shard).collect();
         let epochs: Vec<_> = parts.iter().map(|part| part.fence.epoch).collect();
-        tx.batch_execute(TOGETHER_LOCK_TIMEOUT).await?;
-        let rows = tx.query(&tx.prepare_cached(sql::FENCE_FREE).await?, &[&owner, &shards, &epochs]).await?;
+        let fence = async { tx.query(&tx.prepare_cached(sql::FENCE_FREE).await?, &[&owner, &shards, &epochs]).await };
+        // The fence waits for no lock, so it does not matter which of the two comes first.
+        let ((), rows) = tokio::try_join!(tx.batch_execute(TOGETHER_LOCK_TIMEOUT), fence)?;
         let locked: Vec<_> = parts
             .iter()
             .map(|part| {
@@ -209,19 +214,28 @@ impl PgOutbox {
                 _ => None,
             })
             .collect();
-        let mut steps =
-            try_join_all(parts.iter_mut().zip(open).zip(found).map(async |((part, open), found)| match open {
-                Some(Ok(open)) => {
-                    let found = match found {
-                        Some(found) => found,
-                        None => self.claim(tx, &open).await?,
-                    };
-                    Ok::<_, OutboxError>(Some(Ok(self.end(tx, open, found, &mut part.judge).await?)))
-                }
-                Some(Err(moved)) => Ok(Some(Err(moved))),
-                None => Ok(None),
-            }))
-            .await?;
+        let ended = try_join_all(parts.iter_mut().zip(open).zip(found).map(async |((part, open), found)| match open {
+            Some(Ok(open)) => {
+                let found = match found {
+                    Some(found) => found,
+                    None => self.claim(tx, &open).await?,
+                };
+                Ok::<_, OutboxError>(Some(Ok(self.end(tx, open, found, &mut part.judge).await?)))
+            }
+            Some(Err(moved)) => Ok(Some(Err(moved))),
+            None => Ok(None),
+        }))
+        .await?;
+        let (mut steps, mut manifests) = (Vec::with_capacity(ended.len()), Vec::new());
+        for ended in ended {
+            steps.push(ended.map(|ended| {
+                ended.map(|(step, manifest)| {
+                    manifests.extend(manifest);
+                    step
+                })
+            }));
+        }
+        manifest::write_all(tx, &manifests, self.lease.as_secs_f64()).await?;
         // Whose they were is not known; somebody has to say it.
         if let Some(first) = steps.iter_mut().flatten().flatten().next() {
             first.missing = missing;
@@ -278,14 +292,14 @@ impl PgOutbox {
         claim::rows(tx, open.fence.shard, range, open.claim, open.any_again, ahead).await
     }
 
-    /// What is written after the claim. Of a step that is postponed all is to be rolled back.
+    /// What is written after the claim, and what is to be written of the shard itself. Of a step that is postponed all is to be rolled back.
     async fn end<R>(
         &self,
         tx: &Transaction<'_>,
         open: Open<'_>,
         found: Found,
         judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
-    ) -> Result<Step<R>, OutboxError> {
+    ) -> Result<(Step<R>, Option<Manifest>), OutboxError> {
         let Open { fence, claim, last, horizon, low_id, batch_rows, before, mut watermark, any_again, any_held, moved } =
             open;
         let Claim { source, .. } = claim;
@@ -294,7 +308,8 @@ impl PgOutbox {
         let sorted = sort_out(tx, fence.shard, rows, any_held, judge).await?;
         if sorted.stopped && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
-            return Ok(Step { batch: None, moved: 0, missing: 0, full: false, row_bytes, last, postponed: true });
+            let step = Step { batch: None, moved: 0, missing: 0, full: false, row_bytes, last, postponed: true };
+            return Ok((step, None));
         }
         let moved = moved + sorted.apply(tx, fence.shard, &*self.policy).await?;
         if any_again {
@@ -325,30 +340,18 @@ impl PgOutbox {
             Source::Waiting | Source::Manifest(_) | Source::Nothing => None,
         };
         let seq = batch.as_ref().map_or(last_seq, |batch| batch.seq);
-        if batch.is_some() || last.in_flight || new_low_id != low_id || watermark != before {
-            let ids: Option<Vec<i64>> = batch.as_ref().map(|batch| batch.events.iter().map(|event| event.id).collect());
+        let changed = batch.is_some() || last.in_flight || new_low_id != low_id || watermark != before;
+        let manifest = changed.then(|| Manifest {
+            fence,
+            seq,
+            ids: batch.as_ref().map(|batch| batch.events.iter().map(|event| event.id).collect()),
+            low_id: new_low_id,
             // A batch that was sent without a marker stays one until it is settled.
-            let marked = claim.marked && !matches!(source, Source::Manifest(_));
-            let lease = self.lease.as_secs_f64();
-            let (done_id, ahead_ids) = (watermark.done_id(), watermark.ahead());
-            let params: [&(dyn ToSql + Sync); 10] = [
-                &fence.shard,
-                &fence.owner,
-                &fence.epoch,
-                &seq,
-                &ids,
-                &new_low_id,
-                &lease,
-                &marked,
-                &done_id,
-                &ahead_ids,
-            ];
-            if tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await? == 0 {
-                return Err(OutboxError::Fenced(fence));
-            }
-        }
+            marked: claim.marked && !matches!(source, Source::Manifest(_)),
+            watermark,
+        });
         let last = LastBatch { seq, in_flight: batch.is_some() };
-        Ok(Step { batch, moved, missing: 0, full, row_bytes, last, postponed: false })
+        Ok((Step { batch, moved, missing: 0, full, row_bytes, last, postponed: false }, manifest))
     }
 }
 

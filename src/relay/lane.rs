@@ -310,7 +310,8 @@ impl Lane {
         let took = monotonic().saturating_sub(started);
         self.shared.metrics.poll_duration.get_or_create(&PollLabel { result }).observe(took.as_secs_f64());
         let few = |batch: &Batch<Record>| batch.events.len() <= FEW as usize;
-        self.few = !step.full && step.batch.as_ref().is_none_or(few);
+        let company = self.shared.together.publisher().is_some();
+        self.few = company && !step.full && step.batch.as_ref().is_none_or(few);
         Ok(step)
     }
 

@@ -3,6 +3,8 @@
 //! A commit waits for the disk and a request for an answer, whatever is in them, so eight lanes with five events each, one by one, keep a
 //! machine busy with nothing but that. Lanes that have sent their batches together take their next step together, too, with all who have come in
 //! meanwhile. A lane with more to do goes alone, beside this, and so does one that would keep the others waiting.
+//! Not in exactly-once delivery, where each shard has transactions of its own in Kafka: those are what lanes wait for, and all at the same time take
+//! longer than one after the other.
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;
@@ -22,7 +24,7 @@ use crate::event::OutboxEvent;
 use crate::outbox::{Claim, Fence, Limits, OutboxError, Part, PgOutbox, Settlement, Step};
 
 /// Events that are few: a lane claims at most as many together with others, and one that had more goes alone next time.
-pub(super) const FEW: u32 = 100;
+pub(super) const FEW: u32 = 200;
 /// Lanes that may be at it at once; together they may have the bytes of one batch.
 const LANES: usize = 16;
 
@@ -65,7 +67,7 @@ pub(super) struct Steps(Receiver<Waiting>);
 /// Where lanes meet.
 pub(super) struct Together {
     steps: Sender<Waiting>,
-    /// Sends the batches of all of them in at-least-once delivery. In exactly-once delivery each shard has transactions of its own.
+    /// Sends the batches of all of them. `None`: each lane goes alone.
     publisher: Option<Publisher>,
     turns: Arc<Semaphore>,
 }
@@ -105,8 +107,6 @@ impl Together {
 
 /// Takes the steps that wait, until `stop`, which must come after the last lane has ended.
 pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken) {
-    // In exactly-once delivery each has a transaction of its own, and one that takes long is not for others to wait for.
-    let company = lanes.together.publisher.is_some();
     let mut waiting: Vec<Waiting> = Vec::with_capacity(LANES);
     loop {
         if waiting.is_empty() {
@@ -123,7 +123,7 @@ pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken
         let has_batch = |outcome: &Outcome| matches!(outcome, Some(Ok(Step { batch: Some(_), .. })));
         let batches = taken.iter().filter(|(_, outcome)| has_batch(outcome)).count();
         for (Waiting { request, answer }, outcome) in taken {
-            let waited_for = company && has_batch(&outcome);
+            let waited_for = has_batch(&outcome);
             let in_flight = waited_for.then(|| InFlight { company: batches, _until_dropped: alive.clone() });
             // A lane that is gone has no use for it.
             drop(answer.send(Answer { request, outcome, in_flight }));

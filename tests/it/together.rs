@@ -167,14 +167,13 @@ async fn a_row_that_somebody_has_locked_leaves_the_step_of_all_undone() {
     assert_eq!((published(&bench, &shards[0]).await, published(&bench, &shards[1]).await), (3, 6));
 }
 
-/// Lanes with few events do take their steps together, with either tracking and in either delivery mode, and the promises hold.
+/// Lanes with few events do take their steps together, with either tracking, and the promises hold.
 #[tokio::test]
 async fn lanes_with_few_events_commit_together() {
-    for (delivery, tracking) in [("at-least-once", "rows"), ("at-least-once", "watermark"), ("exactly-once", "rows")] {
+    for tracking in ["rows", "watermark"] {
         let (database, topic) = tokio::join!(TestDatabase::migrated("few"), Topic::create("few", 3));
         let client = database.connect().await;
         let settings = RelaySettings::new(&database, &parts().kafka)
-            .set("relay.delivery", delivery)
             .set("relay.tracking", tracking)
             // The leases of all shards are renewed in one statement, too.
             .set("relay.lease", "10m")
@@ -187,7 +186,7 @@ async fn lanes_with_few_events_commit_together() {
             let sql = "select max(n)::bigint from ( \
                          select count(*) as n from outbox_shards where batch_seq > 2 group by xmin::text) by_commit";
             let together = client.query_one(sql, &[]).await.expect("a count").get::<_, Option<i64>>(0).unwrap_or(0);
-            if together >= 4 { Ok(()) } else { Err(format!("{delivery}, {tracking}: {together}")) }
+            if together >= 4 { Ok(()) } else { Err(format!("{tracking}: {together}")) }
         })
         .await;
         assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, rows);

@@ -1,0 +1,52 @@
+//! The row of a shard at the end of a step: the batch in flight, and how far the shard is.
+
+use tokio_postgres::types::ToSql;
+
+use super::statements as sql;
+use super::{Fence, OutboxError, Watermark};
+use crate::db::Transaction;
+
+/// What a step writes of its shard; it renews the lease on the way.
+pub(super) struct Manifest {
+    pub(super) fence: Fence,
+    pub(super) seq: i64,
+    /// `None`: nothing is in flight.
+    pub(super) ids: Option<Vec<i64>>,
+    pub(super) low_id: i64,
+    pub(super) marked: bool,
+    pub(super) watermark: Watermark,
+}
+
+/// `lease` in seconds. Errors: fenced.
+pub(super) async fn write(tx: &Transaction<'_>, manifest: &Manifest, lease: f64) -> Result<(), OutboxError> {
+    let Manifest { fence, seq, ids, low_id, marked, watermark } = manifest;
+    let Fence { shard, owner, epoch } = fence;
+    let (done_id, ahead_ids) = (watermark.done_id(), watermark.ahead());
+    let params: [&(dyn ToSql + Sync); 10] =
+        [shard, owner, epoch, seq, ids, low_id, &lease, marked, &done_id, &ahead_ids];
+    match tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await? {
+        0 => Err(OutboxError::Fenced(*fence)),
+        _ => Ok(()),
+    }
+}
+
+/// The same for several shards of one owner. Errors: one of them is fenced.
+pub(super) async fn write_all(tx: &Transaction<'_>, manifests: &[Manifest], lease: f64) -> Result<(), OutboxError> {
+    let Some(Manifest { fence, .. }) = manifests.first() else { return Ok(()) };
+    let of = |value: fn(&Manifest) -> i64| manifests.iter().map(value).collect::<Vec<_>>();
+    let shards: Vec<_> = manifests.iter().map(|manifest| manifest.fence.shard).collect();
+    let marked: Vec<_> = manifests.iter().map(|manifest| manifest.marked).collect();
+    let (mut ids, mut ids_to, mut ahead, mut ahead_to) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for manifest in manifests {
+        ids.extend(manifest.ids.iter().flatten().copied());
+        ahead.extend_from_slice(manifest.watermark.ahead());
+        ids_to.push(ids.len() as i32);
+        ahead_to.push(ahead.len() as i32);
+    }
+    let (epochs, seqs) = (of(|manifest| manifest.fence.epoch), of(|manifest| manifest.seq));
+    let (low_ids, done_ids) = (of(|manifest| manifest.low_id), of(|manifest| manifest.watermark.done_id()));
+    let params: [&(dyn ToSql + Sync); 12] =
+        [&fence.owner, &lease, &shards, &epochs, &seqs, &low_ids, &marked, &done_ids, &ids_to, &ahead_to, &ids, &ahead];
+    let written = tx.execute(&tx.prepare_cached(sql::WRITE_MANIFESTS).await?, &params).await?;
+    if written == manifests.len() as u64 { Ok(()) } else { Err(OutboxError::Fenced(*fence)) }
+}
