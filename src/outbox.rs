@@ -1,4 +1,4 @@
-//! The outbox table as lanes use it: types, and what is asked about shards. The transaction of a batch is in [`step`].
+//! The outbox table as lanes use it: types, and what is asked about shards. The transaction of a batch is in `step.rs`.
 //!
 //! Leaves to others what a record looks like (`relay::encode`) and how it reaches Kafka (`broker`). Knows no Kafka.
 //! Invariants: a statement that changes a shard's rows runs under [`Fence`], in the transaction that locked the shard's row;

@@ -170,7 +170,7 @@ impl RelayHealth {
 
 /// Runs the relay until `stop`, then drains the lanes, gives the shards up and returns.
 ///
-/// Errors: [`Code::Fenced`](crate::error::Code::Fenced) when another instance owns a shard that this one believed to own.
+/// Errors: [`Code::Fenced`] when another instance owns a shard that this one believed to own.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     let settings = parts.settings;
     let limits = Limits {

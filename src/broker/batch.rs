@@ -2,6 +2,7 @@
 //!
 //! Shared by the publisher and by transactions. Leaves to them what to do about a record that was refused.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -88,17 +89,23 @@ impl BatchState {
         self.states.contains(&wanted)
     }
 
-    pub(super) fn into_deliveries(self) -> Vec<Delivery> {
-        self.states
-            .into_iter()
-            .map(|state| match state {
-                State::Acked { partition, offset } => Delivery::Acked { partition, offset },
-                State::Refused { class, code } => Delivery::Refused { class, reason: code.to_string() },
-                State::Withheld => Delivery::Withheld,
-                State::Denied => Delivery::Denied,
-                State::Waiting | State::Sent | State::Suspect | State::Unsent => Delivery::Unsent,
-            })
-            .collect()
+    /// Whether these records need not be waited for any more.
+    pub(super) fn is_decided(&self, range: &Range<usize>) -> bool {
+        self.states[range.clone()].iter().all(|state| match state {
+            State::Acked { .. } | State::Refused { .. } | State::Withheld | State::Denied => true,
+            State::Waiting | State::Sent | State::Suspect | State::Unsent => false,
+        })
+    }
+
+    pub(super) fn deliveries(&self, range: &Range<usize>) -> Vec<Delivery> {
+        let delivery = |state: &State| match *state {
+            State::Acked { partition, offset } => Delivery::Acked { partition, offset },
+            State::Refused { class, code } => Delivery::Refused { class, reason: code.to_string() },
+            State::Withheld => Delivery::Withheld,
+            State::Denied => Delivery::Denied,
+            State::Waiting | State::Sent | State::Suspect | State::Unsent => Delivery::Unsent,
+        };
+        self.states[range.clone()].iter().map(delivery).collect()
     }
 }
 
@@ -150,22 +157,24 @@ pub(super) fn hand_over(
     }
 }
 
-/// Waits until every record handed over has its report. `Some` is an end of the pass.
+/// Waits until every record handed over has its report; `progress` sees what is known after each look that brought something. `Some` is an end of the pass.
 pub(super) fn drain(
     producer: &mut Producer,
     batch: &mut BatchState,
     may_send: &dyn Fn() -> bool,
+    progress: &dyn Fn(&BatchState),
     timeout: Duration,
     alone: Option<usize>,
 ) -> Option<Pass> {
-    let mut progress = monotonic();
-    let mut silent_since = progress;
+    let mut reported = monotonic();
+    let mut silent_since = reported;
     while producer.unreported() > 0 {
         let reports = producer.poll(REPORT_WAIT);
         if !reports.is_empty() {
-            progress = monotonic();
-            silent_since = progress;
+            reported = monotonic();
+            silent_since = reported;
             batch.take(reports, alone);
+            progress(batch);
             continue;
         }
         if monotonic().saturating_sub(silent_since) > SILENCE {
@@ -180,7 +189,7 @@ pub(super) fn drain(
             return Some(end_fatal(producer, batch, alone));
         } else if producer.has_lost_its_brokers() {
             return Some(give_up(producer, batch, "the client has lost all its brokers, and there are some"));
-        } else if monotonic().saturating_sub(progress) > timeout {
+        } else if monotonic().saturating_sub(reported) > timeout {
             return Some(give_up(producer, batch, "no acknowledgement within publish_timeout"));
         }
     }
@@ -280,7 +289,7 @@ mod tests {
                 }
             }
             batch.reset_sent();
-            let deliveries = batch.into_deliveries();
+            let deliveries = batch.deliveries(&(0..records));
             assert!(
                 deliveries.iter().all(|delivery| matches!(delivery, Delivery::Unsent | Delivery::Denied)),
                 "attempt {attempt}: {deliveries:?}"

@@ -6,7 +6,9 @@
 //! Invariant: a record is reported [`Delivery::Refused`] only after it was refused alone. A broker refuses whole batches,
 //! and librdkafka then fails every record in them.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -40,6 +42,8 @@ pub struct Publisher {
 struct Job {
     records: Arc<Vec<Record>>,
     permit: Permit,
+    /// Set by who decides about it first: the thread that sends it, or the lane that takes it back.
+    decided: Arc<AtomicBool>,
     /// So many jobs, this one with them, are about to come.
     company: usize,
     reply: oneshot::Sender<Vec<Delivery>>,
@@ -90,13 +94,41 @@ impl Publisher {
     /// Two batches of one key must not be on their way at the same time.
     /// Not cancel safe: a dropped future leaves the batch being sent. End the permit instead.
     pub async fn publish(&self, records: Arc<Vec<Record>>, permit: Permit, company: usize) -> Vec<Delivery> {
-        let (reply, answer) = oneshot::channel();
         let count = records.len();
-        // Each lane waits for its answer, so there are never more than there are lanes.
-        if self.jobs.send(Job { records, permit, company, reply }).is_err() {
-            return vec![Delivery::Unsent; count];
-        }
+        let (answer, _) = self.hand_in(records, permit, company);
         answer.await.unwrap_or_else(|_| vec![Delivery::Unsent; count])
+    }
+
+    /// The same, unless what is being sent keeps this batch waiting for longer than `patience`: `None`, and nothing of it was sent.
+    pub async fn publish_within(
+        &self,
+        patience: Duration,
+        records: Arc<Vec<Record>>,
+        permit: Permit,
+        company: usize,
+    ) -> Option<Vec<Delivery>> {
+        let count = records.len();
+        let (mut answer, decided) = self.hand_in(records, permit, company);
+        let answered = match tokio::time::timeout(patience, &mut answer).await {
+            Ok(answered) => answered,
+            Err(_) if !decided.swap(true, Ordering::AcqRel) => return None,
+            Err(_) => answer.await,
+        };
+        Some(answered.unwrap_or_else(|_| vec![Delivery::Unsent; count]))
+    }
+
+    /// Each lane waits for its answer, so there are never more jobs than there are lanes.
+    fn hand_in(
+        &self,
+        records: Arc<Vec<Record>>,
+        permit: Permit,
+        company: usize,
+    ) -> (oneshot::Receiver<Vec<Delivery>>, Arc<AtomicBool>) {
+        let (reply, answer) = oneshot::channel();
+        let decided = Arc::new(AtomicBool::new(false));
+        // When the thread is gone the job is dropped, and the answer with it.
+        drop(self.jobs.send(Job { records, permit, decided: Arc::clone(&decided), company, reply }));
+        (answer, decided)
     }
 
     /// How long it has been at what it sends now.
@@ -127,41 +159,44 @@ impl Worker {
         while let Ok(job) = inbox.recv() {
             let mut jobs = gather(job, inbox);
             // A lane that may not send any more hears at once that nothing was sent.
-            jobs.retain(|job| job.permit.holds());
+            jobs.retain(|job| job.permit.holds() && !job.decided.swap(true, Ordering::AcqRel));
             let since = u64::try_from(monotonic().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
             self.sending_since.store(since, Ordering::Relaxed);
-            let mut deliveries = self.publish(&jobs).into_iter();
+            self.publish(jobs);
             self.sending_since.store(0, Ordering::Relaxed);
-            for job in jobs {
-                // A lane that is gone has no use for the answer; its successor reads the manifest.
-                let own = deliveries.by_ref().take(job.records.len()).collect();
-                drop(job.reply.send(own));
-            }
         }
     }
 
-    /// What became of each record of all jobs, in their order.
-    fn publish(&mut self, jobs: &[Job]) -> Vec<Delivery> {
-        let records: Vec<&Record> = jobs.iter().flat_map(|job| job.records.iter()).collect();
-        let may_send = || jobs.iter().all(|job| job.permit.holds());
+    fn publish(&mut self, jobs: Vec<Job>) {
+        let batches: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.records)).collect();
+        let records: Vec<&Record> = batches.iter().flat_map(|records| records.iter()).collect();
         let mut batch = BatchState::new(records.len());
+        let unanswered = Unanswered::new(jobs);
+        let may_send = || unanswered.may_send();
         while may_send() {
             let Some(mut producer) = self.producer(records.len()) else {
-                let remaining = jobs.iter().map(|job| job.permit.remaining()).min().unwrap_or_default();
-                std::thread::sleep(CREATE_RETRY.min(remaining));
+                std::thread::sleep(CREATE_RETRY.min(unanswered.remaining()));
                 continue;
             };
-            match pass(&mut producer, &records, &mut batch, &may_send, self.settings.publish_timeout) {
+            let ended = pass(
+                &mut producer,
+                &records,
+                &mut batch,
+                &may_send,
+                &|batch| unanswered.answer(batch, false),
+                self.settings.publish_timeout,
+            );
+            match ended {
                 Pass::Done => {
                     self.producer = Some(producer);
-                    return batch.into_deliveries();
+                    break;
                 }
                 // The next producer begins with the first record that is not acknowledged.
                 Pass::Again(reason) => tracing::warn!(reason, lane = self.settings.name, "the producer is replaced"),
-                Pass::Interrupted => return batch.into_deliveries(),
+                Pass::Interrupted => break,
             }
         }
-        batch.into_deliveries()
+        unanswered.answer(&batch, true);
     }
 
     fn producer(&mut self, records: usize) -> Option<Producer> {
@@ -174,6 +209,41 @@ impl Worker {
                 self.brokers_up.store(false, Ordering::Relaxed);
                 tracing::error!(error = %error, "the Kafka client cannot be created");
                 None
+            }
+        }
+    }
+}
+
+/// The jobs of one walk whose lanes have no answer yet, each with the place of its records among all of them.
+struct Unanswered(RefCell<Vec<(Range<usize>, Job)>>);
+
+impl Unanswered {
+    fn new(jobs: Vec<Job>) -> Self {
+        let mut end = 0;
+        let placed = jobs.into_iter().map(|job| {
+            let start = end;
+            end += job.records.len();
+            (start..end, job)
+        });
+        Self(RefCell::new(placed.collect()))
+    }
+
+    fn may_send(&self) -> bool {
+        self.0.borrow().iter().all(|(_, job)| job.permit.holds())
+    }
+
+    fn remaining(&self) -> Duration {
+        self.0.borrow().iter().map(|(_, job)| job.permit.remaining()).min().unwrap_or_default()
+    }
+
+    /// Answers those whose records all have their outcome, so that nobody waits for the partitions of others; `all` at the end.
+    fn answer(&self, batch: &BatchState, all: bool) {
+        let mut jobs = self.0.borrow_mut();
+        for place in (0..jobs.len()).rev() {
+            if all || batch.is_decided(&jobs[place].0) {
+                let (range, job) = jobs.swap_remove(place);
+                // A lane that is gone has no use for the answer; its successor reads the manifest.
+                drop(job.reply.send(batch.deliveries(&range)));
             }
         }
     }
@@ -199,6 +269,7 @@ fn pass(
     records: &[&Record],
     batch: &mut BatchState,
     may_send: &dyn Fn() -> bool,
+    progress: &dyn Fn(&BatchState),
     timeout: Duration,
 ) -> Pass {
     let mut refused_keys: HashSet<&str> = records
@@ -238,7 +309,7 @@ fn pass(
         let alone = (state == State::Suspect).then_some(index);
         if alone.is_some() {
             // Everything before it first, so that the refusal, if there is one, is its own.
-            if let Some(end) = drain(producer, batch, may_send, timeout, None) {
+            if let Some(end) = drain(producer, batch, may_send, progress, timeout, None) {
                 return end;
             }
         }
@@ -251,7 +322,7 @@ fn pass(
             Err(HandOver::Ended(end)) => return end,
         }
         if alone.is_some() {
-            let ended = drain(producer, batch, may_send, timeout, alone);
+            let ended = drain(producer, batch, may_send, progress, timeout, alone);
             if matches!(batch.states[index], State::Refused { .. }) {
                 refused_keys.extend(record.key.as_deref());
             }
@@ -265,7 +336,7 @@ fn pass(
             }
         }
     }
-    if let Some(end) = drain(producer, batch, may_send, timeout, None) {
+    if let Some(end) = drain(producer, batch, may_send, progress, timeout, None) {
         return end;
     }
     if batch.any(State::Suspect) {
@@ -275,4 +346,71 @@ fn pass(
         return Pass::Again("records were given up by the client");
     }
     Pass::Done
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::super::client_config;
+    use super::*;
+    use crate::broker::Headers;
+    use crate::config::KafkaConfig;
+
+    fn records(topic: &str) -> Arc<Vec<Record>> {
+        let record = Record {
+            topic: topic.to_owned(),
+            key: Some("k".to_owned()),
+            value: Some(b"{}".to_vec()),
+            headers: Headers::default(),
+            timestamp_ms: 0,
+        };
+        Arc::new(vec![record])
+    }
+
+    fn permit() -> Permit {
+        Permit::new(monotonic() + Duration::from_secs(600))
+    }
+
+    fn is_acked(deliveries: &[Delivery]) -> bool {
+        matches!(deliveries, [Delivery::Acked { .. }])
+    }
+
+    /// One topic of two has no leader: whose batch is for the other one goes on, whether it was sent with that batch or comes later.
+    #[tokio::test]
+    async fn a_partition_without_a_leader_is_waited_for_by_those_alone_who_have_something_for_it() {
+        let cluster = MockCluster::new(1).expect("a cluster in this process");
+        cluster.create_topic("offline", 1, 1).expect("a topic");
+        cluster.create_topic("online", 1, 1).expect("a topic");
+        cluster.partition_leader("offline", 0, None).expect("no leader");
+        let settings = KafkaConfig { bootstrap_servers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
+        let publisher = Publisher::start(PublisherSettings {
+            client: client_config::producer(&settings, "test", 1_000_000),
+            publish_timeout: Duration::from_secs(600),
+            name: "test".to_owned(),
+        })
+        .expect("a thread");
+        let limit = Duration::from_secs(60);
+
+        let mut stuck = Box::pin(publisher.publish(records("offline"), permit(), 2));
+        let with_it = publisher.publish(records("online"), permit(), 2);
+        let deliveries = tokio::select! {
+            deliveries = tokio::time::timeout(limit, with_it) => deliveries.expect("it is answered"),
+            early = &mut stuck => panic!("there is no leader: {early:?}"),
+        };
+        assert!(is_acked(&deliveries), "{deliveries:?}");
+
+        let patience = Duration::from_millis(20);
+        let later = publisher.publish_within(patience, records("online"), permit(), 1).await;
+        assert_eq!(later, None, "it is behind the one that is stuck");
+        assert!(publisher.busy() >= patience);
+
+        cluster.partition_leader("offline", 0, Some(1)).expect("a leader");
+        let deliveries = tokio::time::timeout(limit, stuck).await.expect("it is answered");
+        assert!(is_acked(&deliveries), "{deliveries:?}");
+        // What was taken back is not sent.
+        let last = tokio::time::timeout(limit, publisher.publish(records("online"), permit(), 1)).await;
+        let last = last.expect("it is answered");
+        assert!(matches!(last[..], [Delivery::Acked { offset: 1, .. }]), "{last:?}");
+    }
 }

@@ -378,7 +378,7 @@ impl Worker {
         permit: &Permit,
         alone: Option<usize>,
     ) -> Result<(), String> {
-        if drain(producer, batch, &|| permit.holds(), self.settings.publish_timeout, alone).is_some() {
+        if drain(producer, batch, &|| permit.holds(), &|_| {}, self.settings.publish_timeout, alone).is_some() {
             return Err("records were not acknowledged in time".to_owned());
         }
         if batch.failures == 0 { Ok(()) } else { Err("records were not acknowledged".to_owned()) }

@@ -355,9 +355,7 @@ impl Lane {
         let started = monotonic();
         let deliveries = match &self.sender {
             Sender::AtLeastOnce(own) => {
-                let (publisher, company) = self.publisher(own);
-                let publishing = publisher.publish(Arc::clone(&records), self.permit.clone(), company);
-                let deliveries = self.watched(publishing, || publisher.brokers_up()).await;
+                let deliveries = self.watched(self.publish_outside(own, &records), || self.brokers_up()).await;
                 // Everything is acknowledged and nothing is settled: a test may crash here.
                 drop(failpoint::reach(Point::CommitAfter));
                 deliveries
@@ -385,20 +383,30 @@ impl Lane {
         (settlement, unsent)
     }
 
-    /// Who sends the batch in hand, and with how many that were claimed with it. Every batch is acknowledged before the next one, so who
-    /// sends it changes no order.
-    fn publisher<'a>(&'a self, own: &'a Publisher) -> (&'a Publisher, usize) {
-        // A partition without a leader is for those to wait for who have something for it.
-        let shared = self.shared.together.publisher().filter(|shared| shared.busy() < STUCK);
-        match (shared, &self.in_flight) {
-            (Some(shared), Some(in_flight)) => (shared, in_flight.company),
-            (Some(_) | None, _) => (own, 1),
+    /// Publishes without a transaction: with those of other lanes what was claimed with them, alone the rest. Every batch is acknowledged before
+    /// the next one, so who sends it changes no order.
+    async fn publish_outside(&self, own: &Publisher, records: &Arc<Vec<Record>>) -> Vec<Delivery> {
+        if let (Some(shared), Some(in_flight)) = (self.shared_publisher(), &self.in_flight) {
+            let records = Arc::clone(records);
+            let published = shared.publish_within(STUCK, records, self.permit.clone(), in_flight.company).await;
+            if let Some(deliveries) = published {
+                return deliveries;
+            }
         }
+        own.publish(Arc::clone(records), self.permit.clone(), 1).await
+    }
+
+    /// Unless it is stuck: a partition without a leader is for those to wait for who have something for it.
+    fn shared_publisher(&self) -> Option<&Publisher> {
+        self.shared.together.publisher().filter(|shared| shared.busy() < STUCK)
     }
 
     fn brokers_up(&self) -> bool {
         match &self.sender {
-            Sender::AtLeastOnce(own) => self.publisher(own).0.brokers_up(),
+            Sender::AtLeastOnce(own) => {
+                let shared = self.shared_publisher().filter(|_| self.in_flight.is_some());
+                shared.unwrap_or(own).brokers_up()
+            }
             Sender::ExactlyOnce(transactions) => transactions.brokers_up(),
         }
     }
