@@ -221,9 +221,11 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     pauses::look(&lanes, &parts.admin_pool).await;
     // They end with the stop, or with the owner when it fails.
     let helpers = stop.child_token();
+    // Lanes still take steps after the stop.
+    let after_lanes = CancellationToken::new();
     let background = async {
         tokio::join!(
-            together::run(&lanes, steps, helpers.clone()),
+            together::run(&lanes, steps, after_lanes.clone()),
             wakeup::run(&lanes, settings.poll_min, settings.poll_max, helpers.clone()),
             horizon::run(Arc::clone(&lanes), Barrier::new(parts.lease_pool), helpers.clone()),
             gauges::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
@@ -242,6 +244,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     let main = async {
         let ended = owner.run(stop.clone()).await;
         helpers.cancel();
+        after_lanes.cancel();
         ended
     };
     let (ended, _) = tokio::join!(main, background);
