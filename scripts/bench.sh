@@ -371,7 +371,7 @@ run_fold() {
     results=$counted
     sql -c 'truncate event_handled, product_metrics'
     measure fold consumer --note "payload=$payload" --note "keys=$keys" --group "$topic" --rows "$rows" --within "$within" -- \
-      "$binary" run --only consumer --set "consumer.group=$topic" --set "consumer.topics=[\"$topic\"]"
+      "$binary" run --only consumer --set "consumer.group=$topic" --set "consumer.topics=$topic"
   }
   in_turns one "$rows"
 }
