@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::Result;
-use crate::process::{Subject, limited, round, shown};
+use crate::process::{Subject, limited, round};
 use crate::servers::{Reader, appended_at, connect};
 
 const PENDING: &str = include_str!("sql/pending.sql");
@@ -78,16 +78,7 @@ async fn measure(options: &Options) -> Result<()> {
     }
     let rate = records as f64 / seconds.max(0.001);
     let cpu = used.per_million(before, options.rows);
-    println!(
-        "{:<14} {:>10.0} {:>12} {:>12} {:>12} {:>10.0} {:>8}",
-        options.subject.contender,
-        rate,
-        shown(&cpu["contender"]),
-        shown(&cpu["postgres"]),
-        shown(&cpu["kafka"]),
-        peak,
-        records - options.rows
-    );
+    options.subject.show(rate, &cpu, peak, records - options.rows);
     options.subject.record(json!({
         "rows": options.rows,
         "rate": rate.round(),

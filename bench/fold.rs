@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::Result;
-use crate::process::{Subject, limited, round, shown};
+use crate::process::{Subject, limited, round};
 use crate::servers::connect;
 
 const FOLDED: &str = include_str!("sql/folded.sql");
@@ -54,16 +54,7 @@ async fn measure(options: &Options) -> Result<()> {
     contender.end().await?;
     let rate = (folded - at_first) as f64 / seconds.max(0.001);
     let cpu = used.per_million(before, options.rows);
-    println!(
-        "{:<14} {:>10.0} {:>12} {:>12} {:>12} {:>10.0} {:>8}",
-        options.subject.contender,
-        rate,
-        shown(&cpu["contender"]),
-        shown(&cpu["postgres"]),
-        shown(&cpu["kafka"]),
-        peak,
-        0
-    );
+    options.subject.show(rate, &cpu, peak, 0);
     options.subject.record(json!({
         "rows": options.rows,
         "rate": rate.round(),

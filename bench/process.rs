@@ -116,7 +116,16 @@ impl Subject {
         }
     }
 
-    /// Appends the outcome, with the names and notes of this subject, and prints it.
+    /// One line on the terminal, of who moved records.
+    pub fn show(&self, rate: f64, cpu: &Value, peak_mb: f64, repeats: u64) {
+        let [contender, postgres, kafka] = ["contender", "postgres", "kafka"].map(|name| shown(&cpu[name]));
+        println!(
+            "{:<14} {rate:>10.0} {contender:>12} {postgres:>12} {kafka:>12} {peak_mb:>10.0} {repeats:>8}",
+            self.contender
+        );
+    }
+
+    /// Appends the outcome, with the names and notes of this subject.
     pub fn record(&self, mut outcome: Value) -> Result<()> {
         outcome["scenario"] = json!(self.scenario);
         outcome["contender"] = json!(self.contender);

@@ -37,7 +37,7 @@ pub(super) async fn rows(
     any_again: bool,
     ahead: Option<&[i64]>,
 ) -> Result<Found, OutboxError> {
-    let (low_id, ceiling) = range;
+    let (_, ceiling) = range;
     let Limits { bytes, record_bytes, .. } = claim.limits;
     let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
     let mut found = Found::default();
@@ -69,22 +69,12 @@ pub(super) async fn rows(
             return Ok(found);
         }
     }
-    let again = found.rows.len();
-    let params: [&(dyn ToSql + Sync); 5] = [&shard, &low_id, &most_rows, &record_bytes, &ceiling];
-    match ahead {
-        None => found.read(tx, sql::CLAIM, &params, bytes).await?,
-        Some(ahead) => {
-            let last = ahead.last().copied().unwrap_or(0);
-            let mut params = params.to_vec();
-            params.extend([&ahead as &(dyn ToSql + Sync), &last]);
-            found.read(tx, sql::CLAIM_WATERMARK, &params, bytes).await?;
-        }
+    let rest = Waiting { shard, range, rows: most_rows, bytes: bytes - found.bytes, ahead };
+    for rest in waiting(tx, record_bytes, &[rest]).await? {
+        found.rows.extend(rest.rows);
+        found.bytes += rest.bytes;
+        (found.covered, found.full) = (rest.covered, rest.full);
     }
-    found.full |= (found.rows.len() - again) as i64 >= most_rows;
-    found.covered = match found.rows.last() {
-        Some(last) if found.full => Some(last.try_get(0)?),
-        Some(_) | None => Some(ceiling),
-    };
     Ok(found)
 }
 
@@ -94,21 +84,33 @@ fn most_rows(limits: Limits) -> i64 {
     i64::try_from(fitting.min(u64::from(limits.rows.get()))).unwrap_or(i64::MAX)
 }
 
-/// What one shard claims beside others, all that waits: from the first id of `range` to the last.
-pub(super) struct Beside<'a> {
-    pub(super) shard: ShardId,
-    pub(super) range: (i64, i64),
-    pub(super) limits: Limits,
-    pub(super) ahead: Option<&'a [i64]>,
+/// What a shard may claim of what waits, from the first id of `range` to the last.
+pub(super) struct Waiting<'a> {
+    shard: ShardId,
+    range: (i64, i64),
+    rows: i64,
+    bytes: u64,
+    ahead: Option<&'a [i64]>,
 }
 
-/// The same for several shards in one statement. All keep their progress in the same way.
-pub(super) async fn rows_together(tx: &Transaction<'_>, claims: &[Beside<'_>]) -> Result<Vec<Found>, OutboxError> {
+impl<'a> Waiting<'a> {
+    /// Nothing waits again.
+    pub(super) fn plain(shard: ShardId, range: (i64, i64), limits: Limits, ahead: Option<&'a [i64]>) -> Self {
+        Self { shard, range, rows: most_rows(limits), bytes: limits.bytes, ahead }
+    }
+}
+
+/// Reads what waits in some shards, in one statement; the answers are in their order. All keep their progress in the same way, and `record_bytes`
+/// is the most of one row. What one leaves of its rows and bytes another may have.
+pub(super) async fn waiting(
+    tx: &Transaction<'_>,
+    record_bytes: i64,
+    claims: &[Waiting<'_>],
+) -> Result<Vec<Found>, OutboxError> {
     let mut found: Vec<Found> = claims.iter().map(|_| Found::default()).collect();
     let Some(first) = claims.first() else { return Ok(found) };
-    let record_bytes = i64::try_from(first.limits.record_bytes).unwrap_or(i64::MAX);
-    let most_rows = claims.iter().map(|claim| most_rows(claim.limits)).max().unwrap_or(0);
-    let most_bytes: u64 = claims.iter().map(|claim| claim.limits.bytes).sum();
+    let most_rows = claims.iter().map(|claim| claim.rows).max().unwrap_or(0);
+    let most_bytes: u64 = claims.iter().map(|claim| claim.bytes).sum();
     let shards: Vec<_> = claims.iter().map(|claim| claim.shard).collect();
     let (low_ids, ceilings): (Vec<i64>, Vec<i64>) = claims.iter().map(|claim| claim.range).unzip();
     let params: [&(dyn ToSql + Sync); 5] = [&shards, &low_ids, &most_rows, &record_bytes, &ceilings];
@@ -118,12 +120,12 @@ pub(super) async fn rows_together(tx: &Transaction<'_>, claims: &[Beside<'_>]) -
         let last = ahead.iter().max().copied().unwrap_or(0);
         let mut params = params.to_vec();
         params.extend([&ahead as &(dyn ToSql + Sync), &last]);
-        all.read(tx, sql::CLAIM_WATERMARK_TOGETHER, &params, most_bytes).await?;
+        all.read(tx, sql::CLAIM_WATERMARK, &params, most_bytes).await?;
     } else {
-        all.read(tx, sql::CLAIM_TOGETHER, &params, most_bytes).await?;
+        all.read(tx, sql::CLAIM, &params, most_bytes).await?;
     }
     for row in all.rows {
-        let shard: ShardId = row.try_get("shard")?;
+        let shard = rows::shard(&row)?;
         let Some(place) = shards.iter().position(|own| *own == shard) else { continue };
         found[place].bytes += rows::bytes(&row)?;
         found[place].rows.push(row);

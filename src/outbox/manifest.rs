@@ -17,21 +17,8 @@ pub(super) struct Manifest {
     pub(super) watermark: Watermark,
 }
 
-/// `lease` in seconds. Errors: fenced.
-pub(super) async fn write(tx: &Transaction<'_>, manifest: &Manifest, lease: f64) -> Result<(), OutboxError> {
-    let Manifest { fence, seq, ids, low_id, marked, watermark } = manifest;
-    let Fence { shard, owner, epoch } = fence;
-    let (done_id, ahead_ids) = (watermark.done_id(), watermark.ahead());
-    let params: [&(dyn ToSql + Sync); 10] =
-        [shard, owner, epoch, seq, ids, low_id, &lease, marked, &done_id, &ahead_ids];
-    match tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await? {
-        0 => Err(OutboxError::Fenced(*fence)),
-        _ => Ok(()),
-    }
-}
-
-/// The same for several shards of one owner. Errors: one of them is fenced.
-pub(super) async fn write_all(tx: &Transaction<'_>, manifests: &[Manifest], lease: f64) -> Result<(), OutboxError> {
+/// Writes the rows of shards of one owner. `lease` in seconds. Errors: one of them is fenced.
+pub(super) async fn write(tx: &Transaction<'_>, manifests: &[Manifest], lease: f64) -> Result<(), OutboxError> {
     let Some(Manifest { fence, .. }) = manifests.first() else { return Ok(()) };
     let of = |value: fn(&Manifest) -> i64| manifests.iter().map(value).collect::<Vec<_>>();
     let shards: Vec<_> = manifests.iter().map(|manifest| manifest.fence.shard).collect();
@@ -47,6 +34,6 @@ pub(super) async fn write_all(tx: &Transaction<'_>, manifests: &[Manifest], leas
     let (low_ids, done_ids) = (of(|manifest| manifest.low_id), of(|manifest| manifest.watermark.done_id()));
     let params: [&(dyn ToSql + Sync); 12] =
         [&fence.owner, &lease, &shards, &epochs, &seqs, &low_ids, &marked, &done_ids, &ids_to, &ahead_to, &ids, &ahead];
-    let written = tx.execute(&tx.prepare_cached(sql::WRITE_MANIFESTS).await?, &params).await?;
+    let written = tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await?;
     if written == manifests.len() as u64 { Ok(()) } else { Err(OutboxError::Fenced(*fence)) }
 }

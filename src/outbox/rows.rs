@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
-use crate::event::{OutboxEvent, Payload};
+use crate::event::{OutboxEvent, Payload, ShardId};
 
 type Error = tokio_postgres::Error;
 
@@ -27,6 +27,11 @@ impl<'a> FromSql<'a> for JsonText<'a> {
 /// How much a row takes. Of one that is larger than a record may be, the large columns were not read.
 pub(super) fn bytes(row: &Row) -> Result<u64, Error> {
     Ok(u64::try_from(row.try_get::<_, i64>(8)?).unwrap_or(0))
+}
+
+/// The shard of a row of `claim.sql`.
+pub(super) fn shard(row: &Row) -> Result<ShardId, Error> {
+    row.try_get(21)
 }
 
 /// The columns stand in the order of `claim.sql` and `claim_manifest.sql`; by number, since a look-up by name compares

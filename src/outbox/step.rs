@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::claim::Found;
+use super::claim::{Found, Waiting};
 use super::manifest::Manifest;
 use super::sort::{Verdict, sort_out};
 use super::statements as sql;
@@ -109,9 +109,7 @@ impl PgOutbox {
             connection.done();
             return Ok(step);
         }
-        if let Some(manifest) = &manifest {
-            manifest::write(&tx, manifest, self.lease.as_secs_f64()).await?;
-        }
+        manifest::write(&tx, manifest.as_slice(), self.lease.as_secs_f64()).await?;
         failpoint::reach(Point::StepBeforeCommit).map_err(DbError::of_a_test)?;
         tx.commit().await?;
         connection.done();
@@ -194,19 +192,17 @@ impl PgOutbox {
             None => Ok(None),
         }))
         .await?;
-        let plain: Vec<_> = open
+        let plain: Vec<_> = open.iter().flatten().flatten().filter(|open| open.is_plain()).collect();
+        let waiting: Vec<_> = plain
             .iter()
-            .flatten()
-            .flatten()
-            .filter(|open| open.is_plain())
-            .map(|open| claim::Beside {
-                shard: open.fence.shard,
-                range: (open.low_id, open.ceiling()),
-                limits: open.claim.limits,
-                ahead: (self.finish == Finish::Watermark).then(|| open.watermark.ahead()),
+            .map(|open| {
+                let ahead = (self.finish == Finish::Watermark).then(|| open.watermark.ahead());
+                Waiting::plain(open.fence.shard, open.range(), open.claim.limits, ahead)
             })
             .collect();
-        let mut plain = claim::rows_together(tx, &plain).await?.into_iter();
+        let record_bytes = plain.first().map_or(0, |open| open.claim.limits.record_bytes);
+        let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
+        let mut plain = claim::waiting(tx, record_bytes, &waiting).await?.into_iter();
         let found: Vec<_> = open
             .iter()
             .map(|open| match open {
@@ -235,7 +231,7 @@ impl PgOutbox {
                 })
             }));
         }
-        manifest::write_all(tx, &manifests, self.lease.as_secs_f64()).await?;
+        manifest::write(tx, &manifests, self.lease.as_secs_f64()).await?;
         // Whose they were is not known; somebody has to say it.
         if let Some(first) = steps.iter_mut().flatten().flatten().next() {
             first.missing = missing;
@@ -288,8 +284,7 @@ impl PgOutbox {
 
     async fn claim(&self, tx: &Transaction<'_>, open: &Open<'_>) -> Result<Found, OutboxError> {
         let ahead = (self.finish == Finish::Watermark).then(|| open.watermark.ahead());
-        let range = (open.low_id, open.ceiling());
-        claim::rows(tx, open.fence.shard, range, open.claim, open.any_again, ahead).await
+        claim::rows(tx, open.fence.shard, open.range(), open.claim, open.any_again, ahead).await
     }
 
     /// What is written after the claim, and what is to be written of the shard itself. Of a step that is postponed all is to be rolled back.
@@ -373,9 +368,9 @@ struct Open<'a> {
 }
 
 impl Open<'_> {
-    /// The highest id to claim.
-    fn ceiling(&self) -> i64 {
-        if self.claim.strict { self.horizon } else { i64::MAX }
+    /// Where the claim begins, and the highest id to claim.
+    fn range(&self) -> (i64, i64) {
+        (self.low_id, if self.claim.strict { self.horizon } else { i64::MAX })
     }
 
     /// Nothing is claimed but what waits above `low_id`.

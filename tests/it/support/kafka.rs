@@ -9,7 +9,9 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{parts::parts, unique, wait_until};
@@ -191,11 +193,23 @@ impl Topic {
         let metadata = consumer.fetch_metadata(Some(&self.name), PATIENCE).expect("metadata");
         let topic = metadata.topics().first().expect("the topic that was asked for");
         assert!(topic.error().is_none(), "topic {}: {:?}", self.name, topic.error());
-        let ends = topic.partitions().iter().map(|partition| {
-            let range = consumer.fetch_watermarks(&self.name, partition.id(), PATIENCE).expect("watermarks");
-            (partition.id(), range)
-        });
+        let ends = topic.partitions().iter().map(|partition| (partition.id(), self.range(consumer, partition.id())));
         ends.collect()
+    }
+
+    /// First and next offset of a partition. One that was created a moment ago may not have a leader that knows of it.
+    fn range(&self, consumer: &BaseConsumer, partition: i32) -> (i64, i64) {
+        let begin = std::time::Instant::now();
+        loop {
+            match consumer.fetch_watermarks(&self.name, partition, PATIENCE) {
+                Ok(range) => return range,
+                Err(error) if begin.elapsed() > PATIENCE => panic!("partition {partition} of {}: {error}", self.name),
+                Err(KafkaError::MetadataFetch(
+                    RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable,
+                )) => drop(consumer.poll(Duration::from_millis(50))),
+                Err(error) => panic!("partition {partition} of {}: {error}", self.name),
+            }
+        }
     }
 
     fn read_blocking(&self, isolation: Isolation) -> Vec<Record> {
