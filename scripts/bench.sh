@@ -11,7 +11,7 @@
 #   growing    a table with a million and with ten million published rows
 #   fold       the consumer: records to product_metrics
 # Settings: ROWS=1000000 PAYLOAD=300 (bytes) KEYS=1000 ROUNDS=3 RATES="5000 20000" SECONDS_EACH=30 WARMUP=15 WITHIN=900 (seconds for one
-# run) PUBLISHED (rows behind the horizon, 2000000) GROWN="0 1000000 10000000" CONTENDERS (those of drain, payload, latency and idle to run),
+# run) PUBLISHED (rows behind the horizon, 2000000) GROWN="0 1000000 10000000" CONTENDERS (those to run),
 # BINARY and RIG (other programs than those of `make bench-build`).
 # Prints a line for each run; each scenario replaces its part of target/bench/results.jsonl, which `make bench-report` makes tables of.
 # Owns target/bench; stops only what it started.
@@ -26,7 +26,7 @@ rig=${RIG:-$target/release/outbox-bench}
 out=$target/bench
 parts=$out/parts
 scenarios=(drain payload latency idle instances keys horizon growing fold)
-all_contenders='relay-alo relay-eos watermark-alo watermark-eos polling-loop produce claim-and-mark debezium'
+all_contenders='relay-alo relay-eos watermark-alo watermark-eos polling-loop produce claim-and-mark debezium consumer'
 chosen=${CONTENDERS:-$all_contenders}
 
 (($#)) || { echo "usage: bench.sh SCENARIO...   (${scenarios[*]})" >&2; exit 2; }
@@ -299,34 +299,37 @@ run_idle() {
   done
 }
 
-# Of the relay alone, in turns: each call of `one` is one run.
-in_turns() { # in_turns FUNCTION VALUE...
-  local round value
+# Of the relay alone, in turns: each call of FUNCTION is one run.
+in_turns() { # in_turns CONTENDERS FUNCTION VALUE...: FUNCTION gets one of each
+  local round value contender
   drain_heading
   warm_up
   for ((round = 1; round <= rounds; round++)); do
-    for value in "${@:2}"; do
-      echo "$scenario: $value"
-      "$1" "$value"
-      drop_topic
+    for value in "${@:3}"; do
+      for contender in $1; do
+        wants "$contender" || continue
+        echo "$scenario: $value"
+        "$2" "$contender" "$value"
+        drop_topic
+      done
     done
   done
 }
 
 run_instances() {
-  one() { empty; drain relay-alo --instances "$1"; }
-  in_turns one 1 2 4
+  one() { empty; drain "$1" --instances "$2"; }
+  in_turns relay-alo one 1 2 4
 }
 
 run_keys() {
   one() {
-    local keys=$1
+    local keys=$2
     empty
-    drain relay-alo
+    drain "$1"
     # The records of one key go to one partition.
-    ((keys > 1)) || produce_again
+    [[ $1:$keys != relay-alo:1 ]] || produce_again
   }
-  in_turns one 1 1000 1000000
+  in_turns 'relay-alo watermark-alo' one 1 1000 1000000
 }
 
 unpin() { sql -c "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'bench-pin'" >/dev/null; }
@@ -337,29 +340,29 @@ run_horizon() {
   one() {
     local behind=${PUBLISHED:-2000000}
     empty
-    if [[ $1 == yes ]]; then
+    if [[ $2 == yes ]]; then
       PGAPPNAME=bench-pin sql -c 'begin isolation level repeatable read' -c 'select pg_current_xact_id()' -c 'select pg_sleep(86400)' >/dev/null 2>&1 7>&- &
       wait_for 10 pinned || die 'the transaction that pins the horizon did not begin'
     fi
     local counted=$results
     results=$parts/behind.jsonl
-    rows=$behind drain relay-alo
+    rows=$behind drain "$1"
     drop_topic
     results=$counted
-    drain relay-alo --note "published=$behind" --note "pinned=$1"
-    [[ $1 == no ]] || unpin
+    drain "$1" --note "published=$behind" --note "pinned=$2"
+    [[ $2 == no ]] || unpin
   }
-  in_turns one no yes
+  in_turns 'relay-alo watermark-alo' one no yes
 }
 
 run_growing() {
   one() {
     empty
-    (($1 == 0)) || published "$1"
-    drain relay-alo --note "published=$1"
+    (($2 == 0)) || published "$2"
+    drain "$1" --note "published=$2"
   }
   # shellcheck disable=SC2086 # a list of numbers
-  in_turns one ${GROWN:-0 1000000 10000000}
+  in_turns relay-alo one ${GROWN:-0 1000000 10000000}
 }
 
 run_fold() {
@@ -373,7 +376,7 @@ run_fold() {
     measure fold consumer --note "payload=$payload" --note "keys=$keys" --group "$topic" --rows "$rows" --within "$within" -- \
       "$binary" run --only consumer --set "consumer.group=$topic" --set "consumer.topics=$topic"
   }
-  in_turns one "$rows"
+  in_turns consumer one "$rows"
 }
 
 PAYLOAD_BYTES=$payload
