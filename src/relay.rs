@@ -8,11 +8,11 @@ pub mod progress;
 pub mod routing;
 pub mod takeover;
 
-mod gauges;
 mod horizon;
 mod lane;
 mod ownership;
 mod pauses;
+mod survey;
 mod together;
 mod upkeep;
 mod wakeup;
@@ -51,9 +51,9 @@ pub struct Parts {
     pub settings: RelayConfig,
     pub outbox: PgOutbox,
     pub leases: Leases,
-    /// Of the lease role, for the barrier and the sweep.
+    /// Of the lease role, for the barrier.
     pub lease_pool: Pool,
-    /// Of the admin role, for the gauges, pauses and upkeep.
+    /// Of the admin role, for the survey, pauses and upkeep.
     pub admin_pool: Pool,
     pub reprocess: ReprocessConfig,
     pub catalog: TopicCatalog,
@@ -228,7 +228,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
             together::run(&lanes, steps, after_lanes.clone()),
             wakeup::run(&lanes, settings.poll_min, settings.poll_max, helpers.clone()),
             horizon::run(Arc::clone(&lanes), Barrier::new(parts.lease_pool), helpers.clone()),
-            gauges::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
+            survey::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
             pauses::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
             upkeep::run(Arc::clone(&lanes), parts.admin_pool, parts.reprocess, helpers.clone()),
             watch_kafka(Arc::clone(&lanes), helpers.clone()),

@@ -102,14 +102,15 @@ impl Barrier {
         connection.done();
         Ok(Reached { id: self.horizon.reached(), server })
     }
+}
 
-    /// Looks below `low_id` of the owned shards, where nothing must wait. Returns what it found and put right.
-    pub async fn sweep(&self, shards: &[ShardId], owner: Uuid) -> Result<Vec<(ShardId, i64)>, DbError> {
-        let connection = self.pool.get().await?;
-        let rows = connection.query(sql::SWEEP, &[&shards, &owner]).await?;
-        connection.done();
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-    }
+/// Looks below `low_id` of the owned shards, where nothing must wait. Returns what it found and put right. It reads what is left in the index
+/// of the PENDING rows there: nothing, unless an open transaction keeps dead rows from being removed.
+pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(ShardId, i64)>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(sql::SWEEP, &[&shards, &owner]).await?;
+    connection.done();
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 async fn open_writers(connection: &crate::db::Connection) -> Result<HashSet<String>, DbError> {

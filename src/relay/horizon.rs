@@ -1,5 +1,5 @@
-//! The loop that keeps the scan bound honest: the barrier every second, the sweep every half minute. In strict order, and where progress is
-//! kept as a watermark, events wait for the barrier or are noted until it comes, so there it is more often.
+//! The loop that keeps the scan bound honest: it looks at the lock barrier every second. In strict order, and where progress is kept as a
+//! watermark, events wait for the barrier or are noted until it comes, so there it is more often.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Lanes;
-use crate::clock::monotonic;
 use crate::config::{Ordering, Tracking};
 use crate::outbox::barrier::Barrier;
 
@@ -16,10 +15,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const STRICT_PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// While ids are drawn and the horizon is where the watermark ends: what is published ahead of it is written with every batch.
 const BUSY_PROBE_INTERVAL: Duration = Duration::from_millis(50);
-const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: CancellationToken) {
-    let mut swept = monotonic();
     // The first look is at once.
     let mut interval = Duration::ZERO;
     while !stop.is_cancelled() {
@@ -42,23 +39,6 @@ pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: Cancellat
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "the lock barrier could not be read; the scan bound stays")
             }
-        }
-        if monotonic().saturating_sub(swept) < SWEEP_INTERVAL {
-            continue;
-        }
-        swept = monotonic();
-        match barrier.sweep(&lanes.owned_shards(), lanes.instance).await {
-            Ok(found) => {
-                for (shard, id) in found {
-                    lanes.metrics.sweep_found_below_watermark.inc();
-                    tracing::error!(
-                        shard,
-                        id,
-                        "an event waited below the scan bound; it is claimed now. Please report this"
-                    );
-                }
-            }
-            Err(error) => tracing::debug!(error = %error.chain(), "the sweep could not run"),
         }
     }
 }

@@ -1,12 +1,13 @@
 -- Rows by state, and how long the oldest has been waiting, in seconds: since it was written, or since it is due. Counts what waits exactly, so it costs time on a large
 -- backlog; the caller spaces its calls by how long they take.
+-- From low_id on: below it nothing waits, but where a transaction keeps dead rows from being removed the index has millions of entries for them.
 -- Rows that a watermark has passed, or that were published ahead of it, are PENDING and do not wait, unless they are in flight.
 select
   (select coalesce(sum(waiting.rows), 0)::bigint
     from outbox_shards s
     cross join lateral (
       select greatest(count(*) - cardinality(s.ahead_ids), 0) as rows
-      from outbox_events e where e.shard = s.shard and e.status = 'PENDING' and e.id > s.done_id
+      from outbox_events e where (e.shard, e.id) >= (s.shard, s.low_id) and e.shard <= s.shard and e.status = 'PENDING'
     ) waiting)
     + (select count(*) from outbox_again)
     + (select count(*) from outbox_shards s cross join lateral unnest(s.batch_ids) as b (id)

@@ -6,10 +6,14 @@ select topic,
   count(*) filter (where status = 'HELD') as held,
   extract(epoch from clock_timestamp() - min(greatest(created_at, available_at)) filter (where status = 'PENDING'))::float8 as oldest_age
 from (
-  -- One arm per state, so that each reads its own partial index rather than the history.
+  -- One arm per state, so that each reads its own partial index rather than the history. `offset 0` keeps the planner from joining otherwise:
+  -- with no statistics it would read the whole index, and below low_id there may be millions of entries for dead rows.
   select e.topic, e.status, e.created_at, e.available_at
   from outbox_shards s
-  join outbox_events e on e.shard = s.shard and e.status = 'PENDING' and e.id > s.done_id
+  cross join lateral (
+    select id, topic, status, created_at, available_at from outbox_events
+    where (shard, id) >= (s.shard, s.low_id) and shard <= s.shard and status = 'PENDING' offset 0
+  ) e
   where e.id not in (select unnest(ahead_ids) from outbox_shards)
   union all
   select e.topic, e.status, e.created_at, e.available_at
@@ -18,7 +22,7 @@ from (
     union
     select b.id from outbox_shards s cross join lateral unnest(s.batch_ids) as b (id) where b.id <= s.done_id
   ) a
-  join outbox_events e on e.id = a.id
+  cross join lateral (select topic, status, created_at, available_at from outbox_events where id = a.id offset 0) e
   union all
   select topic, status, created_at, available_at from outbox_events where status = 'FAILED'
   union all

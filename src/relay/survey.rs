@@ -1,0 +1,67 @@
+//! What takes looking at many rows: the gauges of what waits, and the sweep below the scan bound.
+//!
+//! Both cost time on a large backlog, and so do they when an open transaction keeps dead rows from being removed. So the pauses are
+//! a hundred times as long as the last look, and nobody waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Lanes;
+use crate::clock::monotonic;
+use crate::db::Pool;
+use crate::metrics::StateLabel;
+use crate::outbox::{backlog, barrier};
+
+const PAUSE_MIN: Duration = Duration::from_secs(5);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
+    let mut swept = monotonic();
+    let mut pause = Duration::ZERO;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let started = monotonic();
+        count(&lanes, &pool).await;
+        if started.saturating_sub(swept) >= SWEEP_INTERVAL {
+            swept = started;
+            sweep(&lanes, &pool).await;
+        }
+        pause = (monotonic().saturating_sub(started) * 100).max(PAUSE_MIN);
+    }
+}
+
+async fn count(lanes: &Lanes, pool: &Pool) {
+    if let Ok(backlog) = backlog::count(pool).await {
+        lanes.metrics.pending_events.set(backlog.pending);
+        lanes.metrics.failed_events.set(backlog.failed);
+        lanes.metrics.held_events.set(backlog.held);
+        lanes.metrics.oldest_pending_age_seconds.set(backlog.oldest_age_seconds.unwrap_or(0.0));
+    }
+    let (used, idle, max) = lanes.outbox.pool_usage();
+    for (state, count) in [("used", used), ("idle", idle), ("max", max)] {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        lanes.metrics.db_pool_connections.get_or_create(&StateLabel { state }).set(count);
+    }
+}
+
+/// Checks the scan bound: nothing may wait below it.
+async fn sweep(lanes: &Lanes, pool: &Pool) {
+    match barrier::sweep(pool, &lanes.owned_shards(), lanes.instance).await {
+        Ok(found) => {
+            for (shard, id) in found {
+                lanes.metrics.sweep_found_below_watermark.inc();
+                tracing::error!(
+                    shard,
+                    id,
+                    "an event waited below the scan bound; it is claimed now. Please report this"
+                );
+            }
+        }
+        Err(error) => tracing::debug!(error = %error.chain(), "the sweep could not run"),
+    }
+}
