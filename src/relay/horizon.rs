@@ -42,3 +42,14 @@ pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: Cancellat
         }
     }
 }
+
+/// Waits until no row up to this id can appear any more; without an id for ever. Looks `every` so often, and not at once. Cancel safe.
+pub(super) async fn until_passed(lanes: &Lanes, id: Option<i64>, every: Duration) {
+    let Some(id) = id else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(every).await;
+        if lanes.horizon().id >= id {
+            return;
+        }
+    }
+}

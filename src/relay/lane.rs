@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::takeover::Disagreement;
 use super::together::{FEW, InFlight, Request, Together};
-use super::{Lanes, Sending, wakeup};
+use super::{Lanes, Sending, horizon, wakeup};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Delivery, Record};
 use crate::clock::{Permit, monotonic, wall};
-use crate::config::Ordering;
+use crate::config::{Ordering, Tracking};
 use crate::error::Code;
 use crate::failpoint::{self, Point};
 use crate::metrics::{FailureLabels, PollLabel};
@@ -33,15 +33,15 @@ use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
 pub(super) use judge::Judge;
 
-/// How often a lane moves its `low_id`, where rows are marked. The bound saves index reads; a second of them costs nothing.
-const LOW_ID_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a lane moves its `low_id`, where rows are marked. One index read each; and where an open transaction elsewhere keeps dead rows from
+/// being removed, each claim reads again what was published since.
+const LOW_ID_INTERVAL: Duration = Duration::from_millis(200);
 /// Wait before asking again for a topic that does not exist, and after records that Kafka would not take yet.
 const KAFKA_RETRY: Duration = Duration::from_millis(500);
 /// Time between two looks whether a pause of everything is over.
 const PAUSED_LOOK: Duration = Duration::from_millis(250);
 /// Least time between two questions about topics whose events fail.
 const MISSING_RETRY: Duration = Duration::from_secs(2);
-
 /// A walk to Kafka that has lasted as long is not waited for by lanes that have nothing to do with it.
 const STUCK: Duration = Duration::from_millis(250);
 
@@ -82,6 +82,8 @@ pub(super) struct Lane {
     shared: Arc<Lanes>,
     sender: Sender,
     low_id_moved: Duration,
+    /// Where rows are marked: the highest id that was claimed, as long as `low_id` has not passed it.
+    unpassed: Option<i64>,
     /// The last claim found few events, or none: the next one is taken together with other lanes.
     few: bool,
     /// The step in hand is; so is its batch sent.
@@ -120,6 +122,7 @@ impl Lane {
             shared,
             sender,
             low_id_moved,
+            unpassed: None,
             few: false,
             together: false,
             in_flight: None,
@@ -300,6 +303,11 @@ impl Lane {
             transactions.last = step.last;
         }
         self.row_bytes = step.row_bytes.unwrap_or(self.row_bytes);
+        if let (Some(batch), Tracking::Rows) = (&step.batch, self.shared.tracking) {
+            self.unpassed = self.unpassed.max(batch.events.last().map(|event| event.id));
+        } else if move_low_id {
+            self.unpassed = self.unpassed.filter(|last| *last > claim.horizon.id);
+        }
         (self.unknown_topics, self.awaits_topic) = (judge.unknown, judge.awaited);
         self.missing_topics.extend(judge.missing);
         let result = match (&step.batch, step.full) {
@@ -310,8 +318,7 @@ impl Lane {
         let took = monotonic().saturating_sub(started);
         self.shared.metrics.poll_duration.get_or_create(&PollLabel { result }).observe(took.as_secs_f64());
         let few = |batch: &Batch<Record>| batch.events.len() <= FEW as usize;
-        let company = self.shared.together.publisher().is_some();
-        self.few = company && !step.full && step.batch.as_ref().is_none_or(few);
+        self.few = !step.full && step.batch.as_ref().is_none_or(few) && self.shared.together.publisher().is_some();
         Ok(step)
     }
 
@@ -526,7 +533,14 @@ impl Lane {
             }
             return;
         }
-        let waiting = wakeup::wait(&self.shared.wakeup, self.fence.shard, stop);
+        // An idle lane moves `low_id` once more: everybody looks for work from there on, and would read dead rows that nobody can remove again and again.
+        let (shared, shard, unpassed) = (Arc::clone(&self.shared), self.fence.shard, self.unpassed);
+        let waiting = async {
+            tokio::select! {
+                () = wakeup::wait(&shared.wakeup, shard, stop) => {}
+                () = horizon::until_passed(&shared, unpassed, LOW_ID_INTERVAL) => {}
+            }
+        };
         match &mut self.sender {
             Sender::AtLeastOnce(_) => waiting.await,
             Sender::ExactlyOnce(transactions) => {

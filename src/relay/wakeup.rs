@@ -33,16 +33,28 @@ impl Wakeup {
     }
 }
 
+/// A lane that waits is in the list as long as it does, however its wait ends.
+struct Idle<'a> {
+    wakeup: &'a Wakeup,
+    shard: ShardId,
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.wakeup.idle().remove(&self.shard);
+    }
+}
+
 /// Waits until the shard has something to do, or `stop`. Cancel safe.
 pub(super) async fn wait(wakeup: &Wakeup, shard: ShardId, stop: &CancellationToken) {
     let woken = Arc::new(Notify::new());
     wakeup.idle().insert(shard, Arc::clone(&woken));
+    let _idle = Idle { wakeup, shard };
     wakeup.changed.notify_one();
     tokio::select! {
         () = stop.cancelled() => {}
         () = woken.notified() => {}
     }
-    wakeup.idle().remove(&shard);
 }
 
 /// Looks for work of idle lanes until `stop`. While PostgreSQL is away the lanes are left alone.

@@ -147,6 +147,20 @@ async fn check_plans(database: &TestDatabase, when: &str) {
         assert!(scan.ends_with(" outbox_events_pending"), "{when}: {due:#}");
     }
     assert!(pages(&due) < 200, "{when}: looking for work reads {} pages", pages(&due));
+
+    client
+        .batch_execute(
+            "update outbox_shards set owner = '00000000-0000-0000-0000-000000000001', lease_until = 'infinity'",
+        )
+        .await
+        .unwrap();
+    let parameters = "'{0,1,2,3,4,5,6,7}', '00000000-0000-0000-0000-000000000001'";
+    let sweep = explain(&client, "outbox/sql/sweep.sql", parameters).await;
+    for scan in scans(&sweep, "outbox_events") {
+        assert!(scan.ends_with(" outbox_events_pending"), "{when}: {sweep:#}");
+    }
+    assert!(pages(&sweep) < 200, "{when}: the sweep reads {} pages: {sweep:#}", pages(&sweep));
+    client.batch_execute("update outbox_shards set owner = null, lease_until = null").await.unwrap();
 }
 
 #[tokio::test]
