@@ -37,7 +37,7 @@ for number in ROWS PAYLOAD KEYS ROUNDS WITHIN SECONDS_EACH WARMUP PUBLISHED; do
   [[ ${!number:-1} =~ ^[1-9][0-9]{0,9}$ ]] || die "$number=${!number} is not a whole number above zero"
 done
 for contender in $chosen; do
-  [[ " $all_contenders " == *" $contender "* ]] || die "no contender '$contender'"
+  [[ " $all_contenders " == *" $contender "* ]] || die "no contender '$contender'; there are $all_contenders"
 done
 [[ -x $binary && -x $rig ]] || die "$binary or $rig is not there; run this with make"
 need psql

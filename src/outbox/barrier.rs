@@ -104,8 +104,8 @@ impl Barrier {
     }
 }
 
-/// Looks below `low_id` of the owned shards, where nothing must wait. Returns what it found and put right. It reads what is left in the index
-/// of the PENDING rows there: nothing, unless an open transaction keeps dead rows from being removed.
+/// Looks below `low_id` of the owned shards, where nothing must wait. Returns what it found and put right. Of each
+/// shard it reads one row, and before that the dead ones that an open transaction elsewhere keeps from being removed.
 pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(ShardId, i64)>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(sql::SWEEP, &[&shards, &owner]).await?;

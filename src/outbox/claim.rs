@@ -70,7 +70,7 @@ pub(super) async fn rows(
         }
     }
     let rest = Waiting { shard, range, rows: most_rows, bytes: bytes - found.bytes, ahead };
-    for rest in waiting(tx, record_bytes, &[rest]).await? {
+    for rest in waiting(tx, claim.limits.record_bytes, &[rest]).await? {
         found.rows.extend(rest.rows);
         found.bytes += rest.bytes;
         (found.covered, found.full) = (rest.covered, rest.full);
@@ -104,9 +104,10 @@ impl<'a> Waiting<'a> {
 /// is the most of one row. What one leaves of its rows and bytes another may have.
 pub(super) async fn waiting(
     tx: &Transaction<'_>,
-    record_bytes: i64,
+    record_bytes: u64,
     claims: &[Waiting<'_>],
 ) -> Result<Vec<Found>, OutboxError> {
+    let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
     let mut found: Vec<Found> = claims.iter().map(|_| Found::default()).collect();
     let Some(first) = claims.first() else { return Ok(found) };
     let most_rows = claims.iter().map(|claim| claim.rows).max().unwrap_or(0);

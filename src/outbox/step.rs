@@ -201,7 +201,6 @@ impl PgOutbox {
             })
             .collect();
         let record_bytes = plain.first().map_or(0, |open| open.claim.limits.record_bytes);
-        let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
         let mut plain = claim::waiting(tx, record_bytes, &waiting).await?.into_iter();
         let found: Vec<_> = open
             .iter()

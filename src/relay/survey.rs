@@ -1,7 +1,7 @@
 //! What takes looking at many rows: the gauges of what waits, and the sweep below the scan bound.
 //!
-//! Both cost time on a large backlog, and so do they when an open transaction keeps dead rows from being removed. So the pauses are
-//! a hundred times as long as the last look, and nobody waits for it.
+//! Counting takes time on a large backlog, and both do where an open transaction keeps dead rows from being removed. So the pauses are a
+//! hundred times as long as the last look, and nobody waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;
