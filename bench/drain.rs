@@ -47,7 +47,7 @@ async fn measure(options: &Options) -> Result<()> {
     // The peak is noted on the way: a contender may end by itself.
     let mut peak = 0.0_f64;
     if let Some(reader) = &reader {
-        while reader.offsets()? < options.rows {
+        while reader.offsets().await? < options.rows {
             contender.check(true)?;
             peak = peak.max(contender.peak_mb());
             sleep(Duration::from_millis(50)).await;

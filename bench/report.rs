@@ -241,6 +241,7 @@ fn ratios(rows: &[&Row]) -> String {
         let pairs = [
             ("relay-alo", "debezium-warm"),
             ("watermark-alo", "debezium-warm"),
+            ("delete-alo", "debezium-warm"),
             ("relay-alo", "debezium-cold"),
             ("relay-alo", "polling-loop"),
             ("relay-alo", "claim-and-mark"),

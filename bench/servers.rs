@@ -65,15 +65,8 @@ pub async fn create_topic(name: &str) -> Result<()> {
     {
         outcome.map_err(|(topic, code)| format!("topic {topic} cannot be created: {code}"))?;
     }
-    // Created is not yet led, and who asks too early is told so.
-    let reader = Reader::new(name)?;
-    let asked = Instant::now();
-    while let Err(error) = reader.offsets() {
-        if asked.elapsed() > KAFKA_TIMEOUT {
-            return Err(error);
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
+    // Created is not yet led.
+    Reader::new(name)?.offsets().await?;
     Ok(())
 }
 
@@ -132,13 +125,24 @@ impl Reader {
     }
 
     /// Offsets that the topic has given out: its records, and the markers of transactions.
-    pub fn offsets(&self) -> Result<u64> {
+    pub async fn offsets(&self) -> Result<u64> {
         let mut sum = 0;
         for partition in 0..PARTITIONS {
-            let (low, high) = self.consumer.fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT)?;
-            sum += (high - low) as u64;
+            sum += self.offsets_of(partition).await?;
         }
         Ok(sum)
+    }
+
+    /// Asks again: who asks soon after a topic was made is told that its leader is another one.
+    async fn offsets_of(&self, partition: i32) -> Result<u64> {
+        let began = Instant::now();
+        loop {
+            match self.consumer.fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT) {
+                Ok((low, high)) => return Ok((high - low) as u64),
+                Err(error) if began.elapsed() > KAFKA_TIMEOUT => return Err(error.into()),
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
     }
 
     /// Reads to the end of every partition; `each` gets the records.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench.sh SCENARIO...: compares the relay with others, and with itself, on a PostgreSQL and a Kafka of its own (durable commits), all on
 # this machine, which wants nothing else to do. What is measured how, and why it is fair: docs/performance.md.
-#   drain      a backlog: relay in both modes and with both trackings, polling loop, Debezium cold and warm, two ceilings; in turns, ROUNDS times
+#   drain      a backlog: relay in both modes, with both trackings and deleting, polling loop, Debezium cold and warm, two ceilings; in turns, ROUNDS times
 #   payload    the same without the ceilings, at 100 bytes and at 4 KiB
 #   latency    commit to consumer at RATES inserts per second
 #   idle       transactions and CPU while there is nothing to do
@@ -26,7 +26,7 @@ rig=${RIG:-$target/release/outbox-bench}
 out=$target/bench
 parts=$out/parts
 scenarios=(drain payload latency idle instances keys horizon growing fold)
-all_contenders='relay-alo relay-eos watermark-alo watermark-eos polling-loop produce claim-and-mark debezium consumer'
+all_contenders='relay-alo relay-eos delete-alo watermark-alo watermark-eos polling-loop produce claim-and-mark debezium consumer'
 chosen=${CONTENDERS:-$all_contenders}
 
 (($#)) || { echo "usage: bench.sh SCENARIO...   (${scenarios[*]})" >&2; exit 2; }
@@ -125,6 +125,7 @@ relay() { # relay CONTENDER: leaves its command line in $argv
   [[ $1 != *-eos ]] || mode=exactly-once
   [[ $1 != watermark-* ]] || tracking=watermark
   argv=("$binary" run --only relay --set "relay.delivery=$mode" --set "relay.tracking=$tracking")
+  [[ $1 != delete-* ]] || argv+=(--set relay.after_publish=delete)
 }
 
 drain() { # drain CONTENDER [options]: of the relay; the table holds what it should, but for the backlog
@@ -152,7 +153,7 @@ compare() { # compare CONTENDER: one run of it, or of both parts of Debezium
   local about=(--note "payload=$payload" --note "keys=$keys" --rows "$rows" --within "$within")
   empty
   case $1 in
-    relay-* | watermark-*)
+    relay-* | watermark-* | delete-*)
       drain "$1"
       if [[ $1 == relay-alo && $scenario == drain ]] && wants produce; then
         produce_again
@@ -224,7 +225,7 @@ drain_in_turns() {
 
 run_drain() {
   drain_heading
-  drain_in_turns 'relay-alo relay-eos watermark-alo watermark-eos polling-loop claim-and-mark debezium'
+  drain_in_turns 'relay-alo relay-eos delete-alo watermark-alo watermark-eos polling-loop claim-and-mark debezium'
 }
 
 run_payload() {
@@ -246,14 +247,14 @@ run_latency() {
   warm_up
   printf '%-14s %9s %10s %10s %10s %10s %8s\n' contender offered/s inserted/s 'p50 ms' 'p99 ms' 'p99.9 ms' missing
   for rate in ${RATES:-5000 20000}; do
-    for contender in relay-alo relay-eos watermark-alo watermark-eos polling-loop debezium; do
+    for contender in relay-alo relay-eos delete-alo watermark-alo watermark-eos polling-loop debezium; do
       wants "$contender" || continue
       empty
       fresh_topic
       local about=(--note "payload=$payload" --note "keys=$keys" --topic "$topic" --rate "$rate" --keys "$keys" --payload "$payload"
         --seconds "${SECONDS_EACH:-30}" --warmup "${WARMUP:-15}" --within "$within")
       case $contender in
-        relay-* | watermark-*)
+        relay-* | watermark-* | delete-*)
           relay "$contender"
           measure latency "$contender" "${about[@]}" -- "${argv[@]}"
           ;;
@@ -292,7 +293,7 @@ run_idle() {
     local about=(--seconds "${SECONDS_EACH:-60}")
     case $contender in
       nobody) measure idle "$contender" "${about[@]}" -- sleep infinity ;;
-      relay-* | watermark-*) relay "$contender"; measure idle "$contender" "${about[@]}" -- "${argv[@]}" ;;
+      relay-* | watermark-* | delete-*) relay "$contender"; measure idle "$contender" "${about[@]}" -- "${argv[@]}" ;;
       polling-loop) measure idle "$contender" "${about[@]}" -- "$rig" polling-loop bench-warmup ;;
       debezium) with_debezium measure idle "$contender" "${about[@]}" ;;
     esac

@@ -97,7 +97,7 @@ section! {
         /// Batches of an instance that may be in flight at once. Bounds memory: batches times `batch_bytes`, about three times over. The batches that lanes with little to do claim together count as one more.
         pub parallel_batches: NonZeroU16 = NonZeroU16::new(4).expect("not zero"),
         /// Most payload bytes in one batch of a shard, so that memory stays bounded whatever the rows hold. One row always fits: not less than `max_record_bytes`.
-        pub batch_bytes: ByteSize = ByteSize::mib(4),
+        pub batch_bytes: ByteSize = ByteSize::mib(2),
         /// Largest record (key, value and headers, uncompressed). A larger one fails as a message and is never loaded. The topic's own `max.message.bytes` applies as well.
         pub max_record_bytes: ByteSize = ByteSize::b(1_000_000),
         /// Wait before looking for new rows just after some were found.

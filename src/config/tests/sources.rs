@@ -209,7 +209,7 @@ fn effective_values_name_every_setting_and_its_source() {
     let row = |key: &str| rows.iter().find(|row| row.key == key).map(|row| (row.text(), row.source.clone()));
     assert_eq!(row("database.url"), Some(("***".into(), "DATABASE_URL".into())));
     assert_eq!(row("database.ca_file"), Some(("unset".into(), "default".into())));
-    assert_eq!(row("relay.batch_bytes"), Some(("4MiB".into(), "default".into())));
+    assert_eq!(row("relay.batch_bytes"), Some(("2MiB".into(), "default".into())));
     assert_eq!(row("kafka.properties.linger.ms"), Some(("5".into(), "relay.toml:5".into())));
     assert_eq!(row("projection[0].name"), Some(("a".into(), "relay.toml:2".into())));
     assert_eq!(row("projection[0].topics"), Some(("[]".into(), "relay.toml:1".into())));

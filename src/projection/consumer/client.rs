@@ -42,8 +42,8 @@ const FIXED: [(&str, &str); 10] = [
 const DEFAULTS: [(&str, &str); 4] = [
     ("session.timeout.ms", "30000"),
     ("max.poll.interval.ms", "300000"),
-    // Prefetched over all partitions: bounds memory. librdkafka lowers fetch.max.bytes to the same.
-    ("queued.max.messages.kbytes", "16384"),
+    // Prefetched over all partitions: bounds memory (records of 300 bytes take some ten times as much). librdkafka lowers fetch.max.bytes to the same.
+    ("queued.max.messages.kbytes", "4096"),
     // A full prefetch queue is looked at again after this; the default of a second would starve a fast fold.
     ("fetch.queue.backoff.ms", "10"),
 ];
