@@ -148,7 +148,11 @@ impl Metrics {
             Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("librdkafka", rdkafka_version())]),
         );
         let latency = || Histogram::new(LATENCY_BUCKETS);
-        let pending_events = register!("pending_events", "Rows that wait to be published", CountGauge::default());
+        let pending_events = register!(
+            "pending_events",
+            "Rows that wait to be published; estimated where more than 10,000 of one shard do",
+            CountGauge::default()
+        );
         let oldest_pending_age_seconds = register!("oldest_pending_age", "Age of the oldest row that waits: alert on this first", seconds FloatGauge::default());
         let failed_events = register!("failed_events", "Rows that failed and need a decision", CountGauge::default());
         let held_events = register!(

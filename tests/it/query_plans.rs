@@ -239,10 +239,37 @@ async fn dead_rows_below_the_scan_bound_are_not_read() {
     assert!(pages(&bounded) < 50, "a claim of one row reads {} pages", pages(&bounded));
     // With the planner as every session has it, what counts the rows that wait.
     client.execute("update outbox_shards set low_id = $1", &[&id]).await.unwrap();
-    for (file, parameters) in [("backlog", ""), ("backlog_by_topic", ""), ("pending_topics", "10000")] {
+    for (file, parameters) in [("backlog", "10000"), ("backlog_by_topic", ""), ("pending_topics", "10000")] {
         let plan = explain(&client, &format!("outbox/sql/{file}.sql"), parameters).await;
         assert!(pages(&plan) < 100, "{file}: {} pages for one row: {plan:#}", pages(&plan));
     }
+}
+
+/// The gauge of a large backlog comes from its first rows: it must not cost what the backlog does.
+#[tokio::test]
+async fn a_large_backlog_is_counted_in_part() {
+    let database = TestDatabase::migrated("large-backlog").await;
+    let client = database.connect().await;
+    // Every fourth id waits, so the estimate cannot take ids for rows.
+    client
+        .batch_execute(
+            "insert into outbox_events (aggregate_id, event_type, topic, payload, status, published_at) \
+             select 'k' || n % 997, 'E', 't', '{}', case when n % 4 = 0 then 'PENDING' else 'PUBLISHED' end, now() \
+             from generate_series(1, 80000) n; \
+             analyze outbox_events",
+        )
+        .await
+        .unwrap();
+    let waiting = async |most: u32| -> i64 {
+        let statement = std::fs::read_to_string("src/outbox/sql/backlog.sql").unwrap();
+        client.query_one(&statement, &[&i64::from(most)]).await.unwrap().get("pending")
+    };
+    assert_eq!(waiting(10_000).await, 20_000, "fewer wait in each shard, so they are counted");
+    let estimate = waiting(500).await;
+    assert!((19_000..=21_000).contains(&estimate), "{estimate} instead of 20,000");
+    let part = explain(&client, "outbox/sql/backlog.sql", "500").await;
+    let all = explain(&client, "outbox/sql/backlog.sql", "10000").await;
+    assert!(pages(&part) * 3 < pages(&all), "{} pages for a part, {} for all: {part:#}", pages(&part), pages(&all));
 }
 
 /// A replay walks the table by its primary key. Without statistics the planner would sort all that is left for every window.

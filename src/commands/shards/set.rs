@@ -59,7 +59,7 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
             .into());
     }
     if args.consent.dry_run {
-        let waits = backlog::count(&pool).await?;
+        let waits = backlog::count(&pool, u32::MAX).await?;
         let events = waits.pending + waits.held + waits.failed;
         output::note(&format!(
             "would spread keys over {shards} shards instead of {}, and look at {events} events that wait or failed; nothing was changed",

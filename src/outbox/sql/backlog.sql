@@ -1,14 +1,24 @@
--- Rows by state, and how long the oldest has been waiting, in seconds: since it was written, or since it is due. Counts what waits exactly, so it costs time on a large
--- backlog; the caller spaces its calls by how long they take.
+-- Rows by state, and how long the oldest has been waiting, in seconds: since it was written, or since it is due.
+-- $1 bigint: rows that are counted in each shard. If more wait there, the rest is estimated: their ids are taken to lie as close as those counted.
 -- From low_id on: below it nothing waits, but where a transaction keeps dead rows from being removed the index has millions of entries for them.
 -- Rows that a watermark has passed, or that were published ahead of it, are PENDING and do not wait, unless they are in flight.
 select
-  (select coalesce(sum(waiting.rows), 0)::bigint
+  (select coalesce(sum(greatest(counted.rows + coalesce(rest.rows, 0) - cardinality(s.ahead_ids), 0)), 0)::bigint
     from outbox_shards s
     cross join lateral (
-      select greatest(count(*) - cardinality(s.ahead_ids), 0) as rows
-      from outbox_events e where (e.shard, e.id) >= (s.shard, s.low_id) and e.shard <= s.shard and e.status = 'PENDING'
-    ) waiting)
+      select count(*) as rows, min(id) as first_id, max(id) as last_id
+      from (
+        select e.id from outbox_events e
+        where (e.shard, e.id) >= (s.shard, s.low_id) and e.shard <= s.shard and e.status = 'PENDING'
+        order by e.shard, e.id limit $1
+      ) lowest
+    ) counted
+    left join lateral (
+      select round(counted.rows::numeric * (e.id - counted.last_id) / (counted.last_id - counted.first_id + 1)) as rows
+      from outbox_events e
+      where counted.rows >= $1 and (e.shard, e.id) <= (s.shard, 9223372036854775807) and e.shard >= s.shard and e.status = 'PENDING'
+      order by e.shard desc, e.id desc limit 1
+    ) rest on true)
     + (select count(*) from outbox_again)
     + (select count(*) from outbox_shards s cross join lateral unnest(s.batch_ids) as b (id)
         where b.id <= s.done_id and not exists (select 1 from outbox_again a where a.id = b.id)) as pending,
