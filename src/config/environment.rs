@@ -170,7 +170,10 @@ fn flag_value(flag: &Flag, root: &SectionSpec, leaves: &[Leaf], problems: &mut V
     match leaf.map(|leaf| leaf.kind) {
         None => {
             let problem = Problem::new(format!("unknown setting in `{origin}`"), "no setting has this name", origin);
-            let help = suggest::for_path(root, key).map(|near| format!("did you mean `{near}`?"));
+            let help = match leaves.iter().any(|leaf| leaf.kind == LeafKind::Map && leaf.path == *key) {
+                true => Some(format!("it takes one more name: `--set {key}.NAME=VALUE`")),
+                false => suggest::for_path(root, key).map(|near| format!("did you mean `{near}`?")),
+            };
             problems.push(problem.help("outbox-relay config show lists every key").maybe_help(help));
             None
         }
