@@ -224,7 +224,7 @@ impl RelayConfig {
             rules.refuse(
                 &["relay.batch_bytes", "relay.max_record_bytes"],
                 why,
-                &format!("one row could be more than a batch holds: set `relay.batch_bytes` to {record} or more"),
+                format!("one row could be more than a batch holds: set `relay.batch_bytes` to {record} or more"),
             );
         }
         if self.poll_min.is_zero() {
