@@ -94,7 +94,7 @@ section! {
         pub tracking: Tracking = Tracking::Rows,
         /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster; they also bound memory and what a crash repeats. At most 100000.
         pub batch_rows: NonZeroU32 = rows(1_000),
-        /// Batches of an instance that may be in flight at once. Bounds memory: batches times `batch_bytes`, about three times over. The batches that lanes with little to do claim together count as one more.
+        /// Batches of an instance that may be in flight at once. Bounds memory: batches times `batch_bytes`, five to seven times over. The batches that lanes with little to do claim together count as one more.
         pub parallel_batches: NonZeroU16 = NonZeroU16::new(4).expect("not zero"),
         /// Most payload bytes in one batch of a shard, so that memory stays bounded whatever the rows hold. One row always fits: not less than `max_record_bytes`.
         pub batch_bytes: ByteSize = ByteSize::mib(2),

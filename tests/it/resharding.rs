@@ -173,7 +173,8 @@ async fn a_command_that_is_killed_while_it_waits_for_a_writer_has_changed_nothin
 
     // The number that it had takes everything back; the writer is still open, and a command gives up and gives back too.
     let report = operator.set(&["5", "--yes", "--timeout", "1s"]).await.expect_code(6);
-    assert!(report.stderr.contains("1 transactions that insert events stay open"), "{}", report.stderr);
+    // Their number is not sure: the cleaner may hold the same lock for a moment.
+    assert!(report.stderr.contains("transactions that insert events stay open"), "{}", report.stderr);
     wait_for_status(&client, waits, "PUBLISHED").await;
     assert_eq!(shards(&client).await, (8, 8));
 
