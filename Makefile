@@ -98,7 +98,9 @@ bench-convert: build ## Convert a million rows to partitions; the longest insert
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
+	cargo test --locked --no-run
 	scripts/with-parts.sh cargo test --locked
+	cargo test --locked --features failpoints --test it --no-run
 	scripts/with-parts.sh cargo test --locked --features failpoints --test it -- failpoints
 
 # Without those that look into rows for what only marked rows say.
