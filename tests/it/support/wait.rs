@@ -10,6 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Between two looks that take long.
+const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
 /// Looks until `check` gives `Ok`, and returns what it gave. `Err` is the state so far, shown when `limit` has passed.
 ///
@@ -30,7 +32,11 @@ where
             let looked = Instant::now();
             match timeout_at(end, check()).await {
                 Ok(Ok(value)) => return value,
-                Ok(Err(state)) if Instant::now() < end => last = state,
+                Ok(Err(state)) if Instant::now() < end => {
+                    last = state;
+                    // A look that takes long must not keep the machine from what is waited for: four of them took half of it.
+                    ticks.reset_after((looked.elapsed() * 8).clamp(LOOK_EVERY, LOOK_SELDOM));
+                }
                 Ok(Err(state)) => panic!("{caller}: not within {limit:?}: {what}\n  last state: {state}"),
                 Err(_) => panic!(
                     "{caller}: not within {limit:?}: {what}\n  last state: {last}\n  (the look at {:?} did not end)",
