@@ -24,8 +24,6 @@ stop_parts() { # the data is thrown away anyway
 [[ ! -d $dir/postgres ]] || "$scripts/postgres.sh" remove "$dir/postgres"
 rm -rf "$dir"
 mkdir -p "$dir"
-# What a build has written, and gigabytes that were just deleted, keep the broker's next fsyncs waiting, once for 13 s: its log is not the place to wait.
-sync -f "$dir"
 
 trap stop_parts EXIT
 trap 'exit 130' INT

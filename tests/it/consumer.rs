@@ -58,7 +58,7 @@ impl Shop {
             .await
             .expect("insert");
         let mut relay = self.settings("relay,admin").start_ready().await;
-        // A broker whose disk is busy answers nobody for most of a minute.
+        // On a busy machine a broker was seen to answer nobody for most of a minute.
         wait_until_published(&self.database, Duration::from_secs(180)).await;
         relay.terminate().await;
     }
