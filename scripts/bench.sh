@@ -195,11 +195,11 @@ compare() { # compare CONTENDER: one run of it, or of both parts of Debezium
 
 drain_heading() { printf '%-14s %10s %12s %12s %12s %10s %8s\n' contender events/s 'own CPU s/M' 'PostgreSQL' Kafka 'peak MB' repeats; }
 
-# The broker compiles its code as it goes: one run in each mode that nobody counts.
+# The broker compiles its code as it goes, for more than a minute under load: one whole run in each mode that nobody counts.
 warm_up() {
   [[ -z ${warm:-} ]] || return 0
   warm=1
-  local counted=$results rows=$((rows < 300000 ? rows : 300000)) mode
+  local counted=$results rows=$((rows < 1000000 ? 1000000 : rows)) mode
   results=$parts/warm-up.jsonl
   echo 'warm-up, not counted:'
   for mode in relay-alo relay-eos; do
