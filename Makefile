@@ -58,12 +58,18 @@ build: ## Build the release binary
 	cargo build --release --locked
 
 .PHONY: bench
-bench: bench-build ## Relay, polling loop, Debezium and two ceilings drain a backlog in turns (ROWS=1000000 PAYLOAD=300 ROUNDS=3)
+bench: bench-check bench-build ## Relay, polling loop, Debezium and two ceilings drain a backlog in turns (ROWS=1000000 PAYLOAD=300 ROUNDS=3)
 	@scripts/bench.sh drain
 
 .PHONY: bench-scenarios
-bench-scenarios: bench-build ## Latency, idle cost, instances, keys, … (SCENARIO="payload latency idle instances keys horizon growing")
-	@scripts/bench.sh $(or $(SCENARIO),payload latency idle instances keys horizon growing)
+bench-scenarios: bench-check bench-build ## Latency, idle cost, instances, keys, … (SCENARIO="payload latency idle instances keys horizon growing fold")
+	@scripts/bench.sh $(SCENARIOS)
+
+# Of bench-scenarios; what is misspelt is told before anything is built.
+SCENARIOS = $(or $(SCENARIO),payload latency idle instances keys horizon growing fold)
+.PHONY: bench-check
+bench-check:
+	@scripts/bench.sh --check $(SCENARIOS)
 
 .PHONY: bench-report
 bench-report: ## Write the last figures and the chart into docs/

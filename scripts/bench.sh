@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench.sh SCENARIO...: compares the relay with others, and with itself, on a PostgreSQL and a Kafka of its own (durable commits), all on
+# bench.sh [--check] SCENARIO...: compares the relay with others, and with itself, on a PostgreSQL and a Kafka of its own (durable commits), all on
 # this machine, which wants nothing else to do. What is measured how, and why it is fair: docs/performance.md.
 #   drain      a backlog: relay in both modes, with both trackings and deleting, polling loop, Debezium cold and warm, two ceilings; in turns, ROUNDS times
 #   payload    the same without the ceilings, at 100 bytes and at 4 KiB
@@ -29,6 +29,8 @@ scenarios=(drain payload latency idle instances keys horizon growing fold)
 all_contenders='relay-alo relay-eos delete-alo watermark-alo watermark-eos polling-loop produce claim-and-mark debezium consumer'
 chosen=${CONTENDERS:-$all_contenders}
 
+check=
+[[ ${1:-} != --check ]] || { check=1; shift; }
 (($#)) || { echo "usage: bench.sh SCENARIO...   (${scenarios[*]})" >&2; exit 2; }
 for scenario; do
   [[ " ${scenarios[*]} " == *" $scenario "* ]] || die "no scenario '$scenario'; there are ${scenarios[*]}"
@@ -36,9 +38,13 @@ done
 for number in ROWS PAYLOAD KEYS ROUNDS WITHIN SECONDS_EACH WARMUP PUBLISHED; do
   [[ ${!number:-1} =~ ^[1-9][0-9]{0,9}$ ]] || die "$number=${!number} is not a whole number above zero"
 done
+for number in ${RATES:-} ${GROWN:-}; do
+  [[ $number =~ ^[0-9]{1,10}$ ]] || die "'$number' in RATES or GROWN is not a whole number"
+done
 for contender in $chosen; do
   [[ " $all_contenders " == *" $contender "* ]] || die "no contender '$contender'; there are $all_contenders"
 done
+[[ -z $check ]] || exit 0 # before anything is built
 [[ -x $binary && -x $rig ]] || die "$binary or $rig is not there; run this with make"
 need psql
 
@@ -382,11 +388,15 @@ run_fold() {
 
 PAYLOAD_BYTES=$payload
 fillers "$payload"
+command="ROWS=$rows PAYLOAD=$payload KEYS=$keys ROUNDS=$rounds"
+for name in RATES SECONDS_EACH WARMUP PUBLISHED GROWN CONTENDERS; do
+  [[ -z ${!name:-} ]] || command+=" $name=${!name@Q}"
+done
 java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 for scenario; do
   results=$out/$scenario.part.jsonl
   rm -f "$results"
-  "$rig" environment --results "$results" --command "ROWS=$rows PAYLOAD=$payload KEYS=$keys ROUNDS=$rounds scripts/bench.sh $scenario" \
+  "$rig" environment --results "$results" --command "$command scripts/bench.sh $scenario" \
     --version "outbox-relay=$("$binary" --version | awk 'NR == 1 { print $2 }')" \
     --version "PostgreSQL=$(sql -c "select split_part(current_setting('server_version'), ' ', 1)")" \
     --version "Kafka=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' scripts/kafka-pom.xml)" \
