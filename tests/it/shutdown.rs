@@ -24,8 +24,8 @@ async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
     let client = database.connect().await;
     insert_many(&client, &topic.name, 500, 200_000).await;
     let settings = || RelaySettings::new(&database, &parts().kafka);
-    // Small batches, so that a fast machine has not finished before it is stopped.
-    let slow = settings().set("relay.batch_rows", "50");
+    // Small batches, so that a fast machine has not finished before it is stopped: with 50 rows and a watermark one had.
+    let slow = settings().set("relay.batch_rows", "10");
     for round in 1..=3 {
         let mut relay = slow.start_ready().await;
         wait_for_published(&client, round * 2_000).await;
