@@ -95,7 +95,7 @@ async fn brokers_that_die_in_turn_and_two_that_stand_still_lose_and_repeat_nothi
         println!("{delivery}: {report:?}");
         if report.repeats > 0 {
             // Seen once at least once, 48 records, without a word in the relay's log: where the copies stand tells who wrote them twice.
-            println!("{delivery}: {}", places_of_repeats(&records));
+            println!("{}\n{}", places_of_repeats(&records), relay.log_text());
         }
         report.expect_kept().expect_no_repeats();
         assert_eq!(most_attempts(&client).await, 0, "{delivery}: a broker is no event's fault");
