@@ -193,7 +193,13 @@ impl Worker {
                 }
                 // The next producer begins with the first record that is not acknowledged.
                 Pass::Again(reason) => tracing::warn!(reason, lane = self.settings.name, "the producer is replaced"),
-                Pass::Interrupted => break,
+                Pass::Interrupted => {
+                    tracing::warn!(
+                        lane = self.settings.name,
+                        "a permit to send ended while records were on their way; who has the lease next sends them again"
+                    );
+                    break;
+                }
             }
         }
         unanswered.answer(&batch, true);
