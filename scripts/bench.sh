@@ -201,7 +201,7 @@ compare() { # compare CONTENDER: one run of it, or of both parts of Debezium
 
 drain_heading() { printf '%-14s %10s %12s %12s %12s %10s %8s\n' contender events/s 'own CPU s/M' 'PostgreSQL' Kafka 'peak MB' repeats; }
 
-# The broker compiles its code as it goes, for more than a minute under load: one whole run in each mode that nobody counts.
+# The broker compiles its code as it goes: in each mode a run of a million events at least that nobody counts.
 warm_up() {
   [[ -z ${warm:-} ]] || return 0
   warm=1
