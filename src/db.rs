@@ -4,6 +4,7 @@
 //! of a transaction would otherwise hand the next user a session with that transaction still open, and an abandoned
 //! transaction pins the vacuum horizon for everybody.
 
+mod session;
 mod tls;
 
 use std::ops::{Deref, DerefMut};
@@ -197,8 +198,22 @@ impl From<deadpool_postgres::PoolError> for DbError {
         match error {
             deadpool_postgres::PoolError::Backend(error) => error.into(),
             deadpool_postgres::PoolError::PostCreateHook(HookError::Backend(error)) => error.into(),
+            deadpool_postgres::PoolError::PostCreateHook(HookError::Message(reason)) => {
+                Self::Unavailable(reason.into())
+            }
             other => Self::Unavailable(other.into()),
         }
+    }
+}
+
+/// What a pool's hook may say of a session that could not be made ready.
+fn hook_error(error: DbError) -> HookError {
+    match error {
+        DbError::Denied(error) | DbError::Statement(error) => HookError::Backend(error),
+        DbError::Unavailable(source) => match source.downcast::<tokio_postgres::Error>() {
+            Ok(error) => HookError::Backend(*error),
+            Err(reason) => HookError::Message(reason.to_string().into()),
+        },
     }
 }
 
@@ -276,15 +291,16 @@ impl Database {
             self.tls.connector(),
             ManagerConfig { recycling_method: RecyclingMethod::Fast },
         );
-        let mut builder = deadpool_postgres::Pool::builder(manager)
+        let builder = deadpool_postgres::Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
             .create_timeout(Some(Duration::from_secs(10)));
-        if !setup.is_empty() {
-            builder = builder.post_create(Hook::async_fn(move |client, _| {
-                Box::pin(async move { client.batch_execute(setup).await.map_err(HookError::Backend) })
-            }));
-        }
+        let builder = builder.post_create(Hook::async_fn(move |client, _| {
+            Box::pin(async move {
+                session::prepare(client, role).await.map_err(hook_error)?;
+                if setup.is_empty() { Ok(()) } else { client.batch_execute(setup).await.map_err(HookError::Backend) }
+            })
+        }));
         let pool = builder.build().expect("a runtime is set, and nothing else can fail here");
         Pool { inner: pool, place: self.describe().into() }
     }
@@ -298,6 +314,7 @@ impl Database {
                 tracing::debug!(error = %error, "a PostgreSQL connection ended");
             }
         });
+        session::prepare(&client, role).await?;
         Ok(client)
     }
 
@@ -316,32 +333,8 @@ impl Database {
     }
 
     fn session_config(&self, role: Role) -> tokio_postgres::Config {
-        let mut options = format!(
-            "-c statement_timeout={} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c jit=off -c timezone=UTC",
-            self.statement_timeout.as_millis(),
-            // A process that is frozen in the middle of a transaction keeps its shard or partition locked for as long: the
-            // lease is over, and nobody can take it. Between two statements of theirs there are milliseconds.
-            if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
-            if matches!(role, Role::Lane | Role::Cleanup) { 5_000 } else { 0 },
-        );
-        if role == Role::Cleanup {
-            // A deletion that a crash takes back is done again: nobody has to wait for the disk, or for a replica.
-            options.push_str(" -c synchronous_commit=off");
-        }
-        if role == Role::Lane {
-            // Their few statements are run hundreds of times a second, and what is best for one set of values is best for all.
-            options.push_str(" -c plan_cache_mode=force_generic_plan");
-        }
-        if matches!(role, Role::Lane | Role::Lease | Role::Cleanup) {
-            // The statistics of a queue table are always out of date, and a plan that was right for an empty table is
-            // a disaster for a full one. These leave the planner the partial index for the claim and the primary key
-            // for the settle, whatever it believes; `tests/it/query_plans.rs` holds it to that.
-            options.push_str(
-                " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c random_page_cost=0.1",
-            );
-        }
         let mut config = self.config.clone();
-        config.application_name(role.application_name()).options(&options);
+        config.application_name(role.application_name()).options(session::options(role, self.statement_timeout));
         config
     }
 }
