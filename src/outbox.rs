@@ -19,6 +19,7 @@ pub mod recovery;
 pub mod redo;
 pub mod replay;
 pub mod resharding;
+pub mod restart;
 pub mod watermark;
 
 mod claim;

@@ -35,7 +35,7 @@ use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
 use crate::health::{Check, Heartbeat, Notes};
 use crate::metrics::Metrics;
-use crate::outbox::barrier::{Barrier, Reached};
+use crate::outbox::barrier::Reached;
 use crate::outbox::leases::Leases;
 use crate::outbox::{Limits, PgOutbox};
 use encode::Encoder;
@@ -227,7 +227,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         tokio::join!(
             together::run(&lanes, steps, after_lanes.clone()),
             wakeup::run(&lanes, settings.poll_min, settings.poll_max, helpers.clone()),
-            horizon::run(Arc::clone(&lanes), Barrier::new(parts.lease_pool), helpers.clone()),
+            horizon::run(Arc::clone(&lanes), parts.lease_pool, helpers.clone()),
             survey::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
             pauses::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
             upkeep::run(Arc::clone(&lanes), parts.admin_pool, parts.reprocess, helpers.clone()),
