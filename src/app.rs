@@ -1,5 +1,7 @@
 //! Settings to a running process: the only place that puts the modules together.
 
+pub mod preflight;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,7 +140,7 @@ impl App {
         let check = self.health.check("schema");
         let mut backoff = Backoff::for_connection();
         loop {
-            match self.migrate().await {
+            match self.migrate_and_look().await {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
                     check.failing(error.to_string());
@@ -151,6 +153,11 @@ impl App {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
         }
+    }
+
+    async fn migrate_and_look(&self) -> Result<()> {
+        self.migrate().await?;
+        preflight::pass(&self.config, &self.database).await
     }
 
     async fn migrate(&self) -> Result<()> {
@@ -221,7 +228,12 @@ impl App {
             reprocess: reprocess.clone(),
             catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
             admin: kafka_admin,
-            encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),
+            encoder: Encoder::new(
+                Routing::new(routing)?.with_dead_letters(dead_letter)?,
+                headers,
+                &run.deployment,
+                record_bytes_max,
+            ),
             publisher: PublisherSettings {
                 client: client_config::producer(kafka, &client_id, record_bytes_max),
                 publish_timeout: relay.publish_timeout,

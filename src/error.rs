@@ -62,6 +62,8 @@ codes! {
     MigrationFailed = "OR-P005", Unexpected;
     /// No PostgreSQL binaries for `demo`.
     NoPostgresBinaries = "OR-P006", Unreachable;
+    /// The database has something on it under which events would be lost or nothing would be published.
+    DatabaseUnfit = "OR-P010", CheckNotMet;
     /// Kafka refuses or does not answer.
     KafkaUnreachable = "OR-K001", Unreachable;
     /// librdkafka refused the settings.
