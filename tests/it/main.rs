@@ -29,6 +29,7 @@ mod outbox;
 mod partitions;
 mod projection;
 mod query_plans;
+mod refused_writes;
 mod replay;
 mod resharding;
 mod shutdown;
