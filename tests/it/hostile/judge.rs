@@ -136,13 +136,15 @@ pub async fn commands(plan: &Plan, database: &TestDatabase, client: &Client, wri
         "events ls -o json",
         "events ls --status FAILED -o ndjson",
         "shards ls -o json",
-        "top -o json",
+        "top --once -o json",
         "lag -o json",
         "check -o json",
         "check",
+        "dlq ls -o json",
+        "recover -o json",
         "migrate status -o json",
         "cleanup --older-than 1d --dry-run",
-        "events retry --all --dry-run",
+        "events retry --status FAILED --dry-run",
         "replay --from 2000-01-01T00:00:00Z --dry-run",
     ]
     .iter()
@@ -156,6 +158,7 @@ pub async fn commands(plan: &Plan, database: &TestDatabase, client: &Client, wri
         if !gone {
             calls.push(vec!["events".to_owned(), "show".to_owned(), id.to_string()]);
             calls.push(["events", "show", &id.to_string(), "-o", "json"].map(str::to_owned).to_vec());
+            calls.push(["events", "trace", &id.to_string(), "-o", "json"].map(str::to_owned).to_vec());
         }
     }
     for call in calls {
