@@ -20,6 +20,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod hostile;
 mod inspect;
 mod migrations;
 mod network;
