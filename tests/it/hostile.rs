@@ -4,6 +4,7 @@
 //! `HOSTILE_SEED` is the first seed (each round takes the next one), `HOSTILE_SECONDS` how long each of the two tests of rounds goes on.
 
 mod judge;
+mod load;
 mod round;
 mod rows;
 mod settings;
@@ -51,6 +52,14 @@ async fn defaults_of_a_database_change_nothing() {
         };
         round::run(&plan).await;
     }
+}
+
+/// `HOSTILE_ROWS` is how many rows each of the thousand keys has.
+#[tokio::test]
+#[ignore = "takes half an hour and wants the machine for itself: make hostile-load"]
+async fn a_hundred_bad_keys_among_a_thousand() {
+    let rows_per_key = usize::try_from(number("HOSTILE_ROWS", 100)).expect("a small number");
+    load::matrix(load::Load { rows_per_key, kills: 2, offered: 1_000, seconds: 20 }).await;
 }
 
 /// Every odd value of every column at least once.
