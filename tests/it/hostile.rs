@@ -48,6 +48,7 @@ async fn defaults_of_a_database_change_nothing() {
             settling: Settling::Mark,
             rules: false,
             kills: 1,
+            weather: None,
             ..Plan::draw(seed, delivery)
         };
         round::run(&plan).await;
@@ -71,6 +72,7 @@ async fn every_odd_value_ends_and_holds_nobody_else() {
         on_exhausted: "hold",
         rules: false,
         kills: 0,
+        weather: None,
         bad_keys: rows::oddities().len(),
         rows_per_key: 3,
         in_turn: true,

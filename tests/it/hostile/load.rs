@@ -188,6 +188,7 @@ pub async fn matrix(load: Load) {
                     settling,
                     on_exhausted,
                     defaults: Vec::new(),
+                    weather: None,
                     rules: true,
                     bad_keys: BAD_KEYS,
                     ..Plan::draw(301, delivery)

@@ -1,13 +1,22 @@
 //! One round: a database, topics and a relay drawn from a seed, good and bad rows mixed, and the judge's look at what came of it.
 
+use std::time::Duration;
+
 use fastrand::Rng;
 use tokio_postgres::Client;
 
 use super::judge::{self, Written};
 use super::rows::{self, Targets, oddities};
 use super::settings::{self, DEFAULTS};
+use crate::plan::{Direction, Weather};
+use crate::proxy::Proxy;
 use crate::support::relay::RelaySettings;
 use crate::support::{NewRow, TestDatabase, Topic, parts::parts, unique};
+use crate::time::pass;
+use crate::traps::Protocol;
+
+/// Longer than the lease.
+const WEATHER: Duration = Duration::from_secs(8);
 
 /// What a round is like. Everything that is not fixed by the caller comes from the seed.
 #[derive(Debug, Clone)]
@@ -21,6 +30,8 @@ pub struct Plan {
     pub defaults: Vec<usize>,
     /// The relay is killed and started again while rows wait.
     pub kills: usize,
+    /// What happens to the relay's link to PostgreSQL for some seconds while rows wait.
+    pub weather: Option<Weather>,
     /// The application's own rules, which some rows break: a check that is not valid and a trigger.
     pub rules: bool,
     pub good_keys: usize,
@@ -49,6 +60,13 @@ impl Plan {
         let defaults = (0..random.usize(..4)).map(|_| random.usize(..DEFAULTS.len())).collect();
         let kills = random.usize(..3).saturating_sub(1);
         let rules = random.bool();
+        let weather = match random.u8(..6) {
+            0 => Some(Weather::Hold),
+            1 => Some(Weather::Swallow),
+            2 => Some(Weather::Delay(Duration::from_millis(150))),
+            3 => Some(Weather::Throttle { bytes_per_second: 200_000 }),
+            _ => None,
+        };
         Self {
             seed,
             delivery,
@@ -56,6 +74,7 @@ impl Plan {
             on_exhausted,
             defaults,
             kills,
+            weather,
             rules,
             good_keys: 40,
             bad_keys: 40,
@@ -126,8 +145,16 @@ pub async fn run(plan: &Plan) {
     let Stage { database, application, good, targets } = &stage;
     let secret = &targets.secret;
     let written = write(plan, &mut Rng::with_seed(plan.seed), application, targets).await;
-    let settings = stage.relay(plan);
+    let proxy = Proxy::to(Protocol::Postgres, database.port()).await;
+    let settings = stage.relay(plan).env("DATABASE_URL", &database.through(proxy.port));
     let mut relay = settings.start_ready().await;
+    if let Some(weather) = plan.weather {
+        proxy.set_weather(Direction::Both, Some(weather));
+        pass(WEATHER).await;
+        proxy.set_weather(Direction::Both, None);
+        // What was swallowed is never answered, as behind a firewall that forgot the connection.
+        proxy.reset();
+    }
     for _ in 0..plan.kills {
         judge::wait_for_some_progress(application, &written).await;
         relay.kill().await;
