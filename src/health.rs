@@ -64,7 +64,7 @@ impl Standing {
 #[derive(Debug)]
 struct Waiting {
     what: &'static str,
-    shard: i16,
+    shard: Option<i16>,
     since: Duration,
     limit: Duration,
 }
@@ -182,10 +182,13 @@ fn too_long<'a>(waits: impl Iterator<Item = &'a Waiting>, now: Duration) -> Resu
     }
     late.sort_by_key(|wait| wait.since);
     let named = late.iter().take(3);
-    let mut texts: Vec<_> =
-        named.map(|wait| format!("shard {} {} for {:.0} s", wait.shard, wait.what, age(wait).as_secs_f64())).collect();
+    let text = |wait: &&Waiting| {
+        let who = wait.shard.map_or_else(String::new, |shard| format!("shard {shard} "));
+        format!("{who}{} for {:.0} s", wait.what, age(wait).as_secs_f64())
+    };
+    let mut texts: Vec<_> = named.map(text).collect();
     if late.len() > texts.len() {
-        texts.push(format!("and {} more shards", late.len() - texts.len()));
+        texts.push(format!("and {} more", late.len() - texts.len()));
     }
     Err(texts.join(", "))
 }
@@ -234,8 +237,8 @@ struct WaitsGroup {
 }
 
 impl Waits {
-    /// The lane of `shard` waits from now on until the handle is dropped. `what` ends a sentence that begins with the shard.
-    pub fn begin(&self, shard: i16, what: &'static str, limit: Duration) -> Wait {
+    /// The lane of `shard`, or somebody for all lanes, waits from now on until the handle is dropped. `what` goes on after the shard.
+    pub fn begin(&self, shard: Option<i16>, what: &'static str, limit: Duration) -> Wait {
         let mut entries = self.group.shared.lock();
         let id = entries.next;
         entries.next += 1;
@@ -379,12 +382,12 @@ mod tests {
     fn a_wait_that_lasts_too_long_makes_the_process_unready_until_it_ends() {
         let health = Health::default();
         let lanes = health.waits("lanes");
-        let waits: Vec<_> = (0..5).map(|shard| lanes.begin(shard, "has waited", LIMIT)).collect();
+        let waits: Vec<_> = (0..5).map(|shard| lanes.begin(Some(shard), "has waited", LIMIT)).collect();
         let now = clock::monotonic();
         assert!(health.readiness_at(now).is_ok());
         let late = health.readiness_at(now + LIMIT * 2).to_string();
         assert!(late.starts_with("[-]lanes failed: shard 0 has waited for 60 s, "), "{late}");
-        assert!(late.ends_with("and 2 more shards\n"), "{late}");
+        assert!(late.ends_with("and 2 more\n"), "{late}");
         drop(waits);
         assert!(health.readiness_at(now + LIMIT * 2).is_ok());
         drop(lanes);

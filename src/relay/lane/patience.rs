@@ -14,18 +14,18 @@ const OPEN: Duration = Duration::from_secs(30);
 impl Lane {
     /// Until a step succeeds; does nothing if it waits for one already.
     pub(super) fn waits_for_step(&mut self) {
-        let (waits, shard) = (&self.shared.health.waits, self.fence.shard);
+        let (waits, shard) = (&self.shared.health.waits, Some(self.fence.shard));
         self.stepping.get_or_insert_with(|| waits.begin(shard, "has been waiting for PostgreSQL", STEP));
     }
 
     pub(super) fn waits_for_kafka(&mut self) {
-        let (waits, shard) = (&self.shared.health.waits, self.fence.shard);
+        let (waits, shard) = (&self.shared.health.waits, Some(self.fence.shard));
         self.publishing.get_or_insert_with(|| waits.begin(shard, "has been waiting for acknowledgements", PUBLISH));
     }
 
     /// Until the first step after it.
     pub(super) fn waits_to_open(&mut self) {
-        let (waits, shard) = (&self.shared.health.waits, self.fence.shard);
+        let (waits, shard) = (&self.shared.health.waits, Some(self.fence.shard));
         self.stepping.get_or_insert_with(|| waits.begin(shard, "has been opening", OPEN));
     }
 }
