@@ -7,6 +7,7 @@ mod connect;
 mod deadline;
 mod patience;
 mod pool;
+mod time;
 mod tls;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use pool::{Connection, Pool};
 
 use crate::config::DatabaseConfig;
 use crate::error::{Code, Error};
+pub use time::StoredTime;
 
 /// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
 /// locks from those of writers.

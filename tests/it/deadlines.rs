@@ -162,7 +162,7 @@ async fn every_command_gives_up_on_a_server_that_accepts_and_never_answers() {
         &["replay", "--topic", "t", "--yes"],
         &["dlq", "ls"],
         &["recover"],
-        &["check"],
+        &["check", "-o", "json"],
     ];
     for url in [silent.as_str(), postgres.url.as_str()] {
         let calls = commands.iter().map(|command| {
