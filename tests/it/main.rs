@@ -12,6 +12,7 @@ mod cluster;
 mod consumer;
 mod conversion;
 mod crash;
+mod deadlines;
 mod delivery;
 mod demo;
 mod dlq;
@@ -39,6 +40,7 @@ mod support;
 mod takeover;
 mod together;
 mod top;
+mod waits;
 mod watermark;
 
 // The proxy of the fault harness.
