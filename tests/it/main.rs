@@ -32,6 +32,7 @@ mod query_plans;
 mod replay;
 mod resharding;
 mod shutdown;
+mod sizes;
 mod sql_files;
 mod support;
 mod takeover;
