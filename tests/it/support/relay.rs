@@ -221,7 +221,7 @@ impl Relay {
         self.memory("VmRSS:")
     }
 
-    /// The most that was resident since the start, in bytes.
+    /// The most resident memory that it ever had, in bytes.
     pub fn peak_bytes(&self) -> u64 {
         self.memory("VmHWM:")
     }
