@@ -7,10 +7,9 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::{DbError, Role};
+use super::{Client, DbError, Role};
 
 const APPLY: &str = include_str!("sql/session.sql");
 
@@ -155,7 +154,12 @@ pub(super) fn options(role: Role, statement_timeout: Duration) -> String {
         // A process that is frozen in the middle of a transaction keeps its shard or partition locked for as long: the
         // lease is over, and nobody can take it. Between two statements of theirs there are milliseconds.
         if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
-        if matches!(role, Role::Lane | Role::Cleanup) { 5_000 } else { 0 },
+        match role {
+            Role::Lane | Role::Cleanup => 5_000,
+            // A row that somebody else keeps locked must not keep the leases of the other shards from being renewed.
+            Role::Lease => 1_000,
+            Role::Consumer | Role::Admin => 0,
+        },
     );
     if role == Role::Cleanup {
         // A deletion that a crash takes back is done again: nobody has to wait for the disk, or for a replica.

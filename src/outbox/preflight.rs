@@ -86,16 +86,16 @@ pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<V
             // 55000, 42P10: there is a publication, and it cannot tell the row.
             Err(error)
                 if matches!(
-                    error.code(),
+                    error.sqlstate(),
                     Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE | &SqlState::INVALID_COLUMN_REFERENCE)
                 ) =>
             {
                 obstacles.push(publication(relation));
             }
             // Missing grants are told with the grants, a server that takes no writes above.
-            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
-            Err(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.is_denied() => {}
+            Err(error) if error.sqlstate() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(obstacles)

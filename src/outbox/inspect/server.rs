@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use crate::db::{Database, DbError, Role};
+use crate::db::{Client, Database, DbError, Role};
 
 const SERVER: &str = include_str!("../sql/check_server.sql");
 const BACKEND_PID: &str = include_str!("../sql/check_backend_pid.sql");
@@ -106,7 +106,7 @@ impl fmt::Display for Wanted {
 }
 
 /// Whether the current role has these privileges, in their order.
-pub(in crate::outbox) async fn ask(client: &tokio_postgres::Client, wanted: &[Wanted]) -> Result<Vec<Grant>, DbError> {
+pub(in crate::outbox) async fn ask(client: &Client, wanted: &[Wanted]) -> Result<Vec<Grant>, DbError> {
     let objects: Vec<&str> = wanted.iter().map(|wanted| wanted.object).collect();
     let privileges: Vec<&str> = wanted.iter().map(|wanted| wanted.privilege).collect();
     let columns: Vec<Option<&str>> = wanted.iter().map(|wanted| wanted.column).collect();
@@ -121,7 +121,7 @@ pub(in crate::outbox) async fn ask(client: &tokio_postgres::Client, wanted: &[Wa
 /// A session for questions to the server.
 #[derive(Debug)]
 pub struct Inspector {
-    client: tokio_postgres::Client,
+    client: Client,
 }
 
 impl Inspector {

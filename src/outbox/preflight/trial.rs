@@ -3,12 +3,11 @@
 //!
 //! Only `check` does this: it draws an id, and fires the triggers of the application.
 
-use tokio_postgres::error::{DbError as Answer, SqlState};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Transaction};
 
 use super::{Gravity, Obstacle};
-use crate::db::{Database, DbError, Role};
+use crate::db::{Client, Database, DbError, Role, Transaction};
 
 const EVENT: &str = include_str!("../sql/trial_event.sql");
 const RAW_EVENT: &str = include_str!("../sql/trial_raw_event.sql");
@@ -67,7 +66,7 @@ impl<'a> Trial<'a> {
         statement: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<i64>, DbError> {
-        let point = self.transaction.transaction().await?;
+        let point = self.transaction.savepoint("trial").await?;
         match point.query_opt(statement, params).await {
             Ok(row) => {
                 point.commit().await?;
@@ -93,7 +92,7 @@ impl<'a> Trial<'a> {
         statement: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<(), DbError> {
-        let point = self.transaction.transaction().await?;
+        let point = self.transaction.savepoint("trial").await?;
         match point.execute(statement, params).await {
             Ok(changed) => {
                 point.commit().await?;
@@ -129,33 +128,24 @@ fn left_out(what: &str, gravity: Gravity) -> Obstacle {
 }
 
 /// What a refusal means. `None`: nothing of ours to tell. An outage is handed on.
-fn judge(what: &str, gravity: Gravity, error: tokio_postgres::Error) -> Result<Option<Obstacle>, DbError> {
-    let answer = match error.as_db_error() {
-        // Grants are looked at by name.
-        Some(answer) if *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE => return Ok(None),
-        Some(answer) if *answer.code() == SqlState::READ_ONLY_SQL_TRANSACTION => return Ok(None),
-        Some(answer) => answer,
-        None => return Err(error.into()),
-    };
+fn judge(what: &str, gravity: Gravity, error: DbError) -> Result<Option<Obstacle>, DbError> {
+    let Some(code) = error.sqlstate().cloned() else { return Err(error) };
+    // Grants are looked at by name, and whether the server takes writes before that.
+    if matches!(code, SqlState::INSUFFICIENT_PRIVILEGE | SqlState::READ_ONLY_SQL_TRANSACTION) {
+        return Ok(None);
+    }
+    // Never the message or the detail, which may hold values.
+    let mut place = format!("SQLSTATE {}", code.code());
+    for (kind, name) in error.names() {
+        place.push_str(&format!(", {kind} {name}"));
+    }
     Ok(Some(Obstacle {
         gravity,
         check: CHECK,
-        what: format!("PostgreSQL refuses to {what}: {}", place(answer)),
+        what: format!("PostgreSQL refuses to {what}: {place}"),
         why: "what was tried, and rolled back, is what the relay and its commands do every day".to_owned(),
         fix: "change the constraint, trigger or type of that name so that it takes such rows: \
               they have only the columns that outbox-relay knows"
             .to_owned(),
     }))
-}
-
-/// The SQLSTATE, and what PostgreSQL names; never its message or detail, which may hold values.
-fn place(answer: &Answer) -> String {
-    let mut text = format!("SQLSTATE {}", answer.code().code());
-    for (kind, name) in [("constraint", answer.constraint()), ("column", answer.column()), ("type", answer.datatype())]
-    {
-        if let Some(name) = name {
-            text.push_str(&format!(", {kind} {name}"));
-        }
-    }
-    text
 }
