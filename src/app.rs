@@ -21,7 +21,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::migrations;
 use crate::outbox::leases::Leases;
-use crate::outbox::{Finish, PgOutbox};
+use crate::outbox::{Finish, PgOutbox, barrier, home};
 use crate::projection::Projection;
 use crate::projection::consumer::Consumer;
 use crate::relay::encode::Encoder;
@@ -138,7 +138,11 @@ impl App {
         let check = self.health.check("schema");
         let mut backoff = Backoff::for_connection();
         loop {
-            match self.migrate().await {
+            let prepared = match self.migrate().await {
+                Ok(()) if self.config.relay.enabled => self.examine().await,
+                other => other,
+            };
+            match prepared {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
                     check.failing(error.to_string());
@@ -151,6 +155,17 @@ impl App {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
         }
+    }
+
+    /// Refuses an outbox on which the relay could not keep its promises, before anything is taken or sent.
+    async fn examine(&self) -> Result<()> {
+        let pool = self.database.pool(Role::Admin, 1);
+        if let Some((what, fix)) = barrier::sequence(&pool).await?.fault() {
+            let hint =
+                format!("events would get ids below those that were published before them, and be passed over; {fix}");
+            return Err(Error::new(Code::IdsOutOfTurn, what).hint(hint));
+        }
+        home::settle_in(&pool).await
     }
 
     async fn migrate(&self) -> Result<()> {
@@ -197,8 +212,7 @@ impl App {
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;
         let health = RelayHealth::new(
-            self.health.check("postgres"),
-            self.health.check("kafka"),
+            [self.health.check("postgres"), self.health.check("kafka"), self.health.check("ids")],
             [self.health.notes(), self.health.notes()],
             self.metrics.clone(),
         );

@@ -20,7 +20,9 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod identity;
 mod inspect;
+mod locks;
 mod migrations;
 mod network;
 mod ordering;
