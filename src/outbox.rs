@@ -12,6 +12,7 @@ pub mod dead_letters;
 pub mod failure;
 pub mod home;
 pub mod inspect;
+pub mod isolate;
 pub mod leases;
 pub mod letters;
 pub mod partitions;

@@ -20,6 +20,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod hostile;
 mod identity;
 mod inspect;
 mod locks;
@@ -31,6 +32,7 @@ mod outbox;
 mod partitions;
 mod projection;
 mod query_plans;
+mod refused_writes;
 mod replay;
 mod resharding;
 mod shutdown;
