@@ -158,6 +158,15 @@ pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// Looks for held events of the owned shards that nothing would release, since their key was changed under way. Returns the first
+/// event of each key that was found.
+pub async fn sweep_strays(pool: &Pool, shards: &[ShardId]) -> Result<Vec<(ShardId, i64)>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(sql::SWEEP_HELD, &[&shards]).await?;
+    connection.done();
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// How the sequence gives out ids now.
 pub async fn sequence(pool: &Pool) -> Result<Sequence, DbError> {
     let connection = pool.get().await?;

@@ -37,7 +37,7 @@ pub(super) async fn rows(
     any_again: bool,
     ahead: Option<&[i64]>,
 ) -> Result<Found, OutboxError> {
-    let (_, ceiling) = range;
+    let (low_id, ceiling) = range;
     let Limits { bytes, record_bytes, .. } = claim.limits;
     let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
     let mut found = Found::default();
@@ -56,7 +56,7 @@ pub(super) async fn rows(
         let ids = tx
             .query(
                 &tx.prepare_cached(sql::CLAIM_AGAIN).await?,
-                &[&shard, &most_rows, &most_bytes, &record_bytes, &ceiling],
+                &[&shard, &most_rows, &most_bytes, &record_bytes, &ceiling, &low_id],
             )
             .await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();

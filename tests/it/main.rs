@@ -25,6 +25,7 @@ mod identity;
 mod inspect;
 mod locks;
 mod migrations;
+mod moved_keys;
 mod network;
 mod ordering;
 mod outage;
