@@ -261,3 +261,40 @@ async fn two_histories_with_the_same_ids_never_settle_the_batches_of_each_other(
         assert!(lost.is_empty(), "PUBLISHED and not in Kafka: {lost:?}");
     }
 }
+
+/// Insert the same rows on both: the same ids, and events of their own.
+async fn insert_on_both(twins: &Twins, topic: &Topic) {
+    for database in [&twins.original, &twins.copy] {
+        insert_many(&database.connect().await, &topic.name, 40, 40).await;
+    }
+}
+
+/// The smallest case: batch n is in flight in the original, and the copy has committed a batch n of the same ids.
+#[tokio::test]
+async fn a_batch_in_flight_is_not_settled_by_the_marker_of_a_copy() {
+    let topic = Topic::create("twins", 3).await;
+    let deployment = unique("twins");
+    let twins = Twins::part(&topic, &deployment, 40).await;
+    insert_on_both(&twins, &topic).await;
+    let original = twins.original.connect().await;
+    // As a lane leaves it that was killed before it sent the first record.
+    original
+        .batch_execute(
+            "update outbox_shards s set batch_seq = batch_seq + 1, marked = true, \
+               batch_tag = (lpad(to_hex(batch_seq + 1), 16, '0') || left(md5(random()::text), 16))::uuid, batch_ids = w.ids \
+             from (select e.shard, array_agg(e.id order by e.id) as ids from outbox_current e where e.status = 'PENDING' \
+               group by e.shard) w \
+             where w.shard = s.shard",
+        )
+        .await
+        .expect("batches in flight");
+    let mut relay = settings(&twins.copy, "exactly-once", &deployment).start_ready().await;
+    wait_until_published(&twins.copy, PATIENCE).await;
+    relay.terminate().await;
+    let numbers = "select string_agg(batch_seq::text, ',' order by shard) from outbox_shards";
+    let ours: String = original.query_one(numbers, &[]).await.expect("numbers").get(0);
+    let theirs: String = twins.copy.connect().await.query_one(numbers, &[]).await.expect("numbers").get(0);
+    assert_eq!(ours, theirs);
+    expect_refused(settings(&twins.original, "exactly-once", &deployment).start(), "another batch").await;
+    assert_eq!(counts(&original).await.get("PENDING"), Some(&40), "none of them was ever sent");
+}

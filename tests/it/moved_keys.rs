@@ -138,9 +138,14 @@ async fn a_published_event_stays_published_when_its_key_changes() {
         let mut relay = stage.start().await;
         let moved = stage.insert("done").await;
         wait_for_status(&stage.client, moved, "PUBLISHED").await;
-        stage.flow().await;
+        relay.terminate().await;
         let key = stage.key_near("done", false).await;
+        if tracking == "watermark" {
+            let behind = "update outbox_shards set low_id = least(low_id, $2::bigint), done_id = least(done_id, $2::bigint - 1) where shard = $1";
+            stage.client.execute(behind, &[&stage.shard_of(&key).await, &moved]).await.expect("it is behind");
+        }
         stage.change_key(moved, &key).await;
+        let mut relay = stage.settings.start_ready().await;
         wait_for_status(&stage.client, moved, "PUBLISHED").await;
         stage.flow().await;
         relay.terminate().await;
