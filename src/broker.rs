@@ -14,6 +14,7 @@ pub mod topics;
 pub mod transaction;
 
 mod batch;
+mod call;
 mod producer;
 
 use std::borrow::Cow;
