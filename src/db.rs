@@ -4,6 +4,7 @@
 //! of a transaction would otherwise hand the next user a session with that transaction still open, and an abandoned
 //! transaction pins the vacuum horizon for everybody.
 
+mod server_error;
 mod tls;
 
 use std::ops::{Deref, DerefMut};
@@ -15,6 +16,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::config::DatabaseConfig;
 use crate::error::{Code, Error};
+pub use server_error::{Printable, ServerError};
 
 /// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
 /// locks from those of writers.
@@ -61,10 +63,10 @@ pub enum DbError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The server refused the user, the password, the database or the certificate: an operator must act.
     #[error("PostgreSQL refused the connection")]
-    Denied(#[source] tokio_postgres::Error),
+    Denied(#[source] ServerError),
     /// The statement failed: missing table, missing grant, bad data, or a bug.
     #[error("statement failed")]
-    Statement(#[source] tokio_postgres::Error),
+    Statement(#[source] ServerError),
 }
 
 impl DbError {
@@ -111,7 +113,7 @@ impl DbError {
             Self::Unavailable(source) => {
                 let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
                 while let Some(inner) = cause {
-                    if let Some(error) = inner.downcast_ref::<tokio_postgres::Error>() {
+                    if let Some(error) = inner.downcast_ref::<ServerError>() {
                         return error.code();
                     }
                     cause = inner.source();
@@ -148,7 +150,13 @@ impl DbError {
 
 impl From<tokio_postgres::Error> for DbError {
     fn from(error: tokio_postgres::Error) -> Self {
-        if is_outage(&error) {
+        ServerError::from(error).into()
+    }
+}
+
+impl From<ServerError> for DbError {
+    fn from(error: ServerError) -> Self {
+        if is_outage(error.inner()) {
             return Self::Unavailable(error.into());
         }
         match error.code().map(|code| &code.code()[..2]) {
@@ -197,7 +205,7 @@ impl From<deadpool_postgres::PoolError> for DbError {
         match error {
             deadpool_postgres::PoolError::Backend(error) => error.into(),
             deadpool_postgres::PoolError::PostCreateHook(HookError::Backend(error)) => error.into(),
-            other => Self::Unavailable(other.into()),
+            other => Self::Unavailable(Printable::of(&other).into()),
         }
     }
 }
@@ -216,12 +224,12 @@ impl From<DbError> for Error {
                     inner.code(),
                     Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN | &SqlState::UNDEFINED_FUNCTION)
                 );
-                let message = inner.as_db_error().map_or_else(|| inner.to_string(), |db| db.message().to_owned());
                 if outdated {
-                    Self::new(Code::SchemaOutdated, format!("the database schema is missing or older than this program: {message}"))
+                    Self::new(Code::SchemaOutdated, "the database schema is missing or older than this program")
+                        .caused_by(error_source(error))
                         .hint("run: outbox-relay migrate up")
                 } else {
-                    Self::new(Code::PostgresStatement, format!("a statement failed: {message}")).caused_by(error_source(error))
+                    Self::new(Code::PostgresStatement, "a statement failed").caused_by(error_source(error))
                 }
             }
         }
@@ -295,7 +303,7 @@ impl Database {
         let (client, connection) = connecting.map_err(|error| DbError::from(error).at(&self.describe().into()))?;
         crate::supervisor::detach("postgres connection", async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "a PostgreSQL connection ended");
+                tracing::debug!(error = %ServerError::from(error), "a PostgreSQL connection ended");
             }
         });
         Ok(client)
