@@ -4,8 +4,11 @@
 //! of a transaction would otherwise hand the next user a session with that transaction still open, and an abandoned
 //! transaction pins the vacuum horizon for everybody.
 
+mod connector;
 mod server_error;
 mod tls;
+#[cfg(test)]
+mod url_tests;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::config::DatabaseConfig;
 use crate::error::{Code, Error};
+use connector::Connector;
 pub use server_error::{Printable, ServerError};
 
 /// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
@@ -170,7 +174,7 @@ impl From<ServerError> for DbError {
 pub fn is_outage(error: &tokio_postgres::Error) -> bool {
     let Some(code) = error.code() else {
         // No SQLSTATE: the connection broke, timed out or was never made. Errors of conversion on our side are bugs.
-        return error.is_closed() || has_io_cause(error);
+        return error.is_closed() || has_io_cause(error) || is_timeout(error);
     };
     // Classes of SQLSTATE: 08 connection, 53 resources, 57 operator intervention, 58 system, 40 rollback
     // (serialization, deadlock), 55 object state (lock timeout). PostgreSQL documentation, appendix A.
@@ -183,6 +187,11 @@ pub fn is_outage(error: &tokio_postgres::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// The limit of [`Connector`] passed. The client does not tell it by type.
+fn is_timeout(error: &tokio_postgres::Error) -> bool {
+    error.to_string() == tokio_postgres::Error::__private_api_timeout().to_string()
 }
 
 fn has_io_cause(error: &tokio_postgres::Error) -> bool {
@@ -246,29 +255,14 @@ fn error_source(error: DbError) -> Box<dyn std::error::Error + Send + Sync> {
 /// Where and how to connect. Cheap to clone; opens nothing by itself.
 #[derive(Debug, Clone)]
 pub struct Database {
-    config: tokio_postgres::Config,
-    tls: tls::Tls,
+    connector: Connector,
     statement_timeout: Duration,
 }
 
 impl Database {
-    /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be read.
+    /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be used.
     pub fn new(settings: &DatabaseConfig) -> Result<Self, Error> {
-        let mut config: tokio_postgres::Config =
-            settings.url.expose().parse().map_err(|error: tokio_postgres::Error| {
-                // The parser's text never holds the URL, only the name of the bad part.
-                Error::new(Code::ConfigInvalid, format!("database.url is not a PostgreSQL URL: {error}"))
-                    .hint("the form is postgres://user:password@host:port/database")
-            })?;
-        let tls = tls::Tls::new(settings, &config)?;
-        config
-            .ssl_mode(tls.mode())
-            .connect_timeout(settings.connect_timeout)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(3))
-            .keepalives_retries(3)
-            .tcp_user_timeout(Duration::from_secs(10));
-        Ok(Self { config, tls, statement_timeout: settings.statement_timeout })
+        Ok(Self { connector: Connector::new(settings)?, statement_timeout: settings.statement_timeout })
     }
 
     /// A pool of `size` connections for one role. Connects on first use.
@@ -279,11 +273,8 @@ impl Database {
     /// As [`Database::pool`], and runs `setup` (statements separated by `;`) on each new connection.
     pub fn pool_with_setup(&self, role: Role, size: usize, setup: &'static str) -> Pool {
         let config = self.session_config(role);
-        let manager = Manager::from_config(
-            config,
-            self.tls.connector(),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(config, self.connector.clone(), recycling);
         let mut builder = deadpool_postgres::Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
@@ -299,28 +290,15 @@ impl Database {
 
     /// A connection outside any pool, for session state: advisory locks, COPY, migrations.
     pub async fn connect(&self, role: Role) -> Result<tokio_postgres::Client, DbError> {
-        let connecting = self.session_config(role).connect(self.tls.connector()).await;
-        let (client, connection) = connecting.map_err(|error| DbError::from(error).at(&self.describe().into()))?;
-        crate::supervisor::detach("postgres connection", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %ServerError::from(error), "a PostgreSQL connection ended");
-            }
-        });
+        let opening = self.connector.open(&self.session_config(role)).await;
+        let (client, driver) = opening.map_err(|error| DbError::from(error).at(&self.describe().into()))?;
+        crate::supervisor::detach("postgres connection", connector::drive(driver));
         Ok(client)
     }
 
-    /// The host and database, for messages. Never the password.
+    /// Hosts and database, for messages. Never the password.
     pub fn describe(&self) -> String {
-        let host = self.config.get_hosts().first().map_or_else(
-            || "localhost".to_owned(),
-            |host| match host {
-                tokio_postgres::config::Host::Tcp(name) => name.clone(),
-                tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
-            },
-        );
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres");
-        format!("{host}:{port}/{database}")
+        self.connector.describe()
     }
 
     fn session_config(&self, role: Role) -> tokio_postgres::Config {
@@ -348,7 +326,7 @@ impl Database {
                 " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c random_page_cost=0.1",
             );
         }
-        let mut config = self.config.clone();
+        let mut config = tokio_postgres::Config::new();
         config.application_name(role.application_name()).options(&options);
         config
     }

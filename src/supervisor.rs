@@ -4,7 +4,7 @@
 
 use std::future::Future;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Result};
@@ -58,4 +58,11 @@ pub fn detach(name: &'static str, task: impl Future<Output = ()> + Send + 'stati
     tracing::trace!(task = name, "started");
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     drop(tokio::spawn(task));
+}
+
+/// As [`detach`], for who has to be able to abort it: the pools, whose connections end with their last user.
+pub fn detach_abortable(name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tracing::trace!(task = name, "started");
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    tokio::spawn(task)
 }

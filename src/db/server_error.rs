@@ -15,9 +15,8 @@ use tokio_postgres::error::{DbError as Reported, SqlState};
 pub struct ServerError(tokio_postgres::Error);
 
 /// Classes whose messages PostgreSQL makes from names, settings and states, not from values. Appendix A of its documentation.
-const CLASSES_WITH_MESSAGE: [&str; 19] = [
-    "08", "0A", "25", "26", "28", "2B", "34", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "CN", "F0",
-];
+const CLASSES_WITH_MESSAGE: [&str; 19] =
+    ["08", "0A", "25", "26", "28", "2B", "34", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "CN", "F0"];
 
 impl ServerError {
     /// The SQLSTATE, if the server sent one.
@@ -133,7 +132,8 @@ fn write_reported(reported: &Reported, f: &mut fmt::Formatter<'_>) -> fmt::Resul
 fn is_raised(reported: &Reported) -> bool {
     let is_lock_wait = |context: &str| context.starts_with("while ") && !context.contains('\n');
     let in_function = reported.where_().is_some_and(|context| !is_lock_wait(context));
-    let is_of_language = |file: &str| ["pl_", "plperl", "plpy", "pltcl", "plv8"].iter().any(|name| file.starts_with(name));
+    let is_of_language =
+        |file: &str| ["pl_", "plperl", "plpy", "pltcl", "plv8"].iter().any(|name| file.starts_with(name));
     let from_language = reported.file().is_some_and(is_of_language);
     in_function || from_language
 }

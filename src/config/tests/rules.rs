@@ -4,8 +4,8 @@ use super::*;
 
 /// A file that breaks one rule, the key that is blamed, and a part of the reason.
 const BROKEN: &[(&str, &str, &str)] = &[
-    ("[database]\nurl = \"host=db user=app\"", "database.url", "begins with `postgres://`"),
-    ("[database]\nurl = \"postgres://\"", "database.url", "begins with `postgres://`"),
+    ("[database]\nurl = \"db/shop\"", "database.url", "begins with `postgres://`"),
+    ("[database]\nurl = \"postgres://\"", "database.url", "nothing behind the scheme"),
     ("[database]\ncert_file = \"c\"", "database.cert_file", "needs `database.key_file`"),
     ("[database]\nkey_file = \"k\"", "database.key_file", "needs `database.cert_file`"),
     ("[database]\nca_file = \"c\"\ntls = \"require\"", "database.ca_file", "checks no certificate"),
