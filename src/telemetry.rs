@@ -10,8 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::FilterExt as _;
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, TelemetryConfig};
@@ -57,21 +56,20 @@ pub fn init(settings: &TelemetryConfig, verbosity: Verbosity) -> Result<()> {
             .hint("for example: info,outbox_relay::relay=debug")
     })?;
     let repeats = Repeats::default();
-    let filter = filter.and(repeats.clone());
     let layer = tracing_subscriber::fmt::layer().with_writer(stderr::Line::default).log_internal_errors(false);
     let json = match settings.log_format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let registry = tracing_subscriber::registry();
+    let registry = tracing_subscriber::registry().with(filter).with(repeats.clone());
     let installed = if json {
         let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);
-        registry.with(layer.with_filter(filter)).try_init()
+        registry.with(layer).try_init()
     } else {
         // As `--color`, NO_COLOR and the terminal have it.
         let colour = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
-        registry.with(layer.with_ansi(colour).with_target(false).with_filter(filter)).try_init()
+        registry.with(layer.with_ansi(colour).with_target(false)).try_init()
     };
     installed.map_err(|error| Error::new(Code::Unexpected, "logging is already set up").caused_by(error))?;
     let told = REPEATS.get_or_init(|| repeats).clone();

@@ -15,10 +15,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
-use super::Record;
 use super::admin::QuietContext;
 use super::batch::{BatchState, HandOver, POLL_EVERY, State, drain, hand_over};
 use super::producer::{CallWatch, Producer};
+use super::{Record, client_config};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
@@ -218,7 +218,7 @@ impl Worker {
     fn open(&mut self, permit: &Permit) -> Result<Option<Marker>, String> {
         // The former producer goes first: two of one process would fence each other.
         self.open = None;
-        let mut reader = self.settings.reader.clone();
+        let mut reader = client_config::fresh(&self.settings.reader);
         reader
             .set("group.id", &self.settings.place.group)
             .set("enable.auto.commit", "false")
