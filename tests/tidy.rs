@@ -144,6 +144,11 @@ fn only_output_prints() {
 }
 
 #[test]
+fn errors_of_postgresql_are_printed_in_one_place() {
+    assert_none(quoting_errors(&rust_files("src")));
+}
+
+#[test]
 fn every_rust_file_is_reachable() {
     assert_none(unreachable_files(&rust_files("src")));
 }

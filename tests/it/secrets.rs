@@ -85,6 +85,8 @@ async fn commands_print_errors_of_postgresql_without_data() {
     let id = id.to_string();
     for args in [&["events", "retry", &id, "--yes"][..], &["events", "discard", &id, "--yes", "--reason", "x"]] {
         let done = outbox_relay(args).env("DATABASE_URL", &database.url).run().await;
-        assert!(!format!("{}{}", done.stdout, done.stderr).contains(SECRET), "{args:?}: {}", done.stderr);
+        let printed = format!("{}{}", done.stdout, done.stderr);
+        assert!(!printed.contains(SECRET), "{args:?}: {printed}");
+        assert!(printed.contains("P0001"), "{args:?}: it ran into the trap: {printed}");
     }
 }
