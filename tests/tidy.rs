@@ -98,7 +98,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
             "demo/",
         ],
     ),
-    ("deadpool_postgres", &["db.rs", "db/"]),
+    ("deadpool", &["db.rs", "db/"]),
     ("refinery", &["migrations.rs"]),
     ("rdkafka", &["broker.rs", "broker/", "projection/consumer.rs", "projection/consumer/", "demo/"]),
     ("axum", &["admin.rs", "admin/"]),

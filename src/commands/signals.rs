@@ -109,7 +109,7 @@ impl Drop for Signals {
 }
 
 /// Whether this process was started with SIGHUP ignored.
-fn ignores_hangup() -> bool {
+pub(super) fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("SigIgn:")).is_some_and(is_first_bit_set)
 }

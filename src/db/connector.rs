@@ -3,26 +3,26 @@
 //! Invariants: TLS follows the address that a connection really goes to, never the name alone; a password, a URL or a
 //! certificate that was replaced in its file is used from the next connection on, without a restart.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use deadpool_postgres::Connect;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::task::JoinHandle;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 use tokio_postgres::config::{SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::ServerError;
+use super::DbError;
+use super::deadline::{Call, NoAnswer};
 use super::tls::Tls;
 use crate::config::connection::{ChannelBinding, ConnectionString, Host, Place, SessionKind, is_localhost};
 use crate::config::secret_file::{self, Stamp};
 use crate::config::{DatabaseConfig, TlsMode};
 use crate::error::{Code, Error};
 use crate::secret::Secret;
-use crate::supervisor;
 
 type Postgres = tokio_postgres::Error;
 
@@ -80,17 +80,18 @@ impl Connector {
         self.target().describe()
     }
 
-    /// A session with the name and the options of `session`.
-    pub(super) async fn open(&self, session: &Config) -> Result<Opened, Postgres> {
+    /// A session with the name and the options of `session`. Tries one address after the other, each for `limit`: looking up its name,
+    /// TCP, TLS and authentication together. Errors: that of the last one.
+    pub(super) async fn open(&self, session: &Config, limit: Duration) -> Result<Opened, DbError> {
         self.read_if_changed(false);
         let target = self.target();
-        let opened = self.try_hosts(&target, session).await;
+        let opened = self.try_hosts(&target, session, limit).await;
         match opened {
             // Between a change of the password in the server and in the file nothing else can be done than to look again.
             Err(error) if is_refused(&error) => {
                 self.read_if_changed(true);
                 let fresh = self.target();
-                if fresh == target { Err(error) } else { self.try_hosts(&fresh, session).await }
+                if fresh == target { Err(error) } else { self.try_hosts(&fresh, session, limit).await }
             }
             opened => opened,
         }
@@ -129,14 +130,14 @@ impl Connector {
         }
     }
 
-    async fn try_hosts(&self, target: &ConnectionString, session: &Config) -> Result<Opened, Postgres> {
+    async fn try_hosts(&self, target: &ConnectionString, session: &Config, limit: Duration) -> Result<Opened, DbError> {
         let mut hosts: Vec<&Host> = target.hosts.iter().collect();
         if target.shuffled {
             fastrand::shuffle(&mut hosts);
         }
         let mut last = None;
         for host in hosts {
-            match self.try_host(target, host, session).await {
+            match self.try_host(target, host, self.config(target, session, limit), limit).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => last = Some(error),
             }
@@ -144,34 +145,35 @@ impl Connector {
         Err(last.expect("a connection string names at least one host"))
     }
 
-    async fn try_host(&self, target: &ConnectionString, host: &Host, session: &Config) -> Result<Opened, Postgres> {
-        let mut config = self.config(target, session);
+    async fn try_host(
+        &self,
+        target: &ConnectionString,
+        host: &Host,
+        mut config: Config,
+        limit: Duration,
+    ) -> Result<Opened, DbError> {
         config.port(host.port);
         match &host.place {
             Place::Socket(path) => {
                 config.host_path(path);
-                self.try_once(target, config, true).await
+                self.try_once(target, config, true, limit).await
             }
             Place::Address(address, name) => {
                 config.host(name.clone().unwrap_or_else(|| address.to_string())).hostaddr(*address);
-                self.try_once(target, config, is_loopback(*address)).await
+                self.try_once(target, config, is_loopback(*address), limit).await
             }
             Place::Name(name) => {
                 config.host(name);
-                let mut addresses = look_up(name, host.port, self.shared.settings.connect_timeout).await;
+                let mut addresses = look_up(name, host.port, limit).await?;
                 if target.shuffled {
                     fastrand::shuffle(&mut addresses);
-                }
-                if addresses.is_empty() {
-                    // The client looks it up once more, and reports why that fails.
-                    return self.try_once(target, config, false).await;
                 }
                 let mut last = None;
                 for address in addresses {
                     let mut config = config.clone();
                     config.hostaddr(address);
                     let local = is_localhost(name) && is_loopback(address);
-                    match self.try_once(target, config, local).await {
+                    match self.try_once(target, config, local, limit).await {
                         Ok(opened) => return Ok(opened),
                         Err(error) => last = Some(error),
                     }
@@ -181,8 +183,14 @@ impl Connector {
         }
     }
 
-    /// One address. The limit is for all of it: TCP, TLS, and the password.
-    async fn try_once(&self, target: &ConnectionString, mut config: Config, local: bool) -> Result<Opened, Postgres> {
+    /// One address. The `connect_timeout` of the driver ends with the TCP handshake, which a frozen server still answers.
+    async fn try_once(
+        &self,
+        target: &ConnectionString,
+        mut config: Config,
+        local: bool,
+        limit: Duration,
+    ) -> Result<Opened, DbError> {
         let mode = target.tls(self.shared.settings.tls, local);
         config.ssl_mode(match mode {
             TlsMode::Disable => SslMode::Disable,
@@ -203,7 +211,7 @@ impl Connector {
             }
         };
         let connecting = async {
-            Ok(match client {
+            Ok::<Opened, Postgres>(match client {
                 Some(client) => {
                     let (client, connection) = config.connect(client).await?;
                     (client, connection.boxed())
@@ -214,11 +222,13 @@ impl Connector {
                 }
             })
         };
-        let limited = tokio::time::timeout(self.shared.settings.connect_timeout, Box::pin(connecting)).await;
-        limited.unwrap_or_else(|_| Err(Postgres::__private_api_timeout()))
+        match timeout(limit, Box::pin(connecting)).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(NoAnswer::new(Call::Connect, limit).into()),
+        }
     }
 
-    fn config(&self, target: &ConnectionString, session: &Config) -> Config {
+    fn config(&self, target: &ConnectionString, session: &Config, limit: Duration) -> Config {
         let mut config = Config::new();
         if let Some(user) = &target.user {
             config.user(user.expose());
@@ -246,31 +256,13 @@ impl Connector {
         });
         let probes = target.keepalives;
         config
-            .connect_timeout(self.shared.settings.connect_timeout)
+            .connect_timeout(limit)
             .keepalives(!probes.off)
             .keepalives_idle(probes.idle.unwrap_or(Duration::from_secs(10)))
             .keepalives_interval(probes.interval.unwrap_or(Duration::from_secs(3)))
             .keepalives_retries(probes.count.unwrap_or(3))
             .tcp_user_timeout(probes.user_timeout.unwrap_or(Duration::from_secs(10)));
         config
-    }
-}
-
-/// For the pools: the name and the options are all that they add.
-impl Connect for Connector {
-    fn connect(&self, session: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Postgres>> {
-        let session = session.clone();
-        Box::pin(async move {
-            let (client, driver) = self.open(&session).await?;
-            Ok((client, supervisor::detach_abortable("postgres connection", drive(driver))))
-        })
-    }
-}
-
-/// Moves the messages of a session until it ends.
-pub(super) async fn drive(driver: BoxFuture<'static, Result<(), Postgres>>) {
-    if let Err(error) = driver.await {
-        tracing::debug!(error = %ServerError::from(error), "a PostgreSQL connection ended");
     }
 }
 
@@ -282,20 +274,44 @@ fn understood(url: &Secret, settings: &DatabaseConfig) -> Result<ConnectionStrin
 }
 
 /// Whether the server knows another password, or another user. Classes 28 and, for a database of another name, 3D.
-fn is_refused(error: &Postgres) -> bool {
+fn is_refused(error: &DbError) -> bool {
     let codes =
         [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION, SqlState::INVALID_CATALOG_NAME];
-    error.code().is_some_and(|code| codes.contains(code))
+    error.sqlstate().is_some_and(|code| codes.contains(code))
 }
 
 fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// Empty when there is no answer.
-async fn look_up(name: &str, port: u16, limit: Duration) -> Vec<IpAddr> {
-    let Ok(Ok(found)) = tokio::time::timeout(limit, tokio::net::lookup_host((name, port))).await else {
-        return Vec::new();
+/// The addresses of a name, at least one.
+async fn look_up(name: &str, port: u16, limit: Duration) -> Result<Vec<IpAddr>, DbError> {
+    let found = match timeout(limit, lookup_host((name, port))).await {
+        Ok(found) => found.map_err(|error| DbError::Unavailable(error.into()))?,
+        Err(_) => return Err(NoAnswer::new(Call::Resolve, limit).into()),
     };
-    found.map(|address: SocketAddr| address.ip()).collect()
+    let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+    match addresses.is_empty() {
+        true => Err(DbError::Unavailable("the name of the PostgreSQL host has no address".into())),
+        false => Ok(addresses),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_next_host_is_tried_when_one_accepts_and_never_answers() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let ports = [silent.local_addr().expect("bound").port(), closed.local_addr().expect("bound").port()];
+        drop(closed);
+        let url = format!("user=u host=127.0.0.1,127.0.0.1 port={},{}", ports[0], ports[1]);
+        let settings = DatabaseConfig { url: Secret::new(url), ..DatabaseConfig::default() };
+        let connector = Connector::new(&settings).expect("settings");
+        let error = connector.open(&Config::new(), Duration::from_millis(200)).await.err().expect("nobody answers");
+        assert!(error.chain().contains("refused"), "the error is that of the second host: {}", error.chain());
+        drop(silent);
+    }
 }

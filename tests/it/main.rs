@@ -13,6 +13,7 @@ mod connection_strings;
 mod consumer;
 mod conversion;
 mod crash;
+mod deadlines;
 mod delivery;
 mod demo;
 mod dlq;
@@ -21,6 +22,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod hostile;
 mod inspect;
 mod log;
 mod migrations;
@@ -31,6 +33,7 @@ mod outbox;
 mod partitions;
 mod projection;
 mod query_plans;
+mod refused_writes;
 mod replay;
 mod resharding;
 mod secrets;
@@ -40,6 +43,7 @@ mod support;
 mod takeover;
 mod together;
 mod top;
+mod waits;
 mod watermark;
 
 // The proxy of the fault harness.
