@@ -38,6 +38,7 @@ mod replay;
 mod resharding;
 mod secrets;
 mod shutdown;
+mod sizes;
 mod sql_files;
 mod support;
 mod takeover;
