@@ -300,7 +300,7 @@ impl PgOutbox {
         let Claim { source, .. } = claim;
         let Found { rows, covered, full, bytes } = found;
         let row_bytes = bytes.checked_div(rows.len() as u64);
-        let sorted = sort_out(tx, fence.shard, rows, any_held, judge).await?;
+        let sorted = sort_out(tx, fence.shard, rows, any_held, full, judge).await?;
         if sorted.stopped && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
             let step = Step {

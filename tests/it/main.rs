@@ -35,6 +35,7 @@ mod refused_writes;
 mod replay;
 mod resharding;
 mod shutdown;
+mod sizes;
 mod sql_files;
 mod support;
 mod takeover;
