@@ -99,8 +99,18 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     ("commands/recover.rs", "spawn_blocking", "limits of broker/scan.rs", "a_second_signal_ends_it_at_once"),
     ("commands/dlq.rs", "spawn_blocking", "limits of broker/reader.rs", "a_second_signal_ends_it_at_once"),
     ("commands/signals.rs", "recv", "a signal", "a_second_signal_ends_it_at_once"),
-    ("commands/watchdog.rs", "block_on", "own thread", "a_stop_ends_in_time_although_nobody_reads_the_log"),
-    ("commands/watchdog.rs", "recv", "a signal", "a_stop_ends_in_time_although_nobody_reads_the_log"),
+    (
+        "commands/watchdog.rs",
+        "block_on",
+        "own thread",
+        "a_runtime_whose_threads_are_all_stuck_is_reported_and_stopped_in_time",
+    ),
+    (
+        "commands/watchdog.rs",
+        "recv",
+        "a signal",
+        "a_runtime_whose_threads_are_all_stuck_is_reported_and_stopped_in_time",
+    ),
     ("main.rs", "block_on", "the command", "every_command_gives_up_on_a_server_that_accepts_and_never_answers"),
 ];
 
