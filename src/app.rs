@@ -221,9 +221,11 @@ impl App {
             projection.iter().map(Projection::load).collect::<Result<_>>()?
         };
         let client = client_config::common(kafka, &format!("{}-{}-consumer", run.deployment, self.name));
+        client_config::try_out(&client)?;
         let mut lost = LostBrokers::new(client.clone());
         let lost = Box::new(move |down| lost.look(down));
-        let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, self.metrics.clone());
+        let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, self.metrics.clone())
+            .refreshed_by(client_config::fresh);
         consumer.status().report_to(self.health.fresh_check("consumer", CONSUMER_SILENCE));
         Ok(consumer)
     }
@@ -235,6 +237,11 @@ impl App {
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;
+        let client = client_config::producer(kafka, &client_id, record_bytes_max);
+        client_config::try_out(&client)?;
+        if relay.delivery == Delivery::ExactlyOnce {
+            client_config::try_out(&client_config::transactional(kafka, &client_id, record_bytes_max))?;
+        }
         let health = RelayHealth::new(
             [
                 self.health.fresh_check("postgres", POSTGRES_SILENCE),
@@ -265,11 +272,7 @@ impl App {
             catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
             admin: kafka_admin,
             encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),
-            publisher: PublisherSettings {
-                client: client_config::producer(kafka, &client_id, record_bytes_max),
-                publish_timeout: relay.publish_timeout,
-                name: String::new(),
-            },
+            publisher: PublisherSettings { client, publish_timeout: relay.publish_timeout, name: String::new() },
             transactions: (relay.delivery == Delivery::ExactlyOnce).then(|| TransactionSettings {
                 client: client_config::transactional(kafka, &client_id, record_bytes_max),
                 id_prefix: format!("{}.", run.deployment),

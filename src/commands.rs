@@ -128,6 +128,7 @@ pub fn parse() -> Cli {
 
 /// Runs the command of a parsed command line.
 pub async fn run(cli: Cli) -> Result<()> {
+    signals::end_by_default()?;
     let context = Context { global: cli.global };
     // Logs would be written into the live view.
     let draws = matches!(&cli.command, Command::Top(args) if top::takes_the_screen(context.format(), args));

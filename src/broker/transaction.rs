@@ -15,11 +15,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
-use super::Record;
 use super::admin::QuietContext;
 use super::batch::{BatchState, HandOver, POLL_EVERY, State, drain, hand_over};
 use super::call::close;
 use super::producer::{CallWatch, Producer};
+use super::{Record, client_config};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
@@ -261,7 +261,7 @@ impl Worker {
 
     /// It never subscribes, so it takes nothing over.
     fn reader(&self, isolation: &str) -> Result<BaseConsumer<QuietContext>, String> {
-        let mut reader = self.settings.reader.clone();
+        let mut reader = client_config::fresh(&self.settings.reader);
         reader
             .set("group.id", &self.settings.place.group)
             .set("enable.auto.commit", "false")
