@@ -24,13 +24,16 @@ grant select, insert, update, delete on outbox_instances to outbox_relay;
 grant select, insert, update, delete on outbox_held_keys to outbox_relay;
 grant select, insert, delete on outbox_again to outbox_relay;
 grant select, insert, delete on outbox_progress to outbox_relay;
-grant select on outbox_installation to outbox_relay;
+grant select, update (home_system, home_database) on outbox_installation to outbox_relay;
 grant select on outbox_pauses to outbox_relay;
 grant select on refinery_schema_history to outbox_relay;
 grant execute on function outbox_shard_count() to outbox_relay;
 grant execute on function outbox_key_of(text, text) to outbox_relay;
 grant execute on function outbox_shard_of(text, bigint) to outbox_relay;
 grant execute on function outbox_session_key(uuid) to outbox_relay;
+grant execute on function outbox_json_text(jsonb, bigint) to outbox_relay;
+grant execute on function outbox_json_text_measured(jsonb, bigint) to outbox_relay;
+grant execute on function outbox_count_claimed(bigint, bigint, bigint) to outbox_relay;
 -- What [cleanup] and relay.after_publish = "delete" need, and the command cleanup.
 grant delete on outbox_events to outbox_relay;
 -- What [cleanup] needs besides. The last one shows how far replicas are behind, and old transactions of others.

@@ -86,6 +86,7 @@ const AVAILABLE_AT: &[&str] = &["available_at"];
 const DEAD_LETTER_OF: &[&str] = &["dead_letter_of"];
 const REPLAY_OF: &[&str] = &["available_at", "replay_of"];
 const STATUS: &[&str] = &["status"];
+const HOME: &[&str] = &["home_system", "home_database"];
 const SETTLED: &[&str] = &[
     "status",
     "retry_count",
@@ -153,6 +154,8 @@ pub const GRANTS: &[Grant] = &[
     on(Relay, Work, "outbox_progress", "insert"),
     on(Relay, Work, "outbox_progress", "delete"),
     on(Relay, Work, "outbox_installation", "select"),
+    // Where the outbox lives, noted by the first relay that runs, so that a copy of the database is told from it.
+    of(Relay, Work, "outbox_installation", "update", HOME),
     on(Relay, Work, "outbox_pauses", "select"),
     on(Relay, Work, "refinery_schema_history", "select"),
     on(Relay, Work, "outbox_shard_count()", "execute"),

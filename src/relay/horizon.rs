@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Lanes;
 use crate::config::{Ordering, Tracking};
 use crate::db::Pool;
+use crate::error::Code;
 use crate::outbox::barrier::Barrier;
 use crate::outbox::restart::{self, Restart};
 
@@ -22,6 +23,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
     let mut barrier = Barrier::new(pool.clone());
     // The first look is at once.
     let mut interval = Duration::ZERO;
+    let mut faulty = false;
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -37,6 +39,20 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
                         barrier.put_back(restart);
                     }
                 }
+                match barrier.fault() {
+                    None => lanes.health.ids.ok(),
+                    Some((what, fix)) => {
+                        lanes.health.ids.failing(format!("{what}; {fix}"));
+                        if !faulty {
+                            tracing::error!(
+                                code = Code::IdsOutOfTurn.as_str(),
+                                fix,
+                                "{what}; the scan bound and the watermark stay where they are until that is put right"
+                            );
+                        }
+                    }
+                }
+                faulty = barrier.fault().is_some();
                 interval = match (lanes.ordering, lanes.tracking) {
                     (Ordering::Strict, _) => STRICT_PROBE_INTERVAL,
                     (Ordering::Key, Tracking::Watermark) if moved => BUSY_PROBE_INTERVAL,

@@ -10,10 +10,11 @@ use crate::app::preflight::{obstacles, purposes};
 use crate::clock;
 use crate::commands::{Result, admin_pool};
 use crate::config::Config;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Role};
 use crate::error::Error;
 use crate::migrations;
 use crate::outbox::grants::wanted;
+use crate::outbox::home;
 use crate::outbox::inspect;
 use crate::outbox::inspect::server::{Inspector, Wanted, is_refused_by_pooler};
 use crate::outbox::preflight::trial;
@@ -114,6 +115,10 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
     }
     others(settings, database, findings).await;
     if settings.relay.enabled {
+        let standing = home::look(&database.pool(Role::Admin, 1)).await;
+        if let Some(standing) = known(Part::Schema, "schema.home", standing, findings) {
+            judge_schema::home(&standing, findings);
+        }
         let partitions = inspector.partitions().await;
         if let Some(Some(partitions)) = known(Part::Schema, "schema.partitions", partitions, findings) {
             judge_schema::partitions(&partitions, findings);

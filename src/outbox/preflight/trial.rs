@@ -134,15 +134,10 @@ fn judge(what: &str, gravity: Gravity, error: DbError) -> Result<Option<Obstacle
     if matches!(code, SqlState::INSUFFICIENT_PRIVILEGE | SqlState::READ_ONLY_SQL_TRANSACTION) {
         return Ok(None);
     }
-    // Never the message or the detail, which may hold values.
-    let mut place = format!("SQLSTATE {}", code.code());
-    for (kind, name) in error.names() {
-        place.push_str(&format!(", {kind} {name}"));
-    }
     Ok(Some(Obstacle {
         gravity,
         check: CHECK,
-        what: format!("PostgreSQL refuses to {what}: {place}"),
+        what: format!("PostgreSQL refuses to {what}: {}", error.chain()),
         why: "what was tried, and rolled back, is what the relay and its commands do every day".to_owned(),
         fix: "change the constraint, trigger or type of that name so that it takes such rows: \
               they have only the columns that outbox-relay knows"

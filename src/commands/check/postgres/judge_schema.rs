@@ -1,6 +1,7 @@
 //! What facts about the schema mean. Pure.
 
 use crate::commands::check::finding::{Finding, Part};
+use crate::outbox::home::Standing;
 use crate::outbox::inspect::server::{Grant, PartitionFacts, Wanted};
 use crate::outbox::preflight::{Gravity, Obstacle};
 
@@ -121,6 +122,21 @@ pub(super) fn obstacles(obstacles: Vec<Obstacle>, ok: &str, check: &'static str,
     if none {
         findings.push(Finding::ok(Part::Schema, check, ok));
     }
+}
+
+pub(super) fn home(standing: &Standing, findings: &mut Vec<Finding>) {
+    const CHECK: &str = "schema.home";
+    findings.push(match standing {
+        Standing::Home => Finding::ok(Part::Schema, CHECK, "the outbox is where a relay last ran on it"),
+        Standing::New(_) => Finding::ok(Part::Schema, CHECK, "no relay has run on this outbox yet"),
+        Standing::Away { home, here } => Finding::problem(
+            Part::Schema,
+            CHECK,
+            format!("the relay last ran on {}, and this is {}", home.describe(), here.describe()),
+            "this database is a copy, or was moved, and the relay stops with status 78 rather than take the original's events for its own",
+            "outbox-relay adopt --moved if the original is gone for good; outbox-relay adopt --copy if it lives on",
+        ),
+    });
 }
 
 /// A plain table needs nothing.
