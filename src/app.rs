@@ -207,6 +207,7 @@ impl App {
             (Tracking::Rows, AfterPublish::Delete) => Finish::Delete,
             (Tracking::Rows, AfterPublish::Mark) => Finish::Mark,
         };
+        let catalog = TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace);
         Ok(relay::Parts {
             outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?)).finishing(finish),
             leases: Leases::new(
@@ -219,12 +220,12 @@ impl App {
             lease_pool,
             admin_pool: self.database.pool(Role::Admin, UPKEEP_CONNECTIONS),
             reprocess: reprocess.clone(),
-            catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
             admin: kafka_admin,
             encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),
             publisher: PublisherSettings {
                 client: client_config::producer(kafka, &client_id, record_bytes_max),
                 publish_timeout: relay.publish_timeout,
+                partitions: catalog.partitions().clone(),
                 name: String::new(),
             },
             transactions: (relay.delivery == Delivery::ExactlyOnce).then(|| TransactionSettings {
@@ -237,8 +238,10 @@ impl App {
                     partition: 0,
                 },
                 publish_timeout: relay.publish_timeout,
+                partitions: catalog.partitions().clone(),
                 name: String::new(),
             }),
+            catalog,
             client_id,
             metrics: self.metrics.clone(),
             heartbeat: self.health.heartbeat("relay", RELAY_SILENCE),

@@ -55,7 +55,7 @@ pub struct PollLabel {
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TransactionLabel {
-    /// `committed`, `refused` (a record), `denied` (a topic) or `unknown` (the marker tells).
+    /// `committed`, `refused` (records), `denied` (a topic), `unavailable` (a partition) or `unknown` (the marker tells).
     pub outcome: &'static str,
 }
 
@@ -263,7 +263,7 @@ impl Metrics {
         for result in ["full", "partial", "empty"] {
             drop(poll_duration.get_or_create(&PollLabel { result }));
         }
-        for outcome in ["committed", "refused", "denied", "unknown"] {
+        for outcome in ["committed", "refused", "denied", "unavailable", "unknown"] {
             drop(transactions.get_or_create(&TransactionLabel { outcome }));
         }
         for kind in ["published", "discarded", "failed", "handled"] {

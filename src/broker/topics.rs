@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::admin::Admin;
+use super::partitions::Partitions;
 use crate::clock::monotonic;
 use crate::error::{Code, Result};
 
@@ -62,12 +63,18 @@ pub struct TopicCatalog {
     facts: Arc<RwLock<HashMap<String, Fact>>>,
     /// Topics that can be written to again, and since when.
     granted: Arc<Mutex<HashMap<String, Duration>>>,
+    partitions: Partitions,
 }
 
 impl TopicCatalog {
     /// `grace`: how long a topic that does not exist is waited for.
     pub fn new(admin: Admin, grace: Duration) -> Self {
-        Self { admin, grace, facts: Arc::default(), granted: Arc::default() }
+        Self { admin, grace, facts: Arc::default(), granted: Arc::default(), partitions: Partitions::default() }
+    }
+
+    /// What is known of the partitions.
+    pub fn partitions(&self) -> &Partitions {
+        &self.partitions
     }
 
     /// `just_asked`: the caller has asked about it and looks up again because of that.

@@ -375,8 +375,9 @@ impl Lane {
         } else {
             self.shared.health.kafka_failed("no broker can be reached");
         }
+        let stuck = deliveries.contains(&Delivery::Stuck);
         let (settlement, unsent) = self.account(&records, &ids, deliveries);
-        if matches!(self.sender, Sender::ExactlyOnce(_)) && !settlement.failed.is_empty() {
+        if matches!(self.sender, Sender::ExactlyOnce(_)) && (!settlement.failed.is_empty() || stuck) {
             // The rest of the batch is as good as before, and is claimed again at once.
             return (settlement, 0);
         }
@@ -438,7 +439,7 @@ impl Lane {
         let now_ms = wall().as_millisecond();
         let mut settlement = Settlement { published: Vec::with_capacity(records.len()), ..Settlement::default() };
         let mut per_topic = PerTopic::new(metrics);
-        let mut unsent = 0_u64;
+        let (mut unsent, mut stuck) = (0_u64, 0_u64);
         let (any_denied, mut written) = (self.shared.catalog.any_denied(), HashSet::new());
         for ((record, id), delivery) in records.iter().zip(ids.iter().copied()).zip(deliveries) {
             let acked = matches!(delivery, Delivery::Acked { .. });
@@ -471,10 +472,16 @@ impl Lane {
                     metrics.publish_failures.get_or_create(&labels).inc();
                     self.shared.catalog.deny(&record.topic, true);
                 }
+                // The next claim holds its key.
+                Delivery::Stuck => stuck += 1,
                 Delivery::Unsent => unsent += 1,
             }
         }
         per_topic.flush();
+        if stuck > 0 {
+            let shard = self.fence.shard;
+            tracing::info!(shard, events = stuck, "partitions did not take part of a batch; it waits for them");
+        }
         if !written.is_empty() {
             self.shared.catalog.written(written.into_iter());
         }

@@ -36,6 +36,7 @@ mod sql_files;
 mod support;
 mod takeover;
 mod together;
+mod topics;
 mod top;
 mod watermark;
 

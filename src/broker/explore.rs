@@ -1,0 +1,133 @@
+//! Finds out which records of a batch Kafka refuses, all of them in a few walks.
+//!
+//! A broker refuses whole requests. Kafka says which records were the reason; where it does not, requests get smaller from walk to walk
+//! until a record is alone in its own.
+//! Owns what order needs while a producer is at work that goes on behind a refusal: of each key one record at a time.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Record;
+use super::batch::{BatchState, HandOver, Pass, Sending, State, drain, hand_over};
+use super::partitions::Partitions;
+use super::producer::Producer;
+
+/// From walk to walk, requests of suspects get smaller by this.
+const SHRINK: usize = 8;
+
+/// Which records one walk takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Take {
+    /// The first of each key that has no outcome, so that a refusal cannot come after a later record of the key.
+    Heads,
+    /// Every one: nothing of it will stay.
+    All,
+}
+
+/// What must not be sent, for what became of earlier records.
+pub(super) struct Blocked<'a> {
+    partitions: &'a Partitions,
+    refused_keys: HashSet<&'a str>,
+    topics: HashMap<&'a str, State>,
+    stuck_keys: HashSet<&'a str>,
+    stuck_places: HashSet<(&'a str, i32)>,
+}
+
+impl<'a> Blocked<'a> {
+    pub(super) fn new(records: &[&'a Record], states: &[State], partitions: &'a Partitions) -> Self {
+        let mut blocked = Self {
+            partitions,
+            refused_keys: HashSet::new(),
+            topics: HashMap::new(),
+            stuck_keys: HashSet::new(),
+            stuck_places: HashSet::new(),
+        };
+        for (record, state) in records.iter().zip(states) {
+            match state {
+                State::Refused { .. } => blocked.refuse(record),
+                // What Kafka would not take yet keeps the rest of its topic back, or a later record of its key would go first.
+                State::Unsent | State::Denied => {
+                    blocked.topics.insert(&record.topic, *state);
+                }
+                State::Stuck => {
+                    blocked.stuck_keys.extend(record.key.as_deref());
+                    let place = record.key.as_deref().and_then(|key| partitions.of(&record.topic, Some(key)));
+                    blocked.stuck_places.extend(place.map(|partition| (record.topic.as_str(), partition)));
+                }
+                State::Waiting | State::Sent | State::Acked { .. } | State::Suspect | State::Withheld => {}
+            }
+        }
+        blocked
+    }
+
+    /// Nothing later of its key goes out.
+    pub(super) fn refuse(&mut self, record: &'a Record) {
+        self.refused_keys.extend(record.key.as_deref());
+    }
+
+    /// What becomes of a record instead of being sent.
+    pub(super) fn instead(&self, record: &Record) -> Option<State> {
+        if let Some(state) = self.topics.get(record.topic.as_str()) {
+            return Some(*state);
+        }
+        let key = record.key.as_deref()?;
+        if self.refused_keys.contains(key) {
+            return Some(State::Withheld);
+        }
+        let stuck = || {
+            let place = self.partitions.of(&record.topic, Some(key))?;
+            self.stuck_places.contains(&(record.topic.as_str(), place)).then_some(())
+        };
+        let waits = !self.stuck_places.is_empty() && stuck().is_some() || self.stuck_keys.contains(key);
+        waits.then_some(State::Stuck)
+    }
+}
+
+/// Suspects that go out together in the next walk, when as many as `last` did in the last one.
+pub(super) fn smaller(last: usize, suspects: usize) -> usize {
+    (last.min(suspects) / SHRINK).max(1)
+}
+
+/// Sends what has no outcome yet, suspects in groups of `group`, and waits for the reports.
+pub(super) fn walk(
+    producer: &mut Producer,
+    batch: &mut BatchState,
+    sending: &Sending<'_>,
+    take: Take,
+    group: usize,
+) -> Pass {
+    let (mut waiting, mut suspects) = (Vec::new(), Vec::new());
+    let mut keys: HashSet<&str> = HashSet::new();
+    let blocked = match take {
+        Take::Heads => Some(Blocked::new(sending.records, &batch.states, sending.partitions)),
+        Take::All => None,
+    };
+    for (index, record) in sending.records.iter().enumerate() {
+        let state = batch.states[index];
+        if !matches!(state, State::Waiting | State::Suspect) {
+            continue;
+        }
+        if let Some(state) = blocked.as_ref().and_then(|blocked| blocked.instead(record)) {
+            batch.states[index] = state;
+            continue;
+        }
+        if take == Take::Heads && record.key.as_deref().is_some_and(|key| !keys.insert(key)) {
+            continue;
+        }
+        if state == State::Suspect { suspects.push(index) } else { waiting.push(index) }
+    }
+    let groups = std::iter::once(waiting.as_slice()).chain(suspects.chunks(group));
+    for group in groups.filter(|group| !group.is_empty()) {
+        for index in group {
+            match hand_over(producer, *index, batch, sending) {
+                Ok(()) => {}
+                Err(HandOver::Refused(class, code)) => batch.states[*index] = State::Refused { class, code },
+                Err(HandOver::Ended(end)) => return end,
+            }
+        }
+        if let Some(end) = drain(producer, batch, sending) {
+            return end;
+        }
+        (sending.progress)(batch);
+    }
+    Pass::Done
+}
