@@ -199,7 +199,7 @@ impl App {
         let health = RelayHealth::new(
             self.health.check("postgres"),
             self.health.check("kafka"),
-            [self.health.notes(), self.health.notes()],
+            [self.health.notes(), self.health.notes(), self.health.notes()],
             self.metrics.clone(),
         );
         let finish = match (relay.tracking, relay.after_publish) {

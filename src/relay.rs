@@ -8,6 +8,7 @@ pub mod progress;
 pub mod routing;
 pub mod takeover;
 
+mod cluster;
 mod horizon;
 mod lane;
 mod ownership;
@@ -28,7 +29,6 @@ use crate::broker::admin::Admin;
 use crate::broker::publisher::{Publisher, PublisherSettings};
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::TransactionSettings;
-use crate::clock::monotonic;
 use crate::config::{Ordering, RelayConfig, ReprocessConfig, Tracking};
 use crate::db::{DbError, Pool};
 use crate::error::{Code, Error, Result};
@@ -138,13 +138,15 @@ pub struct RelayHealth {
     pauses: Notes,
     /// That no shard can be had for now.
     resharding: Notes,
+    /// Partitions that take no records.
+    partitions: Notes,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], metrics: Metrics) -> Self {
-        let [pauses, resharding] = notes;
-        Self { postgres, kafka, pauses, resharding, metrics }
+    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 3], metrics: Metrics) -> Self {
+        let [pauses, resharding, partitions] = notes;
+        Self { postgres, kafka, pauses, resharding, partitions, metrics }
     }
 
     fn postgres_works(&self) {
@@ -231,7 +233,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
             survey::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
             pauses::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
             upkeep::run(Arc::clone(&lanes), parts.admin_pool, parts.reprocess, helpers.clone()),
-            watch_kafka(Arc::clone(&lanes), helpers.clone()),
+            cluster::run(Arc::clone(&lanes), helpers.clone()),
         )
     };
     let owner = ownership::Owner::new(
@@ -249,27 +251,4 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     };
     let (ended, _) = tokio::join!(main, background);
     ended
-}
-
-/// Asks Kafka whether it answers, and once a minute about the known topics, so that readiness and limits are current even when
-/// nothing is published.
-async fn watch_kafka(lanes: Arc<Lanes>, stop: CancellationToken) {
-    const PING: Duration = Duration::from_secs(5);
-    const REFRESH: Duration = Duration::from_secs(60);
-    let mut refreshed: Option<Duration> = None;
-    while !stop.is_cancelled() {
-        let due = refreshed.is_none_or(|at| monotonic().saturating_sub(at) >= REFRESH);
-        let answer = if due { lanes.catalog.refresh().await } else { lanes.catalog.ping().await };
-        match answer {
-            Ok(()) => {
-                lanes.health.kafka_works();
-                refreshed = if due { Some(monotonic()) } else { refreshed };
-            }
-            Err(error) => lanes.health.kafka_failed(&error.chain()),
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(PING) => {}
-        }
-    }
 }

@@ -56,8 +56,10 @@ pub(super) struct BatchState {
     pub(super) states: Vec<State>,
     /// Reports that were no acknowledgement.
     pub(super) failures: usize,
-    /// The broker says which records of a request it refuses: Kafka does since 2.4, others may not.
+    /// The broker says which records of a request it refuses: Kafka does since 2.4, others may not. Of no weight in transactions, whose
+    /// requests can be refused for their state as well.
     pub(super) names: bool,
+    whole: bool,
     /// Records were refused since somebody last asked.
     refusals: bool,
     /// Where records without an acknowledgement would have gone.
@@ -67,8 +69,10 @@ pub(super) struct BatchState {
 }
 
 impl BatchState {
-    pub(super) fn new(records: usize) -> Self {
+    /// `whole`: in a transaction.
+    pub(super) fn new(records: usize, whole: bool) -> Self {
         Self {
+            whole,
             states: vec![State::Waiting; records],
             failures: 0,
             names: false,
@@ -84,7 +88,7 @@ impl BatchState {
             let named = request
                 .iter()
                 .any(|report| report.outcome.is_err_and(|code| matches!(classify(code), Class::Innocent)));
-            self.names |= named;
+            self.names |= named && !self.whole;
             for report in request {
                 self.states[report.index] = match report.outcome {
                     Ok(offset) => State::Acked { partition: report.partition, offset },
@@ -389,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_record_refused_with_others_is_only_a_suspect() {
-        let mut batch = BatchState::new(2);
+        let mut batch = BatchState::new(2, false);
         let refused = Err(RDKafkaErrorCode::MessageSizeTooLarge);
         batch.take(&[report(0, 1, refused), report(1, 1, refused)]);
         assert!(batch.states.iter().all(|state| *state == State::Suspect));
@@ -401,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_broker_that_names_the_refused_records_is_believed() {
-        let mut batch = BatchState::new(5);
+        let mut batch = BatchState::new(5, false);
         let (named, neighbour) = (Err(RDKafkaErrorCode::InvalidRecord), Err(innocent()));
         batch.take(&[report(0, 1, named), report(1, 1, neighbour), report(2, 1, named)]);
         assert!(matches!(batch.states[0], State::Refused { class: "invalid-record", .. }));
@@ -414,7 +418,7 @@ mod tests {
 
     #[test]
     fn what_a_topic_refuses_needs_no_search() {
-        let mut batch = BatchState::new(2);
+        let mut batch = BatchState::new(2, false);
         let refused = Err(RDKafkaErrorCode::InvalidTopic);
         batch.take(&[report(0, 1, refused), report(1, 1, refused)]);
         assert!(batch.states.iter().all(|state| matches!(state, State::Refused { class: "invalid-topic", .. })));
@@ -422,7 +426,7 @@ mod tests {
 
     #[test]
     fn what_the_client_gave_up_waits_and_what_the_broker_would_not_take_yet_is_unsent() {
-        let mut batch = BatchState::new(3);
+        let mut batch = BatchState::new(3, false);
         batch.take(&[
             report(0, 1, Err(RDKafkaErrorCode::PurgeQueue)),
             report(1, 2, Err(RDKafkaErrorCode::NotEnoughReplicas)),
@@ -444,7 +448,7 @@ mod tests {
         let records = 16;
         let mut codes = outage.iter().cycle();
         for attempt in 0..ATTEMPTS {
-            let mut batch = BatchState::new(records);
+            let mut batch = BatchState::new(records, false);
             for index in 0..records {
                 // A producer that ends leaves some without a report.
                 if (attempt + index) % 7 != 0 {

@@ -26,7 +26,8 @@ pub(super) enum Take {
 /// What must not be sent, for what became of earlier records.
 pub(super) struct Blocked<'a> {
     partitions: &'a Partitions,
-    refused_keys: HashSet<&'a str>,
+    /// The first refused record of each key.
+    refused_keys: HashMap<&'a str, usize>,
     topics: HashMap<&'a str, State>,
     stuck_keys: HashSet<&'a str>,
     stuck_places: HashSet<(&'a str, i32)>,
@@ -36,14 +37,14 @@ impl<'a> Blocked<'a> {
     pub(super) fn new(records: &[&'a Record], states: &[State], partitions: &'a Partitions) -> Self {
         let mut blocked = Self {
             partitions,
-            refused_keys: HashSet::new(),
+            refused_keys: HashMap::new(),
             topics: HashMap::new(),
             stuck_keys: HashSet::new(),
             stuck_places: HashSet::new(),
         };
-        for (record, state) in records.iter().zip(states) {
+        for (index, (record, state)) in records.iter().zip(states).enumerate() {
             match state {
-                State::Refused { .. } => blocked.refuse(record),
+                State::Refused { .. } => blocked.refuse(index, record),
                 // What Kafka would not take yet keeps the rest of its topic back, or a later record of its key would go first.
                 State::Unsent | State::Denied => {
                     blocked.topics.insert(&record.topic, *state);
@@ -60,17 +61,20 @@ impl<'a> Blocked<'a> {
     }
 
     /// Nothing later of its key goes out.
-    pub(super) fn refuse(&mut self, record: &'a Record) {
-        self.refused_keys.extend(record.key.as_deref());
+    pub(super) fn refuse(&mut self, index: usize, record: &'a Record) {
+        if let Some(key) = record.key.as_deref() {
+            let first = self.refused_keys.entry(key).or_insert(index);
+            *first = index.min(*first);
+        }
     }
 
     /// What becomes of a record instead of being sent.
-    pub(super) fn instead(&self, record: &Record) -> Option<State> {
+    pub(super) fn instead(&self, index: usize, record: &Record) -> Option<State> {
         if let Some(state) = self.topics.get(record.topic.as_str()) {
             return Some(*state);
         }
         let key = record.key.as_deref()?;
-        if self.refused_keys.contains(key) {
+        if self.refused_keys.get(key).is_some_and(|first| *first < index) {
             return Some(State::Withheld);
         }
         let stuck = || {
@@ -106,7 +110,7 @@ pub(super) fn walk(
         if !matches!(state, State::Waiting | State::Suspect) {
             continue;
         }
-        if let Some(state) = blocked.as_ref().and_then(|blocked| blocked.instead(record)) {
+        if let Some(state) = blocked.as_ref().and_then(|blocked| blocked.instead(index, record)) {
             batch.states[index] = state;
             continue;
         }

@@ -273,8 +273,10 @@ impl Partitions {
         let now = monotonic();
         let mut topics = self.topics();
         let known = topics.entry(topic.to_owned()).or_default();
-        let entry =
-            known.entries.entry(partition).or_insert_with(|| Entry { strikes: 0, ..Entry::new(Trouble::Refusing(code), now) });
+        let entry = known
+            .entries
+            .entry(partition)
+            .or_insert_with(|| Entry { strikes: 0, ..Entry::new(Trouble::Refusing(code), now) });
         entry.strikes += 1;
         if entry.strikes == 1 {
             let code = code.to_string();

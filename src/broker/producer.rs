@@ -295,6 +295,17 @@ impl Producer {
         self.inner.purge(PurgeConfig::default().queue());
     }
 
+    /// Gives up everything and takes its reports, so that none of them comes later and is taken for another one of the same record.
+    pub(super) fn purge_and_wait(&mut self, limit: Duration) -> Vec<Report> {
+        const WAIT: Duration = Duration::from_millis(1);
+        self.purge_all();
+        let (end, mut reports) = (monotonic() + limit, Vec::new());
+        while self.unreported > 0 && monotonic() < end {
+            reports.extend(self.poll(WAIT));
+        }
+        reports
+    }
+
     /// Gives up everything. What was in flight may be in the log.
     pub(super) fn purge_all(&self) {
         self.inner.purge(PurgeConfig::default().queue().inflight());

@@ -182,7 +182,7 @@ impl Worker {
     fn publish(&mut self, jobs: Vec<Job>) {
         let batches: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.records)).collect();
         let records: Vec<&Record> = batches.iter().flat_map(|records| records.iter()).collect();
-        let mut batch = BatchState::new(records.len());
+        let mut batch = BatchState::new(records.len(), false);
         batch.names = self.names;
         let unanswered = Unanswered::new(jobs);
         let partitions = self.settings.partitions.clone();
@@ -343,7 +343,7 @@ fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) 
         if !matches!(batch.states[index], State::Waiting | State::Suspect) {
             continue;
         }
-        if let Some(state) = blocked.instead(record) {
+        if let Some(state) = blocked.instead(index, record) {
             batch.states[index] = state;
             continue;
         }
@@ -359,7 +359,7 @@ fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) 
             Ok(()) => {}
             Err(HandOver::Refused(class, code)) => {
                 batch.states[index] = State::Refused { class, code };
-                blocked.refuse(record);
+                blocked.refuse(index, record);
             }
             Err(HandOver::Ended(end)) => return end,
         }

@@ -196,7 +196,7 @@ impl Thread {
     fn start(settings: TransactionSettings, brokers_up: Arc<AtomicBool>) -> std::io::Result<Self> {
         let (jobs, inbox) = sync_channel(1);
         let watch = Arc::new(CallWatch::default());
-        let worker = Worker { settings, open: None, names: false, brokers_up, watch: Arc::clone(&watch) };
+        let worker = Worker { settings, open: None, brokers_up, watch: Arc::clone(&watch) };
         std::thread::Builder::new().name(worker.settings.name.clone()).spawn(move || worker.run(&inbox))?;
         Ok(Self { jobs, watch })
     }
@@ -213,8 +213,6 @@ struct Open {
 struct Worker {
     settings: TransactionSettings,
     open: Option<Open>,
-    /// The broker says which records it refuses.
-    names: bool,
     brokers_up: Arc<AtomicBool>,
     watch: Arc<CallWatch>,
 }
@@ -290,8 +288,7 @@ impl Worker {
             return Ended { outcome: Outcome::Unknown("the producer is not open".to_owned()), usable: false };
         };
         let records: Vec<&Record> = records.iter().collect();
-        let mut batch = BatchState::new(records.len());
-        batch.names = self.names;
+        let mut batch = BatchState::new(records.len(), true);
         let partitions = self.settings.partitions.clone();
         let sending = Sending {
             records: &records,
@@ -317,7 +314,6 @@ impl Worker {
                 outcome = self.search(&mut batch, &sending, permit);
             }
         }
-        self.names = batch.names;
         batch.tell(&records, &partitions);
         Ended { outcome, usable }
     }
@@ -393,9 +389,7 @@ impl BatchState {
             .iter()
             .enumerate()
             .filter_map(|(index, state)| match state {
-                State::Refused { class, code } => {
-                    Some(Refused { index, class, reason: code.to_string() })
-                }
+                State::Refused { class, code } => Some(Refused { index, class, reason: code.to_string() }),
                 State::Waiting
                 | State::Sent
                 | State::Acked { .. }

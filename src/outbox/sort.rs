@@ -21,6 +21,8 @@ pub enum Verdict<R> {
     Refuse { class: &'static str, topic: Option<String>, reason: String },
     /// Its topic cannot take it now: its key waits, and no attempt is counted.
     Wait(TopicWait),
+    /// Not now, nor anything after it of its key; the rest goes on.
+    Later,
     /// Not now, and nothing after it either: the batch ends before this event.
     Stop,
 }
@@ -34,6 +36,8 @@ pub enum TopicWait {
     Missing(String, Duration),
     /// Kafka does not let the relay write to it: look again after this time, or when it does.
     Denied(String, Duration),
+    /// Its partition takes no records: look again after this time, or when it does.
+    Partition { topic: String, detail: String, retry: Duration },
 }
 
 /// Claimed events by what happens to them next. Those in no list stay as they are.
@@ -85,10 +89,11 @@ pub(super) async fn sort_out<R>(
             sorted.held.push(id);
             continue;
         }
-        let mut wait = |why, topic, release_in| {
+        let mut wait_for = |why, topic, detail, release_in| {
             held_keys.extend(key.map(|key| (key.to_owned(), None)));
-            sorted.waits.push(Wait { first_id: id, key: key.map(str::to_owned), why, topic, release_in });
+            sorted.waits.push(Wait { first_id: id, key: key.map(str::to_owned), why, topic, detail, release_in });
         };
+        let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
         if let Some(seconds) = event.due_in_seconds {
             wait("delayed", None, Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)));
             continue;
@@ -103,6 +108,13 @@ pub(super) async fn sort_out<R>(
             Verdict::Wait(TopicWait::Paused(topic)) => wait("paused", Some(topic), None),
             Verdict::Wait(TopicWait::Missing(topic, retry)) => wait("no-topic", Some(topic), Some(retry)),
             Verdict::Wait(TopicWait::Denied(topic, retry)) => wait("denied", Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Partition { topic, detail, retry }) => {
+                wait_for("partition", Some(topic), Some(detail), Some(retry));
+            }
+            Verdict::Later => {
+                undecided.extend(key.map(str::to_owned));
+                sorted.left.get_or_insert(id);
+            }
             Verdict::Stop => {
                 sorted.left.get_or_insert(id);
                 sorted.stopped = true;

@@ -36,8 +36,8 @@ mod sql_files;
 mod support;
 mod takeover;
 mod together;
-mod topics;
 mod top;
+mod topics;
 mod watermark;
 
 // The proxy of the fault harness.

@@ -12,6 +12,8 @@ use crate::clock::{Permit, monotonic};
 /// So that all records of a partition go out in one request, which is refused as a whole and names those at fault: nothing is sent after
 /// the first refusal of a transaction.
 const LINGER_MS: &str = "20";
+/// Longest wait for the reports of what was purged.
+const LAST_REPORTS: Duration = Duration::from_secs(2);
 /// After this long, what was found so far is reported. The rest is met again.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
 
@@ -20,7 +22,9 @@ impl Worker {
     pub(super) fn search(&self, batch: &mut BatchState, sending: &Sending<'_>, permit: &Permit) -> Outcome {
         match self.find(batch, sending, permit) {
             Ok(()) => {}
-            Err(reason) => tracing::warn!(reason, lane = self.settings.name, "the search for refused records ended early"),
+            Err(reason) => {
+                tracing::warn!(reason, lane = self.settings.name, "the search for refused records ended early")
+            }
         }
         batch.at_fault().unwrap_or_else(|| Outcome::Unknown("Kafka refused records that it took one by one".to_owned()))
     }
@@ -40,8 +44,8 @@ impl Worker {
             producer.begin().map_err(|error| error.to_string())?;
             // How it ended does not matter: what is known by now is in the states.
             drop(explore::walk(&mut producer, batch, sending, Take::All, group));
+            batch.take(&producer.purge_and_wait(LAST_REPORTS));
             batch.reset_sent();
-            producer.purge_all();
             producer.abort(permit).map_err(|error| error.to_string())?;
             batch.met_refusals();
             let suspects = batch.count(State::Suspect);

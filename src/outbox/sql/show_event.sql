@@ -7,7 +7,7 @@ select e.id, e.event_id, e.status, e.topic, outbox_key_of(e.partition_key, e.agg
   e.causation_id, e.source, e.traceparent, e.shard,
   e.payload::text as payload, jsonb_pretty(e.payload) as payload_pretty, e.payload_raw, e.headers::text as headers,
   translate(encode(e.payload_raw, 'base64'), E'\n', '') as payload_base64,
-  h.first_id as held_by, h.reason as held_reason, h.held_at, h.release_at
+  h.first_id as held_by, h.reason as held_reason, h.detail as held_detail, h.held_at, h.release_at
 from outbox_current e
 left join outbox_held_keys h on e.status in ('FAILED', 'HELD') and h.shard = e.shard
   and (h.first_id = e.id or md5(h.partition_key) = md5(outbox_key_of(e.partition_key, e.aggregate_id)))
