@@ -4,6 +4,7 @@
 //! of a transaction would otherwise hand the next user a session with that transaction still open, and an abandoned
 //! transaction pins the vacuum horizon for everybody.
 
+mod time;
 mod tls;
 
 use std::ops::{Deref, DerefMut};
@@ -15,6 +16,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::config::DatabaseConfig;
 use crate::error::{Code, Error};
+pub use time::StoredTime;
 
 /// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
 /// locks from those of writers.

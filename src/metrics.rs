@@ -22,7 +22,7 @@ const BATCH_BUCKETS: [f64; 10] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 100
 
 /// Topics with a label of their own.
 pub const LABELLED_TOPICS: usize = 50;
-/// The label of all others. No topic's own counters are lost by that: a topic called so shares it.
+/// The label of all others, and of a topic that is called so.
 const OTHER_TOPICS: &str = "other";
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]

@@ -11,6 +11,7 @@ pub mod cleanup;
 pub mod dead_letters;
 pub mod failure;
 pub mod inspect;
+pub mod isolate;
 pub mod leases;
 pub mod letters;
 pub mod partitions;

@@ -192,6 +192,9 @@ impl Admin {
 
     /// `None` when the topic does not exist. Errors: [`Code::KafkaDenied`] without the right to describe it.
     pub async fn topic(&self, name: &str) -> Result<Option<TopicFacts>> {
+        if !super::is_topic_name(name) {
+            return Ok(None);
+        }
         let (client, topic) = (self.client(), name.to_owned());
         let found = blocking(move || {
             let metadata = client.inner().fetch_metadata(Some(&topic), ANSWER_TIMEOUT).map_err(unreachable)?;

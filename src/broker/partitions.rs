@@ -270,6 +270,8 @@ impl Partitions {
 
     /// An attempt ended with an error that is no record's.
     pub(super) fn failed(&self, topic: &str, partition: i32, code: RDKafkaErrorCode) {
+        // The topic may be gone.
+        self.suspect(std::iter::once(topic));
         let now = monotonic();
         let mut topics = self.topics();
         let known = topics.entry(topic.to_owned()).or_default();

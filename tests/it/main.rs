@@ -20,6 +20,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod hostile;
 mod inspect;
 mod migrations;
 mod network;
@@ -29,6 +30,7 @@ mod outbox;
 mod partitions;
 mod projection;
 mod query_plans;
+mod refused_writes;
 mod replay;
 mod resharding;
 mod shutdown;
