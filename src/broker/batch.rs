@@ -56,10 +56,8 @@ pub(super) struct BatchState {
     pub(super) states: Vec<State>,
     /// Reports that were no acknowledgement.
     pub(super) failures: usize,
-    /// The broker says which records of a request it refuses: Kafka does since 2.4, others may not. Of no weight in transactions, whose
-    /// requests can be refused for their state as well.
-    pub(super) names: bool,
-    whole: bool,
+    /// Suspects of the requests that were refused since somebody last asked.
+    flagged: Vec<usize>,
     /// Records were refused since somebody last asked.
     refusals: bool,
     /// Where records without an acknowledgement would have gone.
@@ -69,13 +67,11 @@ pub(super) struct BatchState {
 }
 
 impl BatchState {
-    /// `whole`: in a transaction.
-    pub(super) fn new(records: usize, whole: bool) -> Self {
+    pub(super) fn new(records: usize) -> Self {
         Self {
-            whole,
             states: vec![State::Waiting; records],
             failures: 0,
-            names: false,
+            flagged: Vec::new(),
             refusals: false,
             places: HashMap::new(),
             troubles: Vec::new(),
@@ -83,12 +79,12 @@ impl BatchState {
     }
 
     /// Takes delivery reports in. A broker refuses whole requests: a record counts as refused when the broker named it or it was alone.
+    /// Kafka names records since 2.4; but when it names one alone, librdkafka (2.12) gives its error to all of the request.
     pub(super) fn take(&mut self, reports: &[Report]) {
         for request in reports.chunk_by(|one, next| one.request == next.request) {
             let named = request
                 .iter()
                 .any(|report| report.outcome.is_err_and(|code| matches!(classify(code), Class::Innocent)));
-            self.names |= named && !self.whole;
             for report in request {
                 self.states[report.index] = match report.outcome {
                     Ok(offset) => State::Acked { partition: report.partition, offset },
@@ -106,11 +102,11 @@ impl BatchState {
         let class = classify(code);
         self.refusals |= matches!(class, Class::Record(_) | Class::Topic(_) | Class::Innocent);
         match class {
-            // This code stands for several that were named, when all of a request were.
-            Class::Record(class) if certain || (self.names && code == RDKafkaErrorCode::InvalidRecord) => {
-                State::Refused { class, code }
+            Class::Record(class) if certain => State::Refused { class, code },
+            Class::Record(_) => {
+                self.flagged.push(report.index);
+                State::Suspect
             }
-            Class::Record(_) => State::Suspect,
             Class::Topic(class) => State::Refused { class, code },
             Class::Denied => State::Denied,
             Class::Innocent | Class::Fatal => State::Waiting,
@@ -119,6 +115,11 @@ impl BatchState {
                 State::Unsent
             }
         }
+    }
+
+    /// Suspects of the requests that were refused since the last call.
+    pub(super) fn flagged(&mut self) -> HashSet<usize> {
+        std::mem::take(&mut self.flagged).into_iter().collect()
     }
 
     /// Whether Kafka has refused records since the last call.
@@ -393,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_record_refused_with_others_is_only_a_suspect() {
-        let mut batch = BatchState::new(2, false);
+        let mut batch = BatchState::new(2);
         let refused = Err(RDKafkaErrorCode::MessageSizeTooLarge);
         batch.take(&[report(0, 1, refused), report(1, 1, refused)]);
         assert!(batch.states.iter().all(|state| *state == State::Suspect));
@@ -405,20 +406,21 @@ mod tests {
 
     #[test]
     fn a_broker_that_names_the_refused_records_is_believed() {
-        let mut batch = BatchState::new(5, false);
+        let mut batch = BatchState::new(5);
         let (named, neighbour) = (Err(RDKafkaErrorCode::InvalidRecord), Err(innocent()));
         batch.take(&[report(0, 1, named), report(1, 1, neighbour), report(2, 1, named)]);
         assert!(matches!(batch.states[0], State::Refused { class: "invalid-record", .. }));
         assert_eq!(batch.states[1], State::Waiting);
         assert!(matches!(batch.states[2], State::Refused { .. }));
-        // From then on a request whose records are all named looks like one in which none is.
+        // All of them named, or one of them alone: that looks the same.
         batch.take(&[report(3, 2, named), report(4, 2, named)]);
-        assert!(batch.states[3..].iter().all(|state| matches!(state, State::Refused { .. })));
+        assert_eq!(batch.states[3..], [State::Suspect, State::Suspect]);
+        assert_eq!(batch.flagged(), HashSet::from([3, 4]));
     }
 
     #[test]
     fn what_a_topic_refuses_needs_no_search() {
-        let mut batch = BatchState::new(2, false);
+        let mut batch = BatchState::new(2);
         let refused = Err(RDKafkaErrorCode::InvalidTopic);
         batch.take(&[report(0, 1, refused), report(1, 1, refused)]);
         assert!(batch.states.iter().all(|state| matches!(state, State::Refused { class: "invalid-topic", .. })));
@@ -426,7 +428,7 @@ mod tests {
 
     #[test]
     fn what_the_client_gave_up_waits_and_what_the_broker_would_not_take_yet_is_unsent() {
-        let mut batch = BatchState::new(3, false);
+        let mut batch = BatchState::new(3);
         batch.take(&[
             report(0, 1, Err(RDKafkaErrorCode::PurgeQueue)),
             report(1, 2, Err(RDKafkaErrorCode::NotEnoughReplicas)),
@@ -448,7 +450,7 @@ mod tests {
         let records = 16;
         let mut codes = outage.iter().cycle();
         for attempt in 0..ATTEMPTS {
-            let mut batch = BatchState::new(records, false);
+            let mut batch = BatchState::new(records);
             for index in 0..records {
                 // A producer that ends leaves some without a report.
                 if (attempt + index) % 7 != 0 {

@@ -86,8 +86,15 @@ impl<'a> Blocked<'a> {
     }
 }
 
-/// Suspects that go out together in the next walk, when as many as `last` did in the last one.
-pub(super) fn smaller(last: usize, suspects: usize) -> usize {
+/// How many suspects go out together in the next walk, after as many as `last` did in the last one.
+pub(super) fn group(batch: &BatchState, last: usize) -> usize {
+    match batch.count(State::Suspect) {
+        0 => usize::MAX,
+        suspects => smaller(last, suspects),
+    }
+}
+
+fn smaller(last: usize, suspects: usize) -> usize {
     (last.min(suspects) / SHRINK).max(1)
 }
 
@@ -134,4 +141,55 @@ pub(super) fn walk(
         (sending.progress)(batch);
     }
     Pass::Done
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::error::RDKafkaErrorCode;
+
+    use super::*;
+    use crate::broker::Headers;
+
+    fn record(topic: &str, key: &str) -> Record {
+        Record {
+            topic: topic.to_owned(),
+            key: Some(key.to_owned()),
+            value: None,
+            headers: Headers::default(),
+            timestamp_ms: 0,
+        }
+    }
+
+    #[test]
+    fn only_what_comes_after_a_refused_record_of_its_key_is_withheld() {
+        let records = [record("t", "a"), record("t", "a"), record("t", "a"), record("t", "b")];
+        let records: Vec<&Record> = records.iter().collect();
+        let refused = State::Refused { class: "invalid-record", code: RDKafkaErrorCode::InvalidRecord };
+        let states = [State::Waiting, refused, State::Waiting, State::Waiting];
+        let partitions = Partitions::default();
+        let blocked = Blocked::new(&records, &states, &partitions);
+        let instead: Vec<_> = (0..4).map(|index| blocked.instead(index, records[index])).collect();
+        assert_eq!(instead, [None, None, Some(State::Withheld), None]);
+    }
+
+    #[test]
+    fn what_is_not_taken_yet_keeps_its_topic_back_and_what_is_stuck_its_key() {
+        let records = [record("t", "a"), record("u", "b"), record("t", "c"), record("v", "b"), record("v", "d")];
+        let records: Vec<&Record> = records.iter().collect();
+        let states = [State::Unsent, State::Stuck, State::Waiting, State::Waiting, State::Waiting];
+        let partitions = Partitions::default();
+        let blocked = Blocked::new(&records, &states, &partitions);
+        let instead: Vec<_> = (2..5).map(|index| blocked.instead(index, records[index])).collect();
+        assert_eq!(instead, [Some(State::Unsent), Some(State::Stuck), None]);
+    }
+
+    #[test]
+    fn requests_of_suspects_shrink_until_each_is_alone() {
+        let (mut group, mut walks) = (usize::MAX, 0);
+        while group != 1 {
+            group = smaller(group, 10_000);
+            walks += 1;
+        }
+        assert_eq!(walks, 5);
+    }
 }

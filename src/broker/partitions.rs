@@ -379,3 +379,71 @@ impl Entry {
         self.probes = (self.probes + 1).min(8);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Place = Place { has_leader: true, in_sync: 2 };
+    const OFFLINE: Place = Place { has_leader: false, in_sync: 0 };
+
+    /// A key of this partition of two.
+    fn key(partition: i32) -> String {
+        let fits = |key: &String| (murmur2(key.as_bytes()) & 0x7fff_ffff) % 2 == partition.cast_unsigned();
+        (0..).map(|n| format!("k{n}")).find(fits).expect("one of two")
+    }
+
+    fn down(partitions: &Partitions, partition: i32) -> Option<Trouble> {
+        partitions.down("t", Some(&key(partition))).map(|down| down.trouble)
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_is_waited_for_until_metadata_shows_one() {
+        let partitions = Partitions::default();
+        partitions.learnt("t", &[GOOD, OFFLINE], Some(1));
+        assert_eq!(down(&partitions, 1), None, "it may be an election");
+        assert_eq!(partitions.stuck("t", Some(&key(1)), Duration::ZERO), Some(Trouble::NoLeader));
+        partitions.confirm("t", 1, Trouble::NoLeader);
+        assert_eq!((down(&partitions, 0), down(&partitions, 1)), (None, Some(Trouble::NoLeader)));
+        assert_eq!(partitions.down("t", None), None, "without a key another partition takes it");
+        assert_eq!(partitions.alternative("t"), Some(0));
+        assert_eq!(partitions.report(), (vec!["partition 1 of t has no leader".to_owned()], [1, 0, 0, 0]));
+        partitions.learnt("t", &[GOOD, GOOD], Some(1));
+        assert_eq!(down(&partitions, 1), None);
+        assert_eq!(partitions.recovered(), BTreeSet::from(["t".to_owned()]));
+    }
+
+    #[test]
+    fn too_few_replicas_in_sync_are_told_from_enough() {
+        let partitions = Partitions::default();
+        partitions.learnt("t", &[GOOD, GOOD], Some(3));
+        assert_eq!(partitions.stuck("t", Some(&key(0)), Duration::ZERO), Some(Trouble::UnderReplicated));
+        partitions.learnt("t", &[GOOD, GOOD], Some(2));
+        assert_eq!(partitions.stuck("t", Some(&key(0)), Duration::ZERO), None);
+        assert!(partitions.troubled().is_empty());
+    }
+
+    #[test]
+    fn an_answer_from_before_the_silence_explains_nothing() {
+        let partitions = Partitions::default();
+        partitions.learnt("t", &[GOOD, OFFLINE], None);
+        assert_eq!(partitions.stuck("t", Some(&key(1)), monotonic() + Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn what_is_refused_again_and_again_waits_until_one_gets_through() {
+        let partitions = Partitions::default();
+        partitions.learnt("t", &[GOOD, GOOD], None);
+        for _ in 0..STRIKES {
+            assert_eq!(down(&partitions, 1), None);
+            partitions.failed("t", 1, RDKafkaErrorCode::KafkaStorageError);
+        }
+        assert!(matches!(down(&partitions, 1), Some(Trouble::Refusing(_))));
+        // Metadata that finds nothing wrong does not know.
+        partitions.learnt("t", &[GOOD, GOOD], None);
+        assert!(down(&partitions, 1).is_some());
+        partitions.works("t", 1);
+        assert_eq!(down(&partitions, 1), None);
+        assert_eq!(partitions.recovered().len(), 1);
+    }
+}

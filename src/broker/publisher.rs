@@ -86,7 +86,6 @@ impl Publisher {
             settings,
             producer: None,
             finder: None,
-            names: false,
             brokers_up: Arc::clone(&brokers_up),
             sending_since: Arc::clone(&sending_since),
         };
@@ -158,8 +157,6 @@ struct Worker {
     producer: Option<Producer>,
     /// Finds refused records: it goes on behind a refusal, where the other one ends.
     finder: Option<Producer>,
-    /// The broker says which records it refuses.
-    names: bool,
     brokers_up: Arc<AtomicBool>,
     sending_since: Arc<AtomicU64>,
 }
@@ -182,8 +179,7 @@ impl Worker {
     fn publish(&mut self, jobs: Vec<Job>) {
         let batches: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.records)).collect();
         let records: Vec<&Record> = batches.iter().flat_map(|records| records.iter()).collect();
-        let mut batch = BatchState::new(records.len(), false);
-        batch.names = self.names;
+        let mut batch = BatchState::new(records.len());
         let unanswered = Unanswered::new(jobs);
         let partitions = self.settings.partitions.clone();
         let sending = Sending {
@@ -225,7 +221,6 @@ impl Worker {
                 }
             }
         }
-        self.names = batch.names;
         batch.tell(&records, &partitions);
         unanswered.answer(&batch, true);
     }
@@ -234,7 +229,7 @@ impl Worker {
     fn search(&mut self, batch: &mut BatchState, sending: &Sending<'_>) -> Pass {
         // Connects meanwhile.
         self.producer = self.producer(sending.records.len());
-        let mut group = usize::MAX;
+        let mut group = explore::group(batch, usize::MAX);
         for _ in 0..SEARCH_WALKS {
             if !(sending.may_send)() {
                 return Pass::Interrupted;
@@ -248,11 +243,10 @@ impl Worker {
                 Pass::Interrupted => return Pass::Interrupted,
             }
             batch.met_refusals();
-            let suspects = batch.count(State::Suspect);
-            if suspects == 0 && !batch.any(State::Waiting) {
+            if !batch.any(State::Suspect) && !batch.any(State::Waiting) {
                 return Pass::Done;
             }
-            group = if suspects == 0 { usize::MAX } else { explore::smaller(group, suspects) };
+            group = explore::group(batch, group);
         }
         Pass::Again("the search for refused records takes long")
     }

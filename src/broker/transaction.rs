@@ -288,7 +288,7 @@ impl Worker {
             return Ended { outcome: Outcome::Unknown("the producer is not open".to_owned()), usable: false };
         };
         let records: Vec<&Record> = records.iter().collect();
-        let mut batch = BatchState::new(records.len(), true);
+        let mut batch = BatchState::new(records.len());
         let partitions = self.settings.partitions.clone();
         let sending = Sending {
             records: &records,

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use super::{Outcome, Worker};
-use crate::broker::batch::{BatchState, Sending, State};
+use crate::broker::batch::{BatchState, Pass, Sending, State};
 use crate::broker::explore::{self, Take};
 use crate::broker::producer::Producer;
 use crate::clock::{Permit, monotonic};
 
 /// So that all records of a partition go out in one request, which is refused as a whole and names those at fault: nothing is sent after
 /// the first refusal of a transaction.
-const LINGER_MS: &str = "20";
+const LINGER_MS: &str = "5";
 /// Longest wait for the reports of what was purged.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 /// After this long, what was found so far is reported. The rest is met again.
@@ -36,26 +36,35 @@ impl Worker {
         let mut producer = producer.map_err(|error| error.to_string())?.watched_by(std::sync::Arc::clone(&self.watch));
         producer.init_transactions(permit).map_err(|error| error.to_string())?;
         let started = monotonic();
-        let mut group = usize::MAX;
+        let mut group = explore::group(batch, usize::MAX);
         loop {
             if !permit.holds() {
                 return Err("the lease is over".to_owned());
             }
+            batch.flagged();
             producer.begin().map_err(|error| error.to_string())?;
             // How it ended does not matter: what is known by now is in the states.
-            drop(explore::walk(&mut producer, batch, sending, Take::All, group));
+            match explore::walk(&mut producer, batch, sending, Take::All, group) {
+                Pass::Done | Pass::Again(_) | Pass::Interrupted => {}
+            }
             batch.take(&producer.purge_and_wait(LAST_REPORTS));
             batch.reset_sent();
             producer.abort(permit).map_err(|error| error.to_string())?;
             batch.met_refusals();
-            let suspects = batch.count(State::Suspect);
-            if suspects == 0 && !batch.any(State::Waiting) {
+            // Only a refused request casts suspicion: most likely the reason was among its records, and the others were its neighbours.
+            let flagged = batch.flagged();
+            for (index, state) in batch.states.iter_mut().enumerate() {
+                if *state == State::Suspect && !flagged.is_empty() && !flagged.contains(&index) {
+                    *state = State::Waiting;
+                }
+            }
+            if !batch.any(State::Suspect) && !batch.any(State::Waiting) {
                 return Ok(());
             }
             if monotonic().saturating_sub(started) > LONG_ENOUGH && batch.at_fault().is_some() {
-                return Err(format!("{suspects} records are still suspected"));
+                return Err("enough was found for now".to_owned());
             }
-            group = if suspects == 0 { usize::MAX } else { explore::smaller(group, suspects) };
+            group = explore::group(batch, group);
         }
     }
 }
