@@ -15,6 +15,7 @@ pub mod topics;
 pub mod transaction;
 
 mod batch;
+mod call;
 mod explore;
 mod murmur2;
 mod producer;

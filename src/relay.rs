@@ -33,7 +33,7 @@ use crate::config::{Ordering, RelayConfig, ReprocessConfig, Tracking};
 use crate::db::{DbError, Pool};
 use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
-use crate::health::{Check, Heartbeat, Notes};
+use crate::health::{Check, Heartbeat, Notes, Waits};
 use crate::metrics::Metrics;
 use crate::outbox::barrier::{Barrier, Reached};
 use crate::outbox::leases::Leases;
@@ -140,13 +140,15 @@ pub struct RelayHealth {
     resharding: Notes,
     /// Partitions that take no records.
     partitions: Notes,
+    /// What lanes wait for.
+    waits: Waits,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 3], metrics: Metrics) -> Self {
+    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 3], waits: Waits, metrics: Metrics) -> Self {
         let [pauses, resharding, partitions] = notes;
-        Self { postgres, kafka, pauses, resharding, partitions, metrics }
+        Self { postgres, kafka, pauses, resharding, partitions, waits, metrics }
     }
 
     fn postgres_works(&self) {

@@ -16,6 +16,7 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::call::{answered, blocking, close_later};
 use super::client_config;
 use super::partitions::Place;
 use crate::config::KafkaConfig;
@@ -171,7 +172,8 @@ impl Admin {
         let answer = self.ask_cluster().await;
         if answer.is_err() {
             let client = Arc::new(connect(&self.settings)?);
-            *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+            let old = std::mem::replace(&mut *self.client.write().unwrap_or_else(PoisonError::into_inner), client);
+            close_later(old);
         }
         answer
     }
@@ -237,7 +239,7 @@ impl Admin {
         let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client().create_topics([&topic], &options).await.map_err(unreachable)?;
+        let answers = answered(self.client().create_topics([&topic], &options)).await?.map_err(unreachable)?;
         match answers.into_iter().next() {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(Error::new(
                 Code::KafkaUnreachable,
@@ -252,7 +254,7 @@ impl Admin {
     pub async fn grow_topic(&self, name: &str, partitions: usize) -> Result<()> {
         let wanted = NewPartitions::new(name, partitions);
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client().create_partitions([&wanted], &options).await.map_err(unreachable)?;
+        let answers = answered(self.client().create_partitions([&wanted], &options)).await?.map_err(unreachable)?;
         let Some(Err((_, code))) = answers.into_iter().next() else { return Ok(()) };
         // Another instance may have been faster.
         if self.topic(name).await?.is_some_and(|facts| facts.partitions >= partitions) {
@@ -274,7 +276,7 @@ impl Admin {
             list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(unreachable)?;
         }
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client().delete_records(&list, &options).await.map_err(unreachable)?;
+        let answers = answered(self.client().delete_records(&list, &options)).await?.map_err(unreachable)?;
         let refused = answers.elements().into_iter().filter_map(|element| {
             let error = element.error().err()?;
             Some((element.topic().to_owned(), element.partition(), error.to_string()))
@@ -349,7 +351,9 @@ impl Admin {
     async fn topic_settings(&self, topics: &[&str], broker: i32) -> HashMap<String, HashMap<String, String>> {
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).broker_id(broker);
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        match self.client().describe_configs(&resources, &options).await {
+        let client = self.client();
+        let asked = answered(client.describe_configs(&resources, &options)).await;
+        match asked.and_then(|answer| answer.map_err(unreachable)) {
             Ok(resources) => resources
                 .into_iter()
                 .flatten()
@@ -365,13 +369,6 @@ impl Admin {
             }
         }
     }
-}
-
-/// librdkafka's calls block; they run where that is allowed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|join| Err(Error::new(Code::Unexpected, "a call to Kafka panicked").caused_by(join)))
 }
 
 pub(super) fn unreachable(error: KafkaError) -> Error {

@@ -247,7 +247,7 @@ pub async fn count(
         let connection = pool.get().await?;
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &upto, &pace.rows];
         params.extend(conditions(filter));
-        let rows = match connection.query(COUNT, &params).await.map_err(DbError::from) {
+        let rows = match connection.query(COUNT, &params).await {
             Err(error) if is_timeout(&error) && pace.slow() => continue,
             other => other?,
         };

@@ -4,6 +4,7 @@
 //! `HOSTILE_SEED` is the first seed (each round takes the next one), `HOSTILE_SECONDS` how long each of the two tests of rounds goes on.
 
 mod judge;
+mod load;
 mod round;
 mod rows;
 mod settings;
@@ -47,10 +48,19 @@ async fn defaults_of_a_database_change_nothing() {
             settling: Settling::Mark,
             rules: false,
             kills: 1,
+            weather: None,
             ..Plan::draw(seed, delivery)
         };
         round::run(&plan).await;
     }
+}
+
+/// `HOSTILE_ROWS` is how many rows each of the thousand keys has.
+#[tokio::test]
+#[ignore = "takes half an hour and wants the machine for itself: make hostile-load"]
+async fn a_hundred_bad_keys_among_a_thousand() {
+    let rows_per_key = usize::try_from(number("HOSTILE_ROWS", 100)).expect("a small number");
+    load::matrix(load::Load { rows_per_key, kills: 2, offered: 1_000, seconds: 20 }).await;
 }
 
 /// Every odd value of every column at least once.
@@ -62,6 +72,7 @@ async fn every_odd_value_ends_and_holds_nobody_else() {
         on_exhausted: "hold",
         rules: false,
         kills: 0,
+        weather: None,
         bad_keys: rows::oddities().len(),
         rows_per_key: 3,
         in_turn: true,

@@ -12,6 +12,7 @@ mod cluster;
 mod consumer;
 mod conversion;
 mod crash;
+mod deadlines;
 mod delivery;
 mod demo;
 mod dlq;
@@ -34,12 +35,14 @@ mod refused_writes;
 mod replay;
 mod resharding;
 mod shutdown;
+mod sizes;
 mod sql_files;
 mod support;
 mod takeover;
 mod together;
 mod top;
 mod topics;
+mod waits;
 mod watermark;
 
 // The proxy of the fault harness.

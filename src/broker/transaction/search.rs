@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Outcome, Worker};
 use crate::broker::batch::{BatchState, Pass, Sending, State};
+use crate::broker::call::close;
 use crate::broker::explore::{self, Take};
 use crate::broker::producer::Producer;
 use crate::clock::{Permit, monotonic};
@@ -34,6 +35,17 @@ impl Worker {
         client.set("linger.ms", LINGER_MS);
         let producer = Producer::new(&client, sending.records.len(), std::sync::Arc::clone(&self.brokers_up));
         let mut producer = producer.map_err(|error| error.to_string())?.watched_by(std::sync::Arc::clone(&self.watch));
+        let ended = Self::rounds(&mut producer, batch, sending, permit);
+        close(producer);
+        ended
+    }
+
+    fn rounds(
+        producer: &mut Producer,
+        batch: &mut BatchState,
+        sending: &Sending<'_>,
+        permit: &Permit,
+    ) -> Result<(), String> {
         producer.init_transactions(permit).map_err(|error| error.to_string())?;
         let started = monotonic();
         let mut group = explore::group(batch, usize::MAX);
@@ -44,7 +56,7 @@ impl Worker {
             batch.flagged();
             producer.begin().map_err(|error| error.to_string())?;
             // How it ended does not matter: what is known by now is in the states.
-            match explore::walk(&mut producer, batch, sending, Take::All, group) {
+            match explore::walk(producer, batch, sending, Take::All, group) {
                 Pass::Done | Pass::Again(_) | Pass::Interrupted => {}
             }
             batch.take(&producer.purge_and_wait(LAST_REPORTS));

@@ -172,6 +172,11 @@ pub fn oddities() -> &'static [Oddity] {
 }
 
 impl Oddity {
+    /// Takes long to insert, or far more than its share of a topic.
+    pub fn is_heavy(&self) -> bool {
+        ["1500000", "60000000", "60000)", "300000", "200))"].iter().any(|size| self.expression.contains(size))
+    }
+
     /// An ordinary row of `key` with this value, and what the value needs to be stored at all.
     pub fn row(&self, targets: &Targets, key: &str) -> NewRow {
         let text = |name: &str| format!("'{}'", name.replace('\'', "''"));
