@@ -94,7 +94,14 @@ impl Found {
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
             ) => return Ok(None),
             Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => return Err(denied(topic.name())),
-            Some(error) => return Err(unreachable(KafkaError::MetadataFetch(RDKafkaErrorCode::from(error)))),
+            Some(error) => {
+                let code = RDKafkaErrorCode::from(error);
+                let name = topic.name();
+                return Err(Error::new(
+                    Code::KafkaTopic,
+                    format!("Kafka does not tell about the topic {name}: {code}"),
+                ));
+            }
         }
         let mut partitions: Vec<_> = topic.partitions().iter().collect();
         partitions.sort_by_key(|partition| partition.id());

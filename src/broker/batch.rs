@@ -189,7 +189,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// After this long without any report, the partitions that are waited for are looked at.
 const STALL: Duration = Duration::from_millis(2_500);
 /// Time between two looks at them.
-const STALL_LOOK: Duration = Duration::from_millis(100);
+const STALL_LOOK: Duration = Duration::from_millis(500);
 /// After a failure in a transaction, which ends it, answers that are on their way are waited for as long as they come at this pace.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 

@@ -19,6 +19,8 @@ use crate::clock::monotonic;
 const ELECTION: Duration = Duration::from_secs(2);
 /// Without any acknowledgement for this long, a partition that the metadata finds nothing wrong with is called silent.
 const SILENT: Duration = Duration::from_secs(8);
+/// A cluster that answers has not been silent itself for longer than this.
+const STEADY: Duration = Duration::from_secs(4);
 /// Failed attempts in a row after which a partition counts as refusing.
 const STRIKES: u32 = 3;
 /// Time until a partition in trouble that metadata does not explain is tried with an event; doubled each time.
@@ -104,6 +106,8 @@ struct Known {
     count: i32,
     /// When the cluster last answered.
     asked: Duration,
+    /// Since when it has answered without a gap.
+    steady_since: Duration,
     entries: BTreeMap<i32, Entry>,
 }
 
@@ -145,6 +149,9 @@ impl Partitions {
         let mut topics = self.topics();
         let known = topics.entry(topic.to_owned()).or_default();
         known.count = i32::try_from(places.len()).unwrap_or(i32::MAX);
+        if now.saturating_sub(known.asked) > STEADY {
+            known.steady_since = now;
+        }
         known.asked = now;
         let mut over = false;
         for (partition, place) in (0..).zip(places) {
@@ -250,7 +257,9 @@ impl Partitions {
     pub(super) fn stuck(&self, topic: &str, key: Option<&str>, since: Duration) -> Option<Trouble> {
         let topics = self.topics();
         let known = topics.get(topic).filter(|known| known.asked >= since)?;
-        let silent = (monotonic().saturating_sub(since) > SILENT).then_some(Trouble::Silent);
+        // What was frozen as a whole has to be given its time after it woke up.
+        let silent = monotonic().saturating_sub(since.max(known.steady_since)) > SILENT;
+        let silent = silent.then_some(Trouble::Silent);
         match known.place(key) {
             Some(partition) => known.entries.get(&partition).map(|entry| entry.trouble).or(silent),
             None => silent,

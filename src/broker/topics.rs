@@ -226,15 +226,19 @@ impl TopicCatalog {
     pub async fn learn(&self, topics: &HashSet<String>) -> Result<()> {
         if topics.len() > FEW {
             let mut listed = self.admin.listed(topics).await?;
-            let mut by_name = Vec::new();
+            let (mut known, mut new) = (Vec::new(), Vec::new());
             for topic in topics {
-                let found = listed.remove(topic);
-                if found.is_none() && !self.is_missing_by_name(topic) {
-                    by_name.push(topic);
+                match listed.remove(topic) {
+                    Some(found) => self.note(topic, Some(&found), false),
+                    None if self.is_missing_by_name(topic) => self.note(topic, None, false),
+                    None if self.is_known(topic) => known.push(topic),
+                    None => {
+                        self.note(topic, None, false);
+                        new.push(topic);
+                    }
                 }
-                self.note(topic, found.as_ref(), false);
             }
-            for topic in by_name.into_iter().take(BY_NAME) {
+            for topic in known.into_iter().chain(new).take(BY_NAME) {
                 self.learn_by_name(topic).await?;
             }
         } else {
@@ -248,9 +252,20 @@ impl TopicCatalog {
     async fn learn_by_name(&self, topic: &str) -> Result<()> {
         match self.admin.topic(topic).await {
             Err(error) if error.code() == Code::KafkaDenied => self.deny(topic, false),
+            // The others are asked about all the same. What was known stays; of what is new, the events wait.
+            Err(error) if error.code() == Code::KafkaTopic => {
+                tracing::warn!(topic, error = %error.chain(), "nothing can be learnt about the topic");
+                if !self.is_known(topic) {
+                    self.note(topic, None, false);
+                }
+            }
             answer => self.note(topic, answer?.as_ref(), true),
         }
         Ok(())
+    }
+
+    fn is_known(&self, topic: &str) -> bool {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).contains_key(topic)
     }
 
     fn is_missing_by_name(&self, topic: &str) -> bool {
