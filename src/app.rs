@@ -21,7 +21,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::migrations;
 use crate::outbox::leases::Leases;
-use crate::outbox::{Finish, PgOutbox};
+use crate::outbox::{Finish, PgOutbox, barrier, home};
 use crate::projection::Projection;
 use crate::projection::consumer::Consumer;
 use crate::relay::encode::Encoder;
@@ -158,11 +158,15 @@ impl App {
         let check = self.health.check("schema");
         let mut backoff = Backoff::for_connection();
         loop {
-            let migrated = tokio::select! {
-                () = stop.cancelled() => return Ok(false),
-                migrated = self.migrate() => migrated,
+            let prepare = async {
+                self.migrate().await?;
+                if self.config.relay.enabled { self.examine().await } else { Ok(()) }
             };
-            match migrated {
+            let prepared = tokio::select! {
+                () = stop.cancelled() => return Ok(false),
+                prepared = prepare => prepared,
+            };
+            match prepared {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
                     check.failing(error.to_string());
@@ -175,6 +179,17 @@ impl App {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
         }
+    }
+
+    /// Refuses an outbox on which the relay could not keep its promises, before anything is taken or sent.
+    async fn examine(&self) -> Result<()> {
+        let pool = self.database.pool(Role::Admin, 1);
+        if let Some((what, fix)) = barrier::sequence(&pool).await?.fault() {
+            let hint =
+                format!("events would get ids below those that were published before them, and be passed over; {fix}");
+            return Err(Error::new(Code::IdsOutOfTurn, what).hint(hint));
+        }
+        home::settle_in(&pool).await
     }
 
     async fn migrate(&self) -> Result<()> {
@@ -228,8 +243,11 @@ impl App {
             client_config::try_out(&client_config::transactional(kafka, &client_id, record_bytes_max))?;
         }
         let health = RelayHealth::new(
-            self.health.fresh_check("postgres", POSTGRES_SILENCE),
-            self.health.fresh_check("kafka", KAFKA_SILENCE),
+            [
+                self.health.fresh_check("postgres", POSTGRES_SILENCE),
+                self.health.fresh_check("kafka", KAFKA_SILENCE),
+                self.health.check("ids"),
+            ],
             [self.health.notes(), self.health.notes()],
             self.health.waits("lanes"),
             self.metrics.clone(),

@@ -3,6 +3,7 @@
 //!
 //! Invariant: data goes to standard output in the form asked for, and nothing else does.
 
+mod adopt;
 mod check;
 mod cleanup;
 mod completions;
@@ -152,6 +153,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Replay(args) => Box::pin(replay::run(&context, &args)).await,
         Command::Dlq(command) => Box::pin(dlq::run(&context, &command)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
+        Command::Adopt(args) => Box::pin(adopt::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),
         Command::Man(args) => Ok(man::run(&args)?),
