@@ -4,6 +4,7 @@
 //! of a transaction would otherwise hand the next user a session with that transaction still open, and an abandoned
 //! transaction pins the vacuum horizon for everybody.
 
+mod schema;
 mod tls;
 
 use std::ops::{Deref, DerefMut};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, RecyclingMethod, Runtime};
 use tokio_postgres::error::SqlState;
 
-use crate::config::DatabaseConfig;
+use crate::config::{Config, DatabaseConfig};
 use crate::error::{Code, Error};
 
 /// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
@@ -241,9 +242,32 @@ pub struct Database {
     config: tokio_postgres::Config,
     tls: tls::Tls,
     statement_timeout: Duration,
+    schema: schema::Schema,
 }
 
 impl Database {
+    /// The database and the schema of the outbox that these settings are about. Errors: as [`Database::new`].
+    pub fn of(settings: &Config) -> Result<Self, Error> {
+        Ok(Self::new(&settings.database)?.in_schema(settings.outbox.schema.as_deref()))
+    }
+
+    /// The tables of ours are in this schema; `None`: where the `search_path` of the connection leads.
+    #[must_use]
+    pub fn in_schema(self, name: Option<&str>) -> Self {
+        Self { schema: schema::Schema::new(name), ..self }
+    }
+
+    /// The schema of the outbox. Without a setting for it, `None` until there was a connection, or where its `search_path` names no
+    /// schema that exists.
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.name()
+    }
+
+    /// Whether a setting names the schema.
+    pub fn is_schema_set(&self) -> bool {
+        self.schema.is_set()
+    }
+
     /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be read.
     pub fn new(settings: &DatabaseConfig) -> Result<Self, Error> {
         let mut config: tokio_postgres::Config =
@@ -260,7 +284,7 @@ impl Database {
             .keepalives_interval(Duration::from_secs(3))
             .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(10));
-        Ok(Self { config, tls, statement_timeout: settings.statement_timeout })
+        Ok(Self { config, tls, statement_timeout: settings.statement_timeout, schema: schema::Schema::default() })
     }
 
     /// A pool of `size` connections for one role. Connects on first use.
@@ -276,10 +300,15 @@ impl Database {
             self.tls.connector(),
             ManagerConfig { recycling_method: RecyclingMethod::Fast },
         );
+        let schema = self.schema.clone();
         let mut builder = deadpool_postgres::Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
-            .create_timeout(Some(Duration::from_secs(10)));
+            .create_timeout(Some(Duration::from_secs(10)))
+            .post_create(Hook::async_fn(move |client, _| {
+                let schema = schema.clone();
+                Box::pin(async move { schema.choose(client).await.map_err(HookError::Backend) })
+            }));
         if !setup.is_empty() {
             builder = builder.post_create(Hook::async_fn(move |client, _| {
                 Box::pin(async move { client.batch_execute(setup).await.map_err(HookError::Backend) })
@@ -298,6 +327,7 @@ impl Database {
                 tracing::debug!(error = %error, "a PostgreSQL connection ended");
             }
         });
+        self.schema.choose(&client).await.map_err(|error| DbError::from(error).at(&self.describe().into()))?;
         Ok(client)
     }
 
@@ -316,14 +346,16 @@ impl Database {
     }
 
     fn session_config(&self, role: Role) -> tokio_postgres::Config {
-        let mut options = format!(
+        // What the URL sets comes first: where both set the same, the later one counts.
+        let mut options = self.config.get_options().map_or_else(String::new, |url| format!("{url} "));
+        options.push_str(&format!(
             "-c statement_timeout={} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c jit=off -c timezone=UTC",
             self.statement_timeout.as_millis(),
             // A process that is frozen in the middle of a transaction keeps its shard or partition locked for as long: the
             // lease is over, and nobody can take it. Between two statements of theirs there are milliseconds.
             if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
             if matches!(role, Role::Lane | Role::Cleanup) { 5_000 } else { 0 },
-        );
+        ));
         if role == Role::Cleanup {
             // A deletion that a crash takes back is done again: nobody has to wait for the disk, or for a replica.
             options.push_str(" -c synchronous_commit=off");

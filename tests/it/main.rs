@@ -31,12 +31,14 @@ mod projection;
 mod query_plans;
 mod replay;
 mod resharding;
+mod schema;
 mod shutdown;
 mod sql_files;
 mod support;
 mod takeover;
 mod together;
 mod top;
+mod upgrade;
 mod watermark;
 
 // The proxy of the fault harness.
