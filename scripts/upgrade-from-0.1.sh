@@ -22,7 +22,8 @@ export OUTBOX_RELAY_RELAY__LEASE=3s OUTBOX_RELAY_RELAY__DELIVERY=${DELIVERY:-at-
 sql() { psql -X -q -t -A -v ON_ERROR_STOP=1 -d "$DATABASE_URL" "$@"; }
 waiting() { sql -c "select count(*) from outbox_current where status <> 'PUBLISHED'"; }
 
-"$old" migrate up
+"$repo_root/scripts/kafka-topics.sh" "$KAFKA_BOOTSTRAP_SERVERS" "$name" >&2
+"$old" migrate up >&2
 say "inserting $rows rows"
 sql -c "insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload, status, published_at)
   select 'Order', 'k' || n % 1000, 'E', '$name', jsonb_build_object('n', n, 'pad', repeat('x', 200)), 'PUBLISHED', now()
@@ -61,7 +62,7 @@ sleep 1
 longest() { cat "$work"/times.* | sort -n | tail -1; }
 before=$(cat "$work"/times.* | wc -l) longest_before=$(longest)
 start=$(date +%s%N)
-"$new" migrate up
+"$new" migrate up >&2
 say "migrated in $((($(date +%s%N) - start) / 1000000)) ms, behind a transaction that was open for 5 s"
 say "longest insert before: $longest_before ms, up to the end of the upgrade: $(longest) ms, inserts meanwhile: $(($(cat "$work"/times.* | wc -l) - before))"
 

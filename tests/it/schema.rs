@@ -119,7 +119,10 @@ async fn relay_consumer_and_commands_work_in_a_schema_with_an_odd_name_and_publi
         checked["findings"].as_array().expect("findings").iter().filter(|finding| finding["part"] == "schema");
     let bad: Vec<_> = about_schema.filter(|finding| finding["level"] != "ok").collect();
     assert!(bad.is_empty(), "{bad:?}");
-    client.execute("update outbox_events set status = 'FAILED', last_error = 'x', failed_at = now() where id = 5", &[]).await.unwrap();
+    client
+        .execute("update outbox_events set status = 'FAILED', last_error = 'x', failed_at = now() where id = 5", &[])
+        .await
+        .unwrap();
     let mut failed = Vec::new();
     for args in [
         &["events", "ls"][..],
