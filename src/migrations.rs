@@ -12,10 +12,9 @@ mod preflight;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::db::{Database, DbError, Role};
+use crate::db::{Client, Database, DbError, Role};
 use crate::error::{Code, Error, Result};
 use apply::Step;
 pub use conversion::{Facts, Tell};
@@ -99,7 +98,7 @@ pub async fn up(database: &Database, shards: NonZeroU16) -> Result<Vec<Migration
         look.refuse(&client, &schema).await?;
         if !look.place.exists {
             let create = CREATE_SCHEMA.replace("{schema}", &look.place.quoted);
-            client.batch_execute(&create).await.map_err(DbError::from)?;
+            client.batch_execute(&create).await?;
         }
         if !look.is_new() {
             tell_of_older_instances(&client).await?;
@@ -108,7 +107,7 @@ pub async fn up(database: &Database, shards: NonZeroU16) -> Result<Vec<Migration
     }
     set_shards(&mut client, i32::from(shards.get())).await?;
     // The lock is of the session, and the session ends here.
-    let now = history::read(&client, &schema, &look.known).await.map_err(Error::from)?.1;
+    let now = history::read(&client, &schema, &look.known).await?.1;
     let applied = history::compare(&look.known, &now);
     Ok(applied.into_iter().filter(|status| pending.contains(&status.version)).collect())
 }
@@ -259,31 +258,32 @@ fn schema_of(database: &Database) -> Result<String> {
 
 /// A session that holds the lock of the schema, and so is alone there; and the name of the schema.
 async fn locked(database: &Database) -> Result<(Client, String)> {
-    let client = database.connect(Role::Admin).await?;
+    let mut client = database.connect(Role::Admin).await?;
+    client.without_statement_limit().await?;
     let schema = schema_of(database)?;
     let setup =
         format!("set statement_timeout = {}; set idle_in_transaction_session_timeout = 0", LOCK_WAIT.as_millis());
-    client.batch_execute(&setup).await.map_err(DbError::from)?;
+    client.batch_execute(&setup).await?;
     client.query_one(LOCK, &[&LOCK_KEY]).await.map_err(waited_too_long)?;
     client.query_one(LOCK_SCHEMA, &[&schema]).await.map_err(waited_too_long)?;
     // From here on a statement may take as long as it needs.
-    client.batch_execute("set statement_timeout = 0").await.map_err(DbError::from)?;
+    client.batch_execute("set statement_timeout = 0").await?;
     Ok((client, schema))
 }
 
-fn waited_too_long(error: tokio_postgres::Error) -> Error {
-    match error.code() {
+fn waited_too_long(error: DbError) -> Error {
+    match error.sqlstate() {
         Some(&SqlState::QUERY_CANCELED) => {
             Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
                 .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again")
         }
-        _ => DbError::from(error).into(),
+        _ => error.into(),
     }
 }
 
 /// They may go on with what they have: migration V12 says how.
 async fn tell_of_older_instances(client: &Client) -> Result<()> {
-    let rows = client.query(OLDER_INSTANCES, &[]).await.map_err(DbError::from)?;
+    let rows = client.query(OLDER_INSTANCES, &[]).await?;
     for row in rows {
         let (instance, version): (String, String) = (row.get(0), row.get(1));
         tracing::warn!(
@@ -296,11 +296,11 @@ async fn tell_of_older_instances(client: &Client) -> Result<()> {
 }
 
 async fn set_shards(client: &mut Client, wanted: i32) -> Result<()> {
-    let current: i32 = client.query_one(SHARDS, &[]).await.map_err(DbError::from)?.get(0);
+    let current: i32 = client.query_one(SHARDS, &[]).await?.get(0);
     if current == wanted {
         return Ok(());
     }
-    let in_use: bool = client.query_one(EVENTS_EXIST, &[]).await.map_err(DbError::from)?.get(0);
+    let in_use: bool = client.query_one(EVENTS_EXIST, &[]).await?.get(0);
     if in_use {
         tracing::warn!(
             setting = wanted,

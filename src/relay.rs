@@ -33,7 +33,7 @@ use crate::config::{Ordering, RelayConfig, ReprocessConfig, Tracking};
 use crate::db::{DbError, Pool};
 use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
-use crate::health::{Check, Heartbeat, Notes};
+use crate::health::{Check, Heartbeat, Notes, Waits};
 use crate::metrics::Metrics;
 use crate::outbox::barrier::{Barrier, Reached};
 use crate::outbox::leases::Leases;
@@ -138,13 +138,15 @@ pub struct RelayHealth {
     pauses: Notes,
     /// That no shard can be had for now.
     resharding: Notes,
+    /// What lanes wait for.
+    waits: Waits,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], metrics: Metrics) -> Self {
+    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], waits: Waits, metrics: Metrics) -> Self {
         let [pauses, resharding] = notes;
-        Self { postgres, kafka, pauses, resharding, metrics }
+        Self { postgres, kafka, pauses, resharding, waits, metrics }
     }
 
     fn postgres_works(&self) {
@@ -259,12 +261,15 @@ async fn watch_kafka(lanes: Arc<Lanes>, stop: CancellationToken) {
     let mut refreshed: Option<Duration> = None;
     while !stop.is_cancelled() {
         let due = refreshed.is_none_or(|at| monotonic().saturating_sub(at) >= REFRESH);
-        let answer = if due { lanes.catalog.refresh().await } else { lanes.catalog.ping().await };
+        let mut answer = lanes.catalog.ping().await;
+        if answer.is_ok() && due {
+            // Many topics take long to ask about, and Kafka has just answered.
+            lanes.health.kafka_works();
+            answer = lanes.catalog.refresh().await;
+            refreshed = answer.is_ok().then(monotonic);
+        }
         match answer {
-            Ok(()) => {
-                lanes.health.kafka_works();
-                refreshed = if due { Some(monotonic()) } else { refreshed };
-            }
+            Ok(()) => lanes.health.kafka_works(),
             Err(error) => lanes.health.kafka_failed(&error.chain()),
         }
         tokio::select! {

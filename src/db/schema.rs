@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio_postgres::{Client, Error};
+use super::{Client, DbError};
 
 const CHOOSE: &str = include_str!("sql/choose_schema.sql");
 
@@ -32,7 +32,7 @@ impl Schema {
     }
 
     /// Makes a new session use the schema. One statement, once in the life of a connection.
-    pub(super) async fn choose(&self, client: &Client) -> Result<(), Error> {
+    pub(super) async fn choose(&self, client: &Client) -> Result<(), DbError> {
         let Some(row) = client.query_opt(CHOOSE, &[&self.name()]).await? else { return Ok(()) };
         let chosen: String = row.try_get("schema")?;
         if self.name().is_none() && *self.found.get_or_init(|| chosen.clone()) != chosen {

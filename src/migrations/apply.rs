@@ -5,11 +5,9 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
 use super::conversion::{PAUSE, TELL_EVERY, holders, is_in_the_way};
 use crate::clock::monotonic;
-use crate::db::DbError;
+use crate::db::{Client, DbError};
 use crate::error::{Code, Error, Result};
 use crate::retry::Backoff;
 
@@ -45,12 +43,12 @@ pub(super) async fn run(client: &mut Client, steps: &[Step]) -> Result<()> {
 
 /// With the step that failed.
 async fn attempt<'s>(client: &mut Client, steps: &'s [Step]) -> Result<(), (&'s str, DbError)> {
-    let tx = client.transaction().await.map_err(|error| ("begin", error.into()))?;
-    tx.batch_execute(SETTINGS).await.map_err(|error| ("begin", error.into()))?;
+    let tx = client.transaction().await.map_err(|error| ("the first statement", error))?;
+    tx.batch_execute(SETTINGS).await.map_err(|error| ("the first statement", error))?;
     for step in steps {
-        tx.batch_execute(&step.sql).await.map_err(|error| (step.what.as_str(), error.into()))?;
+        tx.batch_execute(&step.sql).await.map_err(|error| (step.what.as_str(), error))?;
     }
-    tx.commit().await.map_err(|error| ("commit", error.into()))
+    tx.commit().await.map_err(|error| ("the end of the transaction", error))
 }
 
 fn failed(what: &str, error: DbError) -> Error {

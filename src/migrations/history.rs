@@ -1,9 +1,9 @@
 //! What was applied: read, compared with the migrations of this program, and told apart from what applications have.
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 use super::Known;
-use crate::db::DbError;
+use crate::db::{Client, DbError};
 
 const TABLES: &str = include_str!("sql/history_tables.sql");
 const OURS: &str = include_str!("sql/history_ours.sql");

@@ -1,11 +1,9 @@
 //! What would make a migration fail, looked for before the first change and told with a way out.
 
-use tokio_postgres::Client;
-
 use super::Known;
 use super::history::{MigrationStatus, State};
 use super::objects::Objects;
-use crate::db::DbError;
+use crate::db::{Client, DbError};
 use crate::error::{Code, Error, Result};
 
 const PLACE: &str = include_str!("sql/preflight_place.sql");
@@ -131,7 +129,7 @@ pub(super) async fn objects(client: &Client, schema: &str, known: &[Known], all:
     let (tables, columns): (Vec<String>, Vec<String>) = wanted.columns.iter().cloned().unzip();
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
         [&schema, &wanted.relations, &functions, &arguments, &tables, &columns];
-    let taken = client.query(TAKEN, &params).await.map_err(DbError::from)?;
+    let taken = client.query(TAKEN, &params).await?;
     if !taken.is_empty() {
         let list = listed(taken.iter().map(|row| row.get::<_, String>(0)));
         let hint = if some_done {
@@ -142,7 +140,7 @@ pub(super) async fn objects(client: &Client, schema: &str, known: &[Known], all:
         return refused(format!("the schema {schema} already has, of somebody else: {list}"), hint);
     }
     if some_done {
-        let foreign = client.query(OWNERS, &[&schema, &done.relations]).await.map_err(DbError::from)?;
+        let foreign = client.query(OWNERS, &[&schema, &done.relations]).await?;
         if let Some(first) = foreign.first() {
             let owner: String = first.get("owner");
             let list = listed(foreign.iter().map(|row| row.get::<_, String>("relation")));

@@ -12,6 +12,7 @@ mod cluster;
 mod consumer;
 mod conversion;
 mod crash;
+mod deadlines;
 mod delivery;
 mod demo;
 mod dlq;
@@ -20,6 +21,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod hostile;
 mod inspect;
 mod migrations;
 mod network;
@@ -29,6 +31,7 @@ mod outbox;
 mod partitions;
 mod projection;
 mod query_plans;
+mod refused_writes;
 mod replay;
 mod resharding;
 mod schema;
@@ -39,6 +42,7 @@ mod takeover;
 mod together;
 mod top;
 mod upgrade;
+mod waits;
 mod watermark;
 
 // The proxy of the fault harness.

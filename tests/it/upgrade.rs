@@ -128,12 +128,16 @@ async fn instances_of_0_1_that_run_during_the_upgrade_are_named_and_can_no_longe
     let database = TestDatabase::empty("0-1-running").await;
     let client = database.connect().await;
     make_0_1(&client).await;
-    let beat = "insert into outbox_instances (instance, name, version) values ('00000000-0000-0000-0000-000000000001', 'old-one', '0.1.0') \
+    let beat = "insert into outbox_instances (instance, name, version, session_lock) \
+        values ('00000000-0000-0000-0000-000000000001', 'old-one', '0.1.0', true) \
         on conflict (instance) do update set heartbeat_at = clock_timestamp()";
     client.execute(beat, &[]).await.unwrap();
     let said = outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(0).stderr;
     assert!(said.contains("old-one") && said.contains("0.1.0"), "{said}");
     assert!(client.execute(beat, &[]).await.is_err());
+    // The session of 0.1 ends with its heartbeat; that must not pass for its death, by which others would take its shards.
+    let lock = "select session_lock from outbox_instances";
+    assert!(!client.query_one(lock, &[]).await.unwrap().get::<_, bool>(0));
     // Nor is the heartbeat of the new version kept from clearing it away.
     let cleared = client.execute("delete from outbox_instances", &[]).await.unwrap();
     assert_eq!(cleared, 1);

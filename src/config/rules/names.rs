@@ -28,9 +28,6 @@ const SCHEMA_BYTES: usize = 63;
 
 /// A name that a schema can have, or why not, and what to do. Every other text is a name once it is quoted.
 pub(super) fn legal_schema(text: &str) -> Result<(), (&'static str, &'static str)> {
-    if text.is_empty() {
-        return Err(("the name is empty", "leave it out to use the search_path of the connection"));
-    }
     if text.len() > SCHEMA_BYTES {
         return Err(("PostgreSQL cuts names after 63 bytes", "choose a shorter name"));
     }

@@ -14,7 +14,6 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("[database]\nstatement_timeout = \"25d\"", "database.statement_timeout", "at most 24d"),
     ("[outbox]\nshards = 32768", "outbox.shards", "at most 32767"),
     ("[outbox]\npartition_rows = 999", "outbox.partition_rows", "at least 1000"),
-    ("[outbox]\nschema = \"\"", "outbox.schema", "empty"),
     ("[outbox]\nschema = \"pg_outbox\"", "outbox.schema", "belongs to PostgreSQL"),
     ("[outbox]\nschema = \"information_schema\"", "outbox.schema", "belongs to PostgreSQL"),
     ("[outbox]\nschema = \"$user\"", "outbox.schema", "name of the role"),
