@@ -134,6 +134,8 @@ impl Lanes {
 pub struct RelayHealth {
     postgres: Check,
     kafka: Check,
+    /// That ids are drawn in turn.
+    ids: Check,
     /// What is paused.
     pauses: Notes,
     /// That no shard can be had for now.
@@ -144,9 +146,9 @@ pub struct RelayHealth {
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], waits: Waits, metrics: Metrics) -> Self {
+    pub fn new([postgres, kafka, ids]: [Check; 3], notes: [Notes; 2], waits: Waits, metrics: Metrics) -> Self {
         let [pauses, resharding] = notes;
-        Self { postgres, kafka, pauses, resharding, waits, metrics }
+        Self { postgres, kafka, ids, pauses, resharding, waits, metrics }
     }
 
     fn postgres_works(&self) {

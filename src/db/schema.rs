@@ -27,10 +27,6 @@ impl Schema {
         self.wanted.as_deref().or_else(|| self.found.get().map(String::as_str))
     }
 
-    pub(super) fn is_set(&self) -> bool {
-        self.wanted.is_some()
-    }
-
     /// Makes a new session use the schema. One statement, once in the life of a connection.
     pub(super) async fn choose(&self, client: &Client) -> Result<(), DbError> {
         let Some(row) = client.query_opt(CHOOSE, &[&self.name()]).await? else { return Ok(()) };

@@ -13,6 +13,9 @@ use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
 use crate::event::{OutboxEvent, ShardId};
 
+/// How long events wait behind one that another transaction has locked, when there are too many of them to be left where they are.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
 /// What the caller makes of one claimed event, in id order.
 pub enum Verdict<R> {
     /// Publish this record.
@@ -50,12 +53,13 @@ pub(super) struct Sorted<R> {
     pub(super) stopped: bool,
 }
 
-/// `any_held`: some key of the shard is held.
+/// `any_held`: some key of the shard is held. `full`: there may be more rows behind these.
 pub(super) async fn sort_out<R>(
     tx: &Transaction<'_>,
     shard: ShardId,
     claim: Vec<Row>,
     any_held: bool,
+    full: bool,
     judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
 ) -> Result<Sorted<R>, OutboxError> {
     let mut sorted = Sorted {
@@ -70,6 +74,8 @@ pub(super) async fn sort_out<R>(
     // Keys whose event has failed in this walk. What becomes of the key is decided when the walk is over, so the rest of
     // its events stays PENDING for the next one.
     let mut undecided: HashSet<String> = HashSet::new();
+    // Keys of rows that another transaction has locked.
+    let mut busy: HashSet<String> = HashSet::new();
     // Row by row, so that a row's buffer is free as soon as its record is made.
     for row in claim {
         let event = rows::event(&row)?;
@@ -77,6 +83,11 @@ pub(super) async fn sort_out<R>(
         // A dead letter is about an event that was given up, and waits for nobody.
         let key = event.key.filter(|_| event.dead_letter_of.is_none());
         let waits_behind = |upto: &Option<i64>| upto.is_none_or(|upto| id > upto);
+        if rows::is_busy(&row)? {
+            busy.extend(key.map(str::to_owned));
+            sorted.left.get_or_insert(id);
+            continue;
+        }
         if key.is_some_and(|key| undecided.contains(key)) {
             sorted.left.get_or_insert(id);
             continue;
@@ -85,10 +96,19 @@ pub(super) async fn sort_out<R>(
             sorted.held.push(id);
             continue;
         }
+        if key.is_some_and(|key| busy.contains(key)) && !full {
+            sorted.left.get_or_insert(id);
+            continue;
+        }
         let mut wait = |why, topic, release_in| {
             held_keys.extend(key.map(|key| (key.to_owned(), None)));
             sorted.waits.push(Wait { first_id: id, key: key.map(str::to_owned), why, topic, release_in });
         };
+        if key.is_some_and(|key| busy.contains(key)) {
+            // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and goes first.
+            wait("delayed", None, Some(BUSY_WAIT));
+            continue;
+        }
         if let Some(seconds) = event.due_in_seconds {
             wait("delayed", None, Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)));
             continue;

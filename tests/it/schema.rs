@@ -200,25 +200,30 @@ async fn two_outboxes_of_one_database_do_not_disturb_one_another() {
     assert_eq!((first, second, third), (true, true, false), "one cleaner for each outbox");
 }
 
-/// Neither the URL's options nor the defaults of the role are passed over, and a process stays with what it found.
+/// What it found first is what a process stays with.
 #[tokio::test]
 async fn the_search_path_of_the_connection_decides_where_no_schema_is_set() {
     let database = TestDatabase::empty("search-path").await;
     let admin = database.connect().await;
     admin.batch_execute("create schema outbox; create schema other").await.unwrap();
-    let by_url = format!("{}?options=-csearch_path%3Doutbox%2Cpublic", database.url);
-    outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &by_url).run().await.expect_code(0);
+    let set_path = async |path: &str| {
+        let sql = format!("alter database {} set search_path = {path}", database.name());
+        admin.batch_execute(&sql).await.unwrap();
+    };
+    set_path("outbox, public").await;
+    database.migrate().await;
     assert!(relations(&admin, "outbox").await.len() > 15);
     assert_eq!(relations(&admin, "public").await, Vec::<String>::new());
 
     // An outbox that is not in the first schema of the path is found all the same, and what comes first does not get new tables.
-    let later = format!("{}?options=-csearch_path%3Dother%2Coutbox", database.url);
-    outbox_relay(&["migrate", "status"]).env("DATABASE_URL", &later).run().await.expect_code(0);
-    outbox_relay(&["migrate", "up", "--partitioned"]).env("DATABASE_URL", &later).run().await.expect_code(0);
+    set_path("other, outbox").await;
+    outbox_relay(&["migrate", "status"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);
+    outbox_relay(&["migrate", "up", "--partitioned"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);
     assert_eq!(relations(&admin, "other").await, Vec::<String>::new());
 
     // The path of the role changes while a process is at work.
-    let settings = DatabaseConfig { url: Secret::new(by_url.clone()), ..DatabaseConfig::default() };
+    set_path("outbox, public").await;
+    let settings = DatabaseConfig { url: Secret::new(database.url.clone()), ..DatabaseConfig::default() };
     let process = Database::new(&settings).unwrap();
     let path = async || -> String {
         let client = process.connect(Role::Lease).await.unwrap();
@@ -226,6 +231,8 @@ async fn the_search_path_of_the_connection_decides_where_no_schema_is_set() {
     };
     assert_eq!(path().await, "outbox, public", "the rest of the path stays: projections and triggers may need it");
     assert_eq!(process.schema(), Some("outbox"));
+    set_path("other, public").await;
+    assert_eq!(path().await, "outbox, other, public");
     admin.batch_execute("alter schema outbox rename to gone").await.unwrap();
     assert_eq!(path().await, "outbox", "no other outbox is looked for, and nothing else is taken for ours");
 }
@@ -234,8 +241,8 @@ async fn the_search_path_of_the_connection_decides_where_no_schema_is_set() {
 async fn a_path_that_leads_nowhere_and_a_schema_that_may_not_be_used_are_told_by_name() {
     let database = TestDatabase::empty("no-schema").await;
     let admin = database.connect().await;
-    let nowhere = format!("{}?options=-csearch_path%3Dnowhere", database.url);
-    let said = outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &nowhere).run().await.expect_code(1).stderr;
+    admin.batch_execute(&format!("alter database {} set search_path = nowhere", database.name())).await.unwrap();
+    let said = outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(1).stderr;
     assert!(said.contains("search_path") && said.contains("outbox.schema"), "{said}");
 
     let role = unique("guest").replace('-', "_");
