@@ -19,7 +19,7 @@ use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONN
 use crate::error::{Code, Error, Result};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::migrations;
+use crate::migrations::{self, State};
 use crate::outbox::leases::Leases;
 use crate::outbox::{Finish, PgOutbox, barrier, home};
 use crate::projection::Projection;
@@ -65,7 +65,7 @@ impl App {
     ///
     /// Errors: a certificate, a URL or a librdkafka setting that cannot be used.
     pub fn build(config: Config) -> Result<Self> {
-        let database = Database::new(&config.database)?;
+        let database = Database::of(&config)?;
         let instance = Uuid::new_v4();
         let name = config.run.instance.clone().unwrap_or_else(|| default_instance_name(instance));
         Ok(Self { config, instance, name, database, metrics: Metrics::new(), health: Health::default(), ack_tap: None })
@@ -193,13 +193,18 @@ impl App {
     }
 
     async fn migrate(&self) -> Result<()> {
-        let missing = migrations::status(&self.database)
-            .await?
-            .into_iter()
-            .filter(|migration| migration.applied_on.is_none())
-            .count();
+        let all = migrations::status(&self.database).await?;
+        let missing = all.iter().filter(|migration| migration.state == State::Pending).count();
         if missing == 0 {
-            return Ok(());
+            return match migrations::trouble(&all) {
+                // A newer version keeps older ones out by its own migrations, where they cannot work beside it.
+                Some(newer) if all.iter().all(|migration| migration.state != State::Changed) => {
+                    tracing::warn!(error = %newer.chain(), "a newer version has migrated the database");
+                    Ok(())
+                }
+                Some(error) => Err(error),
+                None => Ok(()),
+            };
         }
         if !self.config.database.auto_migrate {
             return Err(Error::new(

@@ -7,6 +7,7 @@ mod connector;
 mod deadline;
 mod patience;
 mod pool;
+mod schema;
 mod server_error;
 mod time;
 mod tls;
@@ -22,7 +23,7 @@ pub use client::{Client, Rows, Transaction};
 use deadline::{Guard, Limits, Silences};
 pub use pool::{Connection, Pool};
 
-use crate::config::DatabaseConfig;
+use crate::config::{Config, DatabaseConfig};
 use crate::error::{Code, Error};
 use connector::Connector;
 pub use server_error::{Printable, ServerError};
@@ -244,16 +245,40 @@ fn error_source(error: DbError) -> Box<dyn std::error::Error + Send + Sync> {
 pub struct Database {
     connector: Connector,
     statement_timeout: Duration,
+    schema: schema::Schema,
     limits: Limits,
     silences: Silences,
 }
 
 impl Database {
+    /// The database and the schema of the outbox that these settings are about. Errors: as [`Database::new`].
+    pub fn of(settings: &Config) -> Result<Self, Error> {
+        Ok(Self::new(&settings.database)?.in_schema(settings.outbox.schema.as_deref()))
+    }
+
+    /// The tables of ours are in this schema; `None`: where the `search_path` of the connection leads.
+    #[must_use]
+    pub fn in_schema(self, name: Option<&str>) -> Self {
+        Self { schema: schema::Schema::new(name), ..self }
+    }
+
+    /// The schema of the outbox. Without a setting for it, `None` until there was a connection, or where its `search_path` names no
+    /// schema that exists.
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.name()
+    }
+
     /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be used.
     pub fn new(settings: &DatabaseConfig) -> Result<Self, Error> {
         let limits = Limits::new(settings.connect_timeout, settings.statement_timeout);
         let connector = Connector::new(settings)?;
-        Ok(Self { connector, statement_timeout: settings.statement_timeout, limits, silences: Silences::default() })
+        Ok(Self {
+            connector,
+            statement_timeout: settings.statement_timeout,
+            schema: schema::Schema::default(),
+            limits,
+            silences: Silences::default(),
+        })
     }
 
     /// A pool of `size` connections for one role. Connects on first use.
@@ -279,7 +304,9 @@ impl Database {
                 tracing::debug!(error = %ServerError::from(error), "a PostgreSQL connection ended");
             }
         });
-        Ok(Client::new(client, Guard::new(limits, self.silences.clone(), task), self.clone(), silences))
+        let client = Client::new(client, Guard::new(limits, self.silences.clone(), task), self.clone(), silences);
+        self.schema.choose(&client).await.map_err(|error| error.at(&self.describe().into()))?;
+        Ok(client)
     }
 
     fn limits(&self, role: Role) -> Limits {

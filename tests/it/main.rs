@@ -39,6 +39,7 @@ mod query_plans;
 mod refused_writes;
 mod replay;
 mod resharding;
+mod schema;
 mod secrets;
 mod shutdown;
 mod sizes;
@@ -47,6 +48,7 @@ mod support;
 mod takeover;
 mod together;
 mod top;
+mod upgrade;
 mod waits;
 mod watermark;
 

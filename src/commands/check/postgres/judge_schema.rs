@@ -26,7 +26,7 @@ pub(super) fn history_hidden() -> Finding {
         "schema.migrations",
         "this role may not read which migrations are applied",
         "whether the schema is as new as this program stays unknown",
-        "as the owner: grant select on refinery_schema_history to the role of database.url, or check as the owner",
+        "as the owner: grant select on outbox_schema_history to the role of database.url, or check as the owner",
     )
 }
 
@@ -123,9 +123,9 @@ pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
         findings.push(Finding::problem(
             Part::Schema,
             "schema.tables",
-            format!("{relation} does not exist, or is not in the search_path"),
+            format!("{relation} does not exist in the schema of the outbox"),
             "the statements that need it fail",
-            "run: outbox-relay migrate up; if the tables are in a schema of their own, set the search_path of the role",
+            "run: outbox-relay migrate up; if the tables are in a schema of their own, set outbox.schema",
         ));
     }
     if findings.len() == before {
@@ -279,7 +279,7 @@ mod tests {
         let what: Vec<_> = findings.iter().map(|finding| finding.what.as_str()).collect();
         assert_eq!(
             what,
-            ["no select, update on outbox_shards", "event_handled does not exist, or is not in the search_path"]
+            ["no select, update on outbox_shards", "event_handled does not exist in the schema of the outbox"]
         );
     }
 
