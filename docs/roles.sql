@@ -1,5 +1,6 @@
 -- Least privilege for outbox-relay: run as the owner of the schema, after `outbox-relay migrate up`. Adapt the names.
 -- Passwords and LOGIN are left to you: grant these roles to your login roles.
+-- With outbox.schema: begin with `set search_path = "the schema"`, and grant usage on that schema to every role below.
 
 -- Applications: insert events, nothing else. They need not even read the table.
 create role outbox_app nologin;
@@ -20,7 +21,9 @@ grant select, insert, delete on outbox_again, outbox_progress to outbox_relay;
 grant select on outbox_retired_shards to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
 grant select on outbox_installation, outbox_pauses to outbox_relay;
-grant select on refinery_schema_history to outbox_relay;
+-- Where the outbox lives, noted by the first relay that runs, so that a copy of the database is told from it.
+grant update (home_system, home_database) on outbox_installation to outbox_relay;
+grant select on outbox_schema_history to outbox_relay;
 -- A partitioned outbox has to belong to the relay's role: alter table outbox_events owner to outbox_relay, and each of its partitions;
 -- and: grant create on schema public to outbox_relay.
 -- What [cleanup] needs, here and in the command cleanup: without it nothing is deleted. The last one shows how far replicas are behind.
@@ -41,14 +44,14 @@ grant select, insert, delete on outbox_pauses to outbox_operator;
 grant select, insert, update on outbox_replays to outbox_operator;
 grant select, insert, update, delete on outbox_redriven to outbox_operator;
 grant select, insert on outbox_audit to outbox_operator;
-grant select on refinery_schema_history to outbox_operator;
+grant select on outbox_schema_history to outbox_operator;
 
 -- The consumer, on top of what its projections need.
 create role outbox_consumer nologin;
 grant select, insert, update on consumer_partitions to outbox_consumer;
 grant select, insert on event_handled, consumer_parked to outbox_consumer;
 grant select, insert, update on product_metrics to outbox_consumer;
-grant select on refinery_schema_history to outbox_consumer;
+grant select on outbox_schema_history to outbox_consumer;
 
 -- Dashboards and people who look.
 create role outbox_reader nologin;

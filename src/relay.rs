@@ -134,6 +134,8 @@ impl Lanes {
 pub struct RelayHealth {
     postgres: Check,
     kafka: Check,
+    /// That ids are drawn in turn.
+    ids: Check,
     /// What is paused.
     pauses: Notes,
     /// That no shard can be had for now.
@@ -146,9 +148,9 @@ pub struct RelayHealth {
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 3], waits: Waits, metrics: Metrics) -> Self {
+    pub fn new([postgres, kafka, ids]: [Check; 3], notes: [Notes; 3], waits: Waits, metrics: Metrics) -> Self {
         let [pauses, resharding, partitions] = notes;
-        Self { postgres, kafka, pauses, resharding, partitions, waits, metrics }
+        Self { postgres, kafka, ids, pauses, resharding, partitions, waits, metrics }
     }
 
     fn postgres_works(&self) {

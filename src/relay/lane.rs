@@ -7,6 +7,7 @@
 mod counters;
 mod exactly_once;
 mod judge;
+mod pace;
 mod patience;
 mod recover;
 
@@ -36,6 +37,7 @@ use crate::retry::Backoff;
 use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
 pub(super) use judge::Judge;
+use pace::Pace;
 
 /// How often a lane moves its `low_id`, where rows are marked. One index read each; and where an open transaction elsewhere keeps dead rows from
 /// being removed, each claim reads again what was published since.
@@ -94,6 +96,7 @@ pub(super) struct Lane {
     in_flight: Option<InFlight>,
     /// What rows of the last claim took on average.
     row_bytes: u64,
+    pace: Pace,
     /// Topics that the last claim left events of aside for, and since when the cluster is asked about them.
     asked_topics: HashMap<String, Duration>,
     /// The last claim stopped before an event whose topic does not exist yet.
@@ -127,6 +130,7 @@ impl Lane {
             together: false,
             in_flight: None,
             row_bytes: 0,
+            pace: Pace::default(),
             asked_topics: HashMap::new(),
             awaits_topic: false,
             stepping: None,
@@ -286,7 +290,7 @@ impl Lane {
         if move_low_id {
             self.low_id_moved = monotonic();
         }
-        let limits = Limits { row_bytes: self.row_bytes, ..self.shared.limits };
+        let limits = self.pace.limits(Limits { row_bytes: self.row_bytes, ..self.shared.limits });
         let claim = Claim {
             source: if stopping || self.shared.paused.everything() { Source::Nothing } else { Source::Waiting },
             release: self.asked_topics.is_empty() && !self.awaits_topic,
@@ -306,6 +310,11 @@ impl Lane {
         let (judge, step) = self.take_step(hand, claim, judge, stopping).await;
         // After an error it goes alone, too.
         self.few = false;
+        let took = monotonic().saturating_sub(started);
+        match &step {
+            Ok(_) => self.pace.worked(),
+            Err(_) => self.pace.failed(took),
+        }
         let step = step?;
         if let Sender::ExactlyOnce(transactions) = &mut self.sender {
             transactions.last = step.last;
@@ -323,7 +332,6 @@ impl Lane {
             (Some(_), false) => "partial",
             (None, false) => "empty",
         };
-        let took = monotonic().saturating_sub(started);
         self.shared.metrics.poll_duration.get_or_create(&PollLabel { result }).observe(took.as_secs_f64());
         let few = |batch: &Batch<Record>| batch.events.len() <= FEW as usize;
         self.few = !step.full && step.batch.as_ref().is_none_or(few) && self.shared.together.publisher().is_some();
@@ -375,7 +383,7 @@ impl Lane {
                 drop(failpoint::reach(Point::CommitAfter));
                 deliveries
             }
-            Sender::ExactlyOnce(_) => self.publish_in_transaction(batch.seq, &records, &ids).await,
+            Sender::ExactlyOnce(_) => self.publish_in_transaction((batch.seq, batch.tag), &records, &ids).await,
         };
         metrics.publish_duration.observe(monotonic().saturating_sub(started).as_secs_f64());
         if self.brokers_up() {

@@ -9,9 +9,10 @@ use super::finding::{Finding, Part};
 use crate::clock;
 use crate::commands::{Result, admin_pool};
 use crate::config::Config;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Role};
 use crate::error::Error;
-use crate::migrations;
+use crate::migrations::{self, State};
+use crate::outbox::home;
 use crate::outbox::inspect;
 use crate::outbox::inspect::server::{Inspector, is_refused_by_pooler};
 use crate::projection::{Projection, prepare_all};
@@ -31,7 +32,7 @@ pub(super) struct OutboxTopics {
 /// Adds what there is to say of PostgreSQL and the schema. Returns the topics of the outbox, none if it cannot be read.
 /// Errors: settings that make no connection possible.
 pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Result<OutboxTopics> {
-    let database = Database::new(&settings.database)?;
+    let database = Database::of(settings)?;
     let inspector = match Inspector::connect(&database).await {
         Ok(inspector) => inspector,
         Err(error) if is_refused_by_pooler(&error) => {
@@ -82,14 +83,17 @@ async fn server(
 }
 
 async fn schema(settings: &Config, database: &Database, inspector: &Inspector, findings: &mut Vec<Finding>) {
-    let history = inspector.grants(&[("refinery_schema_history", "select")]).await;
+    let history = inspector.grants(&[("outbox_schema_history", "select")]).await;
     let Some(history) = known(Part::Schema, "schema.migrations", history, findings) else { return };
     let readable = history.iter().all(|grant| grant.granted != Some(false));
     match migrations::status(database).await {
         _ if !readable => findings.push(judge_schema::history_hidden()),
         Ok(migrations) => {
+            if let Some(trouble) = migrations::trouble(&migrations) {
+                findings.push(Finding::failed(Part::Schema, "schema.migrations", &trouble));
+            }
             let missing: Vec<i32> =
-                migrations.iter().filter(|known| known.applied_on.is_none()).map(|known| known.version).collect();
+                migrations.iter().filter(|known| known.state == State::Pending).map(|known| known.version).collect();
             judge_schema::migrations(migrations.len(), &missing, findings);
             if missing.len() == migrations.len() {
                 // Nothing is there: every other question would only say so again.
@@ -111,6 +115,10 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
         judge_schema::identity(identity.as_ref(), findings);
     }
     if settings.relay.enabled {
+        let standing = home::look(&database.pool(Role::Admin, 1)).await;
+        if let Some(standing) = known(Part::Schema, "schema.home", standing, findings) {
+            judge_schema::home(&standing, findings);
+        }
         let partitions = inspector.partitions().await;
         if let Some(Some(partitions)) = known(Part::Schema, "schema.partitions", partitions, findings) {
             judge_schema::partitions(&partitions, findings);

@@ -4,7 +4,7 @@
 -- $10 timestamptz, $11 float8: created since this time, and since so many seconds ago. $12 timestamptz, $13 float8: created before,
 -- likewise. $14 text: class of the error. $15 bigint[]: ids.
 -- The partial indexes of both states serve it: it costs as much as there are such events.
-select id, status, topic
+select id, status, left(topic, 250) as topic
 from outbox_events
 where status = any($4) and status in ('FAILED', 'HELD')
   and ($1::bigint is null or id = $1)

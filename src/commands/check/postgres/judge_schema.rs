@@ -2,6 +2,7 @@
 
 use crate::commands::check::finding::{Finding, Part};
 use crate::config::{AfterPublish, Config};
+use crate::outbox::home::Standing;
 use crate::outbox::inspect::server::{Grant, IdentityFacts, PartitionFacts};
 
 pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Finding>) {
@@ -25,7 +26,7 @@ pub(super) fn history_hidden() -> Finding {
         "schema.migrations",
         "this role may not read which migrations are applied",
         "whether the schema is as new as this program stays unknown",
-        "as the owner: grant select on refinery_schema_history to the role of database.url, or check as the owner",
+        "as the owner: grant select on outbox_schema_history to the role of database.url, or check as the owner",
     )
 }
 
@@ -47,6 +48,7 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
         ("outbox_progress", "insert"),
         ("outbox_progress", "delete"),
         ("outbox_installation", "select"),
+        ("outbox_installation", "update"),
         ("outbox_instances", "select"),
         ("outbox_instances", "insert"),
         ("outbox_instances", "update"),
@@ -121,9 +123,9 @@ pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
         findings.push(Finding::problem(
             Part::Schema,
             "schema.tables",
-            format!("{relation} does not exist, or is not in the search_path"),
+            format!("{relation} does not exist in the schema of the outbox"),
             "the statements that need it fail",
-            "run: outbox-relay migrate up; if the tables are in a schema of their own, set the search_path of the role",
+            "run: outbox-relay migrate up; if the tables are in a schema of their own, set outbox.schema",
         ));
     }
     if findings.len() == before {
@@ -183,6 +185,21 @@ pub(super) fn identity(identity: Option<&IdentityFacts>, findings: &mut Vec<Find
         ),
     };
     findings.push(finding);
+}
+
+pub(super) fn home(standing: &Standing, findings: &mut Vec<Finding>) {
+    const CHECK: &str = "schema.home";
+    findings.push(match standing {
+        Standing::Home => Finding::ok(Part::Schema, CHECK, "the outbox is where a relay last ran on it"),
+        Standing::New(_) => Finding::ok(Part::Schema, CHECK, "no relay has run on this outbox yet"),
+        Standing::Away { home, here } => Finding::problem(
+            Part::Schema,
+            CHECK,
+            format!("the relay last ran on {}, and this is {}", home.describe(), here.describe()),
+            "this database is a copy, or was moved, and the relay stops with status 78 rather than take the original's events for its own",
+            "outbox-relay adopt --moved if the original is gone for good; outbox-relay adopt --copy if it lives on",
+        ),
+    });
 }
 
 /// A plain table needs nothing.
@@ -262,7 +279,7 @@ mod tests {
         let what: Vec<_> = findings.iter().map(|finding| finding.what.as_str()).collect();
         assert_eq!(
             what,
-            ["no select, update on outbox_shards", "event_handled does not exist, or is not in the search_path"]
+            ["no select, update on outbox_shards", "event_handled does not exist in the schema of the outbox"]
         );
     }
 
