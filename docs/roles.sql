@@ -26,7 +26,7 @@ grant select, insert, delete on outbox_again to outbox_relay;
 grant select, insert, delete on outbox_progress to outbox_relay;
 grant select, update (home_system, home_database) on outbox_installation to outbox_relay;
 grant select on outbox_pauses to outbox_relay;
-grant select on refinery_schema_history to outbox_relay;
+grant select on outbox_schema_history to outbox_relay;
 grant execute on function outbox_shard_count() to outbox_relay;
 grant execute on function outbox_key_of(text, text) to outbox_relay;
 grant execute on function outbox_shard_of(text, bigint) to outbox_relay;
@@ -66,7 +66,7 @@ grant select on outbox_installation to outbox_operator;
 grant select on consumer_partitions to outbox_operator;
 grant select on event_handled to outbox_operator;
 grant select on consumer_parked to outbox_operator;
-grant select on refinery_schema_history to outbox_operator;
+grant select on outbox_schema_history to outbox_operator;
 grant execute on function outbox_shard_count() to outbox_operator;
 grant execute on function outbox_key_of(text, text) to outbox_operator;
 grant execute on function outbox_shard_of(text, bigint) to outbox_operator;
@@ -78,7 +78,7 @@ do $$ begin execute format('grant temporary on database %I to outbox_consumer', 
 grant select, insert, update on consumer_partitions to outbox_consumer;
 grant select, insert on event_handled to outbox_consumer;
 grant select, insert on consumer_parked to outbox_consumer;
-grant select on refinery_schema_history to outbox_consumer;
+grant select on outbox_schema_history to outbox_consumer;
 -- The projection that is built in. Projections of your own need what their SQL needs.
 grant select, insert, update on product_metrics to outbox_consumer;
 
@@ -104,7 +104,7 @@ grant select on consumer_partitions to outbox_reader;
 grant select on event_handled to outbox_reader;
 grant select on consumer_parked to outbox_reader;
 grant select on product_metrics to outbox_reader;
-grant select on refinery_schema_history to outbox_reader;
+grant select on outbox_schema_history to outbox_reader;
 grant execute on function outbox_shard_count() to outbox_reader;
 grant execute on function outbox_key_of(text, text) to outbox_reader;
 grant execute on function outbox_shard_of(text, bigint) to outbox_reader;

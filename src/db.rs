@@ -7,6 +7,7 @@ mod connector;
 mod deadline;
 mod patience;
 mod pool;
+mod schema;
 mod server_error;
 mod session;
 mod time;
@@ -23,7 +24,7 @@ pub use client::{Client, Rows, Transaction};
 use deadline::{Guard, Limits, Silences};
 pub use pool::{Connection, Pool};
 
-use crate::config::DatabaseConfig;
+use crate::config::{Config, DatabaseConfig};
 use crate::error::{Code, Error};
 use connector::Connector;
 pub use server_error::{Printable, ServerError};
@@ -245,16 +246,40 @@ fn error_source(error: DbError) -> Box<dyn std::error::Error + Send + Sync> {
 pub struct Database {
     connector: Connector,
     statement_timeout: Duration,
+    schema: schema::Schema,
     limits: Limits,
     silences: Silences,
 }
 
 impl Database {
+    /// The database and the schema of the outbox that these settings are about. Errors: as [`Database::new`].
+    pub fn of(settings: &Config) -> Result<Self, Error> {
+        Ok(Self::new(&settings.database)?.in_schema(settings.outbox.schema.as_deref()))
+    }
+
+    /// The tables of ours are in this schema; `None`: where the `search_path` of the connection leads.
+    #[must_use]
+    pub fn in_schema(self, name: Option<&str>) -> Self {
+        Self { schema: schema::Schema::new(name), ..self }
+    }
+
+    /// The schema of the outbox. Without a setting for it, `None` until there was a connection, or where its `search_path` names no
+    /// schema that exists.
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.name()
+    }
+
     /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be used.
     pub fn new(settings: &DatabaseConfig) -> Result<Self, Error> {
         let limits = Limits::new(settings.connect_timeout, settings.statement_timeout);
         let connector = Connector::new(settings)?;
-        Ok(Self { connector, statement_timeout: settings.statement_timeout, limits, silences: Silences::default() })
+        Ok(Self {
+            connector,
+            statement_timeout: settings.statement_timeout,
+            schema: schema::Schema::default(),
+            limits,
+            silences: Silences::default(),
+        })
     }
 
     /// A pool of `size` connections for one role. Connects on first use.
@@ -281,7 +306,12 @@ impl Database {
             }
         });
         let client = Client::new(client, Guard::new(limits, self.silences.clone(), task), self.clone(), silences);
-        session::prepare(&client, role).await.map_err(|error| error.at(&self.describe().into()))?;
+        // Boxed for the same reason.
+        let ready = Box::pin(async {
+            session::prepare(&client, role).await?;
+            self.schema.choose(&client).await
+        });
+        ready.await.map_err(|error| error.at(&self.describe().into()))?;
         Ok(client)
     }
 

@@ -195,3 +195,39 @@ pub fn refused(error: KafkaError) -> Error {
     Error::new(Code::KafkaConfig, format!("the Kafka client refuses its settings: {why}"))
         .hint("see [kafka] and [kafka.properties]; names and values are those of librdkafka")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_client_gets_the_password_that_the_file_holds_now() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let write = |text: &str| std::fs::write(file.path(), text).expect("it can be written");
+        write("first\n");
+        let sasl_password = secret_file::read(file.path()).expect("a secret");
+        let settings = KafkaConfig { sasl_password, ..KafkaConfig::default() };
+        let made = common(&settings, "a");
+        assert_eq!(made.get("sasl.password"), Some("first"));
+        write("second\n");
+        assert_eq!(fresh(&made).get("sasl.password"), Some("second"), "a client that is made anew");
+        assert_eq!(common(&settings, "b").get("sasl.password"), Some("second"), "another one");
+        write("third\n");
+        assert_eq!(fresh(&fresh(&made)).get("sasl.password"), Some("third"));
+        write("");
+        assert_eq!(fresh(&made).get("sasl.password"), Some("third"), "a file that cannot be used changes nothing");
+        let other = KafkaConfig { sasl_password: Secret::new("of a variable"), ..KafkaConfig::default() };
+        assert_eq!(fresh(&common(&other, "c")).get("sasl.password"), Some("of a variable"));
+    }
+
+    #[test]
+    fn what_librdkafka_refuses_is_told_without_its_value() {
+        for (name, value) in [("linger.ms", "hunter2"), ("no.such.setting", "hunter2"), ("ssl.key.pem", "hunter2")] {
+            let mut settings = common(&KafkaConfig::default(), "a");
+            settings.set(name, value).set("security.protocol", "ssl");
+            let report = try_out(&settings).expect_err(name).report();
+            assert!(report.contains(name) || name == "ssl.key.pem", "{report}");
+            assert!(!report.contains("hunter2"), "{report}");
+        }
+    }
+}

@@ -1,5 +1,4 @@
-//! A session with PostgreSQL in which every call has a limit. The client of the driver is not reachable from outside of this file, but
-//! for refinery.
+//! A session with PostgreSQL in which every call has a limit. The client of the driver is not reachable from outside of this file.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -39,18 +38,6 @@ impl Client {
         let pid = self.query_one(BACKEND_PID, &[]).await?.get(0);
         self.guard.set_patience(Patience::WhileItWorks(Box::new(Watch::new(self.database.clone(), pid))));
         Ok(())
-    }
-
-    /// Lends the client of the driver to refinery, which knows no other. All that it does counts as one statement.
-    pub async fn lend<'c, T, F>(
-        &'c mut self,
-        work: impl FnOnce(&'c mut tokio_postgres::Client) -> F,
-    ) -> Result<T, DbError>
-    where
-        F: Future<Output = T>,
-    {
-        let Self { inner, guard, .. } = self;
-        guard.statement(async { Ok(work(inner).await) }).await
     }
 
     /// Parameters with their types, in one round trip.

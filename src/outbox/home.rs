@@ -93,7 +93,7 @@ pub async fn settle_in(pool: &Pool) -> Result<(), Error> {
         Standing::Away { home, here } => Err(away(&home, &here)),
         Standing::New(here) => {
             let connection = pool.get().await?;
-            let noted = connection.execute(NOTE, &[&here.system, &here.database]).await.map_err(DbError::from);
+            let noted = connection.execute(NOTE, &[&here.system, &here.database]).await;
             connection.done();
             match noted {
                 Err(error) if error.is_denied() => tracing::warn!(

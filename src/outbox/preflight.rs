@@ -264,16 +264,17 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
             "for table outbox_events: alter column id set increment 1 set no cycle",
         ));
     }
-    if let (Some(last), Some(highest)) = (ids.last, ids.highest) {
-        if highest > last && ids.increment > 0 {
-            obstacles.push(Obstacle::new(
+    if let (Some(last), Some(highest)) = (ids.last, ids.highest)
+        && highest > last
+        && ids.increment > 0
+    {
+        obstacles.push(Obstacle::new(
                 Gravity::Degraded,
                 CHECK,
                 format!("the sequence of outbox_events.id is at {last}, and the table has ids up to {highest}"),
                 "inserts fail when they draw an id that is taken, and events that come now stand before older ones of their keys",
                 format!("for table outbox_events: alter column id restart with {}", highest.saturating_add(1)),
             ));
-        }
     }
     if ids.kind == Kind::ByDefault {
         obstacles.push(Obstacle::new(

@@ -34,10 +34,10 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
             Ok(horizon) => {
                 let moved = horizon != lanes.horizon();
                 lanes.set_horizon(horizon);
-                if let Some(restart) = barrier.take_restart() {
-                    if !begin_again(&lanes, &pool, restart).await {
-                        barrier.put_back(restart);
-                    }
+                if let Some(restart) = barrier.take_restart()
+                    && !begin_again(&lanes, &pool, restart).await
+                {
+                    barrier.put_back(restart);
                 }
                 match barrier.fault() {
                     None => lanes.health.ids.ok(),

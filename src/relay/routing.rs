@@ -7,6 +7,10 @@ use crate::config::{DeadLetterConfig, RoutingConfig, RoutingRule};
 use crate::error::{Code, Error, Result};
 use crate::event::OutboxEvent;
 
+/// Topics that brokers keep for themselves. Others may be of the cluster's own, too; the broker then says so.
+const INTERNAL_TOPICS: [&str; 4] =
+    ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
+
 /// The rules, compiled.
 #[derive(Debug)]
 pub struct Routing {
@@ -32,6 +36,8 @@ pub enum RoutingError {
     NoTopic,
     #[error("\"{0}\" is not a topic name; allowed are 1 to 249 of the characters A-Z a-z 0-9 . _ - except . and ..")]
     Invalid(String),
+    #[error("\"{0}\" is a topic of Kafka's own, which takes no records from clients")]
+    Internal(String),
     #[error("\"{0}\" is not in routing.allowed_topics")]
     NotAllowed(String),
 }
@@ -75,6 +81,9 @@ impl Routing {
     pub fn allows(&self, topic: &str) -> Result<(), RoutingError> {
         if !is_topic_name(topic) {
             return Err(RoutingError::Invalid(shortened(topic)));
+        }
+        if INTERNAL_TOPICS.contains(&topic) {
+            return Err(RoutingError::Internal(topic.to_owned()));
         }
         if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| pattern.is_match(topic)) {
             return Err(RoutingError::NotAllowed(topic.to_owned()));
@@ -197,6 +206,14 @@ mod tests {
         assert_eq!(topic("orders", Some(1)).as_deref(), Ok("orders"), "it is allowed anyway");
         assert_eq!(topic("payments", Some(1)), Err(RoutingError::NotAllowed("payments".to_owned())));
         assert_eq!(topic("orders-dlq", None), Err(RoutingError::NotAllowed("orders-dlq".to_owned())));
+    }
+
+    #[test]
+    fn topics_of_kafkas_own_are_refused_before_anything_is_sent() {
+        let rules = routing(&[(None, Some("(.*)"), "$1")], &["*"]);
+        let internal = "__consumer_offsets";
+        assert_eq!(routed(&rules, "", internal), Err(RoutingError::Internal(internal.to_owned())));
+        assert!(routed(&rules, "", "__consumer_offsets2").is_ok());
     }
 
     proptest! {

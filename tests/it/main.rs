@@ -41,6 +41,7 @@ mod replay;
 mod resharding;
 mod restart;
 mod roles;
+mod schema;
 mod secrets;
 mod sessions;
 mod shutdown;
@@ -50,6 +51,8 @@ mod support;
 mod takeover;
 mod together;
 mod top;
+mod topics;
+mod upgrade;
 mod waits;
 mod watermark;
 

@@ -12,7 +12,7 @@ use crate::commands::{Result, admin_pool};
 use crate::config::Config;
 use crate::db::{Database, DbError, Role};
 use crate::error::Error;
-use crate::migrations;
+use crate::migrations::{self, State};
 use crate::outbox::grants::wanted;
 use crate::outbox::home;
 use crate::outbox::inspect;
@@ -24,7 +24,7 @@ use crate::projection::{Projection, prepare_all};
 const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// Which migrations are applied.
-const HISTORY: Wanted = Wanted { object: "refinery_schema_history", privilege: "select", column: None };
+const HISTORY: Wanted = Wanted { object: "outbox_schema_history", privilege: "select", column: None };
 
 /// Topics that rows of the outbox name.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ pub(super) struct OutboxTopics {
 /// Adds what there is to say of PostgreSQL and the schema. Returns the topics of the outbox, none if it cannot be read.
 /// Errors: settings that make no connection possible.
 pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Result<OutboxTopics> {
-    let database = Database::new(&settings.database)?;
+    let database = Database::of(settings)?;
     let inspector = match Inspector::connect(&database).await {
         Ok(inspector) => inspector,
         Err(error) if is_refused_by_pooler(&error) => {
@@ -95,8 +95,11 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
     match migrations::status(database).await {
         _ if !readable => findings.push(judge_schema::history_hidden()),
         Ok(migrations) => {
+            if let Some(trouble) = migrations::trouble(&migrations) {
+                findings.push(Finding::failed(Part::Schema, "schema.migrations", &trouble));
+            }
             let missing: Vec<i32> =
-                migrations.iter().filter(|known| known.applied_on.is_none()).map(|known| known.version).collect();
+                migrations.iter().filter(|known| known.state == State::Pending).map(|known| known.version).collect();
             judge_schema::migrations(migrations.len(), &missing, findings);
             if missing.len() == migrations.len() {
                 // Nothing is there: every other question would only say so again.

@@ -26,7 +26,7 @@ pub(super) fn history_hidden() -> Finding {
         "schema.migrations",
         "this role may not read which migrations are applied",
         "whether the schema is as new as this program stays unknown",
-        "as the owner: grant select on refinery_schema_history to the role of database.url, or check as the owner",
+        "as the owner: grant select on outbox_schema_history to the role of database.url, or check as the owner",
     )
 }
 
@@ -75,9 +75,9 @@ pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
         findings.push(Finding::problem(
             Part::Schema,
             "schema.tables",
-            format!("{object} does not exist, is older than this program, or is not in the search_path"),
+            format!("{object} does not exist in the schema of the outbox, or is older than this program"),
             "the statements that need it fail",
-            "run: outbox-relay migrate up; if the tables are in a schema of their own, set the search_path of the role",
+            "run: outbox-relay migrate up; if the tables are in a schema of their own, set outbox.schema",
         ));
     }
     if findings.len() == before {
@@ -222,7 +222,7 @@ mod tests {
                 "no temporary on the database",
                 "no select, update on outbox_shards",
                 "no update (status, failed_at) on outbox_events",
-                "event_handled does not exist, is older than this program, or is not in the search_path"
+                "event_handled does not exist in the schema of the outbox, or is older than this program"
             ]
         );
     }
