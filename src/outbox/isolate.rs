@@ -125,15 +125,16 @@ pub struct Cut<T, R> {
 /// which must do no harm. After `until`, on the clock of [`monotonic`], what is not done yet is left; at least one part is tried.
 ///
 /// Errors: those of which no row is to blame. The transaction has to be rolled back then.
-pub async fn cut<S, T, R, E>(
+pub async fn cut<S, T, R, E, F>(
     savepoints: &S,
     items: &[T],
     until: Duration,
-    mut work: impl AsyncFnMut(&[T]) -> Result<R, E>,
+    mut work: impl FnMut(Vec<T>) -> F,
 ) -> Result<Cut<T, R>, E>
 where
     S: Savepoints,
     T: Clone,
+    F: Future<Output = Result<R, E>>,
     E: MayBlame + From<DbError>,
 {
     let mut result = Cut { done: Vec::new(), refused: Vec::new(), left: Vec::new() };
@@ -151,7 +152,7 @@ where
         }
         tried = true;
         savepoints.save().await?;
-        let error = match work(rows).await {
+        let error = match work(rows.to_vec()).await {
             Ok(done) => {
                 savepoints.keep().await?;
                 result.done.push(done);
@@ -168,7 +169,7 @@ where
             if !works {
                 // Undone as well: it is only to be seen whether the statement works.
                 savepoints.save().await?;
-                if work(&[]).await.is_err() {
+                if work(Vec::new()).await.is_err() {
                     return Err(error);
                 }
                 savepoints.undo().await?;
@@ -235,15 +236,16 @@ mod tests {
     }
 
     /// Writes the rows; like PostgreSQL it may have written some before it meets a bad one.
-    async fn insert(table: &Table, rows: &[i64], bad: impl Fn(i64) -> Option<SqlState>) -> Result<usize, Fault> {
+    async fn insert(table: &Table, rows: Vec<i64>, bad: impl Fn(i64) -> Option<SqlState>) -> Result<usize, Fault> {
         *table.statements.borrow_mut() += 1;
+        let all = rows.len();
         for row in rows {
-            if let Some(code) = bad(*row) {
+            if let Some(code) = bad(row) {
                 return Err(Fault(code));
             }
-            table.rows.borrow_mut().push(*row);
+            table.rows.borrow_mut().push(row);
         }
-        Ok(rows.len())
+        Ok(all)
     }
 
     fn negative(row: i64) -> Option<SqlState> {
@@ -258,8 +260,7 @@ mod tests {
                     let mut rows: Vec<i64> = (1..=good as i64).chain((1..=bad as i64).map(|n| -n)).collect();
                     fastrand::Rng::with_seed(seed).shuffle(&mut rows);
                     let table = Table::default();
-                    let cut =
-                        cut(&table, &rows, Duration::MAX, async |part: &[i64]| insert(&table, part, negative).await);
+                    let cut = cut(&table, &rows, Duration::MAX, |part: Vec<i64>| insert(&table, part, negative));
                     let cut = cut.await.unwrap();
                     let case = format!("{bad} bad, {good} good");
                     let expected: Vec<_> = rows.iter().copied().filter(|row| *row < 0).collect();
@@ -279,16 +280,16 @@ mod tests {
     async fn without_a_bad_row_there_is_one_statement() {
         let table = Table::default();
         let rows: Vec<i64> = (1..=500).collect();
-        cut(&table, &rows, Duration::MAX, async |part: &[i64]| insert(&table, part, negative).await).await.unwrap();
+        cut(&table, &rows, Duration::MAX, |part: Vec<i64>| insert(&table, part, negative)).await.unwrap();
         assert_eq!(*table.statements.borrow(), 1);
-        cut(&table, &[], Duration::MAX, async |part: &[i64]| insert(&table, part, negative).await).await.unwrap();
+        cut(&table, &[], Duration::MAX, |part: Vec<i64>| insert(&table, part, negative)).await.unwrap();
         assert_eq!(*table.statements.borrow(), 1, "for no rows there is none");
     }
 
     #[tokio::test]
     async fn a_statement_that_fails_without_the_row_too_blames_nobody() {
         let table = Table::default();
-        let missing = async |part: &[i64]| {
+        let missing = async |part: Vec<i64>| {
             if part.is_empty() {
                 Err(Fault(SqlState::UNDEFINED_TABLE))
             } else {
@@ -313,7 +314,7 @@ mod tests {
             SqlState::CONNECTION_FAILURE,
         ] {
             let table = Table::default();
-            let work = async |part: &[i64]| insert(&table, part, |_| Some(code.clone())).await;
+            let work = |part: Vec<i64>| insert(&table, part, |_| Some(code.clone()));
             assert_eq!(cut(&table, &[1, 2, 3], Duration::MAX, work).await, Err(Fault(code.clone())));
             assert_eq!(*table.statements.borrow(), 1, "{code:?}");
         }
@@ -337,7 +338,7 @@ mod tests {
     async fn what_there_is_no_time_for_is_left_and_nothing_is_lost() {
         let table = Table::default();
         let rows = [1, -1, 2, 3];
-        let cut = cut(&table, &rows, Duration::ZERO, async |part: &[i64]| insert(&table, part, negative).await);
+        let cut = cut(&table, &rows, Duration::ZERO, |part: Vec<i64>| insert(&table, part, negative));
         let cut = cut.await.unwrap();
         assert_eq!((cut.refused.len(), cut.left), (0, rows.to_vec()), "one try, and the rest is left");
         assert!(table.rows.borrow().is_empty());
