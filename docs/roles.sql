@@ -17,6 +17,8 @@ grant select, update on outbox_shards to outbox_relay;
 grant select, insert, update, delete on outbox_instances, outbox_held_keys to outbox_relay;
 -- How far shards are whose rows are not marked, and what waits again in them.
 grant select, insert, delete on outbox_again, outbox_progress to outbox_relay;
+-- What became of events whose rows refuse to be changed.
+grant select, insert, update, delete on outbox_outcomes to outbox_relay;
 grant select on outbox_retired_shards to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
 grant select on outbox_installation, outbox_pauses to outbox_relay;
@@ -33,6 +35,7 @@ grant pg_read_all_stats to outbox_relay;
 create role outbox_operator nologin;
 grant select, insert on outbox_events to outbox_operator;
 grant select on outbox_current, outbox_progress to outbox_operator;
+grant select, delete on outbox_outcomes to outbox_operator;
 grant select, insert on outbox_again to outbox_operator;
 grant update (status, retry_count, last_error, failed_at, dead_letter_to) on outbox_events to outbox_operator;
 grant select, update on outbox_shards to outbox_operator;

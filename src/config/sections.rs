@@ -59,7 +59,7 @@ section! {
         pub auto_migrate: bool = true,
         /// Longest wait for a new connection.
         pub connect_timeout: Duration = Duration::from_secs(5),
-        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again.
+        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again. Statements of lanes end after half of `relay.lease` at the latest.
         pub statement_timeout: Duration = Duration::from_secs(30),
     }
 }

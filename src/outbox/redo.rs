@@ -14,6 +14,7 @@ use tokio_postgres::types::ToSql;
 use super::audit::{self, Author};
 use super::inspect::events::Filter;
 use super::locks::Lead;
+use super::outcomes;
 use crate::db::{DbError, Pool, Transaction};
 
 const MATCHING: &str = include_str!("sql/redo_matching.sql");
@@ -135,6 +136,7 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
     }
     // Like a step of their owners, so that no claim sees half of it.
     tx.query(LOCK_SHARDS, &[&ids]).await?;
+    let reopened = outcomes::reopen(tx, ids, action == Action::Retry).await?;
     // An event whose key is held by another one that failed cannot go before that one.
     let rows = tx.query(WITH_HOLDERS, &[&ids, &(action == Action::Retry)]).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
@@ -144,5 +146,5 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
     };
     let changed = tx.execute(change, &[&ids]).await?;
     tx.execute(release, &[&ids]).await?;
-    Ok(changed)
+    Ok(changed + reopened)
 }

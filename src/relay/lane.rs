@@ -206,9 +206,9 @@ impl Lane {
                 }
                 Err(OutboxError::Db(error)) => {
                     drop(turn);
-                    self.shared.health.postgres_failed(&error);
+                    self.shared.health.step_failed(self.fence.shard, &error);
                     let wait = backoff.next_wait();
-                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "the outbox cannot be read");
+                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "a step of the shard failed and is repeated");
                     if self.permit.is_ended() {
                         return Ended::LostLease;
                     }
@@ -226,7 +226,7 @@ impl Lane {
                 }
             };
             backoff.reset();
-            self.shared.health.postgres_works();
+            self.shared.health.step_worked(self.fence.shard);
             if step.missing > 0 {
                 let code = Code::SettleMismatch.as_str();
                 tracing::error!(

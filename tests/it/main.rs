@@ -20,6 +20,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod hostile_rows;
 mod inspect;
 mod migrations;
 mod network;
