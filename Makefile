@@ -123,6 +123,20 @@ chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BRO
 	@scripts/kafka.sh fetch >/dev/null
 	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(TRACKING),--tracking $(TRACKING))
 
+.PHONY: hostile
+hostile: ## Rows, topics and databases of strangers against every promise (SEED=1 MINUTES=60)
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	cargo test --locked --test it --no-run
+	HOSTILE_SEED=$(or $(SEED),1) HOSTILE_SECONDS=$$(( $(or $(MINUTES),60) * 60 )) scripts/with-parts.sh cargo test --locked --test it -- hostile:: --nocapture
+
+.PHONY: hostile-load
+hostile-load: ## A hundred keys with bad rows among a thousand: rate and delay of the others (ROWS_PER_KEY=100)
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	cargo test --locked --test it --no-run
+	HOSTILE_ROWS=$(or $(ROWS_PER_KEY),100) scripts/with-parts.sh cargo test --locked --test it -- hostile:: --ignored --nocapture
+
 .PHONY: check
 check: ## Formatting, lints and documentation, as CI does
 	cargo fmt --check

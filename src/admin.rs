@@ -17,6 +17,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -58,11 +59,30 @@ impl Server {
         self.address
     }
 
-    /// Serves until `stop` is cancelled, then lets open requests end, at most `serve::Limits::drain`.
+    /// Serves until `stop` is cancelled, then lets open requests end, at most `serve::Limits::drain`. On a thread of its own, so that it
+    /// tells how things are even when everything else is stuck.
+    ///
+    /// Errors: the thread cannot be started.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
-        tracing::info!(address = %self.address, "admin server listens");
-        serve::serve(self.listener, self.router, self.limits, stop).await;
-        Ok(())
+        let Self { listener, address, router, limits } = self;
+        let failed = |error: io::Error| Error::new(Code::Unexpected, "cannot start the admin server").caused_by(error);
+        let listener = listener.into_std().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (ended, end) = oneshot::channel();
+        let serve = move || {
+            let served = runtime.block_on(async {
+                let listener = TcpListener::from_std(listener)?;
+                serve::serve(listener, router, limits, stop).await;
+                Ok(())
+            });
+            // Whoever waits for that may be gone.
+            drop(ended.send(served));
+            runtime.shutdown_background();
+        };
+        std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(failed)?;
+        tracing::info!(%address, "admin server listens");
+        let gone = |_| Error::new(Code::Unexpected, "the thread of the admin server panicked");
+        end.await.map_err(gone)?.map_err(failed)
     }
 }
 
@@ -225,5 +245,25 @@ mod tests {
         let error = Server::bind(&settings, Health::default(), Metrics::new()).await.unwrap_err();
         assert_eq!(error.code(), Code::AdminListen);
         assert!(error.hint_text().unwrap().contains("admin.listen"));
+    }
+
+    /// The one thread of this runtime blocks while it asks.
+    #[tokio::test]
+    async fn the_server_answers_while_the_runtime_that_started_it_is_stuck() {
+        use std::io::{Read, Write};
+        let settings = AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..AdminConfig::default() };
+        let server = Server::bind(&settings, Health::default(), Metrics::new()).await.unwrap();
+        let (address, stop) = (server.local_addr(), CancellationToken::new());
+        let mut running = Box::pin(server.run(stop.clone()));
+        let begun = std::future::poll_fn(|context| std::task::Poll::Ready(running.as_mut().poll(context).is_pending()));
+        assert!(begun.await, "it serves");
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer from another thread");
+        assert!(answer.ends_with("ok"), "{answer}");
+        stop.cancel();
+        running.await.unwrap();
     }
 }

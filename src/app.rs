@@ -35,6 +35,20 @@ use crate::supervisor::Supervisor;
 /// in it together, so that an outage is not taken for a loop that hangs.
 const RELAY_SILENCE: Duration = Duration::from_secs(180);
 
+/// Parts of `run.shutdown_timeout`: when what has not drained is dropped, and when the HTTP server is. The relay gives up what is in flight
+/// before (`ownership.rs`), and a watchdog ends the process after.
+const DRAINED_UNTIL: f64 = 0.9;
+const SERVED_UNTIL: f64 = 0.95;
+
+/// How long readiness believes the last answer of PostgreSQL. Instances say that they live every second or so.
+const POSTGRES_SILENCE: Duration = Duration::from_secs(15);
+
+/// The same for Kafka, which is asked every five seconds, and which may be asked about many topics in between.
+const KAFKA_SILENCE: Duration = Duration::from_secs(60);
+
+/// The same for the thread of the consumer, which may fold for as long as a statement may take.
+const CONSUMER_SILENCE: Duration = Duration::from_secs(90);
+
 /// Everything that `run` may run, built and not yet started.
 pub struct App {
     config: Config,
@@ -85,10 +99,16 @@ impl App {
             false => None,
         };
         let drained = CancellationToken::new();
+        let last = self.config.run.shutdown_timeout.mul_f64(SERVED_UNTIL);
         let serve = async {
-            match server {
-                Some(server) => server.run(drained.clone()).await,
-                None => Ok(()),
+            let Some(server) = server else { return Ok(()) };
+            tokio::select! {
+                served = server.run(drained.clone()) => served,
+                // A client that does not read its answer must not keep the process.
+                () = async {
+                    stop.cancelled().await;
+                    tokio::time::sleep(last).await;
+                } => Ok(()),
             }
         };
         // The server answers from the wait for PostgreSQL to the end of the drain: not ready, but alive.
@@ -127,7 +147,7 @@ impl App {
             health.stopping();
             Ok(())
         });
-        supervisor.wait().await
+        supervisor.wait_at_most(self.config.run.shutdown_timeout.mul_f64(DRAINED_UNTIL)).await
     }
 
     /// Waits for PostgreSQL and brings the schema up to date, if it may. False when the stop came first.
@@ -138,7 +158,11 @@ impl App {
         let check = self.health.check("schema");
         let mut backoff = Backoff::for_connection();
         loop {
-            match self.migrate().await {
+            let migrated = tokio::select! {
+                () = stop.cancelled() => return Ok(false),
+                migrated = self.migrate() => migrated,
+            };
+            match migrated {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
                     check.failing(error.to_string());
@@ -185,7 +209,7 @@ impl App {
         let mut lost = LostBrokers::new(client.clone());
         let lost = Box::new(move |down| lost.look(down));
         let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, self.metrics.clone());
-        consumer.status().report_to(self.health.check("consumer"));
+        consumer.status().report_to(self.health.fresh_check("consumer", CONSUMER_SILENCE));
         Ok(consumer)
     }
 
@@ -199,9 +223,10 @@ impl App {
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;
         let health = RelayHealth::new(
-            self.health.check("postgres"),
-            self.health.check("kafka"),
+            self.health.fresh_check("postgres", POSTGRES_SILENCE),
+            self.health.fresh_check("kafka", KAFKA_SILENCE),
             [self.health.notes(), self.health.notes()],
+            self.health.waits("lanes"),
             self.metrics.clone(),
         );
         let finish = match (relay.tracking, relay.after_publish) {

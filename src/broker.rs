@@ -14,6 +14,7 @@ pub mod topics;
 pub mod transaction;
 
 mod batch;
+mod call;
 mod producer;
 
 use std::borrow::Cow;
@@ -89,6 +90,15 @@ impl std::fmt::Debug for Headers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.names.iter().map(|(name, _)| name)).finish()
     }
+}
+
+/// What Kafka accepts as the name of a topic. A row may hold any text, and the client must not be asked about one that is no name:
+/// it returns no handle for it, and its binding panics.
+pub fn is_topic_name(name: &str) -> bool {
+    (1..=249).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 /// What became of a record.

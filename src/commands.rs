@@ -23,6 +23,7 @@ mod run;
 mod shards;
 mod signals;
 mod top;
+mod watchdog;
 
 use std::sync::LazyLock;
 

@@ -1,20 +1,27 @@
 //! Connections to PostgreSQL: pools, TLS, session settings, and what an SQLSTATE means.
 //!
-//! Invariant: a connection goes back to its pool only after [`Connection::done`]. A future that is dropped in the middle
-//! of a transaction would otherwise hand the next user a session with that transaction still open, and an abandoned
-//! transaction pins the vacuum horizon for everybody.
+//! Invariant: every call has a limit on our side (`deadline.rs`). The client of the driver, which has none, stays in `client.rs`.
 
+mod client;
+mod connect;
+mod deadline;
+mod patience;
+mod pool;
+mod time;
 mod tls;
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, RecyclingMethod, Runtime};
 use tokio_postgres::error::SqlState;
+
+pub use client::{Client, Rows, Transaction};
+use deadline::{Guard, Limits, Silences};
+pub use pool::{Connection, Pool};
 
 use crate::config::DatabaseConfig;
 use crate::error::{Code, Error};
+pub use time::StoredTime;
 
 /// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
 /// locks from those of writers.
@@ -188,20 +195,6 @@ fn has_io_cause(error: &tokio_postgres::Error) -> bool {
     false
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "whatever else a pool reports, it is that there is no connection now"
-)]
-impl From<deadpool_postgres::PoolError> for DbError {
-    fn from(error: deadpool_postgres::PoolError) -> Self {
-        match error {
-            deadpool_postgres::PoolError::Backend(error) => error.into(),
-            deadpool_postgres::PoolError::PostCreateHook(HookError::Backend(error)) => error.into(),
-            other => Self::Unavailable(other.into()),
-        }
-    }
-}
-
 impl From<DbError> for Error {
     fn from(error: DbError) -> Self {
         match error {
@@ -241,6 +234,8 @@ pub struct Database {
     config: tokio_postgres::Config,
     tls: tls::Tls,
     statement_timeout: Duration,
+    limits: Limits,
+    silences: Silences,
 }
 
 impl Database {
@@ -260,7 +255,8 @@ impl Database {
             .keepalives_interval(Duration::from_secs(3))
             .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(10));
-        Ok(Self { config, tls, statement_timeout: settings.statement_timeout })
+        let limits = Limits::new(settings.connect_timeout, settings.statement_timeout);
+        Ok(Self { config, tls, statement_timeout: settings.statement_timeout, limits, silences: Silences::default() })
     }
 
     /// The same with a `statement_timeout` of at most this.
@@ -280,35 +276,32 @@ impl Database {
 
     /// As [`Database::pool`], and runs `setup` (statements separated by `;`) on each new connection.
     pub fn pool_with_setup(&self, role: Role, size: usize, setup: &'static str) -> Pool {
-        let config = self.session_config(role);
-        let manager = Manager::from_config(
-            config,
-            self.tls.connector(),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let mut builder = deadpool_postgres::Pool::builder(manager)
-            .max_size(size)
-            .runtime(Runtime::Tokio1)
-            .create_timeout(Some(Duration::from_secs(10)));
-        if !setup.is_empty() {
-            builder = builder.post_create(Hook::async_fn(move |client, _| {
-                Box::pin(async move { client.batch_execute(setup).await.map_err(HookError::Backend) })
-            }));
-        }
-        let pool = builder.build().expect("a runtime is set, and nothing else can fail here");
-        Pool { inner: pool, place: self.describe().into() }
+        Pool::new(self, role, size, setup)
     }
 
     /// A connection outside any pool, for session state: advisory locks, COPY, migrations.
-    pub async fn connect(&self, role: Role) -> Result<tokio_postgres::Client, DbError> {
-        let connecting = self.session_config(role).connect(self.tls.connector()).await;
-        let (client, connection) = connecting.map_err(|error| DbError::from(error).at(&self.describe().into()))?;
-        crate::supervisor::detach("postgres connection", async move {
+    pub async fn connect(&self, role: Role) -> Result<Client, DbError> {
+        let limits = self.limits(role);
+        let silences = self.silences.count();
+        let (config, tls) = (self.session_config(role), self.tls.connector());
+        // Boxed: it is large, and inside of everything that needs a connection.
+        let connecting = Box::pin(connect::connect(&config, &tls, limits.connect));
+        let (client, connection) = connecting.await.map_err(|error| error.at(&self.describe().into()))?;
+        let task = crate::supervisor::detach_with_handle("postgres connection", async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = %error, "a PostgreSQL connection ended");
             }
         });
-        Ok(client)
+        Ok(Client::new(client, Guard::new(limits, self.silences.clone(), task), self.clone(), silences))
+    }
+
+    fn limits(&self, role: Role) -> Limits {
+        if role == Role::Lease { self.limits.for_leases() } else { self.limits }
+    }
+
+    /// Calls that were given up so far.
+    fn silences(&self) -> u64 {
+        self.silences.count()
     }
 
     /// The host and database, for messages. Never the password.
@@ -332,7 +325,12 @@ impl Database {
             // A process that is frozen in the middle of a transaction keeps its shard or partition locked for as long: the
             // lease is over, and nobody can take it. Between two statements of theirs there are milliseconds.
             if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
-            if matches!(role, Role::Lane | Role::Cleanup) { 5_000 } else { 0 },
+            match role {
+                Role::Lane | Role::Cleanup => 5_000,
+                // A row that somebody else keeps locked must not keep the leases of the other shards from being renewed.
+                Role::Lease => 1_000,
+                Role::Consumer | Role::Admin => 0,
+            },
         );
         if role == Role::Cleanup {
             // A deletion that a crash takes back is done again: nobody has to wait for the disk, or for a replica.
@@ -353,64 +351,5 @@ impl Database {
         let mut config = self.config.clone();
         config.application_name(role.application_name()).options(&options);
         config
-    }
-}
-
-/// A transaction on a [`Connection`]; rolled back when dropped.
-pub type Transaction<'a> = deadpool_postgres::Transaction<'a>;
-
-/// A pool for one [`Role`].
-#[derive(Debug, Clone)]
-pub struct Pool {
-    inner: deadpool_postgres::Pool,
-    /// Host and database, for errors.
-    place: Arc<str>,
-}
-
-impl Pool {
-    /// Waits for a free connection, or opens one.
-    pub async fn get(&self) -> Result<Connection, DbError> {
-        let object = self.inner.get().await.map_err(|error| DbError::from(error).at(&self.place))?;
-        Ok(Connection { object: Some(object) })
-    }
-
-    /// Connections in use, idle and allowed, for the gauge.
-    pub fn usage(&self) -> (usize, usize, usize) {
-        let status = self.inner.status();
-        (status.size.saturating_sub(status.available), status.available, status.max_size)
-    }
-}
-
-/// A pooled connection that is thrown away unless its user says [`Connection::done`].
-pub struct Connection {
-    object: Option<Object>,
-}
-
-impl Connection {
-    /// The work is finished and no transaction is open: the pool may have the connection back.
-    pub fn done(mut self) {
-        drop(self.object.take());
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(object) = self.object.take() {
-            drop(Object::take(object));
-        }
-    }
-}
-
-impl Deref for Connection {
-    type Target = deadpool_postgres::ClientWrapper;
-
-    fn deref(&self) -> &Self::Target {
-        self.object.as_ref().expect("taken only when the connection is given up")
-    }
-}
-
-impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        self.object.as_mut().expect("taken only when the connection is given up")
     }
 }

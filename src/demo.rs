@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::config::{AdminConfig, Config, ConsumerConfig, RunConfig};
-use crate::db::{Database, DbError, Role};
+use crate::db::{Database, Role};
 use crate::error::{Code, Error, Result};
 use crate::migrations;
 use crate::output::{self, Format};
@@ -117,12 +117,12 @@ impl Parts {
             Some(bootstrap) => DemoKafka::connect(bootstrap, &Uuid::new_v4().simple().to_string()[..8]).await?,
         };
         let server = Database::new(&postgres.settings("postgres"))?.connect(Role::Admin).await?;
-        server.execute(CREATE_DATABASE, &[]).await.map_err(DbError::from)?;
+        server.execute(CREATE_DATABASE, &[]).await?;
         let database = Database::new(&postgres.settings(DATABASE))?;
         migrations::up(&database, Config::default().outbox.shards).await?;
         let client = database.connect(Role::Admin).await?;
         for table in [CREATE_ORDERS, CREATE_LIKES] {
-            client.execute(table, &[]).await.map_err(DbError::from)?;
+            client.execute(table, &[]).await?;
         }
         Ok(Self { binaries, postgres, kafka, database })
     }

@@ -27,7 +27,9 @@ struct Shared {
 struct Entries {
     next: u64,
     stopping: bool,
-    checks: BTreeMap<u64, Named<Result<(), String>>>,
+    checks: BTreeMap<u64, Named<Standing>>,
+    /// What is being waited for now, by the group that reports it.
+    waits: BTreeMap<u64, Named<BTreeMap<u64, Waiting>>>,
     notes: BTreeMap<u64, Vec<String>>,
     heartbeats: BTreeMap<u64, Named<Pulse>>,
 }
@@ -36,6 +38,35 @@ struct Entries {
 struct Named<T> {
     name: Cow<'static, str>,
     state: T,
+}
+
+/// What a check last reported.
+#[derive(Debug)]
+struct Standing {
+    outcome: Result<(), String>,
+    reported: Duration,
+    /// How long a success counts; `None`: until the next report.
+    lasts: Option<Duration>,
+}
+
+impl Standing {
+    fn at(&self, now: Duration) -> Result<(), String> {
+        self.outcome.clone()?;
+        let age = now.saturating_sub(self.reported);
+        match self.lasts {
+            Some(lasts) if age > lasts => Err(format!("no success for {:.0} s", age.as_secs_f64())),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// One thing that somebody waits for.
+#[derive(Debug)]
+struct Waiting {
+    what: &'static str,
+    shard: Option<i16>,
+    since: Duration,
+    limit: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,11 +85,32 @@ impl Shared {
 impl Health {
     /// Registers a readiness check. It fails with "starting" until its first report, and is gone with its handle.
     pub fn check(&self, name: impl Into<Cow<'static, str>>) -> Check {
+        self.new_check(name.into(), None)
+    }
+
+    /// As [`Health::check`], for somebody who promises to report again and again: a success counts for `lasts`. Whoever reads the report
+    /// judges that, so that a thread which is stuck cannot leave the last good word standing.
+    pub fn fresh_check(&self, name: impl Into<Cow<'static, str>>, lasts: Duration) -> Check {
+        self.new_check(name.into(), Some(lasts))
+    }
+
+    fn new_check(&self, name: Cow<'static, str>, lasts: Option<Duration>) -> Check {
         let mut entries = self.shared.lock();
         let id = entries.next;
         entries.next += 1;
-        entries.checks.insert(id, Named { name: name.into(), state: Err("starting".to_owned()) });
+        let state = Standing { outcome: Err("starting".to_owned()), reported: clock::monotonic(), lasts };
+        entries.checks.insert(id, Named { name, state });
         Check { id, shared: Arc::clone(&self.shared) }
+    }
+
+    /// Registers a group of workers that say what they wait for while they do. The process is not ready while one of them has waited for
+    /// longer than it said it might.
+    pub fn waits(&self, name: impl Into<Cow<'static, str>>) -> Waits {
+        let mut entries = self.shared.lock();
+        let id = entries.next;
+        entries.next += 1;
+        entries.waits.insert(id, Named { name: name.into(), state: BTreeMap::new() });
+        Waits { group: Arc::new(WaitsGroup { id, shared: Arc::clone(&self.shared) }) }
     }
 
     /// Registers a place for lines that `/readyz?verbose` shows as information. Empty at first, and gone with its handle.
@@ -85,11 +137,16 @@ impl Health {
         self.shared.lock().stopping = true;
     }
 
-    /// The checks and the notes, each in the order they were registered in.
+    /// The checks, the waits and the notes, each in the order they were registered in.
     pub fn readiness(&self) -> Report {
+        self.readiness_at(clock::monotonic())
+    }
+
+    fn readiness_at(&self, now: Duration) -> Report {
         let entries = self.shared.lock();
         let mut lines: Vec<_> =
-            entries.checks.values().map(|check| (check.name.clone(), check.state.clone())).collect();
+            entries.checks.values().map(|check| (check.name.clone(), check.state.at(now))).collect();
+        lines.extend(entries.waits.values().map(|group| (group.name.clone(), too_long(group.state.values(), now))));
         if entries.stopping {
             lines.push((Cow::Borrowed("shutdown"), Err("the process is stopping".to_owned())));
         }
@@ -116,6 +173,26 @@ impl Health {
     }
 }
 
+/// The waits that have lasted too long, the longest first; three are named.
+fn too_long<'a>(waits: impl Iterator<Item = &'a Waiting>, now: Duration) -> Result<(), String> {
+    let age = |wait: &Waiting| now.saturating_sub(wait.since);
+    let mut late: Vec<_> = waits.filter(|wait| age(wait) > wait.limit).collect();
+    if late.is_empty() {
+        return Ok(());
+    }
+    late.sort_by_key(|wait| wait.since);
+    let named = late.iter().take(3);
+    let text = |wait: &&Waiting| {
+        let who = wait.shard.map_or_else(String::new, |shard| format!("shard {shard} "));
+        format!("{who}{} for {:.0} s", wait.what, age(wait).as_secs_f64())
+    };
+    let mut texts: Vec<_> = named.map(text).collect();
+    if late.len() > texts.len() {
+        texts.push(format!("and {} more", late.len() - texts.len()));
+    }
+    Err(texts.join(", "))
+}
+
 /// Handle of one readiness check.
 #[derive(Debug)]
 pub struct Check {
@@ -135,7 +212,8 @@ impl Check {
 
     fn set(&self, state: Result<(), String>) {
         if let Some(check) = self.shared.lock().checks.get_mut(&self.id) {
-            check.state = state;
+            check.state.outcome = state;
+            check.state.reported = clock::monotonic();
         }
     }
 }
@@ -143,6 +221,52 @@ impl Check {
 impl Drop for Check {
     fn drop(&mut self) {
         self.shared.lock().checks.remove(&self.id);
+    }
+}
+
+/// Handle of a group of workers; clones share it.
+#[derive(Debug, Clone)]
+pub struct Waits {
+    group: Arc<WaitsGroup>,
+}
+
+#[derive(Debug)]
+struct WaitsGroup {
+    id: u64,
+    shared: Arc<Shared>,
+}
+
+impl Waits {
+    /// The lane of `shard`, or somebody for all lanes, waits from now on until the handle is dropped. `what` goes on after the shard.
+    pub fn begin(&self, shard: Option<i16>, what: &'static str, limit: Duration) -> Wait {
+        let mut entries = self.group.shared.lock();
+        let id = entries.next;
+        entries.next += 1;
+        if let Some(group) = entries.waits.get_mut(&self.group.id) {
+            group.state.insert(id, Waiting { what, shard, since: clock::monotonic(), limit });
+        }
+        Wait { id, group: Arc::clone(&self.group) }
+    }
+}
+
+impl Drop for WaitsGroup {
+    fn drop(&mut self) {
+        self.shared.lock().waits.remove(&self.id);
+    }
+}
+
+/// Somebody waits as long as this lives.
+#[derive(Debug)]
+pub struct Wait {
+    id: u64,
+    group: Arc<WaitsGroup>,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(group) = self.group.shared.lock().waits.get_mut(&self.group.id) {
+            group.state.remove(&self.id);
+        }
     }
 }
 
@@ -236,6 +360,38 @@ mod tests {
         assert!(!health.readiness().is_ok());
         kafka.ok();
         assert!(health.readiness().is_ok());
+    }
+
+    #[test]
+    fn a_success_counts_for_as_long_as_its_check_says() {
+        let health = Health::default();
+        let postgres = health.fresh_check("postgres", LIMIT);
+        postgres.ok();
+        let now = clock::monotonic();
+        assert!(health.readiness_at(now + LIMIT / 2).is_ok());
+        assert_eq!(
+            health.readiness_at(now + LIMIT * 2).to_string(),
+            "[-]postgres failed: no success for 60 s\n",
+            "nobody has said so since"
+        );
+        health.check("schema").ok();
+        assert!(!health.readiness_at(now + LIMIT * 2).to_string().contains("[-]schema"), "that one stays as it is");
+    }
+
+    #[test]
+    fn a_wait_that_lasts_too_long_makes_the_process_unready_until_it_ends() {
+        let health = Health::default();
+        let lanes = health.waits("lanes");
+        let waits: Vec<_> = (0..5).map(|shard| lanes.begin(Some(shard), "has waited", LIMIT)).collect();
+        let now = clock::monotonic();
+        assert!(health.readiness_at(now).is_ok());
+        let late = health.readiness_at(now + LIMIT * 2).to_string();
+        assert!(late.starts_with("[-]lanes failed: shard 0 has waited for 60 s, "), "{late}");
+        assert!(late.ends_with("and 2 more\n"), "{late}");
+        drop(waits);
+        assert!(health.readiness_at(now + LIMIT * 2).is_ok());
+        drop(lanes);
+        assert_eq!(health.readiness().to_string(), "");
     }
 
     #[test]

@@ -7,10 +7,9 @@ mod conversion;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::db::{Database, DbError, Role, is_outage};
+use crate::db::{Client, Database, DbError, Role, is_outage};
 use crate::error::{Code, Error, Result};
 pub use conversion::{Facts, Tell};
 
@@ -48,7 +47,8 @@ pub struct MigrationStatus {
 /// before it stays.
 pub async fn up(database: &Database, shards: NonZeroU16) -> Result<Vec<MigrationStatus>> {
     let mut client = locked(database).await?;
-    let report = embedded::migrations::runner().run_async(&mut client).await.map_err(failed)?;
+    let runner = embedded::migrations::runner();
+    let report = client.lend(|client| runner.run_async(client)).await?.map_err(failed)?;
     set_shards(&client, i32::from(shards.get())).await?;
     // The lock is of the session, and the session ends here.
     Ok(report.applied_migrations().iter().map(describe).collect())
@@ -80,7 +80,7 @@ pub async fn partition_facts(database: &Database) -> Result<Facts> {
 pub async fn status(database: &Database) -> Result<Vec<MigrationStatus>> {
     let mut client = database.connect(Role::Admin).await?;
     let runner = embedded::migrations::runner();
-    let applied = match runner.get_applied_migrations_async(&mut client).await {
+    let applied = match client.lend(|client| runner.get_applied_migrations_async(client)).await? {
         Ok(applied) => applied,
         // No history table yet: nothing was applied.
         Err(error) if sqlstate(&error) == Some(SqlState::UNDEFINED_TABLE) => Vec::new(),
@@ -115,28 +115,29 @@ pub fn sql() -> String {
 
 /// A session that holds the lock, and so is alone.
 async fn locked(database: &Database) -> Result<Client> {
-    let client = database.connect(Role::Admin).await?;
+    let mut client = database.connect(Role::Admin).await?;
+    client.without_statement_limit().await?;
     let setup =
         format!("set statement_timeout = {}; set idle_in_transaction_session_timeout = 0", LOCK_WAIT.as_millis());
-    client.batch_execute(&setup).await.map_err(DbError::from)?;
-    client.query_one(LOCK, &[&LOCK_KEY]).await.map_err(|error| match error.code() {
+    client.batch_execute(&setup).await?;
+    client.query_one(LOCK, &[&LOCK_KEY]).await.map_err(|error| match error.sqlstate() {
         Some(&SqlState::QUERY_CANCELED) => {
             Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
                 .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again")
         }
-        _ => DbError::from(error).into(),
+        _ => error.into(),
     })?;
     // From here on a statement may take as long as it needs.
-    client.batch_execute("set statement_timeout = 0").await.map_err(DbError::from)?;
+    client.batch_execute("set statement_timeout = 0").await?;
     Ok(client)
 }
 
 async fn set_shards(client: &Client, wanted: i32) -> Result<()> {
-    let current: i32 = client.query_one(SHARDS, &[]).await.map_err(DbError::from)?.get(0);
+    let current: i32 = client.query_one(SHARDS, &[]).await?.get(0);
     if current == wanted {
         return Ok(());
     }
-    let in_use: bool = client.query_one(EVENTS_EXIST, &[]).await.map_err(DbError::from)?.get(0);
+    let in_use: bool = client.query_one(EVENTS_EXIST, &[]).await?.get(0);
     if in_use {
         tracing::warn!(
             setting = wanted,
@@ -145,7 +146,7 @@ async fn set_shards(client: &Client, wanted: i32) -> Result<()> {
         );
         return Ok(());
     }
-    client.batch_execute(&SET_SHARDS.replace("{shards}", &wanted.to_string())).await.map_err(DbError::from)?;
+    client.batch_execute(&SET_SHARDS.replace("{shards}", &wanted.to_string())).await?;
     tracing::info!(shards = wanted, "the outbox is empty: number of shards set");
     Ok(())
 }

@@ -161,6 +161,8 @@ pub struct Step<R> {
     pub last: LastBatch,
     /// An inherited batch could not be taken up yet ([`Verdict::Stop`]): nothing was written, and the manifest stands.
     pub postponed: bool,
+    /// The lease was renewed, to its full length from this moment on the monotonic clock.
+    pub leased_at: Option<Duration>,
 }
 
 /// The state of a shard, as its owner reads it after an interruption.
@@ -212,6 +214,11 @@ impl PgOutbox {
     #[must_use]
     pub fn finishing(self, finish: Finish) -> Self {
         Self { finish, ..self }
+    }
+
+    /// How long a step that renews the lease does so for.
+    pub fn lease(&self) -> Duration {
+        self.lease
     }
 
     /// The shard's manifest, to find out whether a commit whose answer was lost took effect.

@@ -34,7 +34,7 @@ use crate::config::{Ordering, RelayConfig, ReprocessConfig, Tracking};
 use crate::db::{DbError, Pool};
 use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
-use crate::health::{Check, Heartbeat, Notes};
+use crate::health::{Check, Heartbeat, Notes, Waits};
 use crate::metrics::Metrics;
 use crate::outbox::barrier::{Barrier, Reached};
 use crate::outbox::leases::Leases;
@@ -144,13 +144,15 @@ pub struct RelayHealth {
     resharding: Notes,
     /// Shards whose steps fail one after the other, how many, and why.
     failing: Mutex<BTreeMap<ShardId, (u32, String)>>,
+    /// What lanes wait for.
+    waits: Waits,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], metrics: Metrics) -> Self {
+    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], waits: Waits, metrics: Metrics) -> Self {
         let [pauses, resharding] = notes;
-        Self { postgres, kafka, pauses, resharding, failing: Mutex::default(), metrics }
+        Self { postgres, kafka, pauses, resharding, waits, failing: Mutex::default(), metrics }
     }
 
     fn postgres_works(&self) {
@@ -294,12 +296,15 @@ async fn watch_kafka(lanes: Arc<Lanes>, stop: CancellationToken) {
     let mut refreshed: Option<Duration> = None;
     while !stop.is_cancelled() {
         let due = refreshed.is_none_or(|at| monotonic().saturating_sub(at) >= REFRESH);
-        let answer = if due { lanes.catalog.refresh().await } else { lanes.catalog.ping().await };
+        let mut answer = lanes.catalog.ping().await;
+        if answer.is_ok() && due {
+            // Many topics take long to ask about, and Kafka has just answered.
+            lanes.health.kafka_works();
+            answer = lanes.catalog.refresh().await;
+            refreshed = answer.is_ok().then(monotonic);
+        }
         match answer {
-            Ok(()) => {
-                lanes.health.kafka_works();
-                refreshed = if due { Some(monotonic()) } else { refreshed };
-            }
+            Ok(()) => lanes.health.kafka_works(),
             Err(error) => lanes.health.kafka_failed(&error.chain()),
         }
         tokio::select! {
@@ -317,8 +322,13 @@ mod tests {
     #[test]
     fn a_shard_without_progress_is_not_hidden_by_the_success_of_others() {
         let all = Health::default();
-        let health =
-            RelayHealth::new(all.check("postgres"), all.check("kafka"), [all.notes(), all.notes()], Metrics::new());
+        let health = RelayHealth::new(
+            all.check("postgres"),
+            all.check("kafka"),
+            [all.notes(), all.notes()],
+            all.waits("waits"),
+            Metrics::new(),
+        );
         health.kafka_works();
         let error = || DbError::of_a_test("gone".to_owned());
         for _ in 1..STUCK_STEPS {

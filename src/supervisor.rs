@@ -3,11 +3,21 @@
 //! `tokio::spawn` is called here and nowhere else, so that no task can fail unseen.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Result};
+
+/// Exit status of the first failure in this process; 0 when there was none.
+static FAILURE: AtomicU8 = AtomicU8::new(0);
+
+/// The status that this process should end with because a part has failed.
+pub fn failure_status() -> Option<i32> {
+    Some(FAILURE.load(Ordering::Relaxed)).filter(|status| *status != 0).map(i32::from)
+}
 
 /// Tasks that live as long as the process. The first failure, panic or unexpected end stops the others.
 #[derive(Debug)]
@@ -27,10 +37,34 @@ impl Supervisor {
         self.tasks.spawn(async move { (name, task.await) });
     }
 
-    /// Waits until every task has ended. Returns the first error; a panic is an error.
-    pub async fn wait(mut self) -> Result<()> {
+    /// As [`Supervisor::wait_at_most`], for parts with limits of their own.
+    pub async fn wait(self) -> Result<()> {
+        self.wait_at_most(Duration::from_secs(60)).await
+    }
+
+    /// Waits until every task has ended, after the stop for `patience` at most; then those that are left are dropped where they are.
+    /// Returns the first error; a panic is an error.
+    pub async fn wait_at_most(mut self, patience: Duration) -> Result<()> {
+        let stop = self.stop.clone();
+        let cut = async {
+            stop.cancelled().await;
+            tokio::time::sleep(patience).await;
+        };
+        tokio::pin!(cut);
         let mut outcome = Ok(());
-        while let Some(joined) = self.tasks.join_next().await {
+        loop {
+            let joined = tokio::select! {
+                biased;
+                joined = self.tasks.join_next() => joined,
+                () = &mut cut => {
+                    tracing::warn!(
+                        parts = self.tasks.len(),
+                        "not everything ended in time; what is in flight stays PENDING and the leases run out by themselves"
+                    );
+                    return outcome;
+                }
+            };
+            let Some(joined) = joined else { return outcome };
             let ended = match joined {
                 Ok((name, Ok(()))) => {
                     tracing::debug!(task = name, "ended");
@@ -45,17 +79,24 @@ impl Supervisor {
             // A task that ends without being told to is as bad as one that fails: nobody does its work any more.
             self.stop.cancel();
             if outcome.is_ok() {
+                if let Err(error) = &ended {
+                    FAILURE.store(error.code().exit() as u8, Ordering::Relaxed);
+                }
                 outcome = ended;
             }
         }
-        outcome
     }
 }
 
 /// Starts a task that ends by itself and whose failure the owner learns in another way (a closed connection, a closed
 /// channel).
 pub fn detach(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    drop(detach_with_handle(name, task));
+}
+
+/// As [`detach`], for an owner that may end the task.
+pub fn detach_with_handle(name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
     tracing::trace!(task = name, "started");
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-    drop(tokio::spawn(task));
+    tokio::spawn(task).abort_handle()
 }

@@ -1,19 +1,24 @@
 //! Accepts connections and serves them, each within limits. `axum::serve` sets no timer, so that a client that sends a
 //! header byte a minute would keep its connection for ever.
 //!
-//! Invariant: a connection costs at most [`Limits::lifetime`] and there are at most [`Limits::connections`]; more wait in
-//! the backlog of the socket.
+//! Invariant: there are at most [`Limits::connections`], and a new one is always accepted: it takes the place of the one that has been
+//! silent for longest. So clients that connect and say nothing cannot keep a probe waiting.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -44,32 +49,102 @@ impl Default for Limits {
 }
 
 pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(limits.connections as usize));
+    let connections = Connections::default();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            // Cancel safe: a slot that was taken is given back, a connection not yet accepted stays in the backlog.
-            accepted = async {
-                let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-                (slot, listener.accept().await)
-            } => accepted,
+            // Cancel safe: a connection not yet accepted stays in the backlog.
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            (slot, Ok((stream, _))) => {
+            Ok((stream, _)) => {
+                connections.make_room(limits.connections);
+                let place = connections.enter();
                 let (router, stop) = (router.clone(), stop.clone());
                 supervisor::detach("admin connection", async move {
-                    connection(stream, router, limits, stop).await;
-                    drop(slot);
+                    let evicted = place.evicted.clone();
+                    tokio::select! {
+                        () = connection(stream, router, limits, Arc::clone(&place.busy), stop) => {}
+                        () = evicted.cancelled() => tracing::debug!("a silent admin connection made room for a new one"),
+                    }
+                    drop(place);
                 });
             }
-            (_, Err(error)) => accept_failed(&error, &stop).await,
+            Err(error) => accept_failed(&error, &stop).await,
         }
     }
     drop(listener);
-    // All slots free: every connection has ended.
-    if timeout(limits.drain, slots.acquire_many(limits.connections)).await.is_err() {
+    if timeout(limits.drain, connections.ended()).await.is_err() {
         tracing::debug!("admin connections were cut at the stop");
+    }
+}
+
+/// The connections that are open, the oldest first.
+#[derive(Debug, Clone, Default)]
+struct Connections {
+    open: Arc<Mutex<Open>>,
+    ended: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    connections: BTreeMap<u64, (CancellationToken, Arc<AtomicBool>)>,
+}
+
+/// The place of one connection, given back when dropped.
+struct Place {
+    number: u64,
+    /// Another connection takes the place.
+    evicted: CancellationToken,
+    /// A request is being answered.
+    busy: Arc<AtomicBool>,
+    connections: Connections,
+}
+
+impl Connections {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the oldest connection without a request, or else the oldest, if there are `most`.
+    fn make_room(&self, most: u32) {
+        let mut open = self.lock();
+        while open.connections.len() >= most as usize {
+            let idle = open.connections.iter().find(|(_, (_, busy))| !busy.load(Ordering::Relaxed));
+            let Some(number) = idle.or(open.connections.iter().next()).map(|(number, _)| *number) else { return };
+            if let Some((evicted, _)) = open.connections.remove(&number) {
+                evicted.cancel();
+            }
+        }
+    }
+
+    fn enter(&self) -> Place {
+        let mut open = self.lock();
+        let number = open.next;
+        open.next += 1;
+        let (evicted, busy) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        open.connections.insert(number, (evicted.clone(), Arc::clone(&busy)));
+        Place { number, evicted, busy, connections: self.clone() }
+    }
+
+    /// Waits until none is open.
+    async fn ended(&self) {
+        loop {
+            let next = self.ended.notified();
+            if self.lock().connections.is_empty() {
+                return;
+            }
+            next.await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.lock().connections.remove(&self.number);
+        self.connections.ended.notify_one();
     }
 }
 
@@ -85,7 +160,8 @@ async fn accept_failed(error: &io::Error, stop: &CancellationToken) {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
+async fn connection(stream: TcpStream, router: Router, limits: Limits, busy: Arc<AtomicBool>, stop: CancellationToken) {
+    let router = router.layer(middleware::from_fn(move |request, next| mark_busy(Arc::clone(&busy), request, next)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.headers)
@@ -101,6 +177,13 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: Can
     if let Ok(ended) = timeout(limits.drain, served).await {
         log_end(ended);
     }
+}
+
+async fn mark_busy(busy: Arc<AtomicBool>, request: Request, next: Next) -> Response {
+    busy.store(true, Ordering::Relaxed);
+    let answer = next.run(request).await;
+    busy.store(false, Ordering::Relaxed);
+    answer
 }
 
 fn log_end(ended: hyper::Result<()>) {
@@ -160,14 +243,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_over_the_limit_wait_until_one_ends() {
-        let (address, _stop, _) = start(short()).await;
-        let began = std::time::Instant::now();
-        let _silent = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
-        let mut third = TcpStream::connect(address).await.unwrap();
-        third.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-        assert!(read_all(&mut third).await.ends_with("here"));
-        assert!(began.elapsed() >= short().headers, "it was served beside the two that are allowed");
+    async fn a_connection_over_the_limit_takes_the_place_of_the_one_that_was_silent_for_longest() {
+        let (address, _stop, _) = start(Limits { headers: SOON * 10, ..short() }).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        for _ in 0..20 {
+            // Each of these pushes the one before it out.
+            let mut next = TcpStream::connect(address).await.unwrap();
+            let mut probe = TcpStream::connect(address).await.unwrap();
+            probe.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+            assert!(read_all(&mut probe).await.ends_with("here"));
+            std::mem::swap(&mut silent, &mut next);
+            assert_eq!(read_all(&mut next).await, "", "it is closed");
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::call::{answered, blocking, close_later};
 use super::client_config;
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
@@ -89,7 +90,8 @@ impl Admin {
         let answer = self.ask_cluster().await;
         if answer.is_err() {
             let client = Arc::new(connect(&self.settings)?);
-            *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+            let old = std::mem::replace(&mut *self.client.write().unwrap_or_else(PoisonError::into_inner), client);
+            close_later(old);
         }
         answer
     }
@@ -110,6 +112,9 @@ impl Admin {
 
     /// `None` when the topic does not exist. Errors: [`Code::KafkaDenied`] without the right to describe it.
     pub async fn topic(&self, name: &str) -> Result<Option<TopicFacts>> {
+        if !super::is_topic_name(name) {
+            return Ok(None);
+        }
         let (client, topic) = (self.client(), name.to_owned());
         let found = blocking(move || {
             let metadata = client.inner().fetch_metadata(Some(&topic), ANSWER_TIMEOUT).map_err(unreachable)?;
@@ -147,7 +152,7 @@ impl Admin {
         let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client().create_topics([&topic], &options).await.map_err(unreachable)?;
+        let answers = answered(self.client().create_topics([&topic], &options)).await?.map_err(unreachable)?;
         match answers.into_iter().next() {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(Error::new(
                 Code::KafkaUnreachable,
@@ -162,7 +167,7 @@ impl Admin {
     pub async fn grow_topic(&self, name: &str, partitions: usize) -> Result<()> {
         let wanted = NewPartitions::new(name, partitions);
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client().create_partitions([&wanted], &options).await.map_err(unreachable)?;
+        let answers = answered(self.client().create_partitions([&wanted], &options)).await?.map_err(unreachable)?;
         let Some(Err((_, code))) = answers.into_iter().next() else { return Ok(()) };
         // Another instance may have been faster.
         if self.topic(name).await?.is_some_and(|facts| facts.partitions >= partitions) {
@@ -184,7 +189,7 @@ impl Admin {
             list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(unreachable)?;
         }
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
-        let answers = self.client().delete_records(&list, &options).await.map_err(unreachable)?;
+        let answers = answered(self.client().delete_records(&list, &options)).await?.map_err(unreachable)?;
         let refused = answers.elements().into_iter().filter_map(|element| {
             let error = element.error().err()?;
             Some((element.topic().to_owned(), element.partition(), error.to_string()))
@@ -258,7 +263,9 @@ impl Admin {
     /// answered, so that a cluster without a controller (as librdkafka's mock) says no at once instead of never.
     async fn topic_settings(&self, topic: &str, broker: i32) -> HashMap<String, String> {
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).broker_id(broker);
-        match self.client().describe_configs([&ResourceSpecifier::Topic(topic)], &options).await {
+        let client = self.client();
+        let asked = answered(client.describe_configs([&ResourceSpecifier::Topic(topic)], &options)).await;
+        match asked.and_then(|answer| answer.map_err(unreachable)) {
             Ok(resources) => resources
                 .into_iter()
                 .flatten()
@@ -271,13 +278,6 @@ impl Admin {
             }
         }
     }
-}
-
-/// librdkafka's calls block; they run where that is allowed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|join| Err(Error::new(Code::Unexpected, "a call to Kafka panicked").caused_by(join)))
 }
 
 pub(super) fn unreachable(error: KafkaError) -> Error {

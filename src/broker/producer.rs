@@ -22,7 +22,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it is asked again before the producer is given up. As long as a transaction may take.
 const CALLS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Since when a thread has been inside of one call of a transaction, by the monotonic clock; for who waits for that thread.
+/// Since when a thread has been inside of one call of the client, by the monotonic clock; for who waits for that thread.
 ///
 /// A call has a timeout of its own, which librdkafka 2.12 does not always keep: `send_offsets_to_transaction` waits for as long as the
 /// broker stays away that coordinated the group when it was last asked (seen with one of three brokers down).
@@ -34,6 +34,14 @@ pub(super) struct CallWatch {
 impl CallWatch {
     fn set(&self, since: Option<Duration>) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Makes a call that others watch.
+    pub(super) fn during<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.set(Some(monotonic()));
+        let ended = call();
+        self.set(None);
+        ended
     }
 
     /// How long the call has lasted by now; zero when there is none.
@@ -219,10 +227,7 @@ impl Producer {
     }
 
     fn call(&self, call: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
-        self.watch.set(Some(monotonic()));
-        let ended = call();
-        self.watch.set(None);
-        ended
+        self.watch.during(call)
     }
 
     /// Calls of transactions go on in the background when they time out, and the next one takes them up. So each is asked

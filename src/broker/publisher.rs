@@ -18,6 +18,7 @@ use rdkafka::ClientConfig;
 use tokio::sync::oneshot;
 
 use super::batch::{BatchState, HandOver, POLL_EVERY, Pass, State, drain, give_up, hand_over};
+use super::call::close;
 use super::producer::Producer;
 use super::{Delivery, Record};
 use crate::clock::{Permit, monotonic};
@@ -25,6 +26,11 @@ use crate::failpoint::{self, Point};
 
 /// Wait between two attempts to create a producer.
 const CREATE_RETRY: Duration = Duration::from_millis(500);
+
+/// Between two looks whether the thread still has to answer.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// After the end of a permit the thread takes less than a second, and closing a client some two.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// Longest wait for the jobs that come with one: a request for each of them would take longer.
 const COMPANY_WAIT: Duration = Duration::from_micros(500);
@@ -95,8 +101,8 @@ impl Publisher {
     /// Not cancel safe: a dropped future leaves the batch being sent. End the permit instead.
     pub async fn publish(&self, records: Arc<Vec<Record>>, permit: Permit, company: usize) -> Vec<Delivery> {
         let count = records.len();
-        let (answer, _) = self.hand_in(records, permit, company);
-        answer.await.unwrap_or_else(|_| vec![Delivery::Unsent; count])
+        let (answer, _) = self.hand_in(records, permit.clone(), company);
+        answered(answer, &permit, count).await
     }
 
     /// The same, unless what is being sent keeps this batch waiting for longer than `patience`: `None`, and nothing of it was sent.
@@ -108,13 +114,12 @@ impl Publisher {
         company: usize,
     ) -> Option<Vec<Delivery>> {
         let count = records.len();
-        let (mut answer, decided) = self.hand_in(records, permit, company);
-        let answered = match tokio::time::timeout(patience, &mut answer).await {
-            Ok(answered) => answered,
-            Err(_) if !decided.swap(true, Ordering::AcqRel) => return None,
-            Err(_) => answer.await,
-        };
-        Some(answered.unwrap_or_else(|_| vec![Delivery::Unsent; count]))
+        let (mut answer, decided) = self.hand_in(records, permit.clone(), company);
+        match tokio::time::timeout(patience, &mut answer).await {
+            Ok(answered) => Some(answered.unwrap_or_else(|_| vec![Delivery::Unsent; count])),
+            Err(_) if !decided.swap(true, Ordering::AcqRel) => None,
+            Err(_) => Some(answered(answer, &permit, count).await),
+        }
     }
 
     /// Each lane waits for its answer, so there are never more jobs than there are lanes.
@@ -142,6 +147,25 @@ impl Publisher {
     /// False while no broker can be reached.
     pub fn brokers_up(&self) -> bool {
         self.brokers_up.load(Ordering::Relaxed)
+    }
+}
+
+/// Waits for the thread to answer, which it does soon after the end of the permit, unless a call of the client does not return. Then
+/// the lane is told that nothing was sent; the thread sends nothing any more by itself, because the permit stays ended.
+async fn answered(mut answer: oneshot::Receiver<Vec<Delivery>>, permit: &Permit, count: usize) -> Vec<Delivery> {
+    let mut ended: Option<Duration> = None;
+    loop {
+        match tokio::time::timeout(WATCH_EVERY, &mut answer).await {
+            Ok(answered) => return answered.unwrap_or_else(|_| vec![Delivery::Unsent; count]),
+            Err(_) if permit.holds() => ended = None,
+            Err(_) => {
+                let since = *ended.get_or_insert_with(monotonic);
+                if monotonic().saturating_sub(since) > STUCK {
+                    tracing::error!("a call of the Kafka client does not return; its thread is left to itself");
+                    return vec![Delivery::Unsent; count];
+                }
+            }
+        }
     }
 }
 
@@ -192,12 +216,16 @@ impl Worker {
                     break;
                 }
                 // The next producer begins with the first record that is not acknowledged.
-                Pass::Again(reason) => tracing::warn!(reason, lane = self.settings.name, "the producer is replaced"),
+                Pass::Again(reason) => {
+                    tracing::warn!(reason, lane = self.settings.name, "the producer is replaced");
+                    close(producer);
+                }
                 Pass::Interrupted => {
                     tracing::warn!(
                         lane = self.settings.name,
                         "a permit to send ended while records were on their way; who has the lease next sends them again"
                     );
+                    close(producer);
                     break;
                 }
             }

@@ -52,7 +52,7 @@ impl std::fmt::Debug for Found {
 pub fn ranges(settings: &KafkaConfig, topics: &[String]) -> Result<Vec<Range>> {
     let consumer = consumer(settings, "read_uncommitted")?;
     let mut ranges = Vec::new();
-    for topic in topics {
+    for topic in topics.iter().filter(|topic| super::is_topic_name(topic)) {
         let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(unreachable)?;
         for partition in metadata.topics().first().map_or(&[][..], |found| found.partitions()) {
             let (from, to) = watermarks(&consumer, topic, partition.id())?;

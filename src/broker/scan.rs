@@ -42,7 +42,8 @@ pub fn scan(
     // one open, and what others committed behind it has to be read too.
     let everything = reader::consumer(settings, "read_uncommitted")?;
     let (mut wanted, mut ends) = (TopicPartitionList::new(), HashMap::new());
-    for topic in topics {
+    // A row that names something else cannot be in Kafka.
+    for topic in topics.iter().filter(|topic| super::is_topic_name(topic)) {
         let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(unreachable)?;
         let partitions = metadata.topics().first().map_or(&[][..], |found| found.partitions());
         if partitions.is_empty() {

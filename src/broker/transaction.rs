@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::Record;
 use super::admin::QuietContext;
 use super::batch::{BatchState, HandOver, POLL_EVERY, State, drain, hand_over};
+use super::call::close;
 use super::producer::{CallWatch, Producer};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
@@ -113,7 +114,7 @@ enum Job {
     Publish { records: Arc<Vec<Record>>, marker: Marker, permit: Permit, reply: oneshot::Sender<Ended> },
 }
 
-const GONE: &str = "the thread of the lane is gone";
+const GONE: &str = "the thread of the lane is gone or busy";
 
 impl TransactionalPublisher {
     pub fn start(settings: TransactionSettings) -> std::io::Result<Self> {
@@ -128,7 +129,8 @@ impl TransactionalPublisher {
     pub async fn open(&self, permit: Permit) -> Result<Option<Marker>, String> {
         let (reply, answer) = oneshot::channel();
         let thread = self.thread();
-        if thread.jobs.send(Job::Open { permit, reply }).is_err() {
+        // Full while the thread is still at a job whose answer nobody waits for any more.
+        if thread.jobs.try_send(Job::Open { permit, reply }).is_err() {
             return Err(GONE.to_owned());
         }
         self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(reason.to_owned()))
@@ -217,7 +219,9 @@ impl Worker {
 
     fn open(&mut self, permit: &Permit) -> Result<Option<Marker>, String> {
         // The former producer goes first: two of one process would fence each other.
-        self.open = None;
+        if let Some(former) = self.open.take() {
+            close(former);
+        }
         let mut reader = self.settings.reader.clone();
         reader
             .set("group.id", &self.settings.place.group)
@@ -249,7 +253,8 @@ impl Worker {
             let mut list = TopicPartitionList::new();
             list.add_partition(topic, *partition);
             let left = end.saturating_sub(monotonic());
-            let found = reader.committed_offsets(list, left.min(ATTEMPT_TIMEOUT)).and_then(|list| {
+            let asked = self.watch.during(|| reader.committed_offsets(list, left.min(ATTEMPT_TIMEOUT)));
+            let found = asked.and_then(|list| {
                 let element = list.elements_for_topic(topic).into_iter().next();
                 element.map_or(Ok(None), |element| {
                     element.error()?;
@@ -288,9 +293,12 @@ impl Worker {
         let usable = matches!(outcome, Outcome::Committed(_)) && !open.producer.is_suspicious();
         if usable {
             self.open = Some(open);
-        } else if !open.committing {
-            // The next owner would do it too, but if none comes soon, readers would wait for the transaction to time out.
-            drop(open.producer.abort_at_once(ABORT_TIMEOUT));
+        } else {
+            if !open.committing {
+                // The next owner would do it too, but if none comes soon, readers would wait for the transaction to time out.
+                drop(open.producer.abort_at_once(ABORT_TIMEOUT));
+            }
+            close(open);
         }
         Ended { outcome, usable }
     }

@@ -13,7 +13,8 @@ use crate::clock::monotonic;
 use crate::config::CleanupConfig;
 use crate::db::DbError;
 use crate::metrics::Metrics;
-use crate::outbox::cleanup::{Ages, Session, Tally, Window};
+use crate::outbox::cleanup::{Ages, Looked, Session, Tally, Window};
+use crate::outbox::isolate::{self, Blame, MayBlame};
 
 pub use crate::outbox::inspect::is_timeout;
 
@@ -22,6 +23,9 @@ const ROWS_MIN: u32 = 10;
 
 /// Between two looks at the replicas. A batch of a thousand rows writes a megabyte of WAL at most, so little can gather in it.
 const LAG_LOOK: Duration = Duration::from_millis(500);
+
+/// Rows that are told one by one in one walk.
+const REFUSALS_TOLD: u64 = 10;
 
 /// Hears what each batch has deleted.
 pub type Tell<'t> = &'t mut (dyn FnMut(Tally) + Send);
@@ -43,6 +47,15 @@ pub struct Walked {
     pub resume: i64,
 }
 
+/// How a batch ended.
+enum Batch<T> {
+    Done(T),
+    /// Nothing was done, and the next one is smaller.
+    Smaller,
+    /// Nothing was done, because of the only row that it had, for this reason.
+    Refused(String),
+}
+
 /// Runs batches on one session.
 pub struct Worker<'s> {
     session: &'s Session,
@@ -56,6 +69,8 @@ pub struct Worker<'s> {
     vain: Duration,
     /// How many more rows may be deleted.
     left: u64,
+    /// Rows that the table does not let go.
+    refused: u64,
 }
 
 impl<'s> Worker<'s> {
@@ -74,6 +89,7 @@ impl<'s> Worker<'s> {
             last: Duration::ZERO,
             vain: Duration::ZERO,
             left: u64::MAX,
+            refused: 0,
         }
     }
 
@@ -111,7 +127,11 @@ impl<'s> Worker<'s> {
         while let Some(rows) = self.turn().await? {
             let window = Window { after, upto: walk.upto, rows };
             let session = self.session;
-            let Some(looked) = self.batch(session.finished(window, ages)).await? else { continue };
+            let looked = match self.batch(session.finished(window, ages)).await? {
+                Batch::Done(looked) => looked,
+                Batch::Smaller => continue,
+                Batch::Refused(reason) => self.pass(session.count_finished(window, ages).await?, &reason),
+            };
             self.count(looked.deleted, tell);
             first_left = first_left.or(looked.first_left);
             after = looked.last_id.unwrap_or(after);
@@ -126,8 +146,12 @@ impl<'s> Worker<'s> {
     pub async fn failed(&mut self, upto: i64, age: Duration, tell: Tell<'_>) -> Result<(), DbError> {
         let mut after = 0;
         while let Some(rows) = self.turn().await? {
-            let session = self.session;
-            let Some(looked) = self.batch(session.failed(Window { after, upto, rows }, age)).await? else { continue };
+            let (session, window) = (self.session, Window { after, upto, rows });
+            let looked = match self.batch(session.failed(window, age)).await? {
+                Batch::Done(looked) => looked,
+                Batch::Smaller => continue,
+                Batch::Refused(reason) => self.pass(session.count_failed(window, age).await?.0, &reason),
+            };
             self.count(looked.deleted, tell);
             after = looked.last_id.unwrap_or(after);
             if looked.seen < u64::from(rows) {
@@ -145,8 +169,14 @@ impl<'s> Worker<'s> {
         while let Some(chunk) = chunks.next(from, monotonic()) {
             let Some(rows) = self.turn().await? else { break };
             let looked = monotonic();
-            let Some((handled, next_in)) = self.batch(session.handled(Chunks::pages(chunk), age, rows)).await? else {
-                continue;
+            let (handled, next_in) = match self.batch(session.handled(Chunks::pages(chunk), age, rows)).await? {
+                Batch::Done(done) => done,
+                Batch::Smaller => continue,
+                // Their place tells nothing of single rows: these pages are looked at again when the time is over.
+                Batch::Refused(reason) => {
+                    tracing::warn!(reason, "old rows of event_handled cannot be deleted; those of other pages are");
+                    (0, None)
+                }
             };
             self.count(Tally { handled, ..Tally::default() }, tell);
             // As many as it may delete: there are more in the same pages.
@@ -170,8 +200,18 @@ impl<'s> Worker<'s> {
         Ok(None)
     }
 
-    /// `None` when it took too long: nothing was done, and the next one is smaller.
-    async fn batch<T>(&mut self, work: impl Future<Output = Result<T, DbError>>) -> Result<Option<T>, DbError> {
+    /// One row that the table does not let go, such as one that a foreign key of the application refers to: it stays, and is passed.
+    fn pass(&mut self, looked: Looked, reason: &str) -> Looked {
+        if let Some(id) = looked.last_id {
+            self.refused += 1;
+            if self.refused <= REFUSALS_TOLD {
+                tracing::warn!(id, reason, "the table does not let an old row be deleted; the others are");
+            }
+        }
+        Looked { deleted: Tally::default(), first_left: looked.first_left.or(looked.last_id), any_old: true, ..looked }
+    }
+
+    async fn batch<T>(&mut self, work: impl Future<Output = Result<T, DbError>>) -> Result<Batch<T>, DbError> {
         let started = monotonic();
         let outcome = work.await;
         let took = monotonic().saturating_sub(started);
@@ -180,10 +220,14 @@ impl<'s> Worker<'s> {
         match outcome {
             Ok(done) => {
                 self.pace.took(took);
-                Ok(Some(done))
+                Ok(Batch::Done(done))
             }
-            Err(error) if is_timeout(&error) && self.pace.shrink(took) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) if is_timeout(&error) && self.pace.shrink(took) => Ok(Batch::Smaller),
+            Err(error) if is_timeout(&error) || error.blame() == Blame::Nobody => Err(error),
+            Err(error) => match self.pace.narrow() {
+                true => Ok(Batch::Smaller),
+                false => Ok(Batch::Refused(isolate::reason(error.sqlstate()))),
+            },
         }
     }
 
@@ -217,6 +261,13 @@ impl Pace {
     fn took(&mut self, time: Duration) {
         self.pause = time;
         self.rows = self.rows.saturating_mul(2).min(self.most);
+    }
+
+    /// A row of the batch makes it fail. False when there is only one.
+    fn narrow(&mut self) -> bool {
+        let narrows = self.rows > 1;
+        self.rows = (self.rows / 2).max(1);
+        narrows
     }
 
     /// A batch took too long. False when it cannot be made smaller.

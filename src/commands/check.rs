@@ -24,5 +24,8 @@ pub(super) async fn run(context: &Context) -> Result<()> {
     if problems == 0 {
         return Ok(());
     }
-    Err(Error::new(Code::CheckNotMet, format!("{problems} problem(s), {warnings} warning(s)")).into())
+    // A server that is away is another matter than one that is set up wrongly.
+    let away = findings.iter().filter(|finding| finding.check.ends_with(".connection"));
+    let code = away.filter_map(|finding| finding.unreachable).next().unwrap_or(Code::CheckNotMet);
+    Err(Error::new(code, format!("{problems} problem(s), {warnings} warning(s)")).into())
 }

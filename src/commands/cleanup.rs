@@ -192,9 +192,9 @@ impl Record {
     async fn write(&self, action: &str, mut details: Value) -> Result<()> {
         details["run"] = self.run.to_string().into();
         let mut connection = self.pool.get().await?;
-        let tx = connection.transaction().await.map_err(DbError::from)?;
+        let tx = connection.transaction().await?;
         audit::record(&tx, &self.author, action, &details).await.map_err(explained)?;
-        tx.commit().await.map_err(DbError::from)?;
+        tx.commit().await?;
         connection.done();
         Ok(())
     }

@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::{Context, Result, admin_pool, author};
+use crate::broker::is_topic_name;
 use crate::cli::PauseArgs;
 use crate::config::Needs;
 use crate::db::{DbError, Pool};
 use crate::error::{Code, Error};
 use crate::outbox::pauses::{self, EVERYTHING, Pause};
 use crate::output::{self, Align, Cell, Table};
-use crate::relay::routing::is_topic_name;
 
 /// A pause in force, for `pause`, `resume`, `lag` and `top`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -151,6 +151,11 @@ async fn resume(
     copy(context, pool, &mut replay, runner, &author, stop).await
 }
 
+/// Refusals that are told one by one.
+const REFUSALS_SHOWN: u64 = 20;
+/// Refusals one after the other after which a replay ends: something refuses every copy. A guess.
+const REFUSALS_IN_A_ROW: u32 = 100;
+
 /// Makes the copies that are left, portion by portion, at the rate.
 async fn copy(
     context: &Context,
@@ -164,6 +169,7 @@ async fn copy(
     let mut pace = Pace::new(rate.map_or(PORTION, |rate| (rate / PORTIONS_PER_SECOND).max(1)));
     let mut progress = Progress::new("copied", count_of(replay.copied), count_of(replay.matched));
     let (mut due, mut outage, mut backoff) = (monotonic(), None, Backoff::for_connection());
+    let mut refused = Refused::default();
     while !replay.finished {
         // A rate is an average, but a pause is not made up for: the copies of a minute do not come in one second.
         due = due.max(monotonic().saturating_sub(Duration::from_secs(1)));
@@ -186,11 +192,15 @@ async fn copy(
         };
         outage = None;
         backoff.reset();
-        if portion == Portion::Taken {
-            progress.clear();
-            return Err(Error::new(Code::PartlyDone, format!("another process has resumed replay {}", replay.id))
-                .hint("it goes on there; nothing is copied twice")
-                .into());
+        match portion {
+            Portion::Taken => {
+                progress.clear();
+                return Err(Error::new(Code::PartlyDone, format!("another process has resumed replay {}", replay.id))
+                    .hint("it goes on there; nothing is copied twice")
+                    .into());
+            }
+            Portion::Refused { id, reason } => refused.add(id, &reason, replay.id)?,
+            Portion::Done => refused.in_a_row = 0,
         }
         if let Some(rate) = rate {
             due += Duration::from_secs_f64((replay.copied - before) as f64 / f64::from(rate));
@@ -198,7 +208,36 @@ async fn copy(
         progress.at(count_of(replay.copied));
     }
     progress.clear();
-    Ok(view::outcome(context.format(), replay)?)
+    view::outcome(context.format(), replay)?;
+    if refused.all == 0 {
+        return Ok(());
+    }
+    Err(Error::new(Code::PartlyDone, format!("the table outbox_events refuses copies of {} events", refused.all))
+        .hint("a constraint or a trigger of yours does; the messages above name the first of them")
+        .into())
+}
+
+/// Events of which the table takes no copy.
+#[derive(Default)]
+struct Refused {
+    all: u64,
+    in_a_row: u32,
+}
+
+impl Refused {
+    /// Errors: so many in a row that it is no fault of theirs.
+    fn add(&mut self, id: i64, reason: &str, replay: Uuid) -> Result<()> {
+        (self.all, self.in_a_row) = (self.all + 1, self.in_a_row + 1);
+        if self.all <= REFUSALS_SHOWN {
+            output::note(&format!("event {id} is not copied: {reason}"));
+        }
+        if self.in_a_row < REFUSALS_IN_A_ROW {
+            return Ok(());
+        }
+        Err(Error::new(Code::PartlyDone, format!("the table outbox_events refuses every copy: {reason}"))
+            .hint(format!("a constraint or a trigger of yours does; put it right, then: {}", resume_command(replay)))
+            .into())
+    }
 }
 
 fn count_of(events: i64) -> u64 {

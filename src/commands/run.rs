@@ -5,7 +5,7 @@ use std::process;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Signals;
-use super::{Context, Result};
+use super::{Context, Result, watchdog};
 use crate::app::App;
 use crate::cli::{Part, RunArgs};
 use crate::config::{Config, Needs};
@@ -18,6 +18,7 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<()> {
     choose_parts(&mut settings, &args.only)?;
     let signals = Signals::listen()?;
     let stop = CancellationToken::new();
+    watchdog::start(stop.clone(), settings.run.shutdown_timeout)?;
     let (relay, consumer, admin) = (settings.relay.enabled, settings.consumer.enabled, settings.admin.enabled);
     let deployment = settings.run.deployment.clone();
     let app = App::build(settings)?;

@@ -57,9 +57,9 @@ section! {
         pub pool_size: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
         /// Whether `run` applies missing migrations when it starts. Off where the relay's role may not change the schema: run `migrate up` with one that may.
         pub auto_migrate: bool = true,
-        /// Longest wait for a new connection.
+        /// Longest wait for a new connection, for each address of each host in the URL, TLS and authentication included.
         pub connect_timeout: Duration = Duration::from_secs(5),
-        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again. Statements of lanes end after half of `relay.lease` at the latest.
+        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again. A connection that has not answered five seconds later is closed. Statements of lanes end after half of `relay.lease` at the latest.
         pub statement_timeout: Duration = Duration::from_secs(30),
     }
 }
@@ -357,7 +357,7 @@ section! {
         pub deployment: String = "outbox-relay".to_owned(),
         /// Name of this instance in logs, metrics and `outbox_instances`. Unset: the host name and process id.
         pub instance: Option<String> = None,
-        /// Longest drain after SIGTERM. What is not acknowledged by then stays PENDING.
+        /// Longest drain after SIGTERM. What is not acknowledged by then stays PENDING. The process ends within this time whatever hangs.
         pub shutdown_timeout: Duration = Duration::from_secs(10),
     }
 }

@@ -3,9 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
-
-use crate::db::{Database, DbError, Role};
+use crate::db::{Client, Database, DbError, Role};
 use crate::demo::ledger::{Latency, Ledger};
 use crate::error::Result;
 
@@ -44,7 +42,7 @@ impl Progress {
     }
 
     pub async fn counts(&self) -> Result<Counts> {
-        let row = self.client.query_one(FOLDED, &[&self.group]).await.map_err(DbError::from)?;
+        let row = self.client.query_one(FOLDED, &[&self.group]).await?;
         let folded: i64 = row.try_get(0).map_err(DbError::from)?;
         let done = self.ledger.counts();
         Ok(Counts {
@@ -62,13 +60,13 @@ impl Progress {
 
     /// Whether an event is still to be published.
     pub async fn is_pending(&self) -> Result<bool> {
-        let row = self.client.query_one(PENDING, &[]).await.map_err(DbError::from)?;
+        let row = self.client.query_one(PENDING, &[]).await?;
         Ok(row.try_get(0).map_err(DbError::from)?)
     }
 
     /// Whether the consumer has taken its partitions.
     pub async fn is_assigned(&self) -> Result<bool> {
-        let row = self.client.query_one(ASSIGNED, &[&self.group]).await.map_err(DbError::from)?;
+        let row = self.client.query_one(ASSIGNED, &[&self.group]).await?;
         Ok(row.try_get(0).map_err(DbError::from)?)
     }
 }

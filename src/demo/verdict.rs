@@ -3,9 +3,8 @@
 //! Asked when the writers, the relay and the consumer have stopped, so nothing moves any more.
 
 use serde::Serialize;
-use tokio_postgres::Client;
 
-use crate::db::{Database, DbError, Role};
+use crate::db::{Client, Database, DbError, Role};
 use crate::demo::kafka::DemoKafka;
 use crate::error::Result;
 use crate::event::EventStatus;
@@ -69,7 +68,7 @@ impl Verdict {
     pub async fn reach(database: &Database, kafka: &DemoKafka, group: &str, committed: u64) -> Result<Self> {
         let client = &database.connect(Role::Admin).await?;
         let (mut rows, mut published) = (0, 0);
-        for row in client.query(COUNT_BY_STATUS, &[]).await.map_err(DbError::from)? {
+        for row in client.query(COUNT_BY_STATUS, &[]).await? {
             let status: &str = row.try_get(0).map_err(DbError::from)?;
             let events = unsigned(row.try_get(1).map_err(DbError::from)?);
             rows += events;
@@ -121,7 +120,7 @@ async fn number(
     statement: &str,
     parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
 ) -> Result<u64> {
-    let row = client.query_one(statement, parameters).await.map_err(DbError::from)?;
+    let row = client.query_one(statement, parameters).await?;
     Ok(unsigned(row.try_get(0).map_err(DbError::from)?))
 }
 
@@ -131,7 +130,7 @@ fn unsigned(count: i64) -> u64 {
 }
 
 async fn top_products(client: &Client) -> Result<Vec<Product>> {
-    let rows = client.query(TOP_PRODUCTS, &[&TOP]).await.map_err(DbError::from)?;
+    let rows = client.query(TOP_PRODUCTS, &[&TOP]).await?;
     let product = |row: &tokio_postgres::Row| {
         Ok(Product {
             product_id: row.try_get(0)?,

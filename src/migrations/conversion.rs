@@ -8,11 +8,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::clock::monotonic;
-use crate::db::DbError;
+use crate::db::{Client, DbError};
 use crate::error::{Code, Error, Result};
 use crate::retry::Backoff;
 
@@ -56,7 +55,7 @@ impl Facts {
 
 /// What there is. Errors: those of the database.
 pub(super) async fn look(client: &Client) -> Result<Facts> {
-    let row = client.query_one(FACTS, &[]).await.map_err(DbError::from)?;
+    let row = client.query_one(FACTS, &[]).await?;
     Ok(Facts {
         partitioned: row.get("partitioned"),
         rows: u64::try_from(row.get::<_, i64>("rows")).ok(),
@@ -67,7 +66,7 @@ pub(super) async fn look(client: &Client) -> Result<Facts> {
 
 /// Errors: [`Code::MigrationFailed`] when something could not be carried over, with all of it.
 pub(super) async fn refuse(client: &Client) -> Result<()> {
-    let found = client.query(OBSTACLES, &[]).await.map_err(DbError::from)?;
+    let found = client.query(OBSTACLES, &[]).await?;
     if found.is_empty() {
         return Ok(());
     }
@@ -98,7 +97,7 @@ async fn work(client: &mut Client, facts: &Facts, rows: NonZeroU32, tell: Tell<'
     if facts.begun != Some(true) {
         let about = facts.rows.map_or_else(String::new, |rows| format!("about {rows} "));
         tell(&format!("reading {about}rows once, beside everybody else"));
-        client.batch_execute(VALIDATE).await.map_err(DbError::from)?;
+        client.batch_execute(VALIDATE).await?;
     }
     tell("exchanging the tables");
     patiently(client, &EXCHANGE.replace("{rows}", &rows.to_string()), tell).await
@@ -128,7 +127,7 @@ async fn attempt(client: &mut Client, script: &str) -> std::result::Result<(), D
     let tx = client.transaction().await?;
     tx.batch_execute(SETTINGS).await?;
     tx.batch_execute(script).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await
 }
 
 /// Somebody has the lock, or waits for us while we wait for him.
@@ -137,7 +136,7 @@ fn is_in_the_way(error: &DbError) -> bool {
 }
 
 async fn holders(client: &Client) -> Result<String> {
-    let row = client.query_one(HOLDERS, &[]).await.map_err(DbError::from)?;
+    let row = client.query_one(HOLDERS, &[]).await?;
     let (transactions, pid, age): (i64, Option<i32>, Option<f64>) = (row.get(0), row.get(1), row.get(2));
     let oldest = match (pid, age) {
         (Some(pid), Some(age)) => format!("; the oldest that this role may see is of pid {pid}, {age:.0} s old"),

@@ -35,6 +35,20 @@ pub struct Acquired {
     pub taken_over: bool,
 }
 
+/// What became of a renewal. A shard in neither list belongs to another instance.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Renewal {
+    pub renewed: Vec<ShardId>,
+    /// Still ours, but somebody has the row locked: the lane itself, or a stranger.
+    pub locked: Vec<ShardId>,
+}
+
+impl Renewal {
+    pub fn is_lost(&self, shard: ShardId) -> bool {
+        !self.renewed.contains(&shard) && !self.locked.contains(&shard)
+    }
+}
+
 /// How long an instance may lack its advisory lock before it counts as dead: time to connect again after its connection broke. A
 /// restart of PostgreSQL, which takes everybody's lock, is told by heartbeat.sql.
 const ABSENCE: Duration = Duration::from_millis(700);
@@ -130,15 +144,17 @@ impl Leases {
             .collect())
     }
 
-    /// Renews the leases of `shards` (with their epochs). Returns those renewed: one that is missing is lost.
-    pub async fn renew(&self, shards: &[(ShardId, i64)]) -> Result<Vec<ShardId>, DbError> {
+    /// Renews the leases of `shards` (with their epochs), without waiting for rows that somebody has locked.
+    pub async fn renew(&self, shards: &[(ShardId, i64)]) -> Result<Renewal, DbError> {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(sql::RENEW_LEASES).await?;
         let (numbers, epochs): (Vec<ShardId>, Vec<i64>) = shards.iter().copied().unzip();
         let rows =
             connection.query(&statement, &[&self.instance, &numbers, &epochs, &self.lease.as_secs_f64()]).await?;
         connection.done();
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        let (renewed, locked): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.get("renewed"));
+        let shards = |rows: Vec<&tokio_postgres::Row>| rows.into_iter().map(|row| row.get("shard")).collect();
+        Ok(Renewal { renewed: shards(renewed), locked: shards(locked) })
     }
 
     /// Gives a shard up. Repeating it does no harm.

@@ -4,6 +4,7 @@
 //! transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -11,6 +12,8 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::audit::{self, Author};
+use super::isolate::{self, Blame, MayBlame};
+use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction};
 
 const FORGET: &str = include_str!("sql/letter_forget.sql");
@@ -24,6 +27,9 @@ const TOPICS: &str = include_str!("sql/letter_topics.sql");
 
 /// Newest rows that are asked for their topics. A guess: enough to meet every topic that is in use, and read in milliseconds.
 const TOPIC_ROWS: i64 = 50_000;
+
+/// Time for the search for dead letters that make a transaction fail, for which the lanes of their shards wait as well. A guess.
+const SEARCH: Duration = Duration::from_secs(5);
 
 /// Where a record lies.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,16 +143,58 @@ pub async fn redrive(
 ) -> Result<Vec<Outcome>, DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
+    match redrive_in(&tx, letters, author).await {
+        Ok(outcomes) => {
+            tx.commit().await?;
+            connection.done();
+            return Ok(outcomes);
+        }
+        Err(error) if error.blame() == Blame::Row => tx.rollback().await?,
+        Err(error) => return Err(error),
+    }
+    let tx = connection.transaction().await?;
+    let row_ids: Vec<i64> = letters.iter().filter_map(|(letter, _)| letter.row_id).collect();
+    tx.query(LOCK_SHARDS, &[&row_ids]).await?;
+    // By place among `letters`, which are not to be copied.
+    let places: Vec<usize> = (0..letters.len()).collect();
+    let tx_ref = &tx;
+    let work = move |part: Vec<usize>| async move {
+        let range = part.first().map_or(0..0, |first| *first..*first + part.len());
+        let outcomes = redrive_in(tx_ref, letters.get(range.clone()).unwrap_or_default(), author).await?;
+        Ok::<_, DbError>((range.start, outcomes))
+    };
+    let cut = isolate::cut(tx_ref, &places, monotonic() + SEARCH, work).await?;
+    tx.commit().await?;
+    connection.done();
+    let unreached =
+        || Outcome::Refused("the search for what the table refuses took too long; run the command again".to_owned());
+    let mut outcomes: Vec<Outcome> = letters.iter().map(|_| unreached()).collect();
+    for (first, done) in cut.done {
+        outcomes.iter_mut().skip(first).zip(done).for_each(|(outcome, done)| *outcome = done);
+    }
+    for refused in cut.refused {
+        if let Some(outcome) = outcomes.get_mut(refused.item) {
+            *outcome = Outcome::Refused(format!("the table outbox_events refuses the event: {}", refused.reason()));
+        }
+    }
+    Ok(outcomes)
+}
+
+async fn redrive_in(
+    tx: &Transaction<'_>,
+    letters: &[(Letter, Result<NewEvent, String>)],
+    author: &Author,
+) -> Result<Vec<Outcome>, DbError> {
     let row_ids: Vec<i64> = letters.iter().filter_map(|(letter, _)| letter.row_id).collect();
     tx.query(LOCK_SHARDS, &[&row_ids]).await?;
     let all: Vec<&Letter> = letters.iter().map(|(letter, _)| letter).collect();
-    let states = states_in(&tx, &all).await?;
+    let states = states_in(tx, &all).await?;
     let mut outcomes: Vec<Outcome> =
         states.iter().zip(letters).map(|(state, (letter, event))| plan(*state, letter, event)).collect();
 
     let wanted: Vec<&Letter> =
         all.iter().zip(&outcomes).filter(|(_, outcome)| goes_back(outcome)).map(|(l, _)| *l).collect();
-    let taken = take(&tx, &wanted, author).await?;
+    let taken = take(tx, &wanted, author).await?;
     let to_reopen: Vec<i64> = all
         .iter()
         .zip(&outcomes)
@@ -168,14 +216,12 @@ pub async fn redrive(
                 *outcome = Outcome::LeftAlone("its row is not FAILED any more");
             }
         } else if let Ok(event) = event {
-            let id = append(&tx, letter.event_id, event).await?;
+            let id = append(tx, letter.event_id, event).await?;
             *outcome = Outcome::Appended(id);
             rows.insert(&letter.place, id);
         }
     }
-    note(&tx, &rows, author).await?;
-    tx.commit().await?;
-    connection.done();
+    note(tx, &rows, author).await?;
     Ok(outcomes)
 }
 

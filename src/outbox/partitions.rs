@@ -98,7 +98,7 @@ impl Session {
             .replace("{upper}", &upper.to_string());
         let tx = self.connection.transaction().await?;
         tx.batch_execute(&script).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Whether something shows at once that rows with these ids are still needed.
@@ -128,12 +128,12 @@ impl Session {
             .replace("{lower}", &bound(partition.lower, "minvalue"))
             .replace("{upper}", &bound(partition.upper, "maxvalue"));
         self.connection.batch_execute(&mark).await?;
-        Ok(self.connection.batch_execute(&DETACH.replace("{name}", &partition.name)).await?)
+        self.connection.batch_execute(&DETACH.replace("{name}", &partition.name)).await
     }
 
     /// Goes on with [`take_off`](Self::take_off).
     pub async fn finish_taking_off(&self, partition: &Partition) -> Result<(), DbError> {
-        Ok(self.connection.batch_execute(&FINALIZE.replace("{name}", &partition.name)).await?)
+        self.connection.batch_execute(&FINALIZE.replace("{name}", &partition.name)).await
     }
 
     /// Tables that were taken off and are to be dropped.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::audit::{self, Author};
 use super::statements::{INSTALLATION, KEEP_WAITING, SETTLE_PUBLISHED};
-use crate::db::{DbError, Pool};
+use crate::db::{DbError, Pool, StoredTime};
 use crate::event::ShardId;
 
 const SHARDS: &str = include_str!("sql/recover_shards.sql");
@@ -80,7 +80,7 @@ pub async fn candidates(pool: &Pool, shards: &[ShardId], in_flight: bool) -> Res
             event_id: row.get("event_id"),
             shard: row.get("shard"),
             topic: row.get("topic"),
-            created_at: row.get("created_at"),
+            created_at: row.get::<_, StoredTime>("created_at").clamped(),
         })
         .collect())
 }

@@ -13,8 +13,10 @@ use tokio_postgres::types::ToSql;
 
 use super::audit::{self, Author};
 use super::inspect::events::Filter;
+use super::isolate::{self, Blame, MayBlame, Refused};
 use super::locks::Lead;
 use super::outcomes;
+use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction};
 
 const MATCHING: &str = include_str!("sql/redo_matching.sql");
@@ -29,6 +31,9 @@ const RELEASE_BEHIND: &str = include_str!("sql/redo_release_behind.sql");
 
 /// Events of one transaction. A guess: it takes some ten milliseconds, for which the lanes of their shards wait.
 const PORTION: usize = 1_000;
+/// Time for the search for rows that make a portion fail, for which the lanes of their shards wait as well. The rest is done in
+/// the next transaction.
+const SEARCH: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -81,52 +86,117 @@ pub async fn find(pool: &Pool, selection: &Selection) -> Result<Found, DbError> 
     Ok(found)
 }
 
+/// What was done to some events.
+#[derive(Debug, Default)]
+pub struct Acted {
+    pub changed: u64,
+    /// Events that the table does not let be changed, because of a constraint or a trigger. They stay as they were.
+    pub refused: Vec<Refused<i64>>,
+}
+
 /// Acts on events, a portion per transaction. `progress` hears after each portion how many of `ids` are behind it, and says whether
-/// to go on. Returns how many events were changed; those that are neither FAILED nor HELD any more stay as they are.
+/// to go on. Events that are neither FAILED nor HELD any more stay as they are.
 pub async fn act(
     pool: &Pool,
     ids: &[i64],
     action: Action,
     author: &Author,
     mut progress: impl FnMut(usize) -> bool,
-) -> Result<u64, DbError> {
-    let (mut changed, mut behind) = (0, 0);
+) -> Result<Acted, DbError> {
+    let (mut acted, mut behind) = (Acted::default(), 0);
     for portion in ids.chunks(PORTION) {
-        let mut connection = pool.get().await?;
-        let tx = connection.transaction().await?;
-        let events = apply(&tx, portion, action).await?;
-        if events > 0 {
-            let details = json!({ "events": events, "ids": portion });
-            audit::record(&tx, author, action.as_str(), &details).await?;
+        let whole = act_on(pool, portion, action, author, false).await;
+        match whole {
+            Ok((done, _)) => acted.add(done),
+            Err(error) if error.blame() == Blame::Row => {
+                let mut left = portion.to_vec();
+                while !left.is_empty() {
+                    let (done, rest) = act_on(pool, &left, action, author, true).await?;
+                    acted.add(done);
+                    left = rest;
+                }
+            }
+            Err(error) => return Err(error),
         }
-        tx.commit().await?;
-        connection.done();
-        (changed, behind) = (changed + events, behind + portion.len());
+        behind += portion.len();
         if !progress(behind) {
             break;
         }
     }
-    Ok(changed)
+    Ok(acted)
 }
 
-/// Tries events again that are FAILED for longer than `older_than`, `most` at a time. Of several instances one does it. Returns how
-/// many.
-pub async fn reprocess(pool: &Pool, older_than: Duration, most: u32) -> Result<u64, DbError> {
+/// One transaction; `apart`: rows that make it fail are found, and left as they are. Returns as well what there was no time for.
+async fn act_on(
+    pool: &Pool,
+    ids: &[i64],
+    action: Action,
+    author: &Author,
+    apart: bool,
+) -> Result<(Acted, Vec<i64>), DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
-    let mut events = 0;
+    let (acted, left) = match apart {
+        true => apply_apart(&tx, ids, action).await?,
+        false => (Acted { changed: apply(&tx, ids, action).await?, refused: Vec::new() }, Vec::new()),
+    };
+    if acted.changed > 0 {
+        let changed: Vec<i64> = ids
+            .iter()
+            .copied()
+            .filter(|id| !left.contains(id) && !acted.refused.iter().any(|no| no.item == *id))
+            .collect();
+        let details = json!({ "events": acted.changed, "ids": changed });
+        audit::record(&tx, author, action.as_str(), &details).await?;
+    }
+    tx.commit().await?;
+    connection.done();
+    Ok((acted, left))
+}
+
+impl Acted {
+    fn add(&mut self, other: Self) {
+        self.changed += other.changed;
+        self.refused.extend(other.refused);
+    }
+}
+
+/// Tries events again that are FAILED for longer than `older_than`, `most` at a time. Of several instances one does it.
+pub async fn reprocess(pool: &Pool, older_than: Duration, most: u32) -> Result<Acted, DbError> {
+    match try_reprocess(pool, older_than, most, false).await {
+        Err(error) if error.blame() == Blame::Row => try_reprocess(pool, older_than, most, true).await,
+        outcome => outcome,
+    }
+}
+
+async fn try_reprocess(pool: &Pool, older_than: Duration, most: u32, apart: bool) -> Result<Acted, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let mut acted = Acted::default();
     if tx.query_one(REPROCESS_LOCK, &[&(Lead::Reprocess as i32)]).await?.get("locked") {
         let rows = tx.query(FAILED_LONG_AGO, &[&older_than.as_secs_f64(), &i64::from(most)]).await?;
         let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
-        events = apply(&tx, &ids, Action::Retry).await?;
-        if events > 0 {
+        acted = match apart {
+            true => apply_apart(&tx, &ids, Action::Retry).await?.0,
+            false => Acted { changed: apply(&tx, &ids, Action::Retry).await?, refused: Vec::new() },
+        };
+        if acted.changed > 0 {
             let author = Author { actor: "reprocess".to_owned(), reason: None };
-            audit::record(&tx, &author, "retry", &json!({ "events": events })).await?;
+            audit::record(&tx, &author, "retry", &json!({ "events": acted.changed })).await?;
         }
     }
     tx.commit().await?;
     connection.done();
-    Ok(events)
+    Ok(acted)
+}
+
+/// As [`apply`], and what makes it fail is found. Returns as well what there was no time for.
+async fn apply_apart(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<(Acted, Vec<i64>), DbError> {
+    // Once for all, since the savepoints would give the locks of a part back, and lanes would see half of it.
+    tx.query(LOCK_SHARDS, &[&ids]).await?;
+    let work = move |part: Vec<i64>| async move { apply(tx, &part, action).await };
+    let cut = isolate::cut(tx, ids, monotonic() + SEARCH, work).await?;
+    Ok((Acted { changed: cut.done.iter().sum(), refused: cut.refused }, cut.left))
 }
 
 /// Acts on some events. Those that are neither FAILED nor HELD by now stay as they are. Returns how many were changed.

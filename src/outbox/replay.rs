@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::audit::{self, Author};
 use super::inspect::is_timeout;
+use super::isolate::{self, Blame, MayBlame};
 use crate::db::{DbError, Pool};
 
 /// Run on every connection of the pools that are given to this module.
@@ -26,6 +27,7 @@ const COUNT: &str = include_str!("sql/replay_count.sql");
 const CREATE: &str = include_str!("sql/replay_create.sql");
 const LOCK: &str = include_str!("sql/replay_lock.sql");
 const NAMED: &str = include_str!("sql/replay_named.sql");
+const NEXT: &str = include_str!("sql/replay_next.sql");
 const PROGRESS: &str = include_str!("sql/replay_progress.sql");
 const SHOW: &str = include_str!("sql/replay_show.sql");
 const TAKE: &str = include_str!("sql/replay_take.sql");
@@ -147,9 +149,14 @@ pub struct Named {
 }
 
 /// What a portion did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Portion {
     Done,
+    /// The table does not take a copy of this row, because of a constraint or a trigger. The replay has gone past it.
+    Refused {
+        id: i64,
+        reason: String,
+    },
     /// Another process has taken the replay. Nothing was changed.
     Taken,
 }
@@ -240,7 +247,7 @@ pub async fn count(
         let connection = pool.get().await?;
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &upto, &pace.rows];
         params.extend(conditions(filter));
-        let rows = match connection.query(COUNT, &params).await.map_err(DbError::from) {
+        let rows = match connection.query(COUNT, &params).await {
             Err(error) if is_timeout(&error) && pace.slow() => continue,
             other => other?,
         };
@@ -325,8 +332,47 @@ pub async fn portion(
     loop {
         match try_portion(pool, replay, runner, pace, author).await {
             Err(error) if is_timeout(&error) && pace.slow() => {}
+            // Some row of the window cannot be copied: the window shrinks to it.
+            Err(error) if error.blame() == Blame::Row => {
+                if pace.slow() {
+                    continue;
+                }
+                return skip(pool, replay, runner, &error, author).await;
+            }
             outcome => return outcome,
         }
+    }
+}
+
+/// Goes past the next row, which the table does not take a copy of.
+async fn skip(
+    pool: &Pool,
+    replay: &mut Replay,
+    runner: Uuid,
+    why: &DbError,
+    author: &Author,
+) -> Result<Portion, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let Some(row) = tx.query_opt(LOCK, &[&replay.id, &runner]).await? else {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Taken);
+    };
+    let last: i64 = row.get("last_id");
+    let next: Option<i64> = tx.query_one(NEXT, &[&last, &replay.upto_id, &replay.filter.ids]).await?.get("next_id");
+    let reached = next.unwrap_or(replay.upto_id);
+    let finished = next.is_none() || reached >= replay.upto_id;
+    tx.execute(PROGRESS, &[&replay.id, &reached, &0_i64, &finished]).await?;
+    (replay.last_id, replay.finished) = (reached, finished);
+    if finished {
+        audit::record(&tx, author, "replay finished", &details(replay)).await?;
+    }
+    tx.commit().await?;
+    connection.done();
+    match next {
+        Some(id) => Ok(Portion::Refused { id, reason: isolate::reason(why.sqlstate()) }),
+        None => Ok(Portion::Done),
     }
 }
 

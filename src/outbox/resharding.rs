@@ -64,8 +64,9 @@ pub struct Session {
 impl Session {
     /// `pool` is of [`Role::Admin`](crate::db::Role::Admin). `None`: another session is at it.
     pub async fn open(pool: &Pool) -> Result<Option<Self>, DbError> {
-        let connection = pool.get().await?;
+        let mut connection = pool.get().await?;
         connection.query_one(SESSION, &[]).await?;
+        connection.without_statement_limit().await?;
         // A connection that is not given back is closed, and the lock goes with it.
         Ok(lead(&connection, Lead::Shards).await?.then_some(Self { connection }))
     }

@@ -18,6 +18,7 @@ use super::{
     Batch, Claim, Fence, Finish, Found, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step, Watermark, claim,
     manifest, release, settle, watermark,
 };
+use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
 use crate::event::OutboxEvent;
 use crate::failpoint::{self, Point};
@@ -393,7 +394,16 @@ impl PgOutbox {
         let sorted = sort_out(tx, fence.shard, rows, unread, any_held, judge).await?;
         if (sorted.stopped || cut_short) && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
-            let step = Step { batch: None, moved: 0, missing: 0, full: false, row_bytes, last, postponed: true };
+            let step = Step {
+                batch: None,
+                moved: 0,
+                missing: 0,
+                full: false,
+                row_bytes,
+                last,
+                postponed: true,
+                leased_at: None,
+            };
             return Ok((step, None));
         }
         let moved = moved + sorted.apply(tx, care, fence.shard, &*self.policy).await?;
@@ -436,7 +446,8 @@ impl PgOutbox {
             watermark,
         });
         let last = LastBatch { seq, in_flight: batch.is_some() };
-        Ok((Step { batch, moved, missing: 0, full, row_bytes, last, postponed: false }, manifest))
+        let leased_at = changed.then(monotonic);
+        Ok((Step { batch, moved, missing: 0, full, row_bytes, last, postponed: false, leased_at }, manifest))
     }
 }
 

@@ -112,7 +112,7 @@ impl Store {
     pub async fn prepare(&self) -> Result<()> {
         let connection = self.pool.get().await?;
         for sql in [TAKE_FENCES, ADVANCE, STANDING, INSERT_HANDLED, FILL_NEW_EVENTS, INSERT_PARKED] {
-            connection.prepare_cached(sql).await.map_err(DbError::from)?;
+            connection.prepare_cached(sql).await?;
         }
         for projection in &self.projections {
             prepare(&connection, projection).await?;
@@ -291,9 +291,7 @@ impl Store {
                 let statement = transaction.prepare_cached(projection.sql()).await?;
                 transaction.query(&statement, &[]).await
             };
-            let rows = run
-                .await
-                .map_err(|error| FoldError::Database { projection: Some(name()), source: DbError::from(error) })?;
+            let rows = run.await.map_err(|error| FoldError::Database { projection: Some(name()), source: error })?;
             let label = ProjectionLabel { projection: name() };
             self.metrics.process_duration.get_or_create(&label).observe(started.elapsed().as_secs_f64());
             let given = filled.as_deref().unwrap_or_default();
@@ -426,7 +424,7 @@ async fn prepare(connection: &Connection, projection: &Projection) -> Result<()>
         Error::new(Code::ProjectionInvalid, format!("projection {}: {problem}", projection.name()))
             .hint("it has to be one statement without parameters that reads new_events and returns nothing, or (ordinal int, reason text)")
     };
-    let statement = match connection.prepare(projection.sql()).await.map_err(DbError::from) {
+    let statement = match connection.prepare(projection.sql()).await {
         Ok(statement) => statement,
         Err(DbError::Statement(error)) => {
             return Err(invalid(error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())));
@@ -455,7 +453,8 @@ pub struct Difference {
 /// Compares `product_metrics` with a recomputation from all published rows of `outbox_events`, less what `group` has
 /// parked. Empty when they agree. Reads the whole outbox: for demos and tests, once the consumer has caught up.
 pub async fn differences(database: &Database, group: &str) -> Result<Vec<Difference>, DbError> {
-    let client = database.connect(Role::Admin).await?;
+    let mut client = database.connect(Role::Admin).await?;
+    client.without_statement_limit().await?;
     let rows = client.query(PRODUCT_METRICS_DIFFERENCES, &[&group]).await?;
     let differences =
         rows.iter().map(|row| Difference { product_id: row.get(0), folded: row.get(1), expected: row.get(2) });

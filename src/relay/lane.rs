@@ -7,6 +7,8 @@
 mod counters;
 mod exactly_once;
 mod judge;
+mod patience;
+mod recover;
 
 use std::collections::HashSet;
 use std::mem;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::ownership::permit_end;
 use super::takeover::Disagreement;
 use super::together::{FEW, InFlight, Request, Together};
 use super::{Lanes, Sending, horizon, wakeup};
@@ -25,6 +28,7 @@ use crate::clock::{Permit, monotonic, wall};
 use crate::config::{Ordering, Tracking};
 use crate::error::Code;
 use crate::failpoint::{self, Point};
+use crate::health::Wait;
 use crate::metrics::{FailureLabels, PollLabel};
 use crate::outbox::failure::Failed;
 use crate::outbox::{Batch, Claim, Claimed, Fence, LastBatch, Limits, OutboxError, Settlement, Source, Step};
@@ -101,6 +105,9 @@ pub(super) struct Lane {
     /// Topics whose events fail because they do not exist, and when the cluster was last asked about them.
     missing_topics: HashSet<String>,
     missing_asked: Duration,
+    /// What keeps it, for `/readyz`: from the first attempt to the one that succeeds.
+    stepping: Option<Wait>,
+    publishing: Option<Wait>,
 }
 
 impl Lane {
@@ -132,6 +139,8 @@ impl Lane {
             awaits_topic: false,
             missing_topics: HashSet::new(),
             missing_asked: Duration::ZERO,
+            stepping: None,
+            publishing: None,
         })
     }
 
@@ -157,6 +166,7 @@ impl Lane {
             if let Sender::ExactlyOnce(transactions) = &self.sender
                 && !transactions.is_open()
             {
+                self.waits_to_open();
                 hand = match self.open(hand, &stop).await {
                     Opened::Ready(hand) => hand,
                     Opened::Ended(ended) => return ended,
@@ -166,6 +176,7 @@ impl Lane {
             // What is in hand is settled; an inherited batch waits with the rest.
             if self.shared.paused.everything() && !stop.is_cancelled() && hand.settlement.is_empty() {
                 self.in_flight = None;
+                (self.stepping, self.publishing) = (None, None);
                 self.pause(PAUSED_LOOK, &stop).await;
                 continue;
             }
@@ -188,6 +199,7 @@ impl Lane {
             if stopping && failpoint::reach(Point::ShutdownDraining).is_err() {
                 return Ended::Drained;
             }
+            self.waits_for_step();
             let step = match self.step(&mut hand, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
@@ -226,6 +238,10 @@ impl Lane {
                 }
             };
             backoff.reset();
+            self.stepping = None;
+            if let Some(leased_at) = step.leased_at {
+                self.permit.extend(permit_end(leased_at, self.shared.outbox.lease()));
+            }
             self.shared.health.step_worked(self.fence.shard);
             if step.missing > 0 {
                 let code = Code::SettleMismatch.as_str();
@@ -256,9 +272,12 @@ impl Lane {
             match step.batch {
                 Some(batch) => {
                     let unsent;
+                    self.waits_for_kafka();
                     (hand.settlement, unsent) = self.publish(batch).await;
                     drop(turn);
-                    if unsent > 0 {
+                    if unsent == 0 {
+                        self.publishing = None;
+                    } else {
                         self.in_flight = None;
                         self.pause(KAFKA_RETRY, &stop).await;
                     }
@@ -485,41 +504,9 @@ impl Lane {
         (settlement, unsent)
     }
 
-    /// After a lost answer, or when PostgreSQL has another batch than expected: did the commit happen? The manifest tells by its
-    /// number of batch and by its ids. What is in hand of a batch that PostgreSQL does not have in flight is let go.
-    /// `None` when the lease is over.
-    async fn recover(&mut self, hand: Hand, stop: &CancellationToken) -> Option<Hand> {
-        let mut backoff = Backoff::for_connection();
-        loop {
-            match self.shared.outbox.state(self.fence).await {
-                Ok(state) => {
-                    let found = LastBatch { seq: state.batch_seq, in_flight: state.batch_ids.is_some() };
-                    return Some(match state.batch_ids {
-                        // What we wanted to settle is still in flight for the database: the commit did not happen.
-                        Some(ids) if hand.last == Some(found) && belongs_to(&hand.settlement, &ids) => hand,
-                        // A batch that we have not seen: the commit happened, its answer was lost. Or PostgreSQL went back to it.
-                        Some(ids) => Hand { resend: Some(ids), last: Some(found), ..Hand::default() },
-                        // Nothing in flight: settled, and nothing was claimed. Or PostgreSQL went back to before it was claimed.
-                        None => Hand { last: Some(found), ..Hand::default() },
-                    });
-                }
-                Err(OutboxError::Fenced(_)) => return None,
-                // Only a step compares batches.
-                Err(OutboxError::Moved { .. }) => {}
-                Err(OutboxError::Db(error)) => {
-                    self.shared.health.postgres_failed(&error);
-                    if !self.permit.holds() || self.permit.is_ended() {
-                        return None;
-                    }
-                    self.pause(backoff.next_wait(), stop).await;
-                }
-            }
-        }
-    }
-
     /// Waits until the shard has something to do. Cancel safe: nothing is claimed here.
     async fn wait_for_work(&mut self, stop: &CancellationToken) {
-        self.in_flight = None;
+        (self.in_flight, self.publishing) = (None, None);
         let unknown = mem::take(&mut self.unknown_topics);
         if !unknown.is_empty() || self.awaits_topic {
             if let Err(error) = self.shared.catalog.learn(&unknown).await {
@@ -573,28 +560,5 @@ impl Lane {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }
-    }
-}
-
-/// Whether the manifest is that of the batch this settlement is about.
-fn belongs_to(settlement: &Settlement, manifest: &[i64]) -> bool {
-    let first =
-        settlement.published.first().map(|(id, _)| *id).or_else(|| settlement.failed.first().map(|failed| failed.id));
-    first.is_some_and(|id| manifest.binary_search(&id).is_ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settlement(ids: &[i64]) -> Settlement {
-        Settlement { published: ids.iter().map(|id| (*id, None)).collect(), ..Settlement::default() }
-    }
-
-    #[test]
-    fn a_manifest_is_ours_when_it_holds_what_we_settle() {
-        assert!(belongs_to(&settlement(&[3, 5]), &[3, 5, 9]));
-        assert!(!belongs_to(&settlement(&[3, 5]), &[11, 12]));
-        assert!(!belongs_to(&Settlement::default(), &[11, 12]));
     }
 }

@@ -147,22 +147,22 @@ impl Owner {
         Ok(None)
     }
 
-    /// Renews every lease at least three times in its length. A shard that was not renewed belongs to somebody else.
+    /// Renews each lease at least three times in its length, unless its lane has done so. A shard that belongs to somebody else ends this
+    /// process; one whose row is locked is asked for again with the next tick.
     async fn renew(&mut self) -> Result<Option<Error>, DbError> {
-        if self.owned.is_empty() || monotonic().saturating_sub(self.renewed) < self.lease / 4 {
-            self.renewed = self.renewed.max(Duration::from_nanos(1));
+        self.renewed = self.renewed.max(Duration::from_nanos(1));
+        let fresh = permit_length(self.lease).saturating_sub(self.lease / 4);
+        let due = self.owned.iter().filter(|(_, owned)| owned.permit.remaining() <= fresh);
+        let mine: Vec<(ShardId, i64)> = due.map(|(shard, owned)| (*shard, owned.epoch)).collect();
+        if mine.is_empty() {
             return Ok(None);
         }
-        let mine: Vec<(ShardId, i64)> = self.owned.iter().map(|(shard, owned)| (*shard, owned.epoch)).collect();
         let asked = monotonic();
-        let renewed = self.leases.renew(&mine).await?;
-        self.renewed = asked;
-        for shard in &renewed {
-            if let Some(owned) = self.owned.get(shard) {
-                owned.permit.extend(permit_end(asked, self.lease));
-            }
+        let renewal = self.leases.renew(&mine).await?;
+        for owned in renewal.renewed.iter().filter_map(|shard| self.owned.get(shard)) {
+            owned.permit.extend(permit_end(asked, self.lease));
         }
-        let lost = mine.iter().find(|(shard, _)| !renewed.contains(shard));
+        let lost = mine.iter().find(|(shard, _)| renewal.is_lost(*shard));
         Ok(lost.map(|(shard, epoch)| fenced(*shard, *epoch)))
     }
 
@@ -221,7 +221,14 @@ impl Owner {
                 // Still ours by the database's word? Then time ran out only for us (PostgreSQL was away), nobody took the
                 // shard, and it can be taken again like any other.
                 match self.leases.renew(&[(shard, epoch)]).await {
-                    Ok(renewed) if renewed.is_empty() => Some(fenced(shard, epoch)),
+                    Ok(renewal) if renewal.is_lost(shard) => Some(fenced(shard, epoch)),
+                    Ok(renewal) if !renewal.locked.is_empty() => {
+                        tracing::warn!(
+                            shard,
+                            "another session keeps the row of the shard locked; the shard is taken again when it lets go"
+                        );
+                        None
+                    }
                     Ok(_) => {
                         tracing::warn!(shard, "the lease ran out while PostgreSQL was away; the shard is taken again");
                         self.release(shard, epoch).await;
@@ -248,7 +255,8 @@ impl Owner {
                 owned.permit.end();
             }
         }
-        let deadline = tokio::time::Instant::now() + self.shutdown_timeout.mul_f64(0.7);
+        let begun = tokio::time::Instant::now();
+        let (deadline, end) = (begun + self.shutdown_timeout.mul_f64(0.7), begun + self.shutdown_timeout.mul_f64(0.8));
         let mut given_up = false;
         while !self.running.is_empty() {
             self.heartbeat.beat();
@@ -266,6 +274,11 @@ impl Owner {
                         owned.permit.end();
                     }
                     given_up = true;
+                }
+                () = tokio::time::sleep_until(end), if given_up => {
+                    // They wait for PostgreSQL. Others get their shards when the leases run out.
+                    self.running.abort_all();
+                    break;
                 }
                 () = tokio::time::sleep(self.lease / 4) => {}
             }
@@ -295,10 +308,14 @@ fn fair_share(census: Census) -> usize {
     census.shards.div_ceil(census.live.max(1))
 }
 
-/// When a lane must have stopped sending: before the lease that was asked for at `asked` can end. The margin is a fifth of
-/// the lease, three seconds at most: time for a request in flight to be answered.
-fn permit_end(asked: Duration, lease: Duration) -> Duration {
-    asked + lease - (lease / 5).min(Duration::from_secs(3))
+/// When a lane must have stopped sending: before the lease that was asked for at `asked` can end.
+pub(super) fn permit_end(asked: Duration, lease: Duration) -> Duration {
+    asked + permit_length(lease)
+}
+
+/// The margin is a fifth of the lease, three seconds at most: time for a request in flight to be answered.
+fn permit_length(lease: Duration) -> Duration {
+    lease - (lease / 5).min(Duration::from_secs(3))
 }
 
 fn fenced(shard: ShardId, epoch: i64) -> Error {

@@ -2,6 +2,7 @@
 
 use regex::Regex;
 
+use crate::broker::is_topic_name;
 use crate::config::{RoutingConfig, RoutingRule};
 use crate::error::{Code, Error, Result};
 use crate::event::OutboxEvent;
@@ -110,14 +111,6 @@ fn whole(pattern: &str) -> Result<Regex> {
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
         Error::new(Code::ConfigInvalid, "an expression in [routing] does not compile").caused_by(error)
     })
-}
-
-/// What Kafka takes as the name of a topic.
-pub fn is_topic_name(name: &str) -> bool {
-    (1..=249).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 /// Enough of a bad name to recognise it.

@@ -18,6 +18,7 @@ const NOTE_EVERY: Duration = Duration::from_mins(1);
 
 /// Until `stop`. While PostgreSQL is away nothing happens; the lanes report the outage.
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, reprocess: ReprocessConfig, stop: CancellationToken) {
+    let mut letters = dead_letters::Writer::new(pool.clone());
     let mut tried = monotonic();
     let mut noted: Option<Duration> = None;
     while !stop.is_cancelled() {
@@ -25,7 +26,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, reprocess: ReprocessConfi
             () = stop.cancelled() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        write_dead_letters(&lanes, &pool).await;
+        write_dead_letters(&lanes, &mut letters).await;
         if noted.is_none_or(|at| monotonic().saturating_sub(at) >= NOTE_EVERY) {
             match watermark::note_progress(&pool).await {
                 Ok(()) => noted = Some(monotonic()),
@@ -35,21 +36,42 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, reprocess: ReprocessConfi
         if reprocess.enabled && monotonic().saturating_sub(tried) >= reprocess.interval {
             tried = monotonic();
             match redo::reprocess(&pool, reprocess.older_than, reprocess.max_events.get()).await {
-                Ok(0) => {}
-                Ok(events) => tracing::info!(events, "failed events are tried again"),
+                Ok(acted) => {
+                    if acted.changed > 0 {
+                        tracing::info!(events = acted.changed, "failed events are tried again");
+                    }
+                    if let Some(first) = acted.refused.first() {
+                        tracing::warn!(
+                            events = acted.refused.len(),
+                            first = first.item,
+                            reason = first.reason(),
+                            "the table refuses to change failed events; they stay FAILED"
+                        );
+                    }
+                }
                 Err(error) => tracing::warn!(error = %error.chain(), "failed events could not be tried again"),
             }
         }
     }
 }
 
-async fn write_dead_letters(lanes: &Lanes, pool: &Pool) {
+async fn write_dead_letters(lanes: &Lanes, letters: &mut dead_letters::Writer) {
     loop {
-        match dead_letters::write(pool).await {
-            Ok(0) => return,
+        match letters.write().await {
             Ok(written) => {
-                lanes.metrics.dead_letters.inc_by(written);
-                tracing::warn!(events = written, "events were given up; their dead letters are on the way");
+                if let Some(first) = written.refused.first() {
+                    tracing::warn!(
+                        events = written.refused.len(),
+                        first = first.item,
+                        reason = first.reason(),
+                        "the table refuses dead letters; the events stay FAILED, and their dead letters are tried again"
+                    );
+                }
+                if written.letters == 0 {
+                    return;
+                }
+                lanes.metrics.dead_letters.inc_by(written.letters);
+                tracing::warn!(events = written.letters, "events were given up; their dead letters are on the way");
             }
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "dead letters could not be written");

@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::Lanes;
 use crate::event::ShardId;
 
+/// A look that takes longer makes this instance unready: nobody knows what waits.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The lanes that wait.
 #[derive(Debug, Default)]
 pub(super) struct Wakeup {
@@ -77,7 +80,11 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
             wait = poll_min;
             continue;
         }
-        match lanes.outbox.due(&idle, lanes.ceiling(), lanes.horizon().id).await {
+        let waiting =
+            lanes.health.waits.begin(None, "the look for work has been waiting for PostgreSQL", LOOK_PATIENCE);
+        let due = lanes.outbox.due(&idle, lanes.ceiling(), lanes.horizon().id).await;
+        drop(waiting);
+        match due {
             Ok(due) if due.is_empty() => wait = (wait * 2).min(poll_max),
             Ok(due) => {
                 wakeup.wake(&due);

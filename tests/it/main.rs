@@ -12,6 +12,7 @@ mod cluster;
 mod consumer;
 mod conversion;
 mod crash;
+mod deadlines;
 mod delivery;
 mod demo;
 mod dlq;
@@ -20,6 +21,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod hostile;
 mod hostile_rows;
 mod inspect;
 mod migrations;
@@ -30,6 +32,7 @@ mod outbox;
 mod partitions;
 mod projection;
 mod query_plans;
+mod refused_writes;
 mod replay;
 mod resharding;
 mod shutdown;
@@ -38,6 +41,7 @@ mod support;
 mod takeover;
 mod together;
 mod top;
+mod waits;
 mod watermark;
 
 // The proxy of the fault harness.

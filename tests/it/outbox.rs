@@ -128,7 +128,7 @@ async fn whatever_a_fenced_owner_tries_changes_nothing() {
         assert!(matches!(outcome, Err(OutboxError::Fenced(_))), "{outcome:?}");
     }
     assert!(matches!(bench.outbox.state(old).await, Err(OutboxError::Fenced(_))));
-    assert!(former.renew(&[(old.shard, old.epoch)]).await.expect("an answer").is_empty());
+    assert!(former.renew(&[(old.shard, old.epoch)]).await.expect("an answer").is_lost(old.shard));
     former.release(old.shard, old.epoch).await.expect("an answer");
     assert_eq!(bench.shards().await, before);
     assert_eq!(counts(&bench.client).await.get("PENDING"), Some(&6), "it marked nothing");

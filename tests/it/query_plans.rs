@@ -4,29 +4,46 @@ use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
 use outbox_relay::secret::Secret;
 use serde_json::Value;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::support::{TestDatabase, repository};
 
+/// A session of a test, or of the program.
+trait Session {
+    async fn run(&self, script: &str) -> Result<Vec<SimpleQueryMessage>, String>;
+}
+
+impl Session for Client {
+    async fn run(&self, script: &str) -> Result<Vec<SimpleQueryMessage>, String> {
+        self.simple_query(script).await.map_err(|error| format!("{error:?}"))
+    }
+}
+
+impl Session for outbox_relay::db::Client {
+    async fn run(&self, script: &str) -> Result<Vec<SimpleQueryMessage>, String> {
+        self.simple_query(script).await.map_err(|error| error.chain())
+    }
+}
+
 /// A session with the settings of a lane, since they are what holds the plans.
-async fn lane_session(database: &TestDatabase) -> Client {
+async fn lane_session(database: &TestDatabase) -> outbox_relay::db::Client {
     let settings = DatabaseConfig { url: Secret::new(&database.url), ..DatabaseConfig::default() };
     Database::new(&settings).expect("a good URL").connect(Role::Lane).await.expect("a connection")
 }
 
 /// Runs a statement with literal parameters under EXPLAIN, takes its changes back, and returns the plan.
-async fn explain(client: &Client, file: &str, parameters: &str) -> Value {
+async fn explain(client: &impl Session, file: &str, parameters: &str) -> Value {
     let statement = std::fs::read_to_string(repository().join("src").join(file)).expect("the statement");
     let parameters = if parameters.is_empty() { String::new() } else { format!("({parameters})") };
     let run = format!(
         "begin; deallocate all; prepare hot as {statement};\n\
          explain (analyze, buffers, format json) execute hot{parameters}; rollback;"
     );
-    let messages = client.simple_query(&run).await.unwrap_or_else(|error| panic!("{file}: {error:?}"));
+    let messages = client.run(&run).await.unwrap_or_else(|error| panic!("{file}: {error}"));
     let plan: String = messages
         .iter()
         .filter_map(|message| {
-            let tokio_postgres::SimpleQueryMessage::Row(row) = message else { return None };
+            let SimpleQueryMessage::Row(row) = message else { return None };
             row.get(0).map(|line| format!("{line}\n"))
         })
         .collect();

@@ -3,7 +3,7 @@
 use anstyle::AnsiColor;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Exit, Result};
 use crate::output::{self, Format};
 
 /// What a finding is about.
@@ -49,11 +49,14 @@ pub(super) struct Finding {
     /// What it leads to. Always there on a warning or problem.
     pub(super) cause: Option<String>,
     pub(super) fix: Option<String>,
+    /// A server that could not be reached, so that most of the check could not be made.
+    #[serde(skip)]
+    pub(super) unreachable: Option<Code>,
 }
 
 impl Finding {
     pub(super) fn ok(part: Part, check: &'static str, what: impl Into<String>) -> Self {
-        Self { part, check, level: Level::Ok, what: what.into(), cause: None, fix: None }
+        Self { part, check, level: Level::Ok, what: what.into(), cause: None, fix: None, unreachable: None }
     }
 
     pub(super) fn warning(
@@ -81,7 +84,8 @@ impl Finding {
         let fix = error.hint_text().unwrap_or("see the message").to_owned();
         let (what, chain) = (error.to_string(), error.chain());
         let cause = chain.strip_prefix(&what).map(|rest| rest.trim_start_matches(": ")).filter(|rest| !rest.is_empty());
-        Self::problem(part, check, what.clone(), cause.unwrap_or("it does not say more"), fix)
+        let unreachable = Some(error.code()).filter(|code| code.exit() == Exit::Unreachable);
+        Self { unreachable, ..Self::problem(part, check, what.clone(), cause.unwrap_or("it does not say more"), fix) }
     }
 }
 
@@ -148,7 +152,6 @@ pub(super) fn levels(judge: impl FnOnce(&mut Vec<Finding>)) -> Vec<(&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
 
     #[test]
     fn a_question_that_failed_tells_the_cause_once() {
@@ -157,7 +160,7 @@ mod tests {
         let finding = Finding::failed(Part::Kafka, "kafka.connection", &error);
         let expected =
             Finding::problem(Part::Kafka, "kafka.connection", "cannot reach Kafka", "connection refused", "is it up?");
-        assert_eq!(finding, expected);
+        assert_eq!(finding, Finding { unreachable: Some(Code::KafkaUnreachable), ..expected });
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Finding, Part};
 use super::postgres::OutboxTopics;
 use crate::broker::admin::{Admin, TopicFacts};
+use crate::broker::is_topic_name;
 use crate::config::{Config, Delivery, RunConfig};
 use crate::error::Result;
 use crate::relay::policy::Policy;
 use crate::relay::progress;
-use crate::relay::routing::is_topic_name;
 
 /// Who needs a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,9 @@ use crate::outbox::inspect::events::{self, Details, Filter};
 use crate::outbox::redo::{self, Action, Found, Selection};
 use crate::output::{self, Align, Cell, Table};
 
+/// Refusals that are told one by one; JSON has them all.
+const REFUSALS_SHOWN: usize = 20;
+
 /// What was done, or would be.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -22,7 +25,15 @@ struct Report {
     matched: usize,
     /// Events that were changed: more than fit where another failed event held the key, fewer where something else was faster.
     changed: u64,
+    /// Events that the table does not let be changed.
+    refused: Vec<Refusal>,
     by_topic: Vec<Group>,
+}
+
+#[derive(Debug, Serialize)]
+struct Refusal {
+    id: i64,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,11 +60,14 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
         }
         let author = author(consent.reason.clone());
         let mut progress = output::Progress::new("events", 0, found.ids.len() as u64);
-        report.changed = redo::act(pool, &found.ids, action, &author, |behind| {
+        let acted = redo::act(pool, &found.ids, action, &author, |behind| {
             progress.at(behind as u64);
             true
-        })
-        .await?;
+        });
+        let acted = acted.await?;
+        report.changed = acted.changed;
+        report.refused =
+            acted.refused.iter().map(|refused| Refusal { id: refused.item, reason: refused.reason() }).collect();
     }
     output::one(context.format(), &report, || table(&report))?;
     output::note(match (consent.dry_run, action) {
@@ -61,7 +75,21 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
         (false, Action::Retry) => "the relays publish them as soon as they look, in order",
         (false, Action::Discard) => "they are never published; what waited behind them goes on",
     });
-    Ok(())
+    refusals(&report)
+}
+
+/// Errors: some events were refused.
+fn refusals(report: &Report) -> Result<()> {
+    if report.refused.is_empty() {
+        return Ok(());
+    }
+    for refusal in report.refused.iter().take(REFUSALS_SHOWN) {
+        output::note(&format!("event {}: {}", refusal.id, refusal.reason));
+    }
+    let code = if report.changed > 0 { Code::PartlyDone } else { Code::CheckNotMet };
+    Err(Error::new(code, format!("the table outbox_events refuses to change {} events", report.refused.len()))
+        .hint("a constraint or a trigger of yours does; the SQLSTATE says of what kind. They stay as they were")
+        .into())
 }
 
 fn verb(action: Action) -> &'static str {
@@ -130,7 +158,7 @@ fn report(found: &Found, action: Action, dry_run: bool) -> Report {
         .iter()
         .map(|((status, topic), events)| Group { status: status.clone(), topic: topic.clone(), events: *events })
         .collect();
-    Report { action: verb(action), dry_run, matched: found.ids.len(), changed: 0, by_topic }
+    Report { action: verb(action), dry_run, matched: found.ids.len(), changed: 0, refused: Vec::new(), by_topic }
 }
 
 fn table(report: &Report) -> String {

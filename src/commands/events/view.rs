@@ -1,6 +1,5 @@
 //! Events as tables, blocks of text and JSON. The names of the JSON fields are those of the columns and are public.
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -128,7 +127,7 @@ pub(super) fn table(events: &[Summary]) -> String {
             Cell::optional(event.topic.as_deref()),
             Cell::optional(event.key.as_deref().map(|key| output::shortened(key, KEY_WIDTH))),
             Cell::new(&event.event_type),
-            Cell::new(seconds(event.created_at)),
+            Cell::new(event.created_at.to_seconds()),
             Cell::new(event.retry_count),
             Cell::new(output::shortened(event.last_error.as_deref().unwrap_or_default(), ERROR_WIDTH)),
         ]);
@@ -144,11 +143,6 @@ fn tone(status: &str) -> Tone {
         "DISCARDED" => Tone::Faint,
         _ => Tone::Plain,
     }
-}
-
-/// Whole seconds are enough to read; JSON has all digits.
-fn seconds(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Each event as a block of lines, a blank line between them.
@@ -252,7 +246,7 @@ mod tests {
                 correlation_id: None,
                 retry_count: 0,
                 last_error: None,
-                created_at: "2026-05-01T12:00:00.25Z".parse().unwrap(),
+                created_at: "2026-05-01T12:00:00.25Z".parse::<jiff::Timestamp>().unwrap().into(),
                 available_at: None,
                 published_at: None,
                 published_partition: None,
@@ -270,7 +264,7 @@ mod tests {
             hold: Some(Hold {
                 first_id: 11,
                 reason: "failed".to_owned(),
-                since: "2026-05-01T12:00:00Z".parse().unwrap(),
+                since: "2026-05-01T12:00:00Z".parse::<jiff::Timestamp>().unwrap().into(),
                 release_at: None,
             }),
         }

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::db::{DbError, Pool};
+use crate::db::{DbError, Pool, StoredTime};
 use crate::event::EventStatus;
 
 const LIST_EVENTS: &str = include_str!("../sql/list_events.sql");
@@ -142,9 +142,9 @@ pub struct Summary {
     pub correlation_id: Option<String>,
     pub retry_count: i32,
     pub last_error: Option<String>,
-    pub created_at: Timestamp,
-    pub available_at: Option<Timestamp>,
-    pub published_at: Option<Timestamp>,
+    pub created_at: StoredTime,
+    pub available_at: Option<StoredTime>,
+    pub published_at: Option<StoredTime>,
     pub published_partition: Option<i32>,
     pub published_offset: Option<i64>,
 }
@@ -175,9 +175,9 @@ pub struct Hold {
     pub first_id: i64,
     /// `failed`, `retry`, `delayed`, `paused`, `no-topic` or `denied`.
     pub reason: String,
-    pub since: Timestamp,
+    pub since: StoredTime,
     /// `None`: until somebody releases it.
-    pub release_at: Option<Timestamp>,
+    pub release_at: Option<StoredTime>,
 }
 
 /// The events that match, without their payload. A filter that no index serves reads the table from one end until the page

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use crate::db::{Database, DbError, Role};
+use crate::db::{Client, Database, DbError, Role};
 
 const SERVER: &str = include_str!("../sql/check_server.sql");
 const BACKEND_PID: &str = include_str!("../sql/check_backend_pid.sql");
@@ -98,7 +98,7 @@ pub fn is_refused_by_pooler(error: &DbError) -> bool {
 /// A session for questions to the server.
 #[derive(Debug)]
 pub struct Inspector {
-    client: tokio_postgres::Client,
+    client: Client,
 }
 
 impl Inspector {

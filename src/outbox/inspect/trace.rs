@@ -1,16 +1,15 @@
 //! What has happened to an event: its rows, copies of replays and dead letters among them, and what consumers made of it.
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::db::{DbError, Pool};
+use crate::db::{DbError, Pool, StoredTime};
 
 const TRACE: &str = include_str!("../sql/trace_events.sql");
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happening {
-    pub at: Timestamp,
+    pub at: StoredTime,
     pub event_id: Uuid,
     pub what: String,
     /// Row of the outbox, if it is about one.

@@ -3,6 +3,7 @@
 -- From low_id on: below it nothing waits, but where a transaction keeps dead rows from being removed the index has millions of entries for them.
 -- An outcome in outbox_outcomes overrules the status of its row.
 -- Rows that a watermark has passed, or that were published ahead of it, are PENDING and do not wait, unless they are in flight.
+-- Times are clamped first: PostgreSQL before 17 cannot subtract an infinite one, and a row may hold any.
 select
   greatest((select coalesce(sum(greatest(counted.rows + coalesce(rest.rows, 0) - cardinality(s.ahead_ids), 0)), 0)::bigint
     from outbox_shards s
@@ -33,11 +34,11 @@ select
   (select max(extract(epoch from clock_timestamp() - oldest.since))::float8
     from outbox_shards s
     cross join lateral (
-      (select greatest(e.created_at, e.available_at) as since
+      (select least(greatest(e.created_at, e.available_at, 'epoch'), clock_timestamp()) as since
         from outbox_events e
         where (e.shard, e.id) >= (s.shard, s.low_id) and e.shard <= s.shard and e.status = 'PENDING'
           and not e.id = any(s.ahead_ids) and e.id not in (select id from outbox_outcomes)
         order by e.shard, e.id limit 1)
       union all
-      (select greatest(e.created_at, e.available_at) from outbox_again a join outbox_events e on e.id = a.id where a.shard = s.shard order by a.id limit 1)
+      (select least(greatest(e.created_at, e.available_at, 'epoch'), clock_timestamp()) from outbox_again a join outbox_events e on e.id = a.id where a.shard = s.shard order by a.id limit 1)
     ) oldest) as oldest_age

@@ -1,9 +1,13 @@
--- Appends the dead letters that are due, and takes the note that they are. $1 bigint: most of them.
+-- Appends the dead letters that are due, and takes the note that they are. $1 bigint: most of them. $2 bigint[]: those that are put off.
+-- $3 bigint[]: of these alone, or null for any.
 -- Key, payload, headers and created_at are those of the event. Headers that are no strings, which can be why it failed, become
 -- strings; one of ours that is there already gets its newest value, and retry_count goes up by one.
 -- An event is locked while it is copied, and the note goes in the same transaction, so nobody copies it twice.
 with due as (
-  select id from outbox_events where dead_letter_to is not null order by id limit $1 for update skip locked
+  select id from outbox_events
+  where dead_letter_to is not null and id <> all($2) and ($3::bigint[] is null or id = any($3))
+  order by id limit $1
+  for no key update skip locked
 ),
 written as (
   insert into outbox_events (

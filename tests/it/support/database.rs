@@ -68,6 +68,19 @@ impl TestDatabase {
         .await
     }
 
+    /// The port of its server.
+    pub fn port(&self) -> u16 {
+        let (server, _) = self.url.rsplit_once('/').expect("a URL with a database");
+        server.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a URL with a port")
+    }
+
+    /// The URL of the same database behind a proxy at `port`.
+    pub fn through(&self, port: u16) -> String {
+        let own = format!(":{}/", self.port());
+        assert!(self.url.contains(&own), "{}", self.url);
+        self.url.replace(&own, &format!(":{port}/"))
+    }
+
     pub fn name(&self) -> &str {
         self.url.rsplit_once('/').expect("a URL with a database").1
     }

@@ -120,9 +120,45 @@ impl PrivatePostgres {
         self.parts.run("promote", &[]).await;
     }
 
+    /// Freezes the server, as a stalled host does: sockets stay open, connections are accepted by the kernel, and nobody answers. It goes
+    /// on when the guard is dropped, which has to be before the server is.
+    pub fn freeze(&self) -> Frozen {
+        let postmaster = self.parts.read("pid");
+        let children = Command::new("pgrep").args(["-P", &postmaster]).output().expect("pgrep starts").stdout;
+        let children = String::from_utf8(children).expect("numbers");
+        Frozen::new(std::iter::once(postmaster.as_str()).chain(children.split_whitespace()))
+    }
+
+    /// Freezes the process that accepts connections, and no other: what is connected works.
+    pub fn freeze_postmaster(&self) -> Frozen {
+        Frozen::new(std::iter::once(self.parts.read("pid").as_str()))
+    }
+
     pub async fn restart(&self, mode: StopMode) {
         self.parts.run("restart", &["--mode", shutdown_mode(mode)]).await;
     }
+}
+
+/// Processes that are stopped until this is dropped.
+pub struct Frozen(Vec<String>);
+
+impl Frozen {
+    fn new<'a>(pids: impl Iterator<Item = &'a str>) -> Self {
+        let pids: Vec<String> = pids.map(str::to_owned).collect();
+        signal("-STOP", &pids);
+        Self(pids)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal("-CONT", &self.0);
+    }
+}
+
+/// Some of them may have ended.
+fn signal(name: &str, pids: &[String]) {
+    drop(Command::new("kill").arg(name).args(pids).stderr(Stdio::null()).status());
 }
 
 fn shutdown_mode(mode: StopMode) -> &'static str {

@@ -1,0 +1,134 @@
+//! Calls of librdkafka that block, each with a limit of ours. Its own timeouts are not always kept, and closing a client has none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use crate::error::{Code, Error, Result};
+
+/// Longest wait for a call that asks several questions of up to five seconds each.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for one answer that has a timeout of five seconds already.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Calls that have not returned, before no other is begun: each has a thread.
+const STUCK_MAX: usize = 16;
+/// Longest wait for a client to be closed.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// Calls that are given up and have not returned.
+static STUCK: AtomicUsize = AtomicUsize::new(0);
+
+/// What became of one call.
+const RUNNING: u8 = 0;
+const ENDED: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+/// Runs a call on a thread where it may block. A call that does not return in time is left to itself.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    blocking_within(LIMIT, work).await
+}
+
+async fn blocking_within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if STUCK.load(Ordering::Relaxed) >= STUCK_MAX {
+        return Err(silent(format!("{STUCK_MAX} earlier calls of the Kafka client have not returned")));
+    }
+    let call = Arc::new(AtomicU8::new(RUNNING));
+    let running = Arc::clone(&call);
+    let work = move || {
+        let outcome = work();
+        if running.swap(ENDED, Ordering::AcqRel) == GIVEN_UP {
+            STUCK.fetch_sub(1, Ordering::Relaxed);
+        }
+        outcome
+    };
+    match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+        Ok(ended) => {
+            ended.unwrap_or_else(|join| Err(Error::new(Code::Unexpected, "a call to Kafka panicked").caused_by(join)))
+        }
+        Err(_) => {
+            STUCK.fetch_add(1, Ordering::Relaxed);
+            if call.swap(GIVEN_UP, Ordering::AcqRel) == ENDED {
+                STUCK.fetch_sub(1, Ordering::Relaxed);
+            }
+            Err(silent(format!("a call of the Kafka client did not return within {} s", limit.as_secs_f64())))
+        }
+    }
+}
+
+/// Waits for a question that the client answers by itself.
+pub(super) async fn answered<T>(question: impl Future<Output = T>) -> Result<T> {
+    answered_within(ANSWER, question).await
+}
+
+async fn answered_within<T>(limit: Duration, question: impl Future<Output = T>) -> Result<T> {
+    let late = || silent(format!("Kafka did not answer within {} s", limit.as_secs_f64()));
+    tokio::time::timeout(limit, question).await.map_err(|_| late())
+}
+
+/// Closes a client on another thread, and waits for that a little. Blocks.
+pub(super) fn close<T: Send + 'static>(client: T) {
+    let (closed, wait) = channel();
+    let closing = move || {
+        drop(client);
+        closed.send(()).unwrap_or_default();
+    };
+    // Without a thread the client is closed here.
+    drop(std::thread::Builder::new().name("kafka-closing".to_owned()).spawn(closing));
+    wait.recv_timeout(CLOSE).unwrap_or_default();
+}
+
+/// The same, and does not wait.
+pub(super) fn close_later<T: Send + 'static>(client: T) {
+    drop(std::thread::Builder::new().name("kafka-closing".to_owned()).spawn(move || drop(client)));
+}
+
+fn silent(reason: String) -> Error {
+    Error::new(Code::KafkaUnreachable, reason)
+        .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_does_not_return_is_given_up() {
+        let (release, held) = channel::<()>();
+        let error = blocking_within(Duration::from_millis(20), move || {
+            held.recv().unwrap_or_default();
+            Ok(())
+        })
+        .await
+        .expect_err("it does not return");
+        assert_eq!(error.code(), Code::KafkaUnreachable);
+        assert_eq!(STUCK.load(Ordering::Relaxed), 1);
+        drop(release);
+        while STUCK.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(blocking(|| Ok(7)).await.expect("an answer"), 7);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_not_answered_is_given_up() {
+        let ended = answered_within(Duration::from_millis(20), std::future::pending::<()>()).await;
+        assert_eq!(ended.expect_err("nobody answers").code(), Code::KafkaUnreachable);
+    }
+
+    #[test]
+    fn a_client_that_cannot_be_closed_is_left_to_a_thread() {
+        struct Slow(std::sync::mpsc::Receiver<()>);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                self.0.recv().unwrap_or_default();
+            }
+        }
+        let (release, held) = channel();
+        close(Slow(held));
+        release.send(()).expect("it was still being closed");
+    }
+}

@@ -1,0 +1,332 @@
+//! Nothing waits without a limit: sockets that fall silent, servers that freeze, locks of others, clients that say nothing.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_postgres::Client;
+
+use crate::plan::{Direction, Weather};
+use crate::proxy::Proxy;
+use crate::support::kafka::sent_ids;
+use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
+use crate::support::relay::{Relay, RelaySettings, leases, leave_to_the_reaper};
+use crate::support::{
+    BINARY, NewRow, PrivatePostgres, Signal, TestDatabase, Topic, holds_for, http, order, outbox_relay, parts::parts,
+    wait_until,
+};
+use crate::traps::Protocol;
+
+/// For what must happen at all; every limit of the relay is shorter.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// `run.shutdown_timeout` of the relays that are stopped here, and how long that may take on a busy machine.
+const SHUTDOWN: (&str, Duration) = ("5s", Duration::from_secs(9));
+
+async fn wait_for_readiness(relay: &Relay, wanted: u16, part: &str) -> String {
+    wait_until(&format!("/readyz says {wanted} and {part:?}"), PATIENCE, async || {
+        match http::get(relay.admin(), "/readyz?verbose").await? {
+            (status, body) if status == wanted && body.contains(part) => Ok(body),
+            (status, body) => Err(format!("{status} {body}")),
+        }
+    })
+    .await
+}
+
+async fn wait_for_published(client: &Client, at_least: i64) {
+    wait_until(&format!("{at_least} rows are published"), PATIENCE, async || {
+        let counts = counts(client).await;
+        if counts.get("PUBLISHED").copied().unwrap_or(0) >= at_least { Ok(()) } else { Err(format!("{counts:?}")) }
+    })
+    .await;
+}
+
+fn address_of(url: &str) -> &str {
+    url.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("host:port")
+}
+
+fn port_of(address: &str) -> u16 {
+    address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("host:port")
+}
+
+/// The sockets to PostgreSQL go silent, and new connections work: what a failover behind a proxy that has died looks like.
+#[tokio::test]
+async fn connections_that_fall_silent_are_replaced_and_everything_flows_again() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("silent"), Topic::create("silent", 6));
+    let client = database.connect().await;
+    let server = address_of(&database.url);
+    let behind = Proxy::to(Protocol::Postgres, port_of(server)).await;
+    let proxy = Proxy::to(Protocol::Postgres, behind.port).await;
+    let url = database.url.replace(server, &format!("127.0.0.1:{}", proxy.port));
+    let mut relay = RelaySettings::new(&database, &parts().kafka)
+        .env("DATABASE_URL", &url)
+        .set("database.statement_timeout", "10s")
+        .set("relay.lease", "60s")
+        .start_ready()
+        .await;
+    insert_many(&client, &topic.name, 40, 400).await;
+    wait_for_published(&client, 400).await;
+
+    // What is connected hangs behind the second proxy; what connects from now on goes past it.
+    behind.set_weather(Direction::Both, Some(Weather::Hold));
+    proxy.lead_to(port_of(server));
+    insert_many(&client, &topic.name, 40, 400).await;
+    wait_for_readiness(&relay, 503, "[-]").await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 800);
+    wait_for_readiness(&relay, 200, "[+]postgres ok").await;
+    assert!(relay.log_text().contains("PostgreSQL did not answer a statement within"), "{}", relay.log_text());
+    assert!(relay.is_running());
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    report.expect_kept();
+    assert_eq!(most_attempts(&client).await, 0);
+}
+
+/// Also the process that accepts connections alone: then what is connected works, and what connects anew waits.
+#[tokio::test]
+async fn a_stop_ends_in_time_while_postgres_is_frozen() {
+    let postgres = PrivatePostgres::start().await;
+    let (database, topic) = tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create("frozen", 3));
+    let client = database.connect().await;
+    let settings = RelaySettings::new(&database, &parts().kafka).set("run.shutdown_timeout", SHUTDOWN.0);
+    for alone in [true, false] {
+        let mut relay = settings.start_ready().await;
+        insert_many(&client, &topic.name, 10, 100).await;
+        wait_until_published(&database, PATIENCE).await;
+        let frozen = match alone {
+            true => postgres.freeze_postmaster(),
+            false => postgres.freeze(),
+        };
+        if !alone {
+            wait_for_readiness(&relay, 503, "[-]postgres failed").await;
+        }
+        let took = relay.terminate().await;
+        assert!(took < SHUTDOWN.1, "it took {took:?}:\n{}", relay.log_text());
+        drop(frozen);
+    }
+    let _relay = settings.start_ready().await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 200);
+    order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await)).expect_kept();
+}
+
+/// `synchronous_standby_names` names somebody who is not there: every COMMIT waits, `statement_timeout` or not.
+#[tokio::test]
+async fn a_commit_that_waits_for_a_missing_standby_makes_it_unready_and_does_not_hold_up_a_stop() {
+    let postgres = PrivatePostgres::start().await;
+    let (database, topic) = tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create("standby", 3));
+    let client = database.connect().await;
+    client.batch_execute("set synchronous_commit = local").await.expect("our own commits do not wait");
+    let settings = RelaySettings::new(&database, &parts().kafka).set("run.shutdown_timeout", SHUTDOWN.0);
+    let mut relay = settings.start_ready().await;
+    insert_many(&client, &topic.name, 10, 100).await;
+    wait_for_published(&client, 100).await;
+    let standby = async |names: &str| {
+        client
+            .execute(&format!("alter system set synchronous_standby_names = '{names}'"), &[])
+            .await
+            .expect("a setting");
+        client.execute("select pg_reload_conf()", &[]).await.expect("a reload");
+    };
+    standby("nobody").await;
+    insert_many(&client, &topic.name, 10, 100).await;
+    wait_for_readiness(&relay, 503, "[-]postgres failed").await;
+    wait_until("the log says why", PATIENCE, async || {
+        let log = relay.log_text();
+        if log.contains("synchronous_standby_names") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let took = relay.terminate().await;
+    assert!(took < SHUTDOWN.1, "it took {took:?}:\n{}", relay.log_text());
+    standby("").await;
+    let _relay = settings.start_ready().await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 200);
+    order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await)).expect_kept();
+}
+
+/// A listener that accepts and never speaks, and a server whose postmaster is frozen.
+#[tokio::test]
+async fn every_command_gives_up_on_a_server_that_accepts_and_never_answers() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let silent = format!("postgres://u:p@{}/d", silent.local_addr().expect("bound"));
+    let postgres = PrivatePostgres::start().await;
+    let frozen = postgres.freeze_postmaster();
+    let commands: [&[&str]; 13] = [
+        &["migrate", "up"],
+        &["migrate", "status"],
+        &["events", "ls"],
+        &["events", "retry", "1"],
+        &["lag"],
+        &["shards", "ls"],
+        &["shards", "set", "4", "--yes"],
+        &["pause"],
+        &["cleanup", "--older-than", "1d", "--yes"],
+        &["replay", "--topic", "t", "--yes"],
+        &["dlq", "ls"],
+        &["recover"],
+        &["check", "-o", "json"],
+    ];
+    for url in [silent.as_str(), postgres.url.as_str()] {
+        let calls = commands.iter().map(|command| {
+            let call = outbox_relay(command)
+                .env("DATABASE_URL", url)
+                .env("KAFKA_BOOTSTRAP_SERVERS", &parts().kafka)
+                .env("OUTBOX_RELAY_DATABASE__CONNECT_TIMEOUT", "2s");
+            // Fails the test after a minute.
+            call.run()
+        });
+        for ended in futures_util::future::join_all(calls).await {
+            let ended = ended.expect_code(4);
+            assert!(
+                ended.stderr.contains("did not complete a connection within 2 s"),
+                "{}: {}",
+                ended.call,
+                ended.stderr
+            );
+        }
+    }
+    drop(frozen);
+}
+
+/// `run` waits for such a server, says so, and stops when it is told to; once the server answers, it works.
+#[tokio::test]
+async fn a_start_waits_for_a_server_that_accepts_and_never_answers() {
+    let postgres = PrivatePostgres::start().await;
+    let (database, topic) = tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create("start", 3));
+    let frozen = postgres.freeze_postmaster();
+    let settings = RelaySettings::new(&database, &parts().kafka)
+        .set("run.shutdown_timeout", SHUTDOWN.0)
+        .set("database.connect_timeout", "2s");
+    let (mut stopped, waiting) = (settings.start(), settings.start());
+    for relay in [&stopped, &waiting] {
+        wait_until("it says that it waits", PATIENCE, async || {
+            let log = relay.log_text();
+            if log.contains("waiting for PostgreSQL") { Ok(()) } else { Err(log) }
+        })
+        .await;
+        wait_for_readiness(relay, 503, "[-]schema failed").await;
+    }
+    let took = stopped.terminate().await;
+    assert!(took < SHUTDOWN.1, "it took {took:?}");
+    drop(frozen);
+    wait_for_readiness(&waiting, 200, "[+]postgres ok").await;
+    NewRow::new(&topic.name, "k", "{}").insert(&database.connect().await).await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 1);
+}
+
+/// Somebody locks the row of one shard for much longer than a lease: the others are renewed past it, and so is the heartbeat.
+#[tokio::test]
+async fn a_locked_row_of_a_shard_stops_that_shard_alone() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("locked-row"), Topic::create("locked-row", 6));
+    let (client, mut stranger) = (database.connect().await, database.connect().await);
+    let settings = |name: &str| RelaySettings::new(&database, &parts().kafka).set("relay.lease", "5s").instance(name);
+    let (first, second) = tokio::join!(settings("first").start_ready(), settings("second").start_ready());
+    wait_until("each has half of the shards", PATIENCE, async || {
+        let leases = leases(&client).await;
+        if leases.len() == 2 && leases.values().all(|count| *count == 4) { Ok(()) } else { Err(format!("{leases:?}")) }
+    })
+    .await;
+    let epochs = async || {
+        let rows = client.query("select epoch from outbox_shards where shard <> 3 order by shard", &[]).await;
+        rows.expect("shards").iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>()
+    };
+    let before = epochs().await;
+    let lock = stranger.transaction().await.expect("a transaction");
+    lock.query_one("select shard from outbox_shards where shard = 3 for update", &[]).await.expect("the row");
+    insert_many(&client, &topic.name, 80, 800).await;
+    let of_others = "select count(*) from outbox_current where status <> 'PUBLISHED' and shard <> 3";
+    wait_until("the other shards are published", PATIENCE, async || {
+        let left: i64 = client.query_one(of_others, &[]).await.expect("a count").get(0);
+        if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+    })
+    .await;
+    // Several leases long.
+    holds_for("the other shards stay where they are", Duration::from_secs(20), async || {
+        let now = epochs().await;
+        if now == before { Ok(()) } else { Err(format!("{before:?} became {now:?}")) }
+    })
+    .await;
+    let stuck: i64 = client
+        .query_one("select count(*) from outbox_current where status = 'PENDING' and shard = 3", &[])
+        .await
+        .expect("a count")
+        .get(0);
+    assert!(stuck > 0, "the lock held nothing up");
+    lock.rollback().await.expect("the lock goes");
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 800);
+    for mut relay in [first, second] {
+        assert!(relay.is_running(), "{}", relay.log_text());
+    }
+    order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await)).expect_kept().expect_no_repeats();
+}
+
+/// More connections than the admin server keeps, all silent.
+#[tokio::test]
+async fn silent_connections_to_the_admin_port_keep_no_probe_waiting() {
+    let database = TestDatabase::migrated("silent-admin").await;
+    let relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        silent.push(TcpStream::connect(relay.admin()).await.expect("a connection"));
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let (status, _) = http::get(relay.admin(), path).await.expect("an answer in spite of them");
+        assert_eq!(status, 200, "{path}");
+    }
+    drop(silent);
+}
+
+/// Nobody reads what is written to standard error, and the pipe is full: whoever logs hangs.
+#[tokio::test]
+async fn a_stop_ends_in_time_although_nobody_reads_the_log() {
+    let database = TestDatabase::migrated("full-log").await;
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound").port();
+    let mut relay = tokio::process::Command::new(BINARY)
+        .args(["run", "--only", "relay,admin"])
+        .env("DATABASE_URL", &database.url)
+        .env("KAFKA_BOOTSTRAP_SERVERS", &parts().kafka)
+        .env("OUTBOX_RELAY_ADMIN__LISTEN", format!("127.0.0.1:{port}"))
+        .env("OUTBOX_RELAY_RUN__SHUTDOWN_TIMEOUT", SHUTDOWN.0)
+        // Fills the pipe in no time.
+        .env("OUTBOX_RELAY_TELEMETRY__LOG_FILTER", "trace")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary starts");
+    let pid = relay.id().expect("it runs");
+    leave_to_the_reaper(pid);
+    let unread = relay.stderr.take().expect("piped");
+    // On its own thread the admin server answers, if it has nothing to log.
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    wait_until("it has started", PATIENCE, async || http::get(address, "/livez").await.map(drop)).await;
+    holds_for("it writes until nothing more fits", Duration::from_secs(5), async || match relay.try_wait() {
+        Ok(None) => Ok(()),
+        ended => Err(format!("{ended:?}")),
+    })
+    .await;
+    let killed = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status().expect("kill starts");
+    assert!(killed.success());
+    let ended = tokio::time::timeout(SHUTDOWN.1, relay.wait()).await.expect("it ends in time").expect("a status");
+    assert_eq!(ended.code(), Some(0));
+    drop(unread);
+}
+
+/// A thread that is stopped for good cannot be replaced; the process ends by the second signal or by SIGKILL, as before.
+#[tokio::test]
+async fn a_second_signal_still_ends_a_process_whose_database_is_frozen() {
+    let postgres = PrivatePostgres::start().await;
+    let database = TestDatabase::migrated_at(&postgres.url).await;
+    let mut relay =
+        RelaySettings::new(&database, &parts().kafka).set("run.shutdown_timeout", "300s").start_ready().await;
+    let frozen = postgres.freeze();
+    let lines = relay.log_text().lines().count();
+    relay.signal(Signal::Terminate);
+    wait_until("it says that it drains", PATIENCE, async || {
+        let text = relay.log_text();
+        if text.lines().skip(lines).any(|line| line.contains("stopping")) { Ok(()) } else { Err(text) }
+    })
+    .await;
+    relay.signal(Signal::Terminate);
+    assert_ne!(relay.wait_for_exit(Duration::from_secs(20)).await, Some(0));
+    drop(frozen);
+}
