@@ -23,7 +23,8 @@ pub struct OutboxEvent<'a> {
     /// too long to be sent, its digest; `key_bytes` tells.
     pub key: Option<&'a str>,
     pub key_bytes: u32,
-    /// What the row takes in memory. Above the limit of a record the payload and the headers were not read.
+    /// Of a row that is larger than a record may be: its size, or less where measuring ended early. Its payload and headers were not read, and of
+    /// long texts only the beginning. 0 of any other row.
     pub bytes: u64,
     pub payload: Payload<'a>,
     /// The JSON text of the `headers` column.

@@ -6,13 +6,17 @@ use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::rows::{self, Content};
 use super::statements as sql;
-use super::{Claim, Limits, OutboxError, Source, rows};
+use super::{Claim, Limits, OutboxError, Source};
 use crate::db::Transaction;
 use crate::event::ShardId;
 
 /// Rows of the first claim, when nothing is known of their size yet.
 const FIRST_ROWS: u64 = 256;
+
+/// The least that a row must have to be counted while a claim is read: counting costs more than sending a smaller one.
+const UNCOUNTED_BYTES: u64 = 2_048;
 
 /// The rows of a claim.
 #[derive(Default)]
@@ -23,7 +27,7 @@ pub(super) struct Found {
     pub(super) covered: Option<i64>,
     /// There may be more.
     pub(super) full: bool,
-    /// What the rows take, each at most as much as a record may.
+    /// What was received of them.
     pub(super) bytes: u64,
 }
 
@@ -39,12 +43,11 @@ pub(super) async fn rows(
 ) -> Result<Found, OutboxError> {
     let (_, ceiling) = range;
     let Limits { bytes, record_bytes, .. } = claim.limits;
-    let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
     let mut found = Found::default();
     match claim.source {
         Source::Nothing => return Ok(found),
         Source::Manifest(ids) => {
-            found.read(tx, sql::CLAIM_MANIFEST, &[&ids, &record_bytes], u64::MAX).await?;
+            found.read_ids(tx, ids, &Bounds::none(record_bytes)).await?;
             return Ok(found);
         }
         Source::Waiting => {}
@@ -52,24 +55,18 @@ pub(super) async fn rows(
     let mut most_rows = most_rows(claim.limits);
     if any_again {
         // All of them are lower than what the watermark has not passed, so they come first in the batch, too.
-        let most_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let ids = tx
-            .query(
-                &tx.prepare_cached(sql::CLAIM_AGAIN).await?,
-                &[&shard, &most_rows, &most_bytes, &record_bytes, &ceiling],
-            )
-            .await?;
+        let ids = tx.query(&tx.prepare_cached(sql::CLAIM_AGAIN).await?, &[&shard, &most_rows, &ceiling]).await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         if !ids.is_empty() {
-            found.read(tx, sql::CLAIM_MANIFEST, &[&ids, &record_bytes], u64::MAX).await?;
+            found.read_ids(tx, &ids, &Bounds::new(record_bytes, bytes, most_rows)).await?;
         }
         most_rows -= ids.len() as i64;
-        if most_rows <= 0 || found.bytes >= bytes {
+        if most_rows <= 0 || found.full {
             found.full = true;
             return Ok(found);
         }
     }
-    let rest = Waiting { shard, range, rows: most_rows, bytes: bytes - found.bytes, ahead };
+    let rest = Waiting { shard, range, rows: most_rows, bytes: bytes.saturating_sub(found.bytes), ahead };
     for rest in waiting(tx, claim.limits.record_bytes, &[rest]).await? {
         found.rows.extend(rest.rows);
         found.bytes += rest.bytes;
@@ -107,28 +104,29 @@ pub(super) async fn waiting(
     record_bytes: u64,
     claims: &[Waiting<'_>],
 ) -> Result<Vec<Found>, OutboxError> {
-    let record_bytes = i64::try_from(record_bytes).unwrap_or(i64::MAX);
     let mut found: Vec<Found> = claims.iter().map(|_| Found::default()).collect();
     let Some(first) = claims.first() else { return Ok(found) };
     let most_rows = claims.iter().map(|claim| claim.rows).max().unwrap_or(0);
-    let most_bytes: u64 = claims.iter().map(|claim| claim.bytes).sum();
+    let most_bytes = claims.iter().map(|claim| claim.bytes).sum();
+    let bounds = Bounds::new(record_bytes, most_bytes, most_rows.saturating_mul(claims.len() as i64));
     let shards: Vec<_> = claims.iter().map(|claim| claim.shard).collect();
     let (low_ids, ceilings): (Vec<i64>, Vec<i64>) = claims.iter().map(|claim| claim.range).unzip();
-    let params: [&(dyn ToSql + Sync); 5] = [&shards, &low_ids, &most_rows, &record_bytes, &ceilings];
+    let params: [&(dyn ToSql + Sync); 7] =
+        [&shards, &low_ids, &most_rows, &bounds.record, &ceilings, &bounds.all, &bounds.uncounted];
     let mut all = Found::default();
     if first.ahead.is_some() {
         let ahead: Vec<i64> = claims.iter().filter_map(|claim| claim.ahead).flatten().copied().collect();
         let last = ahead.iter().max().copied().unwrap_or(0);
         let mut params = params.to_vec();
         params.extend([&ahead as &(dyn ToSql + Sync), &last]);
-        all.read(tx, sql::CLAIM_WATERMARK, &params, most_bytes).await?;
+        all.read(tx, sql::CLAIM_WATERMARK, &params, &bounds).await?;
     } else {
-        all.read(tx, sql::CLAIM, &params, most_bytes).await?;
+        all.read(tx, sql::CLAIM, &params, &bounds).await?;
     }
     for row in all.rows {
         let shard = rows::shard(&row)?;
         let Some(place) = shards.iter().position(|own| *own == shard) else { continue };
-        found[place].bytes += rows::bytes(&row)?;
+        found[place].bytes += row.raw_size_bytes() as u64;
         found[place].rows.push(row);
     }
     for (found, claim) in found.iter_mut().zip(claims) {
@@ -143,22 +141,60 @@ pub(super) async fn waiting(
     Ok(found)
 }
 
+/// Bounds of one statement in bytes, as its parameters.
+struct Bounds {
+    /// Of one row. Of a larger one the contents are not sent.
+    record: i64,
+    /// Of all rows together. The contents of what follows the row that reaches it are neither printed nor sent.
+    all: i64,
+    /// Of a row that is not counted.
+    uncounted: i32,
+}
+
+impl Bounds {
+    fn new(record: u64, all: u64, rows: i64) -> Self {
+        // Rows of an ordinary size, which is up to twice the average that fits, cost nothing to count.
+        let ordinary = all.saturating_mul(2).checked_div(rows.unsigned_abs()).unwrap_or(all);
+        // The texts and the payload of a row that is not counted have three times as much at most: it need not be compared with `record`, either.
+        let uncounted = ordinary.max(UNCOUNTED_BYTES).min(record / 4);
+        Self {
+            record: i64::try_from(record).unwrap_or(i64::MAX),
+            all: i64::try_from(all).unwrap_or(i64::MAX),
+            uncounted: i32::try_from(uncounted).unwrap_or(i32::MAX),
+        }
+    }
+
+    /// For rows that have to be read whatever they have together.
+    fn none(record: u64) -> Self {
+        Self::new(record, u64::MAX, 1)
+    }
+}
+
 impl Found {
-    /// Reads rows until they have `most_bytes` with those that are there. Rows that are not read stay on the way: the session reads past
-    /// them before its next answer, and holds none in memory.
+    async fn read_ids(&mut self, tx: &Transaction<'_>, ids: &[i64], bounds: &Bounds) -> Result<(), OutboxError> {
+        let params: [&(dyn ToSql + Sync); 4] = [&ids, &bounds.record, &bounds.all, &bounds.uncounted];
+        self.read(tx, sql::CLAIM_MANIFEST, &params, bounds).await
+    }
+
+    /// Reads rows until there are as many bytes as may be, by what arrives or by what the server has counted. Rows that are not read stay on the
+    /// way: the session reads past them before its next answer, and holds none in memory.
     async fn read(
         &mut self,
         tx: &Transaction<'_>,
         statement: &str,
         params: &[&(dyn ToSql + Sync)],
-        most_bytes: u64,
+        bounds: &Bounds,
     ) -> Result<(), OutboxError> {
         let statement = tx.prepare_cached(statement).await?;
         let mut rows = pin!(tx.query_raw(&statement, params.iter().copied()).await?);
         while let Some(row) = rows.try_next().await? {
-            self.bytes += rows::bytes(&row)?;
+            if rows::content(&row)? == Content::Unread {
+                self.full = true;
+                break;
+            }
+            self.bytes = self.bytes.saturating_add(row.raw_size_bytes() as u64);
             self.rows.push(row);
-            if self.bytes >= most_bytes {
+            if self.bytes >= bounds.all.unsigned_abs() {
                 self.full = true;
                 break;
             }

@@ -7,40 +7,54 @@ use crate::event::{OutboxEvent, Payload, ShardId};
 
 type Error = tokio_postgres::Error;
 
-/// The text of a jsonb value as PostgreSQL prints it, without parsing it on our side.
-struct JsonText<'a>(&'a [u8]);
+/// A text column, byte for byte: JSON is passed on as it is, whatever the encoding of the database.
+struct Text<'a>(&'a [u8]);
 
-impl<'a> FromSql<'a> for JsonText<'a> {
+impl<'a> FromSql<'a> for Text<'a> {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        // Binary jsonb is a version byte, 1, and the text (PostgreSQL, jsonb_send).
-        match raw.split_first() {
-            Some((1, text)) => Ok(Self(text)),
-            _ => Err("unknown version of binary jsonb".into()),
-        }
+        Ok(Self(raw))
     }
 
     fn accepts(ty: &Type) -> bool {
-        *ty == Type::JSONB
+        *ty == Type::TEXT
     }
 }
 
-/// How much a row takes. Of one that is larger than a record may be, the large columns were not read.
-pub(super) fn bytes(row: &Row) -> Result<u64, Error> {
-    Ok(u64::try_from(row.try_get::<_, i64>(8)?).unwrap_or(0))
+/// What came of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Whole,
+    /// It is larger than a record may be, by at least this size; only what identifies it was read.
+    TooLarge(u64),
+    /// The claim had enough before it.
+    Unread,
 }
 
-/// The shard of a row of `claim.sql`.
+pub(super) fn content(row: &Row) -> Result<Content, Error> {
+    let takes: Option<i64> = row.try_get(8)?;
+    Ok(takes.map_or(Content::Whole, |takes| u64::try_from(takes).map_or(Content::Unread, Content::TooLarge)))
+}
+
+/// Whether another transaction keeps the row from being settled.
+pub(super) fn is_busy(row: &Row) -> Result<bool, Error> {
+    row.try_get(22)
+}
+
 pub(super) fn shard(row: &Row) -> Result<ShardId, Error> {
     row.try_get(21)
 }
 
-/// The columns stand in the order of `claim.sql` and `claim_manifest.sql`; by number, since a look-up by name compares
+/// The columns stand in the order of `claim.sql` and the statements like it; by number, since a look-up by name compares
 /// the names of twenty columns for each value of each row.
 pub(super) fn event(row: &Row) -> Result<OutboxEvent<'_>, Error> {
-    let json: Option<JsonText<'_>> = row.try_get(12)?;
+    let json: Option<Text<'_>> = row.try_get(12)?;
     let raw: Option<&[u8]> = row.try_get(13)?;
-    let headers: Option<JsonText<'_>> = row.try_get(14)?;
+    let headers: Option<Text<'_>> = row.try_get(14)?;
     let due_in: Option<f64> = row.try_get(10)?;
+    let bytes = match content(row)? {
+        Content::TooLarge(bytes) => bytes,
+        Content::Whole | Content::Unread => 0,
+    };
     Ok(OutboxEvent {
         id: row.try_get(0)?,
         event_id: row.try_get(1)?,
@@ -50,7 +64,7 @@ pub(super) fn event(row: &Row) -> Result<OutboxEvent<'_>, Error> {
         topic: row.try_get(5)?,
         key: row.try_get(6)?,
         key_bytes: u32::try_from(row.try_get::<_, Option<i32>>(7)?.unwrap_or(0)).unwrap_or(0),
-        bytes: bytes(row)?,
+        bytes,
         created_at: row.try_get(9)?,
         due_in_seconds: due_in.filter(|seconds| *seconds > 0.0),
         aggregate_id: row.try_get(11)?,

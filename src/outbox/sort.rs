@@ -16,6 +16,9 @@ use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
 use crate::event::{OutboxEvent, ShardId};
 
+/// How long events wait behind one that another transaction has locked, when there are too many of them to be left where they are.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
 /// What the caller makes of one claimed event, in id order.
 pub enum Verdict<R> {
     /// Publish this record.
@@ -65,6 +68,8 @@ struct Held {
     /// Their event has failed in this walk. What becomes of the key is decided when the walk is over, so the rest of its events stays PENDING
     /// for the next one.
     undecided: HashSet<[u8; 16]>,
+    /// Another transaction has locked a row of theirs.
+    busy: HashSet<[u8; 16]>,
 }
 
 /// What the walk does with an event before anybody looks at it.
@@ -73,6 +78,7 @@ enum Turn {
     Goes,
     WaitsBehind,
     Undecided,
+    BehindBusy,
 }
 
 impl Held {
@@ -80,23 +86,25 @@ impl Held {
         match key {
             Some(key) if self.undecided.contains(&key) => Turn::Undecided,
             Some(key) if self.keys.get(&key).is_some_and(|upto| upto.is_none_or(|upto| id > upto)) => Turn::WaitsBehind,
+            Some(key) if self.busy.contains(&key) => Turn::BehindBusy,
             Some(_) | None => Turn::Goes,
         }
     }
 
     /// No key can be among them: there is no need to work out whether one is.
     fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.undecided.is_empty()
+        self.keys.is_empty() && self.undecided.is_empty() && self.busy.is_empty()
     }
 }
 
-/// `unread` is in id order, as `claim` is. `any_held`: some key of the shard is held.
+/// `unread` is in id order, as `claim` is. `any_held`: some key of the shard is held. `full`: there may be more rows behind these.
 pub(super) async fn sort_out<R>(
     tx: &Transaction<'_>,
     shard: ShardId,
     claim: Vec<Row>,
     unread: Vec<Unread>,
     any_held: bool,
+    full: bool,
     judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
 ) -> Result<Sorted<R>, OutboxError> {
     let mut sorted = Sorted {
@@ -121,6 +129,12 @@ pub(super) async fn sort_out<R>(
         }
         // A dead letter is about an event that was given up, and waits for nobody.
         let key = event.key.filter(|_| event.dead_letter_of.is_none());
+        if rows::is_busy(&row)? {
+            held.busy.extend(key.map(identity));
+            sorted.left.get_or_insert(id);
+            continue;
+        }
+        let mut behind_busy = false;
         if !held.is_empty() {
             match held.turn(key.map(identity), id) {
                 Turn::Goes => {}
@@ -128,7 +142,8 @@ pub(super) async fn sort_out<R>(
                     sorted.held.push(id);
                     continue;
                 }
-                Turn::Undecided => {
+                Turn::BehindBusy if full => behind_busy = true,
+                Turn::BehindBusy | Turn::Undecided => {
                     sorted.left.get_or_insert(id);
                     continue;
                 }
@@ -139,6 +154,11 @@ pub(super) async fn sort_out<R>(
             let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
             sorted.waits.push(Wait { first_id: id, key, why, topic, release_in });
         };
+        if behind_busy {
+            // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and goes first.
+            wait("delayed", None, Some(BUSY_WAIT));
+            continue;
+        }
         if let Some(seconds) = event.due_in_seconds {
             wait("delayed", None, Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)));
             continue;
@@ -201,7 +221,7 @@ impl<R> Sorted<R> {
     fn refuse_unread(&mut self, row: Unread, held: &mut Held) {
         match held.turn(row.key, row.id) {
             Turn::WaitsBehind => return self.held.push(row.id),
-            Turn::Undecided => {
+            Turn::Undecided | Turn::BehindBusy => {
                 self.left.get_or_insert(row.id);
                 return;
             }

@@ -391,7 +391,7 @@ impl PgOutbox {
         let Claim { source, .. } = claim;
         let Careful { found: Found { rows, covered, full, bytes }, unread, cut_short } = found;
         let row_bytes = bytes.checked_div(rows.len() as u64);
-        let sorted = sort_out(tx, fence.shard, rows, unread, any_held, judge).await?;
+        let sorted = sort_out(tx, fence.shard, rows, unread, any_held, full, judge).await?;
         if (sorted.stopped || cut_short) && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
             let step = Step {

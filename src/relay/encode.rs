@@ -20,7 +20,7 @@ pub const KEY_BYTES_MAX: u32 = 32_768;
 pub enum EncodeError {
     #[error(transparent)]
     Routing(#[from] RoutingError),
-    #[error("the event takes {bytes} bytes and relay.max_record_bytes allows {limit}")]
+    #[error("the event takes at least {bytes} bytes and relay.max_record_bytes allows {limit}")]
     TooLarge { bytes: u64, limit: u64 },
     #[error("the key has {bytes} bytes and {KEY_BYTES_MAX} are allowed")]
     KeyTooLong { bytes: u32 },
@@ -64,15 +64,15 @@ impl Encoder {
 
     /// The record of an event.
     pub fn encode(&self, event: &OutboxEvent<'_>) -> Result<Record, EncodeError> {
-        let topic = self.routing.topic(event)?;
         if event.key_bytes > KEY_BYTES_MAX {
             return Err(EncodeError::KeyTooLong { bytes: event.key_bytes });
         }
         let too_large = |bytes: u64| EncodeError::TooLarge { bytes, limit: self.record_bytes_max };
         if event.bytes > self.record_bytes_max {
-            // The payload was not even read.
+            // The payload was not even read, nor all of a long topic.
             return Err(too_large(event.bytes));
         }
+        let topic = self.routing.topic(event)?;
         let headers = self.headers(event)?;
         let value = match event.payload {
             Payload::Json(bytes) | Payload::Raw(bytes) => Some(bytes.to_vec()),

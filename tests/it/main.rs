@@ -36,6 +36,7 @@ mod refused_writes;
 mod replay;
 mod resharding;
 mod shutdown;
+mod sizes;
 mod sql_files;
 mod support;
 mod takeover;
