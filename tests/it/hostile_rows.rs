@@ -371,7 +371,7 @@ async fn outcomes_are_listed_retried_and_discarded_like_any_other() {
         };
         let listed = command(&["events", "ls", "--status", "failed", "-o", "json"]).await;
         for id in &failed {
-            assert!(listed.contains(&format!("\"id\":{id}")), "row {id} is not in {listed}");
+            assert!(listed.contains(&format!("\"id\": {id},")), "row {id} is not in {listed}");
         }
         assert!(command(&["events", "show", &failed[0].to_string()]).await.contains("23514"));
         let pending: i64 = shop
