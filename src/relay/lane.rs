@@ -318,7 +318,7 @@ impl Lane {
         };
         let started = monotonic();
         let judge = Judge::new(Arc::clone(&self.shared), hand.resend.is_some(), mem::take(&mut self.just_asked));
-        let (judge, step) = self.take_step(hand, claim, judge, stopping).await;
+        let (judge, step) = Box::pin(self.take_step(hand, claim, judge, stopping)).await;
         // After an error it goes alone, too.
         self.few = false;
         let took = monotonic().saturating_sub(started);
