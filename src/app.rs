@@ -1,5 +1,7 @@
 //! Settings to a running process: the only place that puts the modules together.
 
+pub mod preflight;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,6 +162,7 @@ impl App {
         loop {
             let prepare = async {
                 self.migrate().await?;
+                preflight::pass(&self.config, &self.database).await?;
                 if self.config.relay.enabled { self.examine().await } else { Ok(()) }
             };
             let prepared = tokio::select! {
@@ -253,7 +256,7 @@ impl App {
                 self.health.fresh_check("kafka", KAFKA_SILENCE),
                 self.health.check("ids"),
             ],
-            [self.health.notes(), self.health.notes()],
+            [self.health.notes(), self.health.notes(), self.health.notes()],
             self.health.waits("lanes"),
             self.metrics.clone(),
         );
@@ -262,6 +265,7 @@ impl App {
             (Tracking::Rows, AfterPublish::Delete) => Finish::Delete,
             (Tracking::Rows, AfterPublish::Mark) => Finish::Mark,
         };
+        let catalog = TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace);
         Ok(relay::Parts {
             outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?)).finishing(finish),
             leases: Leases::new(
@@ -274,10 +278,19 @@ impl App {
             lease_pool,
             admin_pool: self.database.pool(Role::Admin, UPKEEP_CONNECTIONS),
             reprocess: reprocess.clone(),
-            catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
             admin: kafka_admin,
-            encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),
-            publisher: PublisherSettings { client, publish_timeout: relay.publish_timeout, name: String::new() },
+            encoder: Encoder::new(
+                Routing::new(routing)?.with_dead_letters(dead_letter)?,
+                headers,
+                &run.deployment,
+                record_bytes_max,
+            ),
+            publisher: PublisherSettings {
+                client,
+                publish_timeout: relay.publish_timeout,
+                partitions: catalog.partitions().clone(),
+                name: String::new(),
+            },
             transactions: (relay.delivery == Delivery::ExactlyOnce).then(|| TransactionSettings {
                 client: client_config::transactional(kafka, &client_id, record_bytes_max),
                 id_prefix: format!("{}.", run.deployment),
@@ -288,8 +301,10 @@ impl App {
                     partition: 0,
                 },
                 publish_timeout: relay.publish_timeout,
+                partitions: catalog.partitions().clone(),
                 name: String::new(),
             }),
+            catalog,
             client_id,
             metrics: self.metrics.clone(),
             heartbeat: self.health.heartbeat("relay", RELAY_SILENCE),

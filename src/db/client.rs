@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
-use tokio_postgres::types::{BorrowToSql, ToSql};
+use tokio_postgres::types::{BorrowToSql, ToSql, Type};
 use tokio_postgres::{Row, RowStream, SimpleQueryMessage, Statement, ToStatement};
 
 use super::deadline::{Call, Guard, NoAnswer};
@@ -38,6 +38,15 @@ impl Client {
         let pid = self.query_one(BACKEND_PID, &[]).await?.get(0);
         self.guard.set_patience(Patience::WhileItWorks(Box::new(Watch::new(self.database.clone(), pid))));
         Ok(())
+    }
+
+    /// Parameters with their types, in one round trip.
+    pub(super) async fn query_typed(
+        &self,
+        query: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, DbError> {
+        self.guard.statement(self.inner.query_typed(query, params)).await
     }
 
     pub async fn query<T: ?Sized + ToStatement>(&self, statement: &T, params: Params<'_>) -> Result<Vec<Row>, DbError> {

@@ -97,8 +97,8 @@ async fn work(client: &mut Client, facts: &Facts, rows: NonZeroU32, tell: Tell<'
     if facts.begun != Some(true) {
         let about = facts.rows.map_or_else(String::new, |rows| format!("about {rows} "));
         tell(&format!("reading {about}rows once, beside everybody else"));
-        client.batch_execute(VALIDATE).await?;
     }
+    client.batch_execute(VALIDATE).await?;
     tell("exchanging the tables");
     patiently(client, &EXCHANGE.replace("{rows}", &rows.to_string()), tell).await
 }

@@ -41,6 +41,8 @@ pub(super) struct Wait {
     pub(super) why: &'static str,
     /// The topic that is paused or does not exist.
     pub(super) topic: Option<String>,
+    /// What is wrong, in words.
+    pub(super) detail: Option<String>,
     /// `None`: until somebody releases it.
     pub(super) release_in: Option<Duration>,
 }
@@ -116,7 +118,8 @@ pub(super) async fn fail(
             sentence = Sentence::Skip;
         }
         let key = failed.key.as_ref().filter(|_| !is_dead_letter);
-        let wait = |why, release_in| Wait { first_id: id, key: key.cloned(), why, topic: None, release_in };
+        let wait =
+            |why, release_in| Wait { first_id: id, key: key.cloned(), why, topic: None, detail: None, release_in };
         let (state, dead_letter_topic) = match sentence {
             Sentence::Retry { after } => {
                 waits.push(wait("retry", Some(after)));
@@ -151,7 +154,8 @@ pub(super) async fn hold(tx: &Transaction<'_>, shard: ShardId, waits: &[Wait]) -
     let reasons: Vec<&str> = waits.iter().map(|wait| wait.why).collect();
     let seconds: Vec<Option<f64>> = waits.iter().map(|wait| wait.release_in.map(|wait| wait.as_secs_f64())).collect();
     let topics: Vec<Option<&str>> = waits.iter().map(|wait| wait.topic.as_deref()).collect();
-    let params: [&(dyn ToSql + Sync); 6] = [&shard, &ids, &keys, &reasons, &seconds, &topics];
+    let details: Vec<Option<&str>> = waits.iter().map(|wait| wait.detail.as_deref()).collect();
+    let params: [&(dyn ToSql + Sync); 7] = [&shard, &ids, &keys, &reasons, &seconds, &topics, &details];
     tx.execute(&tx.prepare_cached(sql::HOLD_KEYS).await?, &params).await?;
     Ok(())
 }
