@@ -20,7 +20,29 @@ const PAUSE_MIN: Duration = Duration::from_secs(5);
 const COUNTED: u32 = 10_000;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Between two looks for held events whose key was changed, and how much longer than such a look that is at least.
+const STRAYS_INTERVAL: Duration = Duration::from_secs(5);
+const STRAYS_SHARE: u32 = 20;
+
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
+    // Side by side: counting a large backlog must not keep a stray event waiting.
+    tokio::join!(count_and_sweep(&lanes, &pool, &stop), look_for_strays(&lanes, &pool, &stop));
+}
+
+async fn look_for_strays(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
+    let mut pause = STRAYS_INTERVAL;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let started = monotonic();
+        adopt_strays(lanes, pool).await;
+        pause = (monotonic().saturating_sub(started) * STRAYS_SHARE).max(STRAYS_INTERVAL);
+    }
+}
+
+async fn count_and_sweep(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
     let mut swept = monotonic();
     let mut pause = Duration::ZERO;
     let mut mended = 0;
@@ -30,12 +52,11 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
             () = tokio::time::sleep(pause) => {}
         }
         let started = monotonic();
-        count(&lanes, &pool).await;
+        count(lanes, pool).await;
         if started.saturating_sub(swept) >= SWEEP_INTERVAL {
             swept = started;
-            sweep(&lanes, &pool).await;
-            adopt_strays(&lanes, &pool).await;
-            mended = mend(&pool, mended).await;
+            sweep(lanes, pool).await;
+            mended = mend(pool, mended).await;
         }
         pause = (monotonic().saturating_sub(started) * 100).max(PAUSE_MIN);
     }
