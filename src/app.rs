@@ -244,7 +244,9 @@ impl App {
     fn relay_parts(&self) -> Result<relay::Parts> {
         let Config { relay, retry, reprocess, dead_letter, routing, headers, kafka, run, database, .. } = &self.config;
         let lease_pool = self.database.pool(Role::Lease, LEASE_CONNECTIONS);
-        let lane_pool = self.database.pool(Role::Lane, usize::from(database.pool_size.get()));
+        // A statement that lasts longer than half a lease leaves no time to find the row that it is stuck at.
+        let lane_database = self.database.clone().patient_for(relay.lease / 2);
+        let lane_pool = lane_database.pool(Role::Lane, usize::from(database.pool_size.get()));
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;

@@ -282,6 +282,16 @@ impl Database {
         })
     }
 
+    /// The same with a `statement_timeout` of at most this.
+    #[must_use]
+    pub fn patient_for(self, most: Duration) -> Self {
+        let statement_timeout = match self.statement_timeout {
+            Duration::ZERO => most,
+            set => set.min(most),
+        };
+        Self { statement_timeout, ..self }
+    }
+
     /// A pool of `size` connections for one role. Connects on first use.
     pub fn pool(&self, role: Role, size: usize) -> Pool {
         self.pool_with_setup(role, size, "")

@@ -103,6 +103,8 @@ pub const FAILURE_CLASSES: &[&str] = &[
     "invalid-timestamp",
     "policy-violation",
     "unsupported-format",
+    "unreadable",
+    "unchangeable",
 ];
 
 /// Whether a second attempt could end differently: by a topic that is made, a policy that is changed.

@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod isolate;
 pub mod leases;
 pub mod letters;
+pub mod outcomes;
 pub mod partitions;
 pub mod pauses;
 pub mod preflight;
@@ -26,9 +27,11 @@ pub mod resharding;
 pub mod restart;
 pub mod watermark;
 
+mod care;
 mod claim;
 mod locks;
 mod manifest;
+mod release;
 mod rows;
 mod settle;
 mod sort;
@@ -45,6 +48,8 @@ use uuid::Uuid;
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 use barrier::Reached;
+use care::Watch;
+use claim::Found;
 use failure::FailurePolicy;
 pub use settle::Settlement;
 pub use sort::{TopicWait, Verdict};
@@ -206,13 +211,14 @@ pub struct PgOutbox {
     lease: Duration,
     policy: Arc<dyn FailurePolicy>,
     finish: Finish,
+    watch: Arc<Watch>,
 }
 
 impl PgOutbox {
     /// `pool` is of [`Role::Lane`](crate::db::Role::Lane). `lease` is what each batch renews the shard's lease to.
     /// `policy` decides about events that fail. Rows of published events are marked.
     pub fn new(pool: Pool, lease: Duration, policy: Arc<dyn FailurePolicy>) -> Self {
-        Self { pool, lease, policy, finish: Finish::Mark }
+        Self { pool, lease, policy, finish: Finish::Mark, watch: Arc::default() }
     }
 
     #[must_use]

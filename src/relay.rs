@@ -18,6 +18,7 @@ mod together;
 mod upkeep;
 mod wakeup;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -130,6 +131,9 @@ impl Lanes {
     }
 }
 
+/// Steps of a shard that fail one after the other before the instance is not ready.
+const STUCK_STEPS: u32 = 3;
+
 /// The relay's lines in `/readyz` and its component gauges.
 pub struct RelayHealth {
     postgres: Check,
@@ -140,6 +144,8 @@ pub struct RelayHealth {
     pauses: Notes,
     /// That no shard can be had for now.
     resharding: Notes,
+    /// Shards whose steps fail one after the other, how many, and why.
+    failing: Mutex<BTreeMap<ShardId, (u32, String)>>,
     /// Partitions that take no records.
     partitions: Notes,
     /// What lanes wait for.
@@ -150,12 +156,42 @@ pub struct RelayHealth {
 impl RelayHealth {
     pub fn new([postgres, kafka, ids]: [Check; 3], notes: [Notes; 3], waits: Waits, metrics: Metrics) -> Self {
         let [pauses, resharding, partitions] = notes;
-        Self { postgres, kafka, ids, pauses, resharding, partitions, waits, metrics }
+        let failing = Mutex::default();
+        Self { postgres, kafka, ids, pauses, resharding, partitions, waits, failing, metrics }
     }
 
     fn postgres_works(&self) {
-        self.postgres.ok();
-        self.metrics.set_component("postgres", true);
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let stuck = failing.iter().find(|(_, (steps, _))| *steps >= STUCK_STEPS);
+        if let Some((shard, (steps, reason))) = stuck {
+            // Somebody else's success is none of this shard's.
+            self.postgres
+                .failing(format!("shard {shard} makes no progress: {steps} steps failed, the last one with {reason}"));
+        } else {
+            self.postgres.ok();
+        }
+        self.metrics.set_component("postgres", stuck.is_none());
+    }
+
+    /// A step of the shard has failed.
+    fn step_failed(&self, shard: ShardId, error: &DbError) {
+        let sqlstate = error.sqlstate().map_or("none", |code| code.code());
+        // Not what the server says: it may quote a row.
+        let reason = format!("{error}, SQLSTATE {sqlstate}");
+        self.postgres_failed(error);
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let steps = failing.get(&shard).map_or(0, |(steps, _)| *steps);
+        failing.insert(shard, (steps.saturating_add(1), reason));
+    }
+
+    fn step_worked(&self, shard: ShardId) {
+        self.lane_ended(shard);
+        self.postgres_works();
+    }
+
+    /// The shard is somebody else's affair from now on.
+    fn lane_ended(&self, shard: ShardId) {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(&shard);
     }
 
     fn postgres_failed(&self, error: &DbError) {
@@ -255,4 +291,35 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     };
     let (ended, _) = tokio::join!(main, background);
     ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Health;
+
+    #[test]
+    fn a_shard_without_progress_is_not_hidden_by_the_success_of_others() {
+        let all = Health::default();
+        let health = RelayHealth::new(
+            [all.check("postgres"), all.check("kafka"), all.check("ids")],
+            [all.notes(), all.notes(), all.notes()],
+            all.waits("waits"),
+            Metrics::new(),
+        );
+        health.kafka_works();
+        health.ids.ok();
+        let error = || DbError::of_a_test("gone".to_owned());
+        for _ in 1..STUCK_STEPS {
+            health.step_failed(3, &error());
+            health.step_worked(4);
+            assert!(all.readiness().is_ok(), "a failed step is repeated");
+        }
+        health.step_failed(3, &error());
+        health.step_worked(4);
+        health.postgres_works();
+        assert!(all.readiness().to_string().contains("shard 3 makes no progress"), "{}", all.readiness());
+        health.step_worked(3);
+        assert!(all.readiness().is_ok());
+    }
 }

@@ -27,7 +27,7 @@ impl managed::Manager for Manager {
     type Error = DbError;
 
     async fn create(&self) -> Result<Client, DbError> {
-        let client = self.database.connect(self.role).await?;
+        let client = Box::pin(self.database.connect(self.role)).await?;
         if !self.setup.is_empty() {
             client.batch_execute(self.setup).await?;
         }

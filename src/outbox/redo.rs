@@ -15,6 +15,7 @@ use super::audit::{self, Author};
 use super::inspect::events::Filter;
 use super::isolate::{self, Blame, MayBlame, Refused};
 use super::locks::Lead;
+use super::outcomes;
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction};
 
@@ -206,6 +207,7 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
     }
     // Like a step of their owners, so that no claim sees half of it.
     tx.query(LOCK_SHARDS, &[&ids]).await?;
+    let reopened = outcomes::reopen(tx, ids, action == Action::Retry).await?;
     // An event whose key is held by another one that failed cannot go before that one.
     let rows = tx.query(WITH_HOLDERS, &[&ids, &(action == Action::Retry)]).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
@@ -218,5 +220,5 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
     };
     let changed = tx.execute(change, &[&ids]).await?;
     tx.execute(release, &[&ids]).await?;
-    Ok(changed)
+    Ok(changed + reopened)
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tokio_postgres::types::ToSql;
 
+use super::care::Care;
 use super::failure::{Case, Failed, FailurePolicy, Sentence};
+use super::outcomes::{self, Outcome, answers};
 use super::statements as sql;
 use super::{Finish, OutboxError};
 use crate::db::Transaction;
@@ -32,11 +34,30 @@ impl Settlement {
     }
 }
 
+/// What waits with an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Key {
+    /// The event alone.
+    None,
+    Text(String),
+    /// The key of the row, which cannot be read.
+    OfRow,
+}
+
+impl Key {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::None | Self::OfRow => None,
+        }
+    }
+}
+
 /// A key, or an event without one, that waits from now on.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wait {
     pub(super) first_id: i64,
-    pub(super) key: Option<String>,
+    pub(super) key: Key,
     /// As the constraint of `outbox_held_keys` has it.
     pub(super) why: &'static str,
     /// The topic that is paused or does not exist.
@@ -50,6 +71,7 @@ pub(super) struct Wait {
 /// Finishes published rows, of one shard or of several. Returns how many of them had no PENDING row any more, where rows are written to.
 pub(super) async fn finish(
     tx: &Transaction<'_>,
+    care: Care,
     settlements: impl Iterator<Item = &Settlement> + Clone,
     finish: Finish,
 ) -> Result<u64, OutboxError> {
@@ -61,101 +83,220 @@ pub(super) async fn finish(
         Finish::Watermark => return Ok(0),
         Finish::Delete if all > 0 => {
             let ids: Vec<i64> = published.clone().map(|(id, _)| *id).collect();
-            settled = tx.execute(&tx.prepare_cached(sql::SETTLE_DELETED).await?, &[&ids]).await?;
+            let statement = &tx.prepare_cached(sql::SETTLE_DELETED).await?;
+            let cut =
+                care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.execute(statement, &[&ids]).await?) }).await?;
+            settled = cut.done.iter().sum();
         }
         Finish::Delete | Finish::Mark => {}
     }
     if settled < all {
-        settled += mark(tx, published).await?;
+        settled += mark(tx, care, published).await?;
     }
     Ok(all.saturating_sub(settled))
 }
 
-/// Marks rows PUBLISHED. Returns how many were PENDING.
+/// An event that is published, and where, if that is known.
+type Placed = (i64, Option<(i32, i64)>);
+
+/// Marks rows PUBLISHED. Returns how many were PENDING. Of a row that cannot be marked the outcome is noted.
 pub(super) async fn mark(
     tx: &Transaction<'_>,
-    published: impl Iterator<Item = &(i64, Option<(i32, i64)>)>,
+    care: Care,
+    published: impl Iterator<Item = &Placed>,
 ) -> Result<u64, OutboxError> {
-    let (mut ids, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, place) in published {
-        ids.push(*id);
-        partitions.push(place.map(|(partition, _)| partition));
-        offsets.push(place.map(|(_, offset)| offset));
-    }
-    if ids.is_empty() {
+    let published: Vec<Placed> = published.copied().collect();
+    if published.is_empty() {
         return Ok(0);
     }
-    Ok(tx.execute(&tx.prepare_cached(sql::SETTLE_PUBLISHED).await?, &[&ids, &partitions, &offsets]).await?)
+    let statement = &tx.prepare_cached(sql::SETTLE_PUBLISHED).await?;
+    let mark = |part: Vec<Placed>| async move {
+        let ids: Vec<i64> = part.iter().map(|(id, _)| *id).collect();
+        let partitions: Vec<Option<i32>> = part.iter().map(|(_, place)| place.map(|place| place.0)).collect();
+        let offsets: Vec<Option<i64>> = part.iter().map(|(_, place)| place.map(|place| place.1)).collect();
+        Ok(tx.execute(statement, &[&ids, &partitions, &offsets]).await?)
+    };
+    let cut = care.over(tx, &published, mark).await?;
+    let kept: Vec<_> =
+        answers(cut.refused, cut.left).map(|((id, place), code)| Outcome::published(id, place, code)).collect();
+    Ok(cut.done.iter().sum::<u64>() + outcomes::keep(tx, &kept).await?)
+}
+
+/// Takes events that wait behind another one out of the claim.
+pub(super) async fn mark_held(tx: &Transaction<'_>, care: Care, ids: &[i64]) -> Result<(), OutboxError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let statement = &tx.prepare_cached(sql::SETTLE_HELD).await?;
+    let cut = care.over(tx, ids, |ids: Vec<i64>| async move { Ok(tx.execute(statement, &[&ids]).await?) }).await?;
+    let kept: Vec<_> = answers(cut.refused, cut.left).map(|(id, code)| Outcome::held(id, code)).collect();
+    outcomes::keep(tx, &kept).await?;
+    Ok(())
+}
+
+/// An event that failed, read or not.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    pub(super) id: i64,
+    pub(super) key: Key,
+    pub(super) class: &'static str,
+    pub(super) topic: Option<String>,
+    pub(super) reason: String,
+}
+
+impl From<&Failed> for Refusal {
+    fn from(failed: &Failed) -> Self {
+        let key = failed.key.clone().map_or(Key::None, Key::Text);
+        let Failed { id, class, topic, reason, .. } = failed.clone();
+        Self { id, key, class, topic, reason }
+    }
+}
+
+/// A failed event and what becomes of it.
+#[derive(Debug, Clone)]
+struct Sentenced {
+    id: i64,
+    state: &'static str,
+    reason: String,
+    dead_letter_topic: Option<String>,
+    topic: Option<String>,
+    wait: Option<Wait>,
+    /// If its row refuses to become what it should: its key waits then, whatever the policy says, or the event would be lost sight of.
+    key: Key,
 }
 
 /// Counts the attempt of each failed event, and does with it what the policy says.
 pub(super) async fn fail(
     tx: &Transaction<'_>,
+    care: Care,
     shard: ShardId,
-    failed: &[Failed],
+    failed: &[Refusal],
     policy: &dyn FailurePolicy,
 ) -> Result<(), OutboxError> {
     if failed.is_empty() {
         return Ok(());
     }
+    let sentenced = sentence(tx, care, failed, policy).await?;
+    let statement = &tx.prepare_cached(sql::SETTLE_FAILED).await?;
+    let settle = |part: Vec<Sentenced>| async move {
+        let ids: Vec<i64> = part.iter().map(|event| event.id).collect();
+        let states: Vec<&str> = part.iter().map(|event| event.state).collect();
+        let reasons: Vec<&str> = part.iter().map(|event| event.reason.as_str()).collect();
+        let letters: Vec<Option<&str>> = part.iter().map(|event| event.dead_letter_topic.as_deref()).collect();
+        let topics: Vec<Option<&str>> = part.iter().map(|event| event.topic.as_deref()).collect();
+        let params: [&(dyn ToSql + Sync); 5] = [&ids, &states, &reasons, &letters, &topics];
+        Ok(tx.execute(statement, &params).await?)
+    };
+    let cut = care.over(tx, &sentenced, settle).await?;
+    let refused: Vec<_> = answers(cut.refused, cut.left).collect();
+    let mut waits: Vec<Wait> = sentenced
+        .into_iter()
+        .filter(|event| refused.iter().all(|(refused, _)| refused.id != event.id))
+        .filter_map(|event| event.wait)
+        .collect();
+    let mut kept = Vec::new();
+    for (event, code) in refused {
+        let reason = format!("{} (the row refuses to be changed: SQLSTATE {})", event.reason, code.code());
+        kept.push(Outcome::failed(event.id, reason, code));
+        if event.key != Key::None {
+            waits.push(Wait { first_id: event.id, key: event.key, why: "failed", topic: None, detail: None, release_in: None });
+        }
+    }
+    outcomes::keep(tx, &kept).await?;
+    hold(tx, care, shard, &waits).await
+}
+
+/// Asks the policy about each event that is still PENDING.
+async fn sentence(
+    tx: &Transaction<'_>,
+    care: Care,
+    failed: &[Refusal],
+    policy: &dyn FailurePolicy,
+) -> Result<Vec<Sentenced>, OutboxError> {
     let ids: Vec<i64> = failed.iter().map(|failed| failed.id).collect();
-    let rows = tx.query(&tx.prepare_cached(sql::ATTEMPTS).await?, &[&ids]).await?;
-    let (mut ids, mut states, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut dead_letter_topics, mut topics, mut waits) = (Vec::new(), Vec::new(), Vec::new());
-    for row in &rows {
-        let id: i64 = row.get("id");
+    let statement = &tx.prepare_cached(sql::ATTEMPTS).await?;
+    let cut = care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.query(statement, &[&ids]).await?) }).await?;
+    // What the row says: attempts, type, whether it is a dead letter. Nothing of one that cannot be read.
+    let read = cut.done.iter().flatten().map(|row| {
+        let attempts = u32::try_from(row.get::<_, i32>("retry_count")).unwrap_or(0);
+        (row.get::<_, i64>("id"), attempts, row.get::<_, &str>("event_type"), row.get::<_, bool>("is_dead_letter"))
+    });
+    let unread = answers(cut.refused.clone(), cut.left.clone()).map(|(id, _)| (id, 0, "", false));
+    let mut sentenced = Vec::with_capacity(failed.len());
+    for (id, attempts, event_type, is_dead_letter) in read.chain(unread) {
         let Some(failed) = failed.iter().find(|failed| failed.id == id) else { continue };
         let case = Case {
             class: failed.class,
             topic: failed.topic.as_deref(),
-            event_type: row.get("event_type"),
-            attempts: u32::try_from(row.get::<_, i32>("retry_count")).unwrap_or(0).saturating_add(1),
+            event_type,
+            attempts: attempts.saturating_add(1),
         };
-        let is_dead_letter: bool = row.get("is_dead_letter");
         let mut sentence = policy.sentence(&case);
         if is_dead_letter && matches!(sentence, Sentence::Hold | Sentence::DeadLetter { .. }) {
             // A dead letter of a dead letter would never end, and nothing waits behind it.
             sentence = Sentence::Skip;
         }
-        let key = failed.key.as_ref().filter(|_| !is_dead_letter);
+        let key = if is_dead_letter { Key::None } else { failed.key.clone() };
         let wait =
-            |why, release_in| Wait { first_id: id, key: key.cloned(), why, topic: None, detail: None, release_in };
-        let (state, dead_letter_topic) = match sentence {
-            Sentence::Retry { after } => {
-                waits.push(wait("retry", Some(after)));
-                ("HELD", None)
-            }
-            Sentence::Hold => {
-                // An event without a key holds nobody, not even itself: it is FAILED.
-                waits.extend(key.is_some().then(|| wait("failed", None)));
-                ("FAILED", None)
-            }
-            Sentence::DeadLetter { topic } => ("FAILED", Some(topic)),
-            Sentence::Skip => ("FAILED", None),
+            |why, release_in| Wait { first_id: id, key: key.clone(), why, topic: None, detail: None, release_in };
+        let (state, dead_letter_topic, wait) = match sentence {
+            Sentence::Retry { after } => ("HELD", None, Some(wait("retry", Some(after)))),
+            // An event without a key holds nobody, not even itself: it is FAILED.
+            Sentence::Hold => ("FAILED", None, (key != Key::None).then(|| wait("failed", None))),
+            Sentence::DeadLetter { topic } => ("FAILED", Some(topic), None),
+            Sentence::Skip => ("FAILED", None, None),
         };
-        ids.push(id);
-        states.push(state);
-        reasons.push(format!("{}: {}", failed.class, failed.reason));
-        dead_letter_topics.push(dead_letter_topic);
-        topics.push(failed.topic.as_deref());
+        sentenced.push(Sentenced {
+            id,
+            state,
+            reason: format!("{}: {}", failed.class, failed.reason),
+            dead_letter_topic,
+            topic: failed.topic.clone(),
+            wait,
+            key,
+        });
     }
-    let params: [&(dyn ToSql + Sync); 5] = [&ids, &states, &reasons, &dead_letter_topics, &topics];
-    tx.execute(&tx.prepare_cached(sql::SETTLE_FAILED).await?, &params).await?;
-    hold(tx, shard, &waits).await
+    Ok(sentenced)
 }
 
 /// Holds keys. The state of the rows is the caller's affair.
-pub(super) async fn hold(tx: &Transaction<'_>, shard: ShardId, waits: &[Wait]) -> Result<(), OutboxError> {
-    if waits.is_empty() {
-        return Ok(());
+pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits: &[Wait]) -> Result<(), OutboxError> {
+    let (of_rows, known): (Vec<Wait>, Vec<Wait>) = waits.iter().cloned().partition(|wait| wait.key == Key::OfRow);
+    let seconds = |part: &[Wait]| -> Vec<Option<f64>> {
+        part.iter().map(|wait| wait.release_in.map(|wait| wait.as_secs_f64())).collect()
+    };
+    let mut unheld = Vec::new();
+    if !known.is_empty() {
+        let statement = &tx.prepare_cached(sql::HOLD_KEYS).await?;
+        let hold = |part: Vec<Wait>| async move {
+            let ids: Vec<i64> = part.iter().map(|wait| wait.first_id).collect();
+            let keys: Vec<Option<&str>> = part.iter().map(|wait| wait.key.text()).collect();
+            let reasons: Vec<&str> = part.iter().map(|wait| wait.why).collect();
+            let topics: Vec<Option<&str>> = part.iter().map(|wait| wait.topic.as_deref()).collect();
+            let details: Vec<Option<&str>> = part.iter().map(|wait| wait.detail.as_deref()).collect();
+            let params: [&(dyn ToSql + Sync); 7] = [&shard, &ids, &keys, &reasons, &seconds(&part), &topics, &details];
+            Ok(tx.execute(statement, &params).await?)
+        };
+        let cut = care.over(tx, &known, hold).await?;
+        unheld.extend(answers(cut.refused, cut.left));
     }
-    let ids: Vec<i64> = waits.iter().map(|wait| wait.first_id).collect();
-    let keys: Vec<Option<&str>> = waits.iter().map(|wait| wait.key.as_deref()).collect();
-    let reasons: Vec<&str> = waits.iter().map(|wait| wait.why).collect();
-    let seconds: Vec<Option<f64>> = waits.iter().map(|wait| wait.release_in.map(|wait| wait.as_secs_f64())).collect();
-    let topics: Vec<Option<&str>> = waits.iter().map(|wait| wait.topic.as_deref()).collect();
-    let details: Vec<Option<&str>> = waits.iter().map(|wait| wait.detail.as_deref()).collect();
-    let params: [&(dyn ToSql + Sync); 7] = [&shard, &ids, &keys, &reasons, &seconds, &topics, &details];
-    tx.execute(&tx.prepare_cached(sql::HOLD_KEYS).await?, &params).await?;
+    if !of_rows.is_empty() {
+        let statement = &tx.prepare_cached(sql::HOLD_ROWS).await?;
+        let hold = |part: Vec<Wait>| async move {
+            let ids: Vec<i64> = part.iter().map(|wait| wait.first_id).collect();
+            let reasons: Vec<&str> = part.iter().map(|wait| wait.why).collect();
+            Ok(tx.execute(statement, &[&ids, &reasons, &seconds(&part)]).await?)
+        };
+        let cut = care.over(tx, &of_rows, hold).await?;
+        unheld.extend(answers(cut.refused, cut.left));
+    }
+    for (wait, code) in unheld {
+        tracing::error!(
+            shard,
+            id = wait.first_id,
+            sqlstate = code.code(),
+            "the key of an event cannot be held; later events of it may be published before it"
+        );
+    }
     Ok(())
 }

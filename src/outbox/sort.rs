@@ -4,10 +4,13 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use md5::{Digest, Md5};
 use tokio_postgres::Row;
 
-use super::failure::{Failed, FailurePolicy};
-use super::settle::{Wait, fail, hold};
+use super::care::{Care, Unread};
+use super::failure::FailurePolicy;
+use super::isolate;
+use super::settle::{Key, Refusal, Wait, fail, hold, mark_held};
 use super::statements as sql;
 use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
@@ -46,7 +49,7 @@ pub enum TopicWait {
 /// Claimed events by what happens to them next. Those in no list stay as they are.
 pub(super) struct Sorted<R> {
     pub(super) publish: Vec<Claimed<R>>,
-    failed: Vec<Failed>,
+    failed: Vec<Refusal>,
     /// They wait behind another event of their key.
     held: Vec<i64>,
     /// They are the first of their key that waits.
@@ -57,11 +60,53 @@ pub(super) struct Sorted<R> {
     pub(super) stopped: bool,
 }
 
-/// `any_held`: some key of the shard is held. `full`: there may be more rows behind these.
+/// What keys are told apart by when they wait: `outbox_held_keys` has no other way, so two keys that share it wait for each other.
+pub(super) fn identity(key: &str) -> [u8; 16] {
+    Md5::digest(key).into()
+}
+
+/// Keys that wait, and up to which id their events may go.
+#[derive(Default)]
+struct Held {
+    keys: HashMap<[u8; 16], Option<i64>>,
+    /// Their event has failed in this walk. What becomes of the key is decided when the walk is over, so the rest of its events stays PENDING
+    /// for the next one.
+    undecided: HashSet<[u8; 16]>,
+    /// Another transaction has locked a row of theirs.
+    busy: HashSet<[u8; 16]>,
+}
+
+/// What the walk does with an event before anybody looks at it.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Goes,
+    WaitsBehind,
+    Undecided,
+    BehindBusy,
+}
+
+impl Held {
+    fn turn(&self, key: Option<[u8; 16]>, id: i64) -> Turn {
+        match key {
+            Some(key) if self.undecided.contains(&key) => Turn::Undecided,
+            Some(key) if self.keys.get(&key).is_some_and(|upto| upto.is_none_or(|upto| id > upto)) => Turn::WaitsBehind,
+            Some(key) if self.busy.contains(&key) => Turn::BehindBusy,
+            Some(_) | None => Turn::Goes,
+        }
+    }
+
+    /// No key can be among them: there is no need to work out whether one is.
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.undecided.is_empty() && self.busy.is_empty()
+    }
+}
+
+/// `unread` is in id order, as `claim` is. `any_held`: some key of the shard is held. `full`: there may be more rows behind these.
 pub(super) async fn sort_out<R>(
     tx: &Transaction<'_>,
     shard: ShardId,
     claim: Vec<Row>,
+    unread: Vec<Unread>,
     any_held: bool,
     full: bool,
     judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
@@ -74,42 +119,47 @@ pub(super) async fn sort_out<R>(
         left: None,
         stopped: false,
     };
-    let mut held_keys = if any_held { held_among(tx, shard, &claim).await? } else { HashMap::new() };
-    // Keys whose event has failed in this walk. What becomes of the key is decided when the walk is over, so the rest of
-    // its events stays PENDING for the next one.
-    let mut undecided: HashSet<String> = HashSet::new();
-    // Keys of rows that another transaction has locked.
-    let mut busy: HashSet<String> = HashSet::new();
+    let mut held = Held::default();
+    if any_held {
+        held.keys = held_among(tx, shard, &claim, &unread).await?;
+    }
+    let mut unread = unread.into_iter().peekable();
     // Row by row, so that a row's buffer is free as soon as its record is made.
     for row in claim {
         let event = rows::event(&row)?;
         let id = event.id;
+        while let Some(before) = unread.next_if(|before| before.id < id) {
+            sorted.refuse_unread(before, &mut held);
+        }
         // A dead letter is about an event that was given up, and waits for nobody.
         let key = event.key.filter(|_| event.dead_letter_of.is_none());
-        let waits_behind = |upto: &Option<i64>| upto.is_none_or(|upto| id > upto);
         if rows::is_busy(&row)? {
-            busy.extend(key.map(str::to_owned));
+            held.busy.extend(key.map(identity));
             sorted.left.get_or_insert(id);
             continue;
         }
-        if key.is_some_and(|key| undecided.contains(key)) {
-            sorted.left.get_or_insert(id);
-            continue;
-        }
-        if key.is_some_and(|key| held_keys.get(key).is_some_and(waits_behind)) {
-            sorted.held.push(id);
-            continue;
-        }
-        if key.is_some_and(|key| busy.contains(key)) && !full {
-            sorted.left.get_or_insert(id);
-            continue;
+        let mut behind_busy = false;
+        if !held.is_empty() {
+            match held.turn(key.map(identity), id) {
+                Turn::Goes => {}
+                Turn::WaitsBehind => {
+                    sorted.held.push(id);
+                    continue;
+                }
+                Turn::BehindBusy if full => behind_busy = true,
+                Turn::BehindBusy | Turn::Undecided => {
+                    sorted.left.get_or_insert(id);
+                    continue;
+                }
+            }
         }
         let mut wait_for = |why, topic, detail, release_in| {
-            held_keys.extend(key.map(|key| (key.to_owned(), None)));
-            sorted.waits.push(Wait { first_id: id, key: key.map(str::to_owned), why, topic, detail, release_in });
+            held.keys.extend(key.map(|key| (identity(key), None)));
+            let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
+            sorted.waits.push(Wait { first_id: id, key, why, topic, detail, release_in });
         };
         let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
-        if key.is_some_and(|key| busy.contains(key)) {
+        if behind_busy {
             // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and goes first.
             wait("delayed", None, Some(BUSY_WAIT));
             continue;
@@ -121,9 +171,9 @@ pub(super) async fn sort_out<R>(
         match judge(&event) {
             Verdict::Publish(record) => sorted.publish.push(Claimed { id, record }),
             Verdict::Refuse { class, topic, reason } => {
-                let key = key.map(str::to_owned);
-                undecided.extend(key.clone());
-                sorted.failed.push(Failed { id, key, class, topic, reason });
+                held.undecided.extend(key.map(identity));
+                let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
+                sorted.failed.push(Refusal { id, key, class, topic, reason });
             }
             Verdict::Wait(TopicWait::Paused(topic)) => wait("paused", Some(topic), None),
             Verdict::Wait(TopicWait::Missing(topic, retry)) => wait("no-topic", Some(topic), Some(retry)),
@@ -132,7 +182,7 @@ pub(super) async fn sort_out<R>(
                 wait_for("partition", Some(topic), Some(detail), Some(retry));
             }
             Verdict::Later => {
-                undecided.extend(key.map(str::to_owned));
+                held.undecided.extend(key.map(identity));
                 sorted.left.get_or_insert(id);
             }
             Verdict::Stop => {
@@ -140,6 +190,11 @@ pub(super) async fn sort_out<R>(
                 sorted.stopped = true;
                 break;
             }
+        }
+    }
+    if !sorted.stopped {
+        for rest in unread {
+            sorted.refuse_unread(rest, &mut held);
         }
     }
     Ok(sorted)
@@ -150,17 +205,53 @@ async fn held_among(
     tx: &Transaction<'_>,
     shard: ShardId,
     claim: &[Row],
-) -> Result<HashMap<String, Option<i64>>, OutboxError> {
+    unread: &[Unread],
+) -> Result<HashMap<[u8; 16], Option<i64>>, OutboxError> {
     let mut keys = HashSet::new();
     for row in claim {
         keys.extend(rows::event(row)?.key);
     }
     let keys: Vec<&str> = keys.into_iter().collect();
-    let rows = tx.query(&tx.prepare_cached(sql::HELD_AMONG).await?, &[&shard, &keys]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    let found = tx.query(&tx.prepare_cached(sql::HELD_AMONG).await?, &[&shard, &keys]).await?;
+    let mut held = HashMap::new();
+    for row in found {
+        let place = usize::try_from(row.get::<_, i64>("place")).unwrap_or(0).saturating_sub(1);
+        held.extend(keys.get(place).map(|key| (identity(key), row.get("released_to"))));
+    }
+    let ids: Vec<i64> = unread.iter().map(|row| row.id).collect();
+    if !ids.is_empty() {
+        for row in tx.query(&tx.prepare_cached(sql::HELD_AMONG_ROWS).await?, &[&shard, &ids]).await? {
+            let key = unread.iter().find(|unread| unread.id == row.get::<_, i64>("id")).and_then(|row| row.key);
+            held.extend(key.map(|key| (key, row.get("released_to"))));
+        }
+    }
+    Ok(held)
 }
 
 impl<R> Sorted<R> {
+    /// An event that cannot be read fails in its turn, as any other.
+    fn refuse_unread(&mut self, row: Unread, held: &mut Held) {
+        match held.turn(row.key, row.id) {
+            Turn::WaitsBehind => return self.held.push(row.id),
+            Turn::Undecided | Turn::BehindBusy => {
+                self.left.get_or_insert(row.id);
+                return;
+            }
+            Turn::Goes => {}
+        }
+        held.undecided.extend(row.key);
+        if row.left {
+            self.left.get_or_insert(row.id);
+            return;
+        }
+        let reason = format!(
+            "PostgreSQL does not give the row out ({}); correct it, then retry the event",
+            isolate::reason(row.sqlstate.as_ref())
+        );
+        let key = row.key.map_or(Key::None, |_| Key::OfRow);
+        self.failed.push(Refusal { id: row.id, key, class: "unreadable", topic: None, reason });
+    }
+
     /// Rows that are not PENDING any more.
     pub(super) fn moved_ids(&self) -> impl Iterator<Item = i64> {
         let failed = self.failed.iter().map(|failed| failed.id);
@@ -171,16 +262,15 @@ impl<R> Sorted<R> {
     pub(super) async fn apply(
         &self,
         tx: &Transaction<'_>,
+        care: Care,
         shard: ShardId,
         policy: &dyn FailurePolicy,
     ) -> Result<u64, OutboxError> {
-        fail(tx, shard, &self.failed, policy).await?;
+        fail(tx, care, shard, &self.failed, policy).await?;
         let mut held = self.held.clone();
         held.extend(self.waits.iter().map(|wait| wait.first_id));
-        if !held.is_empty() {
-            tx.execute(&tx.prepare_cached(sql::SETTLE_HELD).await?, &[&held]).await?;
-        }
-        hold(tx, shard, &self.waits).await?;
+        mark_held(tx, care, &held).await?;
+        hold(tx, care, shard, &self.waits).await?;
         Ok((self.failed.len() + held.len()) as u64)
     }
 }

@@ -6,15 +6,17 @@ use std::iter;
 
 use futures_util::future::try_join_all;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
-use super::claim::{Found, Waiting};
+use super::care::{self, Budget, Care, Careful};
+use super::claim::Waiting;
+use super::isolate::{Blame, MayBlame};
 use super::manifest::Manifest;
+use super::settle::Refusal;
 use super::sort::{Verdict, sort_out};
 use super::statements as sql;
 use super::{
-    Batch, BatchTag, Claim, Fence, Finish, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step, Watermark,
-    claim, manifest, settle, watermark,
+    Batch, BatchTag, Claim, Fence, Finish, Found, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step,
+    Watermark, claim, manifest, release, settle, watermark,
 };
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
@@ -42,6 +44,7 @@ struct Locked {
     batch_rows: Option<i32>,
     watermark: Watermark,
     any_again: bool,
+    any_outcomes: bool,
     any_held: bool,
     release_due: bool,
 }
@@ -55,6 +58,7 @@ impl Locked {
             batch_rows: row.get("batch_rows"),
             watermark: Watermark::new(row.get("done_id"), row.get("ahead_ids")),
             any_again: row.get("any_again"),
+            any_outcomes: row.get("any_outcomes"),
             any_held: row.get("any_held"),
             release_due: row.get("release_due"),
         }
@@ -89,8 +93,40 @@ impl PgOutbox {
         claim: Claim<'_>,
         mut judge: impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
     ) -> Result<Step<R>, OutboxError> {
+        let shard = fence.shard;
+        if !self.watch.is_on(shard) {
+            match self.try_step(fence, settlement, claim, &mut judge, None).await {
+                Err(OutboxError::Db(error)) if error.blame() == Blame::Row => {
+                    // Not the message: it may quote the row.
+                    let sqlstate = error.sqlstate().map_or("none", |code| code.code());
+                    tracing::warn!(
+                        shard,
+                        sqlstate,
+                        "a step failed, perhaps because of single rows; they are looked for"
+                    );
+                    self.watch.begin(shard);
+                }
+                ended => return ended,
+            }
+        }
+        self.try_step(fence, settlement, claim, &mut judge, Some(Budget::new(self.lease))).await
+    }
+
+    /// With a `budget` it takes care of rows that make a statement fail.
+    async fn try_step<R>(
+        &self,
+        fence: Fence,
+        settlement: &Settlement,
+        claim: Claim<'_>,
+        judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+        budget: Option<Budget>,
+    ) -> Result<Step<R>, OutboxError> {
         let mut connection = self.pool.get().await?;
         let tx = connection.transaction().await?;
+        let [before, reading, after] = budget.map_or([Care::Plain; 3], Budget::phases);
+        if let Some(budget) = budget {
+            budget.limit(&tx).await?;
+        }
         let row =
             tx.query_opt(&tx.prepare_cached(sql::FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
         let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
@@ -100,10 +136,11 @@ impl PgOutbox {
             connection.done();
             return Err(moved);
         }
-        let missing = settle::finish(&tx, iter::once(settlement), self.finish).await?;
-        let open = self.begin(&tx, fence, locked, settlement, claim).await?;
-        let found = self.claim(&tx, &open).await?;
-        let (mut step, manifest) = self.end(&tx, open, found, &mut judge).await?;
+        let missing = settle::finish(&tx, before, iter::once(settlement), self.finish).await?;
+        let open = self.begin(&tx, before, fence, locked, settlement, claim).await?;
+        let found = self.claim(&tx, reading, &open).await?;
+        let busy = !found.unread.is_empty();
+        let (mut step, manifest) = self.end(&tx, after, open, found, judge).await?;
         step.missing = missing;
         if step.postponed {
             tx.rollback().await?;
@@ -114,6 +151,9 @@ impl PgOutbox {
         failpoint::reach(Point::StepBeforeCommit).map_err(DbError::of_a_test)?;
         tx.commit().await?;
         connection.done();
+        if budget.is_some() {
+            self.watch.step(fence.shard, busy);
+        }
         failpoint::reach(Point::StepAfterCommit).map_err(DbError::of_a_test)?;
         Ok(step)
     }
@@ -173,6 +213,9 @@ impl PgOutbox {
         let locked: Vec<_> = parts
             .iter()
             .map(|part| {
+                if self.watch.is_on(part.fence.shard) {
+                    return None;
+                }
                 // Fenced, or locked by somebody: alone it will find out, or wait.
                 let locked = Locked::read(rows.iter().find(|row| row.get::<_, i16>("shard") == part.fence.shard)?);
                 Some(locked.check(part.fence, &part.claim).map(|()| locked))
@@ -183,14 +226,17 @@ impl PgOutbox {
             .zip(&locked)
             .filter(|(_, locked)| matches!(locked, Some(Ok(_))))
             .map(|(part, _)| part.settlement);
-        let missing = settle::finish(tx, settlements, self.finish).await?;
+        let missing = settle::finish(tx, Care::Plain, settlements, self.finish).await?;
         // Side by side: the statements for one shard do not wait for the answers to those for another one.
-        let open = try_join_all(parts.iter().zip(locked).map(async |(part, locked)| match locked {
-            Some(Ok(locked)) => {
-                self.begin(tx, part.fence, locked, part.settlement, part.claim).await.map(|open| Some(Ok(open)))
+        let open = try_join_all(parts.iter().zip(locked).map(async |(part, locked)| {
+            match locked {
+                Some(Ok(locked)) => self
+                    .begin(tx, Care::Plain, part.fence, locked, part.settlement, part.claim)
+                    .await
+                    .map(|open| Some(Ok(open))),
+                Some(Err(moved)) => Ok(Some(Err(moved))),
+                None => Ok(None),
             }
-            Some(Err(moved)) => Ok(Some(Err(moved))),
-            None => Ok(None),
         }))
         .await?;
         let plain: Vec<_> = open.iter().flatten().flatten().filter(|open| open.is_plain()).collect();
@@ -213,10 +259,10 @@ impl PgOutbox {
         let ended = try_join_all(parts.iter_mut().zip(open).zip(found).map(async |((part, open), found)| match open {
             Some(Ok(open)) => {
                 let found = match found {
-                    Some(found) => found,
-                    None => self.claim(tx, &open).await?,
+                    Some(found) => Careful::plain(found),
+                    None => self.claim(tx, Care::Plain, &open).await?,
                 };
-                Ok::<_, OutboxError>(Some(Ok(self.end(tx, open, found, &mut part.judge).await?)))
+                Ok::<_, OutboxError>(Some(Ok(self.end(tx, Care::Plain, open, found, &mut part.judge).await?)))
             }
             Some(Err(moved)) => Ok(Some(Err(moved))),
             None => Ok(None),
@@ -243,25 +289,37 @@ impl PgOutbox {
     async fn begin<'a>(
         &self,
         tx: &Transaction<'_>,
+        care: Care,
         fence: Fence,
         locked: Locked,
         settlement: &Settlement,
         claim: Claim<'a>,
     ) -> Result<Open<'a>, OutboxError> {
         let last = locked.last();
-        let Locked { server, mut low_id, batch_rows, mut watermark, mut any_again, any_held, release_due, .. } = locked;
+        let Locked {
+            server,
+            mut low_id,
+            batch_rows,
+            mut watermark,
+            mut any_again,
+            any_outcomes,
+            any_held,
+            release_due,
+            ..
+        } = locked;
         let horizon = if claim.horizon.server == server { claim.horizon.id } else { 0 };
         let before = watermark.clone();
         // Only what this instance does with rows is up to its settings: how far the shard is, is read from what others did, too.
-        watermark.mark_surplus(tx, self.finish != Finish::Watermark).await?;
+        watermark.mark_surplus(tx, care, self.finish != Finish::Watermark).await?;
         if self.finish == Finish::Watermark {
             watermark.publish(settlement.published.iter().map(|(id, _)| *id));
         }
-        settle::fail(tx, fence.shard, &settlement.failed, &*self.policy).await?;
+        let failed: Vec<Refusal> = settlement.failed.iter().map(Refusal::from).collect();
+        settle::fail(tx, care, fence.shard, &failed, &*self.policy).await?;
         if any_again {
             // The watermark passed them long before, and would tell a wrong time.
             let again = watermark::leave_again(tx, settlement.ids()).await?;
-            settle::mark(tx, settlement.published.iter().filter(|(id, _)| again.contains(id))).await?;
+            settle::mark(tx, care, settlement.published.iter().filter(|(id, _)| again.contains(id))).await?;
         }
         let mut moved = settlement.failed.len() as u64;
         let left = rows_left(batch_rows, settlement.len());
@@ -272,36 +330,69 @@ impl PgOutbox {
         if release_due && claim.release && matches!(claim.source, Source::Waiting) {
             // Half of the batch at most, so that released events and the others take turns.
             let portion = i64::from(claim.limits.rows.get() / 2).max(1);
-            let params: [&(dyn ToSql + Sync); 3] = [&fence.shard, &portion, &portion];
-            let released = tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &params).await?;
-            low_id = released.get("low_id");
-            moved += u64::try_from(released.get::<_, i64>("released")).unwrap_or(0);
+            let one_by_one = any_outcomes || matches!(care, Care::Until(_));
+            let released = match one_by_one {
+                true => release::each(tx, care, fence.shard, portion).await?,
+                false => release::all(tx, fence.shard, portion).await?,
+            };
+            (low_id, moved) = (released.low_id, moved + released.events);
             any_again |= watermark.done_id() > 0;
         }
         let any_held = any_held || !settlement.failed.is_empty();
-        Ok(Open { fence, claim, last, horizon, low_id, batch_rows, before, watermark, any_again, any_held, moved })
+        Ok(Open {
+            fence,
+            claim,
+            last,
+            horizon,
+            low_id,
+            batch_rows,
+            before,
+            watermark,
+            any_again,
+            any_outcomes,
+            any_held,
+            moved,
+        })
     }
 
-    async fn claim(&self, tx: &Transaction<'_>, open: &Open<'_>) -> Result<Found, OutboxError> {
+    async fn claim(&self, tx: &Transaction<'_>, care: Care, open: &Open<'_>) -> Result<Careful, OutboxError> {
         let ahead = (self.finish == Finish::Watermark).then(|| open.watermark.ahead());
-        claim::rows(tx, open.fence.shard, open.range(), open.claim, open.any_again, ahead).await
+        let (shard, range, claim) = (open.fence.shard, open.range(), open.claim);
+        if matches!(care, Care::Plain) && !open.any_outcomes {
+            return Ok(Careful::plain(claim::rows(tx, shard, range, claim, open.any_again, ahead).await?));
+        }
+        let ids = care::ids(tx, shard, range, claim, open.any_again, ahead).await?;
+        care::read(tx, care, &self.watch, shard, range, claim, ids).await
     }
 
     /// What is written after the claim, and what is to be written of the shard itself. Of a step that is postponed all is to be rolled back.
     async fn end<R>(
         &self,
         tx: &Transaction<'_>,
+        care: Care,
         open: Open<'_>,
-        found: Found,
+        found: Careful,
         judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
     ) -> Result<(Step<R>, Option<Manifest>), OutboxError> {
-        let Open { fence, claim, last, horizon, low_id, batch_rows, before, mut watermark, any_again, any_held, moved } =
-            open;
+        let Open {
+            fence,
+            claim,
+            last,
+            horizon,
+            low_id,
+            batch_rows,
+            before,
+            mut watermark,
+            any_again,
+            any_held,
+            moved,
+            ..
+        } = open;
         let Claim { source, .. } = claim;
-        let Found { rows, covered, full, bytes } = found;
+        let Careful { found: Found { rows, covered, full, bytes }, unread, cut_short } = found;
         let row_bytes = bytes.checked_div(rows.len() as u64);
-        let sorted = sort_out(tx, fence.shard, rows, any_held, full, judge).await?;
-        if sorted.stopped && matches!(source, Source::Manifest(_)) {
+        let sorted = sort_out(tx, fence.shard, rows, unread, any_held, full, judge).await?;
+        if (sorted.stopped || cut_short) && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
             let step = Step {
                 batch: None,
@@ -315,7 +406,7 @@ impl PgOutbox {
             };
             return Ok((step, None));
         }
-        let moved = moved + sorted.apply(tx, fence.shard, &*self.policy).await?;
+        let moved = moved + sorted.apply(tx, care, fence.shard, &*self.policy).await?;
         if any_again {
             watermark::leave_again(tx, sorted.moved_ids()).await?;
         }
@@ -331,7 +422,7 @@ impl PgOutbox {
                     .advance(covered.min(sorted.left.map_or(i64::MAX, |left| left.saturating_sub(1))).min(horizon));
                 new_low_id = low_id.max(watermark.done_id().saturating_add(1));
             }
-            watermark.mark_surplus(tx, false).await?;
+            watermark.mark_surplus(tx, care, false).await?;
         } else if claim.move_low_id {
             let lowest = tx.query_opt(&tx.prepare_cached(sql::LOWEST_PENDING).await?, &[&fence.shard, &low_id]).await?;
             let lowest = lowest.map_or(i64::MAX, |row| row.get(0));
@@ -377,6 +468,7 @@ struct Open<'a> {
     before: Watermark,
     watermark: Watermark,
     any_again: bool,
+    any_outcomes: bool,
     any_held: bool,
     moved: u64,
 }
@@ -387,9 +479,9 @@ impl Open<'_> {
         (self.low_id, if self.claim.strict { self.horizon } else { i64::MAX })
     }
 
-    /// Nothing is claimed but what waits above `low_id`.
+    /// Nothing is claimed but what waits above `low_id`, and no row of that is to be left out.
     fn is_plain(&self) -> bool {
-        matches!(self.claim.source, Source::Waiting) && !self.any_again
+        matches!(self.claim.source, Source::Waiting) && !self.any_again && !self.any_outcomes
     }
 }
 

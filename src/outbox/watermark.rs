@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use super::care::Care;
 use super::settle::mark;
 use super::statements as sql;
 use super::{Fence, OutboxError};
@@ -67,9 +68,14 @@ impl Watermark {
     }
 
     /// Marks rows ahead of `done_id` that are too many, or `all` of them.
-    pub(super) async fn mark_surplus(&mut self, tx: &Transaction<'_>, all: bool) -> Result<(), OutboxError> {
+    pub(super) async fn mark_surplus(
+        &mut self,
+        tx: &Transaction<'_>,
+        care: Care,
+        all: bool,
+    ) -> Result<(), OutboxError> {
         let published: Vec<_> = self.surplus(all).into_iter().map(|id| (id, None)).collect();
-        mark(tx, published.iter()).await?;
+        mark(tx, care, published.iter()).await?;
         Ok(())
     }
 }

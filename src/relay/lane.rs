@@ -212,9 +212,9 @@ impl Lane {
                 }
                 Err(OutboxError::Db(error)) => {
                     drop(turn);
-                    self.shared.health.postgres_failed(&error);
+                    self.shared.health.step_failed(self.fence.shard, &error);
                     let wait = backoff.next_wait();
-                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "the outbox cannot be read");
+                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "a step of the shard failed and is repeated");
                     if self.permit.is_ended() {
                         return Ended::LostLease;
                     }
@@ -236,7 +236,7 @@ impl Lane {
             if let Some(leased_at) = step.leased_at {
                 self.permit.extend(permit_end(leased_at, self.shared.outbox.lease()));
             }
-            self.shared.health.postgres_works();
+            self.shared.health.step_worked(self.fence.shard);
             if step.missing > 0 {
                 let code = Code::SettleMismatch.as_str();
                 tracing::error!(
@@ -307,7 +307,7 @@ impl Lane {
         };
         let started = monotonic();
         let judge = Judge::new(Arc::clone(&self.shared), hand.resend.is_some(), self.asked_topics.clone());
-        let (judge, step) = self.take_step(hand, claim, judge, stopping).await;
+        let (judge, step) = Box::pin(self.take_step(hand, claim, judge, stopping)).await;
         // After an error it goes alone, too.
         self.few = false;
         let took = monotonic().saturating_sub(started);

@@ -220,6 +220,7 @@ impl Owner {
             Err(join) => return Some(Error::new(Code::Unexpected, "a lane panicked").caused_by(join)),
         };
         let owned = self.owned.remove(&shard);
+        self.lanes.health.lane_ended(shard);
         self.publish_owned();
         match ended {
             Ended::Drained => {

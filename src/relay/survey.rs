@@ -13,7 +13,7 @@ use super::Lanes;
 use crate::clock::monotonic;
 use crate::db::Pool;
 use crate::metrics::StateLabel;
-use crate::outbox::{backlog, barrier};
+use crate::outbox::{backlog, barrier, outcomes};
 
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 /// Rows that wait in a shard are counted up to here, and estimated beyond.
@@ -23,6 +23,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
     let mut swept = monotonic();
     let mut pause = Duration::ZERO;
+    let mut mended = 0;
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -34,6 +35,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
             swept = started;
             sweep(&lanes, &pool).await;
             adopt_strays(&lanes, &pool).await;
+            mended = mend(&pool, mended).await;
         }
         pause = (monotonic().saturating_sub(started) * 100).max(PAUSE_MIN);
     }
@@ -68,6 +70,18 @@ async fn sweep(lanes: &Lanes, pool: &Pool) {
         }
         Err(error) => tracing::debug!(error = %error.chain(), "the sweep could not run"),
     }
+}
+
+/// Rows that refused to be changed may have been mended; the outcomes of some are written to them, from the id `after` on. Returns where to go on.
+async fn mend(pool: &Pool, after: i64) -> i64 {
+    let mended = outcomes::mend(pool, after).await;
+    if let Err(error) = outcomes::forget(pool).await {
+        tracing::debug!(sqlstate = ?error.sqlstate(), "outcomes of finished events could not be removed");
+    }
+    mended.unwrap_or_else(|error| {
+        tracing::debug!(sqlstate = ?error.sqlstate(), "outcomes could not be written to their rows");
+        0
+    })
 }
 
 /// Events whose key was changed while they waited.

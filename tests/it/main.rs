@@ -23,6 +23,7 @@ mod failover;
 mod failpoints;
 mod failures;
 mod hostile;
+mod hostile_rows;
 mod identity;
 mod inspect;
 mod locks;

@@ -11,7 +11,11 @@ use crate::db::{DbError, Pool, StoredTime};
 use crate::event::EventStatus;
 
 const LIST_EVENTS: &str = include_str!("../sql/list_events.sql");
+const OUTCOMES_IN_STATE: &str = include_str!("../sql/outcomes_in_state.sql");
 const SHOW_EVENT: &str = include_str!("../sql/show_event.sql");
+
+/// Most events that are looked for among the outcomes, the newest.
+const OUTCOMES: i64 = 10_000;
 
 /// Most bytes of a payload, or of headers, that are read to be shown: more than Kafka takes by default.
 pub const SHOWN_BYTES: i64 = 1 << 20;
@@ -191,9 +195,28 @@ pub async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Vec<Summar
     let mut params = bound.params();
     params.extend([&page.after as &(dyn ToSql + Sync), &page.oldest_first, &limit]);
     let connection = pool.get().await?;
-    let rows = connection.query(LIST_EVENTS, &params).await?;
+    let rows = connection.query(LIST_EVENTS, &with_ids(&params, &None)).await?;
+    let mut events = rows.iter().map(summary).collect::<Result<Vec<_>, _>>()?;
+    if let Some(states) = &bound.status {
+        let outcomes = connection.query(OUTCOMES_IN_STATE, &[states, &OUTCOMES]).await?;
+        if !outcomes.is_empty() {
+            let ids = Some(outcomes.iter().map(|row| row.get(0)).collect());
+            let rows = connection.query(LIST_EVENTS, &with_ids(&params, &ids)).await?;
+            for event in rows.iter().map(summary) {
+                events.push(event?);
+            }
+            events.sort_unstable_by_key(|event| if page.oldest_first { event.id } else { -event.id });
+            events.dedup_by_key(|event| event.id);
+            events.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
+        }
+    }
     connection.done();
-    rows.iter().map(summary).collect()
+    Ok(events)
+}
+
+/// The parameters of `list_events.sql` with its last one.
+fn with_ids<'a>(params: &[&'a (dyn ToSql + Sync)], ids: &'a Option<Vec<i64>>) -> Vec<&'a (dyn ToSql + Sync)> {
+    params.iter().copied().chain([ids as &(dyn ToSql + Sync)]).collect()
 }
 
 /// The row with this id; none or one.

@@ -15,7 +15,7 @@ from (
     select id, topic, status, created_at, available_at from outbox_events
     where (shard, id) >= (s.shard, s.low_id) and shard <= s.shard and status = 'PENDING' offset 0
   ) e
-  where e.id not in (select unnest(ahead_ids) from outbox_shards)
+  where e.id not in (select unnest(ahead_ids) from outbox_shards) and e.id not in (select id from outbox_outcomes)
   union all
   select e.topic, e.status, e.created_at, e.available_at
   from (
@@ -27,7 +27,12 @@ from (
   union all
   select topic, status, created_at, available_at from outbox_events where status = 'FAILED'
   union all
-  select topic, status, created_at, available_at from outbox_events where status = 'HELD'
+  select topic, status, created_at, available_at from outbox_events where status = 'HELD' and id not in (select id from outbox_outcomes)
+  union all
+  select e.topic, o.status, e.created_at, e.available_at
+  from outbox_outcomes o
+  cross join lateral (select topic, created_at, available_at from outbox_events where id = o.id offset 0) e
+  where o.status in ('FAILED', 'HELD')
 ) unfinished
 group by 1
 order by pending desc, 1 nulls first

@@ -11,13 +11,19 @@ passed as materialized (select * from outbox_passed($4) where done_id <= (select
 seen as materialized (
   select e.id, e.status,
     least(e.created_at, e.published_at) <= now() - make_interval(secs => least($4::float8, $5::float8)) as old,
-    case e.status
+    case
+      when o.id is not null then case o.status
+        when 'PUBLISHED' then o.at <= now() - make_interval(secs => $4)
+        when 'DISCARDED' then o.at <= now() - make_interval(secs => $5)
+      end
+      else case e.status
       when 'PENDING' then e.id <= p.done_id and not exists (select 1 from outbox_again a where a.id = e.id)
       when 'PUBLISHED' then e.published_at <= now() - make_interval(secs => $4)
       when 'DISCARDED' then coalesce(e.failed_at, e.created_at) <= now() - make_interval(secs => $5)
-    end as due
+    end end as due
   from outbox_events e
   left join passed p on p.shard = e.shard
+  left join outbox_outcomes o on o.id = e.id and o.event_id = e.event_id and e.status in ('PENDING', 'HELD')
   where e.id > $1 and e.id <= $2
   order by e.id limit $3
 ),
@@ -38,7 +44,10 @@ doomed as materialized (
   for update of e skip locked
 ),
 gone as (
-  delete from outbox_events e using doomed d where e.id = d.id returning d.status
+  delete from outbox_events e using doomed d where e.id = d.id returning d.id, d.status
+),
+forgotten as (
+  delete from outbox_outcomes o using gone g where o.id = g.id
 )
 select
   (select max(id) from seen) as last_id,

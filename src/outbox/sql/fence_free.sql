@@ -7,6 +7,7 @@ select shard, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
     # (coalesce(pg_relation_filenode('outbox_events_id_seq'), 0)::bigint << 20) as server,
   low_id, done_id, ahead_ids, batch_seq, cardinality(batch_ids) as batch_rows,
   exists (select 1 from outbox_again a where a.shard = s.shard) as any_again,
+  exists (select 1 from outbox_outcomes) as any_outcomes,
   exists (select 1 from outbox_held_keys h where h.shard = s.shard) as any_held,
   exists (select 1 from outbox_held_keys h where h.shard = s.shard and h.release_at <= now()) as release_due
 from outbox_shards s

@@ -3,7 +3,8 @@
 -- $7 text: aggregate type. $8 text: aggregate id. $9 text: correlation id.
 -- $10 timestamptz, $11 float8: created since this time, and since so many seconds ago. $12 timestamptz, $13 float8: created before,
 -- likewise.
--- $14 bigint: go on after this id. $15 boolean: oldest first, else newest first. $16 bigint: most rows.
+-- $14 bigint: go on after this id. $15 boolean: oldest first, else newest first. $16 bigint: most rows. $17 bigint[]: only these ids, which are found by
+-- their state even if their rows have another one; null for all.
 -- It is run once per session, so it is planned for the values given: filters that are null fall away, and the order becomes
 -- that of the primary key.
 -- Of long texts only the beginning is returned, so that a list is small whatever the rows hold.
@@ -18,7 +19,8 @@ where ($1::bigint is null or id = $1)
   and ($4::text[] is null or (
     status = any($4)
     -- So that the indexes of failed and held rows can serve it.
-    and row_status = any($4 || case when 'PUBLISHED' = any($4) then '{PENDING}'::text[] else '{}' end)))
+    and ($17::bigint[] is not null or row_status = any($4 || case when 'PUBLISHED' = any($4) then '{PENDING}'::text[] else '{}' end))))
+  and ($17::bigint[] is null or id = any($17))
   and ($5::text is null or topic = $5)
   and ($6::text is null or event_type = $6)
   and ($7::text is null or aggregate_type = $7)

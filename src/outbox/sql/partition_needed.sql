@@ -7,9 +7,11 @@ select
     cross join lateral (
       select 1 from outbox_events e
       where e.shard = s.shard and e.status = 'PENDING' and e.id between greatest($1, least(s.done_id, 9223372036854775806) + 1) and $2
+        and e.id not in (select id from outbox_outcomes where status = 'PUBLISHED')
       limit 1
     ) waiting)
   or exists (select 1 from outbox_again where id between $1 and $2)
+  or exists (select 1 from outbox_outcomes where status <> 'PUBLISHED' and id between $1 and $2)
   or exists (select 1 from outbox_events where status = 'HELD' and id between $1 and $2)
   or exists (select 1 from outbox_events where status = 'FAILED' and id between $1 and $2)
   -- A dead letter, by which it is known that a FAILED row needs no other attempt.

@@ -10,7 +10,7 @@ from (
     select id, topic from outbox_events
     where (shard, id) >= (s.shard, s.low_id) and shard <= s.shard and status = 'PENDING' offset 0
   ) e
-  where e.id not in (select unnest(ahead_ids) from outbox_shards)
+  where e.id not in (select unnest(ahead_ids) from outbox_shards) and e.id not in (select id from outbox_outcomes)
   limit $1
 ) waiting
 group by topic

@@ -11,14 +11,15 @@ where s.shard = any($1)
         select 1 from outbox_events e
         where (e.shard, e.id) >= (s.shard, greatest(s.low_id,
             case when cardinality(s.ahead_ids) > 0 then least(s.ahead_ids[cardinality(s.ahead_ids)], 9223372036854775806) + 1 end)) and e.shard <= s.shard
-          and e.status = 'PENDING' and e.id <= $2
+          and e.status = 'PENDING' and e.id <= $2 and not exists (select 1 from outbox_outcomes u where u.id = e.id and u.event_id = e.event_id)
         order by e.shard, e.id limit 1
       ) waiting
     )
     or s.ahead_ids[1] <= $3
     or cardinality(s.ahead_ids) < (
       select count(*) from outbox_events e
-      where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id and e.id <= s.ahead_ids[cardinality(s.ahead_ids)])
+      where e.shard = s.shard and e.status = 'PENDING' and e.id >= s.low_id and e.id <= s.ahead_ids[cardinality(s.ahead_ids)]
+        and not exists (select 1 from outbox_outcomes u where u.id = e.id and u.event_id = e.event_id))
     or exists (select 1 from outbox_again a where a.shard = s.shard and a.id <= $2)
     or exists (select 1 from outbox_held_keys h where h.shard = s.shard and h.release_at <= now())
   )

@@ -11,6 +11,7 @@ from (
   cross join lateral (
     select e.id from outbox_events e
     where (e.shard, e.id) > (o.shard, o.done_id) and e.shard <= o.shard and e.status = 'PENDING'
+      and not exists (select 1 from outbox_outcomes u where u.id = e.id and u.event_id = e.event_id)
     order by e.shard, e.id limit 1
   ) lowest
   where o.shard = any($1) and o.owner = $2

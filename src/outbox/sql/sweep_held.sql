@@ -9,6 +9,7 @@ from (
   select e.id, e.shard, case when e.dead_letter_of is null then outbox_key_of(e.partition_key, e.aggregate_id) end as key
   from outbox_events e
   where e.status = 'HELD' and e.shard = any($1) and not exists (select 1 from outbox_held_keys h where h.first_id = e.id)
+    and e.id not in (select id from outbox_outcomes)
 ) stray
 where not exists (
   select 1 from outbox_held_keys h

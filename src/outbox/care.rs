@@ -1,0 +1,324 @@
+//! How much care a step takes with the rows it is about: none while nothing is wrong, and statement by statement cut down to the row at fault
+//! (`isolate.rs`) after a step of the shard has failed.
+//!
+//! Invariant: a step without care costs no statement for all this. What happens with care must mean the same to the shard: each row is
+//! written, or its outcome stands in `outbox_outcomes` (`outcomes.rs`), before the manifest is replaced.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use super::isolate::{Blame, Cut, MayBlame, cut};
+use super::statements as sql;
+use super::{Claim, Found, OutboxError, Source, claim, rows};
+use crate::clock::monotonic;
+use crate::db::{DbError, Transaction};
+use crate::event::ShardId;
+
+/// Steps of a shard with care after one that failed. A guess: bad rows come in groups, and a step that has to fail first takes as long as
+/// `statement_timeout`.
+const STEPS: u8 = 8;
+/// Times that a row may not be read in time, alone, before that is held against it.
+const STRIKES: u8 = 3;
+/// Rows that are read at once to begin with.
+const READ_TOGETHER: usize = 64;
+
+impl MayBlame for OutboxError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Db(error) => error.blame(),
+            Self::Fenced(_) | Self::Moved { .. } => Blame::Nobody,
+        }
+    }
+
+    fn sqlstate(&self) -> Option<SqlState> {
+        match self {
+            Self::Db(error) => MayBlame::sqlstate(error),
+            Self::Fenced(_) | Self::Moved { .. } => None,
+        }
+    }
+}
+
+/// How a statement over several rows is run.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Care {
+    /// At once.
+    Plain,
+    /// So that a row which makes it fail is found; until this time on the monotonic clock.
+    Until(Duration),
+}
+
+impl Care {
+    /// `work` as `isolate::cut` has it. Without care nothing is refused.
+    pub(super) async fn over<T: Clone, R, F>(
+        self,
+        tx: &Transaction<'_>,
+        items: &[T],
+        mut work: impl FnMut(Vec<T>) -> F,
+    ) -> Result<Cut<T, R>, OutboxError>
+    where
+        F: Future<Output = Result<R, OutboxError>>,
+    {
+        match self {
+            Self::Plain => Ok(Cut { done: vec![work(items.to_vec()).await?], refused: Vec::new(), left: Vec::new() }),
+            Self::Until(until) => cut(tx, items, until, work).await,
+        }
+    }
+}
+
+/// The times of a careful step, so that it ends long before its lease does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    started: Duration,
+    lease: Duration,
+}
+
+impl Budget {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self { started: monotonic(), lease }
+    }
+
+    /// For what is written before the claim, for the claim, and for what is written after it.
+    pub(super) fn phases(self) -> [Care; 3] {
+        [2, 3, 4].map(|sixths| Care::Until(self.started + self.lease * sixths / 6))
+    }
+
+    /// Limits for each statement from here on.
+    pub(super) async fn limit(self, tx: &Transaction<'_>) -> Result<(), DbError> {
+        let limit = |part: u32, least| i32::try_from((self.lease / part).as_millis()).unwrap_or(i32::MAX).max(least);
+        tx.query(&tx.prepare_cached(sql::CAREFUL_LIMITS).await?, &[&limit(12, 250), &limit(24, 100)]).await?;
+        tx.batch_execute("set constraints all immediate").await?;
+        Ok(())
+    }
+}
+
+/// Shards that take care, and rows that could not be read in time.
+#[derive(Debug, Default)]
+pub(super) struct Watch(Mutex<HashMap<ShardId, Suspicion>>);
+
+#[derive(Debug, Default)]
+struct Suspicion {
+    steps: u8,
+    strikes: HashMap<i64, u8>,
+}
+
+impl Watch {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ShardId, Suspicion>> {
+        // Counters alone: a panic elsewhere leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_on(&self, shard: ShardId) -> bool {
+        self.lock().contains_key(&shard)
+    }
+
+    /// A step of the shard has failed, perhaps by a row.
+    pub(super) fn begin(&self, shard: ShardId) {
+        self.lock().entry(shard).or_default().steps = STEPS;
+    }
+
+    /// A careful step has ended well; `busy`: it met a row at fault, or there is one that is still suspected.
+    pub(super) fn step(&self, shard: ShardId, busy: bool) {
+        let mut shards = self.lock();
+        let Some(suspicion) = shards.get_mut(&shard) else { return };
+        suspicion.steps = if busy { STEPS } else { suspicion.steps.saturating_sub(1) };
+        if suspicion.steps == 0 {
+            shards.remove(&shard);
+        }
+    }
+
+    /// A row could not be read in time. True when that has happened often enough.
+    fn strike(&self, shard: ShardId, id: i64) -> bool {
+        let mut shards = self.lock();
+        let strikes = shards.entry(shard).or_default().strikes.entry(id).or_default();
+        *strikes = strikes.saturating_add(1);
+        *strikes >= STRIKES
+    }
+}
+
+/// A claimed event that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub(super) id: i64,
+    /// The digest of its key; `None` if nothing waits for it.
+    pub(super) key: Option<[u8; 16]>,
+    /// `None`: the server gave it out, and our side has no way to represent it.
+    pub(super) sqlstate: Option<SqlState>,
+    /// Perhaps it can be read next time: it stays as it is, and its key waits.
+    pub(super) left: bool,
+}
+
+/// What a careful claim has read.
+pub(super) struct Careful {
+    pub(super) found: Found,
+    /// In the order of their ids.
+    pub(super) unread: Vec<Unread>,
+    /// Not all of the rows that were asked for could be read.
+    pub(super) cut_short: bool,
+}
+
+impl Careful {
+    /// All of it was read.
+    pub(super) fn plain(found: Found) -> Self {
+        Self { found, unread: Vec::new(), cut_short: false }
+    }
+}
+
+/// The ids that `claim` asks for, events whose outcome is known left out. True: there may be more.
+pub(super) async fn ids(
+    tx: &Transaction<'_>,
+    shard: ShardId,
+    range: (i64, i64),
+    claim: Claim<'_>,
+    any_again: bool,
+    ahead: Option<&[i64]>,
+) -> Result<(Vec<i64>, usize, bool), OutboxError> {
+    match claim.source {
+        Source::Nothing => return Ok((Vec::new(), 0, false)),
+        Source::Manifest(ids) => return Ok((ids.to_vec(), 0, false)),
+        Source::Waiting => {}
+    }
+    let (low_id, ceiling) = range;
+    let most = i64::from(claim.limits.rows.get());
+    let mut ids: Vec<i64> = Vec::new();
+    if any_again {
+        let rows = tx.query(&tx.prepare_cached(sql::CAREFUL_IDS_AGAIN).await?, &[&shard, &ceiling, &most]).await?;
+        ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+    }
+    let again = ids.len();
+    let rest = most - again as i64;
+    if rest <= 0 {
+        return Ok((ids, again, true));
+    }
+    let ahead = ahead.unwrap_or_default();
+    let rows =
+        tx.query(&tx.prepare_cached(sql::CAREFUL_IDS).await?, &[&shard, &low_id, &ceiling, &ahead, &rest]).await?;
+    ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+    Ok((ids, again, rows.len() as i64 >= rest))
+}
+
+/// Reads what `claim` asks for by its ids, so that a row which cannot be read keeps no other from being read.
+pub(super) async fn read(
+    tx: &Transaction<'_>,
+    care: Care,
+    watch: &Watch,
+    shard: ShardId,
+    range: (i64, i64),
+    claim: Claim<'_>,
+    (ids, again, full): (Vec<i64>, usize, bool),
+) -> Result<Careful, OutboxError> {
+    // Not many more than fit.
+    let fitting =
+        claim.limits.bytes.checked_div(claim.limits.row_bytes).map_or(READ_TOGETHER, |rows| rows as usize + 1);
+    let together = match care {
+        Care::Plain => fitting,
+        Care::Until(_) => fitting.min(READ_TOGETHER),
+    };
+    let mut careful = Careful::plain(Found::default());
+    let mut first_left = None;
+    for part in ids.chunks(together) {
+        let enough = !matches!(claim.source, Source::Manifest(_)) && careful.found.bytes >= claim.limits.bytes;
+        if enough || (matches!(care, Care::Until(until) if monotonic() >= until) && !careful.found.rows.is_empty()) {
+            first_left = part.first().copied();
+            break;
+        }
+        let cut = care.over(tx, part, |ids| read_all(tx, shard, range, claim, ids)).await?;
+        for found in cut.done {
+            careful.found.bytes += found.bytes;
+            careful.found.rows.extend(found.rows);
+        }
+        careful.unread.extend(cut.refused.into_iter().map(|row| {
+            let in_vain = matches!(row.sqlstate, Some(SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE));
+            let left = in_vain && !watch.strike(shard, row.item);
+            Unread { id: row.item, key: None, sqlstate: row.sqlstate, left }
+        }));
+        if let Some(left) = cut.left.first() {
+            first_left = Some(*left);
+            break;
+        }
+    }
+    careful.cut_short = first_left.is_some();
+    careful.found.full = full || careful.cut_short;
+    let last_again = ids.get(..again).and_then(<[i64]>::last).copied();
+    careful.found.covered = match (first_left, ids.last()) {
+        (Some(left), _) if last_again.is_some_and(|last| left <= last) => None,
+        (Some(left), _) => Some(left - 1),
+        (None, Some(last)) if full => (ids.len() > again).then_some(*last),
+        (None, _) => Some(range.1),
+    };
+    add_keys(tx, care, &mut careful.unread).await?;
+    Ok(careful)
+}
+
+async fn read_all(
+    tx: &Transaction<'_>,
+    shard: ShardId,
+    range: (i64, i64),
+    claim: Claim<'_>,
+    ids: Vec<i64>,
+) -> Result<Found, OutboxError> {
+    let claim = Claim { source: Source::Manifest(&ids), ..claim };
+    let found = claim::rows(tx, shard, range, claim, false, None).await?;
+    for row in &found.rows {
+        rows::event(row)?;
+    }
+    Ok(found)
+}
+
+/// The digests of the keys, as far as the server can compute them.
+async fn add_keys(tx: &Transaction<'_>, care: Care, unread: &mut [Unread]) -> Result<(), OutboxError> {
+    if unread.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = unread.iter().map(|row| row.id).collect();
+    let statement = &tx.prepare_cached(sql::CAREFUL_KEYS).await?;
+    let cut = care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.query(statement, &[&ids]).await?) }).await?;
+    let keys: HashMap<i64, Option<[u8; 16]>> =
+        cut.done.iter().flatten().map(|row| (row.get(0), row.get::<_, Option<&str>>(1).and_then(digest))).collect();
+    for row in unread {
+        row.key = keys.get(&row.id).copied().flatten();
+    }
+    Ok(())
+}
+
+/// Of its hexadecimal digits, as PostgreSQL writes it.
+fn digest(hex: &str) -> Option<[u8; 16]> {
+    u128::from_str_radix(hex, 16).ok().map(u128::to_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn care_ends_some_steps_after_the_last_bad_row() {
+        let watch = Watch::default();
+        assert!(!watch.is_on(3));
+        watch.begin(3);
+        for _ in 1..STEPS {
+            watch.step(3, false);
+        }
+        assert!(watch.is_on(3) && !watch.is_on(4));
+        watch.step(3, true);
+        for _ in 0..STEPS {
+            assert!(watch.is_on(3));
+            watch.step(3, false);
+        }
+        assert!(!watch.is_on(3));
+    }
+
+    #[test]
+    fn a_row_is_late_several_times_before_it_counts() {
+        let watch = Watch::default();
+        assert!(!watch.strike(1, 7) && !watch.strike(1, 7) && !watch.strike(1, 8));
+        assert!(watch.strike(1, 7));
+    }
+
+    #[test]
+    fn a_digest_is_that_of_the_server() {
+        assert_eq!(digest("900150983cd24fb0d6963f7d28e17f72"), Some(super::super::sort::identity("abc")));
+        assert_eq!(digest("x"), None);
+    }
+}
