@@ -45,6 +45,7 @@ grant pg_read_all_stats to outbox_relay;
 -- create on the schema to outbox_relay.
 -- For cleanup, recover and the commands that look, with this role.
 grant select on outbox_current to outbox_relay;
+grant execute on function outbox_shown(text) to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
 
 -- Operators: events, pause and resume, replay, dlq, and what looks. They append rows as applications do, change the state of those
@@ -70,6 +71,7 @@ grant select on outbox_schema_history to outbox_operator;
 grant execute on function outbox_shard_count() to outbox_operator;
 grant execute on function outbox_key_of(text, text) to outbox_operator;
 grant execute on function outbox_shard_of(text, bigint) to outbox_operator;
+grant execute on function outbox_shown(text) to outbox_operator;
 
 -- The consumer. What projections read is a temporary table.
 create role outbox_consumer nologin;
@@ -108,4 +110,5 @@ grant select on outbox_schema_history to outbox_reader;
 grant execute on function outbox_shard_count() to outbox_reader;
 grant execute on function outbox_key_of(text, text) to outbox_reader;
 grant execute on function outbox_shard_of(text, bigint) to outbox_reader;
+grant execute on function outbox_shown(text) to outbox_reader;
 grant execute on function outbox_passed(double precision) to outbox_reader;

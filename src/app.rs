@@ -192,7 +192,10 @@ impl App {
                 format!("events would get ids below those that were published before them, and be passed over; {fix}");
             return Err(Error::new(Code::IdsOutOfTurn, what).hint(hint));
         }
-        home::settle_in(&pool).await
+        home::settle_in(&pool).await?;
+        // Before the cleaner goes by notes of ids that are drawn again now.
+        restart::begin_again(&pool, self.instance, Restart::Beyond).await?;
+        Ok(())
     }
 
     async fn migrate(&self) -> Result<()> {

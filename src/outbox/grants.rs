@@ -174,6 +174,7 @@ pub const GRANTS: &[Grant] = &[
     on(Relay, Cleanup, "outbox_retired_shards", "select"),
     on(Relay, Cleanup, "event_handled", "select"),
     on(Relay, Cleanup, "event_handled", "delete"),
+    on(Relay, Commands, "outbox_shown(text)", "execute"),
     // The commands cleanup and recover note what they did.
     on(Relay, Commands, "outbox_audit", "select"),
     on(Relay, Commands, "outbox_audit", "insert"),
@@ -216,6 +217,7 @@ pub const GRANTS: &[Grant] = &[
     on(Operator, Work, "outbox_shard_count()", "execute"),
     on(Operator, Work, "outbox_key_of(text, text)", "execute"),
     on(Operator, Work, "outbox_shard_of(text, bigint)", "execute"),
+    on(Operator, Work, "outbox_shown(text)", "execute"),
     // The consumer, on top of what its projections need.
     on(Consumer, Work, HERE, "usage"),
     // The relation that projections read is a temporary table.
@@ -257,6 +259,7 @@ pub const GRANTS: &[Grant] = &[
     on(Reader, Work, "outbox_shard_count()", "execute"),
     on(Reader, Work, "outbox_key_of(text, text)", "execute"),
     on(Reader, Work, "outbox_shard_of(text, bigint)", "execute"),
+    on(Reader, Work, "outbox_shown(text)", "execute"),
     on(Reader, Work, "outbox_passed(double precision)", "execute"),
 ];
 
