@@ -22,6 +22,8 @@ grant select, insert, update, delete on outbox_outcomes to outbox_relay;
 grant select on outbox_retired_shards to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
 grant select on outbox_installation, outbox_pauses to outbox_relay;
+-- Where the outbox lives, noted by the first relay that runs, so that a copy of the database is told from it.
+grant update (home_system, home_database) on outbox_installation to outbox_relay;
 grant select on refinery_schema_history to outbox_relay;
 -- A partitioned outbox has to belong to the relay's role: alter table outbox_events owner to outbox_relay, and each of its partitions;
 -- and: grant create on schema public to outbox_relay.

@@ -60,6 +60,11 @@ create function outbox_json_text(value jsonb, most bigint) returns text
     when value is not null then outbox_json_text_measured(value, most)
   end;
 
+-- A text as commands show it: of a very long one the beginning.
+create function outbox_shown(value text) returns text
+  language sql immutable parallel safe
+  return case when octet_length(value) > 4000 then left(value, 1000) || '...' else value end;
+
 -- Counts a row that a claim is about to return. Null: it is returned whole. Its size, if that is above `record_most`: it is returned without its
 -- contents, and as it takes time to measure, four of these are enough for one claim, or one that printed very much. -1: the claim had `most`
 -- bytes before this row.

@@ -21,7 +21,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::migrations;
 use crate::outbox::leases::Leases;
-use crate::outbox::{Finish, PgOutbox};
+use crate::outbox::{Finish, PgOutbox, barrier, home};
 use crate::projection::Projection;
 use crate::projection::consumer::Consumer;
 use crate::relay::encode::Encoder;
@@ -158,11 +158,15 @@ impl App {
         let check = self.health.check("schema");
         let mut backoff = Backoff::for_connection();
         loop {
-            let migrated = tokio::select! {
-                () = stop.cancelled() => return Ok(false),
-                migrated = self.migrate() => migrated,
+            let prepare = async {
+                self.migrate().await?;
+                if self.config.relay.enabled { self.examine().await } else { Ok(()) }
             };
-            match migrated {
+            let prepared = tokio::select! {
+                () = stop.cancelled() => return Ok(false),
+                prepared = prepare => prepared,
+            };
+            match prepared {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
                     check.failing(error.to_string());
@@ -175,6 +179,17 @@ impl App {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
         }
+    }
+
+    /// Refuses an outbox on which the relay could not keep its promises, before anything is taken or sent.
+    async fn examine(&self) -> Result<()> {
+        let pool = self.database.pool(Role::Admin, 1);
+        if let Some((what, fix)) = barrier::sequence(&pool).await?.fault() {
+            let hint =
+                format!("events would get ids below those that were published before them, and be passed over; {fix}");
+            return Err(Error::new(Code::IdsOutOfTurn, what).hint(hint));
+        }
+        home::settle_in(&pool).await
     }
 
     async fn migrate(&self) -> Result<()> {
@@ -206,9 +221,11 @@ impl App {
             projection.iter().map(Projection::load).collect::<Result<_>>()?
         };
         let client = client_config::common(kafka, &format!("{}-{}-consumer", run.deployment, self.name));
+        client_config::try_out(&client)?;
         let mut lost = LostBrokers::new(client.clone());
         let lost = Box::new(move |down| lost.look(down));
-        let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, self.metrics.clone());
+        let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, self.metrics.clone())
+            .refreshed_by(client_config::fresh);
         consumer.status().report_to(self.health.fresh_check("consumer", CONSUMER_SILENCE));
         Ok(consumer)
     }
@@ -222,9 +239,17 @@ impl App {
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;
+        let client = client_config::producer(kafka, &client_id, record_bytes_max);
+        client_config::try_out(&client)?;
+        if relay.delivery == Delivery::ExactlyOnce {
+            client_config::try_out(&client_config::transactional(kafka, &client_id, record_bytes_max))?;
+        }
         let health = RelayHealth::new(
-            self.health.fresh_check("postgres", POSTGRES_SILENCE),
-            self.health.fresh_check("kafka", KAFKA_SILENCE),
+            [
+                self.health.fresh_check("postgres", POSTGRES_SILENCE),
+                self.health.fresh_check("kafka", KAFKA_SILENCE),
+                self.health.check("ids"),
+            ],
             [self.health.notes(), self.health.notes()],
             self.health.waits("lanes"),
             self.metrics.clone(),
@@ -249,11 +274,7 @@ impl App {
             catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
             admin: kafka_admin,
             encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),
-            publisher: PublisherSettings {
-                client: client_config::producer(kafka, &client_id, record_bytes_max),
-                publish_timeout: relay.publish_timeout,
-                name: String::new(),
-            },
+            publisher: PublisherSettings { client, publish_timeout: relay.publish_timeout, name: String::new() },
             transactions: (relay.delivery == Delivery::ExactlyOnce).then(|| TransactionSettings {
                 client: client_config::transactional(kafka, &client_id, record_bytes_max),
                 id_prefix: format!("{}.", run.deployment),

@@ -3,6 +3,7 @@
 //! Invariant: a command stands here only when it works; the help, the completions and the man pages are made from these
 //! types, so what is listed is what there is.
 
+mod adopt;
 mod cleanup;
 mod dlq;
 mod operate;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
+pub use adopt::AdoptArgs;
 pub use cleanup::{CleanupArgs, Finished};
 pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
 pub use operate::{Consent, EventFilter, EventsTraceArgs, PauseArgs, RedoArgs};
@@ -122,6 +124,8 @@ pub enum Command {
     Dlq(DlqCommand),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
+    /// After a move of the database, or on a copy of it: accept where it is now
+    Adopt(AdoptArgs),
     /// Show, validate and document the settings
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -3,6 +3,7 @@
 //!
 //! Invariant: data goes to standard output in the form asked for, and nothing else does.
 
+mod adopt;
 mod check;
 mod cleanup;
 mod completions;
@@ -127,6 +128,7 @@ pub fn parse() -> Cli {
 
 /// Runs the command of a parsed command line.
 pub async fn run(cli: Cli) -> Result<()> {
+    signals::end_by_default()?;
     let context = Context { global: cli.global };
     // Logs would be written into the live view.
     let draws = matches!(&cli.command, Command::Top(args) if top::takes_the_screen(context.format(), args));
@@ -151,6 +153,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Replay(args) => Box::pin(replay::run(&context, &args)).await,
         Command::Dlq(command) => Box::pin(dlq::run(&context, &command)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
+        Command::Adopt(args) => Box::pin(adopt::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),
         Command::Completions(args) => Ok(completions::run(&args)?),
         Command::Man(args) => Ok(man::run(&args)?),

@@ -4,6 +4,8 @@
 //! themselves stand in `sections.rs`, once; the reader, the reference, the JSON Schema and the example file follow from it.
 //! Invariants: all problems are reported at once, and no secret is in any text made here.
 
+pub mod connection;
+
 mod effective;
 mod environment;
 mod example;
@@ -15,6 +17,7 @@ mod reference;
 mod report;
 mod rules;
 mod schema;
+pub mod secret_file;
 mod sections;
 mod source;
 mod spec;

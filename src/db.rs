@@ -3,12 +3,15 @@
 //! Invariant: every call has a limit on our side (`deadline.rs`). The client of the driver, which has none, stays in `client.rs`.
 
 mod client;
-mod connect;
+mod connector;
 mod deadline;
 mod patience;
 mod pool;
+mod server_error;
 mod time;
 mod tls;
+#[cfg(test)]
+mod url_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,8 @@ pub use pool::{Connection, Pool};
 
 use crate::config::DatabaseConfig;
 use crate::error::{Code, Error};
+use connector::Connector;
+pub use server_error::{Printable, ServerError};
 pub use time::StoredTime;
 
 /// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
@@ -68,10 +73,10 @@ pub enum DbError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The server refused the user, the password, the database or the certificate: an operator must act.
     #[error("PostgreSQL refused the connection")]
-    Denied(#[source] tokio_postgres::Error),
+    Denied(#[source] ServerError),
     /// The statement failed: missing table, missing grant, bad data, or a bug.
     #[error("statement failed")]
-    Statement(#[source] tokio_postgres::Error),
+    Statement(#[source] ServerError),
 }
 
 impl DbError {
@@ -118,7 +123,7 @@ impl DbError {
             Self::Unavailable(source) => {
                 let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
                 while let Some(inner) = cause {
-                    if let Some(error) = inner.downcast_ref::<tokio_postgres::Error>() {
+                    if let Some(error) = inner.downcast_ref::<ServerError>() {
                         return error.code();
                     }
                     cause = inner.source();
@@ -155,7 +160,13 @@ impl DbError {
 
 impl From<tokio_postgres::Error> for DbError {
     fn from(error: tokio_postgres::Error) -> Self {
-        if is_outage(&error) {
+        ServerError::from(error).into()
+    }
+}
+
+impl From<ServerError> for DbError {
+    fn from(error: ServerError) -> Self {
+        if is_outage(error.inner()) {
             return Self::Unavailable(error.into());
         }
         match error.code().map(|code| &code.code()[..2]) {
@@ -209,12 +220,12 @@ impl From<DbError> for Error {
                     inner.code(),
                     Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN | &SqlState::UNDEFINED_FUNCTION)
                 );
-                let message = inner.as_db_error().map_or_else(|| inner.to_string(), |db| db.message().to_owned());
                 if outdated {
-                    Self::new(Code::SchemaOutdated, format!("the database schema is missing or older than this program: {message}"))
+                    Self::new(Code::SchemaOutdated, "the database schema is missing or older than this program")
+                        .caused_by(error_source(error))
                         .hint("run: outbox-relay migrate up")
                 } else {
-                    Self::new(Code::PostgresStatement, format!("a statement failed: {message}")).caused_by(error_source(error))
+                    Self::new(Code::PostgresStatement, "a statement failed").caused_by(error_source(error))
                 }
             }
         }
@@ -231,32 +242,18 @@ fn error_source(error: DbError) -> Box<dyn std::error::Error + Send + Sync> {
 /// Where and how to connect. Cheap to clone; opens nothing by itself.
 #[derive(Debug, Clone)]
 pub struct Database {
-    config: tokio_postgres::Config,
-    tls: tls::Tls,
+    connector: Connector,
     statement_timeout: Duration,
     limits: Limits,
     silences: Silences,
 }
 
 impl Database {
-    /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be read.
+    /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be used.
     pub fn new(settings: &DatabaseConfig) -> Result<Self, Error> {
-        let mut config: tokio_postgres::Config =
-            settings.url.expose().parse().map_err(|error: tokio_postgres::Error| {
-                // The parser's text never holds the URL, only the name of the bad part.
-                Error::new(Code::ConfigInvalid, format!("database.url is not a PostgreSQL URL: {error}"))
-                    .hint("the form is postgres://user:password@host:port/database")
-            })?;
-        let tls = tls::Tls::new(settings, &config)?;
-        config
-            .ssl_mode(tls.mode())
-            .connect_timeout(settings.connect_timeout)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(3))
-            .keepalives_retries(3)
-            .tcp_user_timeout(Duration::from_secs(10));
         let limits = Limits::new(settings.connect_timeout, settings.statement_timeout);
-        Ok(Self { config, tls, statement_timeout: settings.statement_timeout, limits, silences: Silences::default() })
+        let connector = Connector::new(settings)?;
+        Ok(Self { connector, statement_timeout: settings.statement_timeout, limits, silences: Silences::default() })
     }
 
     /// The same with a `statement_timeout` of at most this.
@@ -283,13 +280,13 @@ impl Database {
     pub async fn connect(&self, role: Role) -> Result<Client, DbError> {
         let limits = self.limits(role);
         let silences = self.silences.count();
-        let (config, tls) = (self.session_config(role), self.tls.connector());
+        let session = self.session_config(role);
         // Boxed: it is large, and inside of everything that needs a connection.
-        let connecting = Box::pin(connect::connect(&config, &tls, limits.connect));
-        let (client, connection) = connecting.await.map_err(|error| error.at(&self.describe().into()))?;
+        let opening = Box::pin(self.connector.open(&session, limits.connect));
+        let (client, driver) = opening.await.map_err(|error| error.at(&self.describe().into()))?;
         let task = crate::supervisor::detach_with_handle("postgres connection", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "a PostgreSQL connection ended");
+            if let Err(error) = driver.await {
+                tracing::debug!(error = %ServerError::from(error), "a PostgreSQL connection ended");
             }
         });
         Ok(Client::new(client, Guard::new(limits, self.silences.clone(), task), self.clone(), silences))
@@ -304,18 +301,9 @@ impl Database {
         self.silences.count()
     }
 
-    /// The host and database, for messages. Never the password.
+    /// Hosts and database, for messages. Never the password.
     pub fn describe(&self) -> String {
-        let host = self.config.get_hosts().first().map_or_else(
-            || "localhost".to_owned(),
-            |host| match host {
-                tokio_postgres::config::Host::Tcp(name) => name.clone(),
-                tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
-            },
-        );
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres");
-        format!("{host}:{port}/{database}")
+        self.connector.describe()
     }
 
     fn session_config(&self, role: Role) -> tokio_postgres::Config {
@@ -348,7 +336,7 @@ impl Database {
                 " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c random_page_cost=0.1",
             );
         }
-        let mut config = self.config.clone();
+        let mut config = tokio_postgres::Config::new();
         config.application_name(role.application_name()).options(&options);
         config
     }

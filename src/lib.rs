@@ -25,5 +25,6 @@ pub mod projection;
 pub mod relay;
 pub mod retry;
 pub mod secret;
+pub mod stderr;
 pub mod supervisor;
 pub mod telemetry;

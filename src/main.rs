@@ -5,21 +5,24 @@ use std::process::ExitCode;
 use outbox_relay::cli::Cli;
 use outbox_relay::commands::{self, Result};
 use outbox_relay::error::{Code, Error};
-use outbox_relay::output;
+use outbox_relay::{output, telemetry};
 
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _points = outbox_relay::failpoint::set_up();
+    telemetry::report_panics();
     // A usage error ends here, with exit status 2.
     let cli = commands::parse();
     output::set_colour(cli.global.color);
-    match run(cli) {
+    let status = match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report();
             ExitCode::from(failure.exit() as u8)
         }
-    }
+    };
+    telemetry::finish();
+    status
 }
 
 fn run(cli: Cli) -> Result<()> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use crate::db::{Client, Database, DbError, Role, is_outage};
+use crate::db::{Client, Database, DbError, Printable, Role, is_outage};
 use crate::error::{Code, Error, Result};
 pub use conversion::{Facts, Tell};
 
@@ -181,7 +181,7 @@ fn postgres_cause(error: &refinery::Error) -> Option<&tokio_postgres::Error> {
 fn failed(error: refinery::Error) -> Error {
     // A server that goes away in the middle is waited for like one that was never there.
     if postgres_cause(&error).is_some_and(is_outage) {
-        return DbError::Unavailable(error.into()).into();
+        return DbError::Unavailable(Printable::of(&error).into()).into();
     }
     let (message, hint) = match error.kind() {
         refinery::error::Kind::DivergentVersion(applied, _) => (
@@ -197,5 +197,5 @@ fn failed(error: refinery::Error) -> Error {
             "nothing of it was applied; see the cause, put it right, and run: outbox-relay migrate up",
         ),
     };
-    Error::new(Code::MigrationFailed, message).caused_by(error).hint(hint)
+    Error::new(Code::MigrationFailed, message).caused_by(Printable::of(&error)).hint(hint)
 }

@@ -10,6 +10,7 @@ pub mod barrier;
 pub mod cleanup;
 pub mod dead_letters;
 pub mod failure;
+pub mod home;
 pub mod inspect;
 pub mod isolate;
 pub mod leases;
@@ -33,6 +34,7 @@ mod settle;
 mod sort;
 mod statements;
 mod step;
+mod tag;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -50,6 +52,7 @@ pub use settle::Settlement;
 pub use sort::{TopicWait, Verdict};
 use statements as sql;
 pub use step::Part;
+pub use tag::BatchTag;
 use watermark::Watermark;
 
 /// The right to change a shard's rows: this owner, in this epoch. A new owner raises the epoch, and every statement of the
@@ -142,6 +145,8 @@ pub struct Claimed<R> {
 #[derive(Debug)]
 pub struct Batch<R> {
     pub seq: i64,
+    /// Where numbers go to Kafka ([`Claim::marked`]).
+    pub tag: Option<BatchTag>,
     pub events: Vec<Claimed<R>>,
 }
 
@@ -172,6 +177,8 @@ pub struct ShardState {
     pub batch_ids: Option<Vec<i64>>,
     /// The number of the batch goes, or went, to Kafka in the transaction of its records.
     pub marked: bool,
+    /// `None`: an older version has claimed it, or at-least-once delivery.
+    pub tag: Option<BatchTag>,
 }
 
 /// Whose outbox this is.
@@ -226,8 +233,13 @@ impl PgOutbox {
         let connection = self.pool.get().await?;
         let row = connection.query_opt(sql::SHARD_STATE, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
         let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
-        let state =
-            ShardState { batch_seq: row.get("batch_seq"), batch_ids: row.get("batch_ids"), marked: row.get("marked") };
+        let batch_seq = row.get("batch_seq");
+        let state = ShardState {
+            batch_seq,
+            batch_ids: row.get("batch_ids"),
+            marked: row.get("marked"),
+            tag: BatchTag::of_batch(row.get("batch_tag"), batch_seq),
+        };
         connection.done();
         Ok(state)
     }

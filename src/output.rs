@@ -19,6 +19,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
+use crate::stderr;
 pub use ask::{confirm, is_attended};
 pub use progress::Progress;
 #[cfg(feature = "tui")]
@@ -136,8 +137,11 @@ pub fn raw(bytes: &[u8]) -> Result<()> {
 
 /// A remark on standard error: what was done, how to go on.
 pub fn note(text: &str) {
-    // Nobody is left to be told when standard error is gone.
-    drop(write_to(&mut anstream::stderr().lock(), format!("{text}\n").as_bytes()));
+    let colour = anstream::AutoStream::choice(&io::stderr());
+    let mut stream = anstream::AutoStream::new(Vec::new(), colour);
+    if stream.write_all(format!("{text}\n").as_bytes()).is_ok() {
+        stderr::write(stream.into_inner());
+    }
 }
 
 /// The report of a failed command on standard error.

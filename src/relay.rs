@@ -138,6 +138,8 @@ const STUCK_STEPS: u32 = 3;
 pub struct RelayHealth {
     postgres: Check,
     kafka: Check,
+    /// That ids are drawn in turn.
+    ids: Check,
     /// What is paused.
     pauses: Notes,
     /// That no shard can be had for now.
@@ -150,9 +152,9 @@ pub struct RelayHealth {
 }
 
 impl RelayHealth {
-    pub fn new(postgres: Check, kafka: Check, notes: [Notes; 2], waits: Waits, metrics: Metrics) -> Self {
+    pub fn new([postgres, kafka, ids]: [Check; 3], notes: [Notes; 2], waits: Waits, metrics: Metrics) -> Self {
         let [pauses, resharding] = notes;
-        Self { postgres, kafka, pauses, resharding, waits, failing: Mutex::default(), metrics }
+        Self { postgres, kafka, ids, pauses, resharding, waits, failing: Mutex::default(), metrics }
     }
 
     fn postgres_works(&self) {
@@ -323,13 +325,13 @@ mod tests {
     fn a_shard_without_progress_is_not_hidden_by_the_success_of_others() {
         let all = Health::default();
         let health = RelayHealth::new(
-            all.check("postgres"),
-            all.check("kafka"),
+            [all.check("postgres"), all.check("kafka"), all.check("ids")],
             [all.notes(), all.notes()],
             all.waits("waits"),
             Metrics::new(),
         );
         health.kafka_works();
+        health.ids.ok();
         let error = || DbError::of_a_test("gone".to_owned());
         for _ in 1..STUCK_STEPS {
             health.step_failed(3, &error());

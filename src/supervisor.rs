@@ -74,7 +74,8 @@ impl Supervisor {
                     tracing::error!(task = name, code = error.code().as_str(), error = %error.chain(), "failed");
                     Err(error)
                 }
-                Err(join) => Err(Error::new(Code::Unexpected, "a task panicked").caused_by(join)),
+                // What it says may quote data; the report of the panic says where it was.
+                Err(_) => Err(Error::new(Code::Unexpected, "a task panicked")),
             };
             // A task that ends without being told to is as bad as one that fails: nobody does its work any more.
             self.stop.cancel();

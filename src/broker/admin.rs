@@ -297,8 +297,4 @@ fn denied(topic: &str) -> Error {
         .hint(format!("grant DESCRIBE and WRITE on {topic} to the user of the relay"))
 }
 
-pub(super) fn refused_settings(error: KafkaError) -> Error {
-    Error::new(Code::KafkaConfig, "the Kafka client refuses its settings")
-        .caused_by(error)
-        .hint("see [kafka] and [kafka.properties]; names and values are those of librdkafka")
-}
+pub(super) use client_config::refused as refused_settings;

@@ -1,8 +1,25 @@
 //! Typed settings to librdkafka settings: what the promises rest on, and what users may add.
 
-use rdkafka::ClientConfig;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::config::KafkaConfig;
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
+use crate::config::{KafkaConfig, secret_file};
+use crate::error::{Code, Error, Result};
+use crate::secret::Secret;
+
+/// Secrets that were read from files, so that [`fresh`] knows where to look for a new one.
+static FILES: Mutex<Vec<SecretFile>> = Mutex::new(Vec::new());
+
+struct SecretFile {
+    property: &'static str,
+    /// What the file has held, the newest last.
+    texts: Vec<Secret>,
+    file: PathBuf,
+}
 
 /// Settings that producers, consumers and admin calls share: brokers, security, `[kafka.properties]`.
 /// `client_id` shows in the broker's logs and quotas.
@@ -29,11 +46,17 @@ pub fn common(settings: &KafkaConfig, client_id: &str) -> ClientConfig {
     };
     set("sasl.mechanism", settings.sasl_mechanism.as_deref());
     set("sasl.username", settings.sasl_username.as_deref());
-    set("sasl.password", Some(settings.sasl_password.expose()).filter(|text| !text.is_empty()));
+    set(
+        "sasl.password",
+        Some(watched("sasl.password", &settings.sasl_password).expose()).filter(|text| !text.is_empty()),
+    );
     set("ssl.ca.location", settings.ca_file.as_deref().and_then(|path| path.to_str()));
     set("ssl.certificate.location", settings.cert_file.as_deref().and_then(|path| path.to_str()));
     set("ssl.key.location", settings.key_file.as_deref().and_then(|path| path.to_str()));
-    set("ssl.key.password", Some(settings.key_password.expose()).filter(|text| !text.is_empty()));
+    set(
+        "ssl.key.password",
+        Some(watched("ssl.key.password", &settings.key_password).expose()).filter(|text| !text.is_empty()),
+    );
     for (name, value) in &settings.properties {
         config.set(name, value);
     }
@@ -94,4 +117,117 @@ fn tuned(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) -> Clie
         // The limit of librdkafka counts a little differently from ours; ours decides.
         .set("message.max.bytes", (record_bytes_max + 1024).max(1_000_000).to_string());
     config
+}
+
+/// The settings with the secrets that their files hold now. For whoever makes a client: librdkafka reads the files of
+/// certificates itself when a client is made, but passwords are handed to it.
+pub fn fresh(settings: &ClientConfig) -> ClientConfig {
+    let mut settings = settings.clone();
+    for known in files().iter_mut() {
+        let is_of_file =
+            settings.get(known.property).is_some_and(|text| known.texts.iter().any(|old| old.expose() == text));
+        if is_of_file {
+            settings.set(known.property, known.read_again().expose());
+        }
+    }
+    settings
+}
+
+fn files() -> MutexGuard<'static, Vec<SecretFile>> {
+    FILES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The secret as its file holds it now; a file that cannot be read changes nothing.
+fn watched(property: &'static str, secret: &Secret) -> Secret {
+    let Some(file) = secret.file() else { return secret.clone() };
+    let mut files = files();
+    let at = files.iter().position(|known| known.property == property && known.file == file).unwrap_or_else(|| {
+        files.push(SecretFile { property, texts: vec![secret.clone()], file: file.to_owned() });
+        files.len() - 1
+    });
+    files[at].read_again()
+}
+
+impl SecretFile {
+    fn read_again(&mut self) -> Secret {
+        let newest = self.texts.last().cloned().unwrap_or_default();
+        match secret_file::read(&self.file) {
+            Ok(found) if found != newest => {
+                tracing::info!(setting = self.property, "the file of a Kafka secret was changed: new clients use it");
+                // A client may have been told any of the last few.
+                if self.texts.len() == 8 {
+                    self.texts.remove(0);
+                }
+                self.texts.push(found.clone());
+                found
+            }
+            Ok(_) => newest,
+            Err(why) => {
+                tracing::warn!(
+                    error = why,
+                    "the file of a Kafka secret cannot be read: new clients use what it held before"
+                );
+                newest
+            }
+        }
+    }
+}
+
+/// Whether librdkafka takes the settings of a producer, each and together, so that a mistake ends the start and not the
+/// work. Errors: [`Code::KafkaConfig`], without any value.
+pub fn try_out(settings: &ClientConfig) -> Result<()> {
+    use rdkafka::admin::AdminClient;
+    use rdkafka::config::FromClientConfigAndContext;
+    // To librdkafka it is a producer like any other.
+    AdminClient::from_config_and_context(settings, super::admin::QuietContext).map(drop).map_err(refused)
+}
+
+/// As the error of a command. librdkafka quotes values, which may be secrets.
+pub fn refused(error: KafkaError) -> Error {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others quote no value")]
+    let why = match &error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            format!("it has no setting `{name}`")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => format!("the value of `{name}` cannot be used"),
+        other => other.to_string(),
+    };
+    Error::new(Code::KafkaConfig, format!("the Kafka client refuses its settings: {why}"))
+        .hint("see [kafka] and [kafka.properties]; names and values are those of librdkafka")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_client_gets_the_password_that_the_file_holds_now() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let write = |text: &str| std::fs::write(file.path(), text).expect("it can be written");
+        write("first\n");
+        let sasl_password = secret_file::read(file.path()).expect("a secret");
+        let settings = KafkaConfig { sasl_password, ..KafkaConfig::default() };
+        let made = common(&settings, "a");
+        assert_eq!(made.get("sasl.password"), Some("first"));
+        write("second\n");
+        assert_eq!(fresh(&made).get("sasl.password"), Some("second"), "a client that is made anew");
+        assert_eq!(common(&settings, "b").get("sasl.password"), Some("second"), "another one");
+        write("third\n");
+        assert_eq!(fresh(&fresh(&made)).get("sasl.password"), Some("third"));
+        write("");
+        assert_eq!(fresh(&made).get("sasl.password"), Some("third"), "a file that cannot be used changes nothing");
+        let other = KafkaConfig { sasl_password: Secret::new("of a variable"), ..KafkaConfig::default() };
+        assert_eq!(fresh(&common(&other, "c")).get("sasl.password"), Some("of a variable"));
+    }
+
+    #[test]
+    fn what_librdkafka_refuses_is_told_without_its_value() {
+        for (name, value) in [("linger.ms", "hunter2"), ("no.such.setting", "hunter2"), ("ssl.key.pem", "hunter2")] {
+            let mut settings = common(&KafkaConfig::default(), "a");
+            settings.set(name, value).set("security.protocol", "ssl");
+            let report = try_out(&settings).expect_err(name).report();
+            assert!(report.contains(name) || name == "ssl.key.pem", "{report}");
+            assert!(!report.contains("hunter2"), "{report}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::config::FromClientConfigAndContext;
 
 use super::admin::QuietContext;
+use super::client_config;
 use crate::clock::monotonic;
 
 /// Time without any broker before another client asks, and between two questions. A client that can finds its brokers again within a
@@ -83,7 +84,9 @@ fn ask(settings: ClientConfig) -> Mutex<Receiver<bool>> {
     Mutex::new(answer)
 }
 
-fn any_brokers(mut settings: ClientConfig) -> bool {
+fn any_brokers(settings: ClientConfig) -> bool {
+    // A password that was changed in its file loses the brokers for good as well, and a new client finds them.
+    let mut settings = client_config::fresh(&settings);
     for name in NOT_FOR_A_VISITOR {
         settings.remove(name);
     }

@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::lost::LostBrokers;
-use super::{Headers, Record};
+use super::{Headers, Record, client_config};
 use crate::clock::{Permit, monotonic};
 
 /// How long one call of a transaction waits, so that the end of a permit is noticed.
@@ -126,7 +126,7 @@ impl Producer {
     pub(super) fn new(config: &ClientConfig, records_max: usize, brokers_up: Arc<AtomicBool>) -> KafkaResult<Self> {
         let reports = Mutex::new(Vec::with_capacity(records_max));
         let context = Context { reports, brokers_up, down: AtomicBool::new(false), suspicious: AtomicBool::new(false) };
-        let inner = BaseProducer::from_config_and_context(config, context)?;
+        let inner = BaseProducer::from_config_and_context(&client_config::fresh(config), context)?;
         Ok(Self { inner, unreported: 0, watch: Arc::default(), lost: LostBrokers::new(config.clone()) })
     }
 

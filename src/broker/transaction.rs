@@ -15,11 +15,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
-use super::Record;
 use super::admin::QuietContext;
 use super::batch::{BatchState, HandOver, POLL_EVERY, State, drain, hand_over};
 use super::call::close;
 use super::producer::{CallWatch, Producer};
+use super::{Record, client_config};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
@@ -110,6 +110,7 @@ struct Thread {
 
 #[derive(Debug)]
 enum Job {
+    Peek { permit: Permit, reply: oneshot::Sender<Result<Option<Marker>, String>> },
     Open { permit: Permit, reply: oneshot::Sender<Result<Option<Marker>, String>> },
     Publish { records: Arc<Vec<Record>>, marker: Marker, permit: Permit, reply: oneshot::Sender<Ended> },
 }
@@ -121,6 +122,18 @@ impl TransactionalPublisher {
         let brokers_up = Arc::new(AtomicBool::new(true));
         let thread = Mutex::new(Thread::start(settings.clone(), Arc::clone(&brokers_up))?);
         Ok(Self { settings: Box::new(settings), thread, brokers_up })
+    }
+
+    /// Reads the marker as it is now, without fencing anybody: it may still move.
+    ///
+    /// Errors and cancellation: as of [`TransactionalPublisher::open`].
+    pub async fn peek(&self, permit: Permit) -> Result<Option<Marker>, String> {
+        let (reply, answer) = oneshot::channel();
+        let thread = self.thread();
+        if thread.jobs.send(Job::Peek { permit, reply }).is_err() {
+            return Err(GONE.to_owned());
+        }
+        self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(reason.to_owned()))
     }
 
     /// Fences every older producer of this shard, ends what they had open, and reads the marker, which is final then.
@@ -209,6 +222,7 @@ impl Worker {
         while let Ok(job) = inbox.recv() {
             // A lane that is gone has no use for the answer; its successor reads the marker.
             match job {
+                Job::Peek { permit, reply } => drop(reply.send(self.peek(&permit))),
                 Job::Open { permit, reply } => drop(reply.send(self.open(&permit))),
                 Job::Publish { records, marker, permit, reply } => {
                     drop(reply.send(self.publish(&records, &marker, &permit)));
@@ -222,14 +236,8 @@ impl Worker {
         if let Some(former) = self.open.take() {
             close(former);
         }
-        let mut reader = self.settings.reader.clone();
-        reader
-            .set("group.id", &self.settings.place.group)
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed");
-        // It never subscribes, so it takes nothing over; it connects while the producer does.
-        let reader: BaseConsumer<QuietContext> =
-            reader.create_with_context(QuietContext).map_err(|error| error.to_string())?;
+        // It connects while the producer does.
+        let reader = self.reader("read_committed")?;
         let producer =
             Producer::new(&self.settings.client, 0, Arc::clone(&self.brokers_up)).map_err(|error| error.to_string())?;
         let producer = producer.watched_by(Arc::clone(&self.watch));
@@ -244,6 +252,21 @@ impl Worker {
         self.brokers_up.store(true, Ordering::Relaxed);
         self.open = Some(Open { producer, group, committing: false });
         Ok(marker)
+    }
+
+    fn peek(&self, permit: &Permit) -> Result<Option<Marker>, String> {
+        // A transaction that its producer has left open is not waited for.
+        self.marker(&self.reader("read_uncommitted")?, permit)
+    }
+
+    /// It never subscribes, so it takes nothing over.
+    fn reader(&self, isolation: &str) -> Result<BaseConsumer<QuietContext>, String> {
+        let mut reader = client_config::fresh(&self.settings.reader);
+        reader
+            .set("group.id", &self.settings.place.group)
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", isolation);
+        reader.create_with_context(QuietContext).map_err(|error| error.to_string())
     }
 
     fn marker(&self, reader: &BaseConsumer<QuietContext>, permit: &Permit) -> Result<Option<Marker>, String> {

@@ -2,6 +2,7 @@
 //!
 //! A list never holds payloads; `show` prints them, because the operator asked for that one event.
 
+mod indent;
 mod redo;
 mod trace;
 mod view;

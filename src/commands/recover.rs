@@ -17,10 +17,11 @@ use crate::config::{Config, Needs};
 use crate::db::Pool;
 use crate::error::{Code, Error};
 use crate::event::ShardId;
+use crate::outbox::home::{self, Standing};
 use crate::outbox::recovery::{self, Candidate, FoundRow, Shard};
 use crate::output::{self, Align, Cell, Table, Tone};
 use crate::relay::progress;
-use crate::relay::takeover::{Disagreement, Manifest, Resolution, Seen, is_ours, note, resolve};
+use crate::relay::takeover::{Disagreement, Known, Manifest, Resolution, Seen, is_ours, resolve};
 
 /// How long before its oldest row a scan begins: clocks of hosts differ, and the timestamp of a record is the row's.
 const MARGIN: SignedDuration = SignedDuration::from_mins(1);
@@ -57,6 +58,10 @@ pub(super) async fn run(context: &Context, args: &RecoverArgs) -> Result<()> {
     }
     let settings = context.settings(Needs::BOTH)?;
     let pool = admin_pool(&settings)?;
+    if let Standing::Away { home, here } = home::look(&pool).await? {
+        // What Kafka has is the original's until somebody says that it is gone.
+        return Err(home::away(&home, &here).into());
+    }
     let looks = look(&settings, &pool, args.shard).await?;
     let stuck: Vec<ShardId> =
         looks.iter().filter(|look| look.disagreement.is_some()).map(|look| look.shard.shard).collect();
@@ -121,8 +126,8 @@ async fn look(settings: &Config, pool: &Pool, only: Option<ShardId>) -> Result<V
         .into_iter()
         .map(|shard| {
             let marker = markers.remove(&i32::from(shard.shard));
-            let ours = note(installation, shard.in_flight.as_deref().unwrap_or_default());
-            let seen = marker.as_ref().map(|(seq, note)| Seen { seq: *seq, same_batch: *note == ours });
+            let known = Known { installation, tag: shard.tag, ids: shard.in_flight.as_deref() };
+            let seen = marker.as_ref().map(|(seq, note)| Seen { seq: *seq, same_batch: known.agrees(note) });
             let manifest =
                 Manifest { seq: shard.batch_seq, in_flight: shard.in_flight.is_some(), marked: shard.marked };
             let disagreement = match resolve(manifest, seen) {

@@ -33,6 +33,7 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<()> {
     );
     let Some(outcome) = signals.run(app.run(stop.clone()), &stop).await else {
         // Nothing may run after this, no destructor of a client that waits for its broker either.
+        telemetry::finish();
         process::exit(Exit::Unexpected as i32);
     };
     outcome?;

@@ -1,26 +1,84 @@
-//! SIGTERM and SIGINT: the first asks for a stop, the second does not wait for it.
+//! SIGTERM, SIGINT and SIGHUP: the first asks for a stop, the second does not wait for it. Commands that do not listen end at once.
 
 use std::future::Future;
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Result};
+use crate::supervisor;
+use crate::telemetry;
 
-/// Both signals, listened to from the making on.
+/// How many listeners there are that act on signals themselves.
+static LISTENERS: AtomicUsize = AtomicUsize::new(0);
+
+/// A signal that ends a process, by its name and its number.
+type Named = (&'static str, i32);
+
+/// The three signals, listened to from the making on.
 #[derive(Debug)]
 pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    heard: Heard,
 }
 
-impl Signals {
-    /// To be made before the work begins, so that no signal meets the default action, which is to die at once.
-    pub(super) fn listen() -> Result<Self> {
+#[derive(Debug)]
+struct Heard {
+    terminate: Signal,
+    interrupt: Signal,
+    /// `None` where whoever started us has it ignored, as `nohup` does.
+    hangup: Option<Signal>,
+}
+
+impl Heard {
+    fn new() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|error| Error::new(Code::Unexpected, "cannot listen for signals").caused_by(error))
         };
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        let hangup = if ignores_hangup() { None } else { Some(listen(SignalKind::hangup())?) };
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())?, hangup })
+    }
+
+    /// Cancel safe.
+    async fn next(&mut self) -> Named {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate().as_raw_value()),
+            _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt().as_raw_value()),
+            _ = hangup => ("SIGHUP", SignalKind::hangup().as_raw_value()),
+        }
+    }
+}
+
+/// Ends the process on a signal, unless a [`Signals`] listens. The kernel would do the same, but not for process 1, which has no
+/// default actions; so in a container every command needs it. The status is that of a process which a signal ended, as shells
+/// have it: 128 and its number.
+pub(super) fn end_by_default() -> Result<()> {
+    let mut heard = Heard::new()?;
+    supervisor::detach("signals", async move {
+        loop {
+            let (_, number) = heard.next().await;
+            if LISTENERS.load(Ordering::SeqCst) == 0 {
+                telemetry::finish();
+                process::exit(128 + number);
+            }
+        }
+    });
+    Ok(())
+}
+
+impl Signals {
+    /// To be made before the work begins, so that no signal ends it in the middle.
+    pub(super) fn listen() -> Result<Self> {
+        let heard = Heard::new()?;
+        LISTENERS.fetch_add(1, Ordering::SeqCst);
+        Ok(Self { heard })
     }
 
     /// Runs `work` to its end. The first signal cancels `stop`; at the second the work is dropped where it is, and there
@@ -29,25 +87,45 @@ impl Signals {
         let mut work = Box::pin(work);
         tokio::select! {
             outcome = &mut work => return Some(outcome),
-            name = self.next() => {
+            (name, _) = self.heard.next() => {
                 tracing::info!(signal = name, "stopping: what is in hand is finished; a second signal does not wait for it");
                 stop.cancel();
             }
         }
         tokio::select! {
             outcome = &mut work => Some(outcome),
-            name = self.next() => {
+            (name, _) = self.heard.next() => {
                 tracing::warn!(signal = name, "second signal: not waiting");
                 None
             }
         }
     }
+}
 
-    /// Cancel safe.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+impl Drop for Signals {
+    fn drop(&mut self) {
+        LISTENERS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether this process was started with SIGHUP ignored.
+pub(super) fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("SigIgn:")).is_some_and(is_first_bit_set)
+}
+
+/// Of a mask in hexadecimal. SIGHUP is signal 1.
+fn is_first_bit_set(mask: &str) -> bool {
+    u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_hangup_is_the_lowest_bit() {
+        assert!(is_first_bit_set("\t0000000000001001"));
+        assert!(!is_first_bit_set("\t0000000000001002"));
     }
 }

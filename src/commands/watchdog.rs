@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::signals::ignores_hangup;
 use crate::error::{Code, Error, Result};
+use crate::stderr;
 use crate::supervisor;
 
 /// The others have as long to notice a signal by themselves.
@@ -35,14 +37,10 @@ async fn until_the_end(stop: CancellationToken, shutdown_timeout: Duration) {
     tokio::time::sleep(heard).await;
     stop.cancel();
     tokio::time::sleep(left - heard).await;
-    // The log may be what hangs.
-    let tell = || {
-        tracing::warn!(
-            "not everything ended within run.shutdown_timeout; what is in flight stays PENDING and the leases run out by themselves"
-        );
-    };
-    drop(std::thread::Builder::new().name("last-line".to_owned()).spawn(tell));
-    tokio::time::sleep(LAST_LINE).await;
+    tracing::warn!(
+        "not everything ended within run.shutdown_timeout; what is in flight stays PENDING and the leases run out by themselves"
+    );
+    stderr::flush(LAST_LINE);
     process::exit(supervisor::failure_status().unwrap_or_default());
 }
 
@@ -56,5 +54,6 @@ async fn asked(stop: &CancellationToken) {
         () = stop.cancelled() => {}
         () = signalled(SignalKind::terminate()) => {}
         () = signalled(SignalKind::interrupt()) => {}
+        () = signalled(SignalKind::hangup()), if !ignores_hangup() => {}
     }
 }

@@ -75,7 +75,7 @@ macro_rules! choice {
         pub enum $name:ident { $( $variant:ident = $text:literal ),* $(,)? }
     ) => {
         $(#[doc = $doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name {
             $( #[doc = concat!("`", $text, "`")] $variant, )*
         }

@@ -6,7 +6,6 @@
 mod tables;
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,13 +14,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::environment::{Given, Layer};
 use super::problem::{Origin, Problem, Provenance};
+use super::secret_file;
 use super::source::SettingsFile;
 use super::spec::{Section, SectionSpec, join};
 use super::value::{Bad, Scalar};
 use crate::secret::Secret;
-
-/// A file that holds one secret is short; a bound keeps a wrong path, such as a device, from filling the memory.
-const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// What has been found out so far.
 pub(super) struct Reader<'a> {
@@ -141,7 +138,7 @@ impl<'r, 'a> Scope<'r, 'a> {
                 (None, Some(at)) => {
                     let raw = &from_file[at];
                     let path: Result<std::path::PathBuf, Bad> = raw.parse(self.reader.folder());
-                    path.and_then(|path| read_secret(&path))
+                    path.and_then(|path| secret_file::read(&path).map_err(Bad::new))
                         .map(|secret| value = secret)
                         .map(|()| raw)
                         .map_err(|bad| (bad, raw))
@@ -201,19 +198,4 @@ impl<'r, 'a> Scope<'r, 'a> {
         let secret = |leaf: &super::spec::Leaf| leaf.path == key && leaf.kind == super::spec::LeafKind::Secret;
         self.reader.root.leaves().iter().any(secret)
     }
-}
-
-/// The text of a file without the line end that editors put there.
-fn read_secret(path: &Path) -> Result<Secret, Bad> {
-    let bad = |why: String| Bad::new(format!("cannot read {}: {why}", path.display()));
-    let file = std::fs::File::open(path).map_err(|error| bad(error.to_string()))?;
-    let mut bytes = Vec::new();
-    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
-    if bytes.len() as u64 > SECRET_BYTES_MAX {
-        return Err(bad(format!("it is larger than {SECRET_BYTES_MAX} bytes")));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8".to_owned()))?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
-    if text.is_empty() { Err(bad("it is empty".to_owned())) } else { Ok(Secret::new(text)) }
 }

@@ -13,6 +13,7 @@ mod routing;
 
 use std::time::Duration;
 
+use super::connection::ConnectionString;
 use super::environment::variable_of;
 use super::problem::{Origin, Problem};
 use super::reader::Reader;
@@ -139,11 +140,10 @@ fn shown(value: &impl Scalar) -> String {
 
 impl DatabaseConfig {
     fn check(&self, rules: &mut Rules<'_, '_>) {
-        let url = self.url.expose();
-        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
-        if !url.is_empty() && rest.is_none_or(str::is_empty) {
-            let help = "write it as postgres://user:password@host:5432/database";
-            rules.refuse(&["database.url"], "expected a URL that begins with `postgres://` or `postgresql://`", help);
+        if !self.url.is_empty()
+            && let Err(refused) = ConnectionString::parse(self.url.expose()).and_then(|target| target.check(self))
+        {
+            rules.refuse(&["database.url"], refused.why, refused.help);
         }
         rules.pair(self.cert_file.is_some(), self.key_file.is_some(), "database");
         let unchecked = matches!(self.tls, TlsMode::Disable | TlsMode::Prefer | TlsMode::Require);

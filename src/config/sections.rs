@@ -43,9 +43,9 @@ section! {
 section! {
     /// The PostgreSQL database that holds the outbox.
     pub struct DatabaseConfig in "database" {
-        /// Connection URL, `postgres://user:password@host:port/database`. `DATABASE_URL` sets it too. `url_file` names a file that holds it.
+        /// Connection URL, `postgres://user:password@host:port/database`, or `name=value` pairs as libpq takes them. `DATABASE_URL` sets it too. `url_file` names a file that holds it; it is read again when it was changed, or when PostgreSQL refuses the password. Parameters behind a `?` take effect or are refused by name.
         pub url: Secret = Secret::default(),
-        /// `disable`, `prefer` (TLS if the server offers it, certificate not checked), `require` (TLS, certificate not checked), `verify-ca`, or `verify-full` (chain and host name checked). `auto` means `verify-full`, but `disable` for Unix sockets and loopback hosts.
+        /// `disable`, `prefer` (TLS if the server offers it, certificate not checked), `require` (TLS, certificate not checked), `verify-ca`, or `verify-full` (chain and host name checked). `auto` means `verify-full`, but `disable` for Unix sockets and for `localhost` where it leads to this host. An `sslmode` in the URL can ask for more than `auto`, never for less. The files are read again for new connections.
         pub tls: TlsMode = TlsMode::Auto,
         /// PEM file with the certificate authorities to trust. Unset: those of the operating system.
         pub ca_file: Option<PathBuf> = None,
@@ -244,11 +244,11 @@ section! {
         pub bootstrap_servers: String = String::new(),
         /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`.
         pub security_protocol: SecurityProtocol = SecurityProtocol::Plaintext,
-        /// SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, which need user name and password; `OAUTHBEARER` or `GSSAPI`, whose settings go into `properties`.
+        /// SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, which need user name and password; `GSSAPI` in builds with that feature, whose settings go into `properties`.
         pub sasl_mechanism: Option<String> = None,
         /// SASL user name.
         pub sasl_username: Option<String> = None,
-        /// SASL password. `sasl_password_file` names a file that holds it.
+        /// SASL password. `sasl_password_file` names a file that holds it, which is read again for each new client.
         pub sasl_password: Secret = Secret::default(),
         /// PEM file with the certificate authorities to trust. Unset: those of the operating system.
         pub ca_file: Option<PathBuf> = None,
@@ -258,7 +258,7 @@ section! {
         pub key_file: Option<PathBuf> = None,
         /// Passphrase of `key_file`. `key_password_file` names a file that holds it.
         pub key_password: Secret = Secret::default(),
-        /// Any librdkafka setting. Those that would break a promise are refused with the reason.
+        /// Any librdkafka setting. Those that would break a promise or have no effect are refused with the reason.
         pub properties: BTreeMap<String, String> = BTreeMap::new(),
     }
 }

@@ -1,8 +1,9 @@
 //! TLS to PostgreSQL, by rustls with the ring provider.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,89 +11,90 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::config::connection::ConnectionString;
+use crate::config::secret_file::Stamp;
 use crate::config::{DatabaseConfig, TlsMode};
 use crate::error::{Code, Error};
 
-/// The connector for one database, and how insistent it is.
-#[derive(Clone)]
+/// Makes connectors, and makes them anew when their files were changed.
 pub(super) struct Tls {
-    mode: SslMode,
+    settings: DatabaseConfig,
+    made: Mutex<HashMap<TlsMode, Made>>,
+}
+
+struct Made {
+    stamps: [Option<Stamp>; 3],
     client: Arc<ClientConfig>,
 }
 
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").field("mode", &self.mode).finish_non_exhaustive()
-    }
-}
-
 impl Tls {
-    pub(super) fn new(settings: &DatabaseConfig, target: &tokio_postgres::Config) -> Result<Self, Error> {
-        let mode = match settings.tls {
-            TlsMode::Auto if is_local(target) => TlsMode::Disable,
-            TlsMode::Auto => TlsMode::VerifyFull,
-            TlsMode::Disable | TlsMode::Prefer | TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => {
-                settings.tls
-            }
-        };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::new(Code::Unexpected, "TLS cannot be set up").caused_by(error))?;
-        let builder = match mode {
-            TlsMode::VerifyFull => builder.with_root_certificates(roots(settings)?),
-            TlsMode::VerifyCa => {
-                let inner =
-                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(settings)?), Arc::clone(&provider))
-                        .build()
-                        .map_err(|error| {
-                            Error::new(Code::ConfigInvalid, "database.ca_file holds no usable certificate")
-                                .caused_by(error)
-                        })?;
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName { inner }))
-            }
-            TlsMode::Auto | TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate { provider }))
-            }
-        };
-        let client = match (&settings.cert_file, &settings.key_file) {
-            (Some(cert), Some(key)) => {
-                let certs = read_certs(cert, "database.cert_file")?;
-                let key_der = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|error| unreadable("database.key_file", key, &error.to_string()))?;
-                builder.with_client_auth_cert(certs, key_der).map_err(|error| {
-                    Error::new(Code::ConfigInvalid, "database.cert_file and database.key_file do not fit")
-                        .caused_by(error)
-                })?
-            }
-            _ => builder.with_no_client_auth(),
-        };
-        let mode = match mode {
-            TlsMode::Disable => SslMode::Disable,
-            TlsMode::Prefer => SslMode::Prefer,
-            TlsMode::Auto | TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
-        };
-        Ok(Self { mode, client: Arc::new(client) })
+    pub(super) fn new(settings: &DatabaseConfig) -> Self {
+        Self { settings: settings.clone(), made: Mutex::default() }
     }
 
-    pub(super) fn mode(&self) -> SslMode {
-        self.mode
-    }
-
-    pub(super) fn connector(&self) -> MakeRustlsConnect {
-        MakeRustlsConnect::new((*self.client).clone())
+    /// The connector for a mode other than `disable`. Files that were replaced by unusable ones change nothing.
+    ///
+    /// Errors: [`Code::ConfigInvalid`] for a file that cannot be used.
+    pub(super) fn client(&self, mode: TlsMode, target: &ConnectionString) -> Result<MakeRustlsConnect, Error> {
+        let files = [&self.settings.ca_file, &self.settings.cert_file, &self.settings.key_file];
+        let stamps = files.map(|file| file.as_deref().map(Stamp::of));
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = made.get(&mode).is_some_and(|made| made.stamps == stamps);
+        if !fresh {
+            match client(&self.settings, mode, target) {
+                Ok(client) => {
+                    made.insert(mode, Made { stamps, client: Arc::new(client) });
+                }
+                Err(error) => {
+                    let Some(old) = made.get_mut(&mode) else { return Err(error) };
+                    old.stamps = stamps;
+                    tracing::warn!(error = %error.chain(), "changed TLS files cannot be used: the old ones are kept");
+                }
+            }
+        }
+        let client = made.get(&mode).expect("made above");
+        Ok(MakeRustlsConnect::new((*client.client).clone()))
     }
 }
 
-/// Unix sockets and loopback: nobody is between.
-fn is_local(target: &tokio_postgres::Config) -> bool {
-    target.get_hosts().iter().all(|host| match host {
-        Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
-    })
+fn client(settings: &DatabaseConfig, mode: TlsMode, target: &ConnectionString) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = if target.tls13_only { &[&rustls::version::TLS13][..] } else { rustls::DEFAULT_VERSIONS };
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(|error| Error::new(Code::Unexpected, "TLS cannot be set up").caused_by(error))?;
+    let builder = match mode {
+        TlsMode::Auto | TlsMode::VerifyFull => builder.with_root_certificates(roots(settings)?),
+        TlsMode::VerifyCa => {
+            let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(settings)?), Arc::clone(&provider))
+                .build()
+                .map_err(|error| {
+                    Error::new(Code::ConfigInvalid, "database.ca_file holds no usable certificate").caused_by(error)
+                })?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName { inner }))
+        }
+        TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate { provider }))
+        }
+    };
+    let mut client = match (&settings.cert_file, &settings.key_file) {
+        (Some(cert), Some(key)) => {
+            let certs = read_certs(cert, "database.cert_file")?;
+            let key_der = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| unreadable("database.key_file", key, &error.to_string()))?;
+            builder.with_client_auth_cert(certs, key_der).map_err(|error| {
+                Error::new(Code::ConfigInvalid, "database.cert_file and database.key_file do not fit").caused_by(error)
+            })?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    if target.direct_tls {
+        // PostgreSQL insists on it where TLS begins without a question.
+        client.alpn_protocols = vec![b"postgresql".to_vec()];
+    }
+    Ok(client)
 }
 
 fn roots(settings: &DatabaseConfig) -> Result<RootCertStore, Error> {

@@ -229,15 +229,21 @@ async fn change<const N: usize>(
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
     #[error("statement of the shop failed")]
-    Database(#[from] tokio_postgres::Error),
+    Database(#[source] DbError),
     #[error("{changed} rows of the shop changed instead of {expected}")]
     Rows { changed: u64, expected: usize },
+}
+
+impl From<tokio_postgres::Error> for WriteError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 impl From<WriteError> for Error {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Database(error) => DbError::from(error).into(),
+            WriteError::Database(error) => error.into(),
             WriteError::Rows { .. } => {
                 Self::new(Code::Unexpected, "the demo's shop and its tables disagree").caused_by(error)
             }
@@ -300,7 +306,7 @@ impl Session {
         let (client, connection) = config.clone().application_name("outbox-relay demo shop").connect(NoTls).await?;
         detach("connection of the demo's shop", async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "a connection of the demo's shop ended");
+                tracing::debug!(error = %DbError::from(error).chain(), "a connection of the demo's shop ended");
             }
         });
         let statements = Statements {

@@ -1,8 +1,10 @@
 //! The lock barrier: which ids can no longer appear, and the sweep that checks it.
 //!
-//! An INSERT locks the table before it draws an id and keeps the lock until its transaction ends. So: read the highest id
+//! `nextval` locks the sequence before it draws an id, and the lock is kept until the transaction ends. So: read the highest id
 //! drawn, then list the transactions that hold that lock, and when all of those have ended, every id up to the one read is
 //! either visible or will never be. Without the barrier a scan bound could pass a row that is committed late.
+//!
+//! This rests on a sequence that gives out each id when it is asked for, in ascending order ([`Sequence`]).
 
 use std::collections::HashSet;
 
@@ -16,8 +18,35 @@ use crate::event::ShardId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reached {
     pub id: i64,
-    /// When the server was started that this holds for, in microseconds since 1970. After a failover that lost commits ids are drawn again.
+    /// The run of the server that this holds for, as last_id.sql has it. After a failover that lost commits ids are drawn again, and so they
+    /// may be after a crash: the log of the last ids drawn had perhaps not reached the disk.
     pub server: i64,
+}
+
+/// How the sequence of the outbox gives out ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sequence {
+    pub cache: i64,
+    pub increment: i64,
+    pub cycles: bool,
+}
+
+impl Sequence {
+    /// What of it breaks the barrier, in words, and the change that puts it right. `None`: nothing.
+    pub fn fault(&self) -> Option<(String, &'static str)> {
+        if self.cache > 1 {
+            let what = format!("the sequence of outbox_events.id caches {} ids in each session", self.cache);
+            Some((what, "for table outbox_events: alter column id set cache 1"))
+        } else if self.increment < 1 {
+            let what = format!("the sequence of outbox_events.id counts by {}", self.increment);
+            Some((what, "for table outbox_events: alter column id set increment by 1"))
+        } else if self.cycles {
+            let what = "the sequence of outbox_events.id starts again at its end".to_owned();
+            Some((what, "for table outbox_events: alter column id set no cycle"))
+        } else {
+            None
+        }
+    }
 }
 
 /// How names of prepared transactions begin: they have no session (PostgreSQL, TwoPhaseGetDummyProc).
@@ -30,6 +59,8 @@ pub struct Barrier {
     horizon: Horizon,
     /// As in [`Reached`].
     server: i64,
+    /// As the last look found it.
+    fault: Option<(String, &'static str)>,
 }
 
 /// What the looks add up to. Pure, so that `tests/simulation.rs` can put a writer between any two of them.
@@ -73,6 +104,11 @@ impl Horizon {
         self.advance();
     }
 
+    /// What was being waited for counts for nothing.
+    fn forget_candidate(&mut self) {
+        self.candidate = None;
+    }
+
     /// The candidate becomes the horizon when none of its writers is left.
     fn advance(&mut self) {
         if let Some(found) = self.candidate.take_if(|candidate| candidate.writers.is_empty()) {
@@ -83,7 +119,12 @@ impl Horizon {
 
 impl Barrier {
     pub fn new(pool: Pool) -> Self {
-        Self { pool, horizon: Horizon::default(), server: 0 }
+        Self { pool, horizon: Horizon::default(), server: 0, fault: None }
+    }
+
+    /// What the last look found wrong with the sequence, and how to put it right. The horizon stays where it is meanwhile.
+    pub fn fault(&self) -> Option<&(String, &'static str)> {
+        self.fault.as_ref()
     }
 
     /// Looks once and returns the horizon: two cheap statements, or one when no id was drawn since the last call.
@@ -94,7 +135,11 @@ impl Barrier {
         if server != self.server {
             (self.server, self.horizon) = (server, Horizon::default());
         }
-        if !self.horizon.is_settled() {
+        self.fault = sequence_of(&row).fault();
+        if self.fault.is_some() {
+            // Putting it right waits for every transaction that has drawn, and makes sessions forget what they have cached.
+            self.horizon.forget_candidate();
+        } else if !self.horizon.is_settled() {
             self.horizon.look(&open_writers(&connection).await?);
         } else if id > self.horizon.reached() {
             self.horizon.begin(id, open_writers(&connection).await?);
@@ -111,6 +156,27 @@ pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(
     let rows = connection.query(sql::SWEEP, &[&shards, &owner]).await?;
     connection.done();
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Looks for held events of the owned shards that nothing would release, since their key was changed under way. Returns the first
+/// event of each key that was found.
+pub async fn sweep_strays(pool: &Pool, shards: &[ShardId]) -> Result<Vec<(ShardId, i64)>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(sql::SWEEP_HELD, &[&shards]).await?;
+    connection.done();
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// How the sequence gives out ids now.
+pub async fn sequence(pool: &Pool) -> Result<Sequence, DbError> {
+    let connection = pool.get().await?;
+    let row = connection.query_one(sql::LAST_ID, &[]).await?;
+    connection.done();
+    Ok(sequence_of(&row))
+}
+
+fn sequence_of(row: &tokio_postgres::Row) -> Sequence {
+    Sequence { cache: row.get("cache"), increment: row.get("increment"), cycles: row.get("cycles") }
 }
 
 async fn open_writers(connection: &crate::db::Connection) -> Result<HashSet<String>, DbError> {
@@ -136,6 +202,17 @@ mod tests {
         assert_eq!((horizon.reached(), horizon.is_settled()), (0, false));
         horizon.look(&names(&[19]));
         assert_eq!((horizon.reached(), horizon.is_settled()), (9, true));
+    }
+
+    #[test]
+    fn a_sequence_that_gives_ids_out_of_turn_is_told_by_its_settings() {
+        let sequence = |cache, increment, cycles| Sequence { cache, increment, cycles };
+        assert_eq!(sequence(1, 1, false).fault(), None);
+        assert_eq!(sequence(1, 2, false).fault(), None, "two writers of one table may share ids so");
+        for bad in [sequence(2, 1, false), sequence(1, -1, false), sequence(1, 1, true)] {
+            let (_, fix) = bad.fault().expect("a fault");
+            assert!(fix.starts_with("for table outbox_events: "), "{fix}");
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) async fn rows(
     any_again: bool,
     ahead: Option<&[i64]>,
 ) -> Result<Found, OutboxError> {
-    let (_, ceiling) = range;
+    let (low_id, ceiling) = range;
     let Limits { bytes, record_bytes, .. } = claim.limits;
     let mut found = Found::default();
     match claim.source {
@@ -55,7 +55,8 @@ pub(super) async fn rows(
     let mut most_rows = most_rows(claim.limits);
     if any_again {
         // All of them are lower than what the watermark has not passed, so they come first in the batch, too.
-        let ids = tx.query(&tx.prepare_cached(sql::CLAIM_AGAIN).await?, &[&shard, &most_rows, &ceiling]).await?;
+        let ids =
+            tx.query(&tx.prepare_cached(sql::CLAIM_AGAIN).await?, &[&shard, &most_rows, &ceiling, &low_id]).await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         if !ids.is_empty() {
             found.read_ids(tx, &ids, &Bounds::new(record_bytes, bytes, most_rows)).await?;

@@ -48,7 +48,7 @@ impl Writer {
         let put_off: Vec<i64> = self.put_off.keys().copied().collect();
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(WRITE).await?;
-        match connection.execute(&statement, &[&PORTION, &put_off, &None::<Vec<i64>>]).await.map_err(DbError::from) {
+        match connection.execute(&statement, &[&PORTION, &put_off, &None::<Vec<i64>>]).await {
             Ok(letters) => {
                 connection.done();
                 Ok(Written { letters, refused: Vec::new() })
@@ -68,9 +68,7 @@ impl Writer {
         let due: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
         let write = tx.prepare_cached(WRITE).await?;
         let (tx_ref, write) = (&tx, &write);
-        let work = move |part: Vec<i64>| async move {
-            Ok::<_, DbError>(tx_ref.execute(write, &[&PORTION, &put_off, &part]).await?)
-        };
+        let work = move |part: Vec<i64>| async move { tx_ref.execute(write, &[&PORTION, &put_off, &part]).await };
         let cut = isolate::cut(tx_ref, &due, monotonic() + SEARCH, work).await?;
         tx.commit().await?;
         connection.done();

@@ -76,15 +76,15 @@ pub trait Savepoints {
 
 impl Savepoints for Transaction<'_> {
     async fn save(&self) -> Result<(), DbError> {
-        Ok(self.batch_execute("savepoint isolate").await?)
+        self.batch_execute("savepoint isolate").await
     }
 
     async fn undo(&self) -> Result<(), DbError> {
-        Ok(self.batch_execute("rollback to savepoint isolate; release savepoint isolate").await?)
+        self.batch_execute("rollback to savepoint isolate; release savepoint isolate").await
     }
 
     async fn keep(&self) -> Result<(), DbError> {
-        Ok(self.batch_execute("release savepoint isolate").await?)
+        self.batch_execute("release savepoint isolate").await
     }
 }
 
@@ -139,7 +139,7 @@ where
 {
     let mut result = Cut { done: Vec::new(), refused: Vec::new(), left: Vec::new() };
     // The next part is at the end.
-    let mut parts = vec![0..items.len()];
+    let mut parts: Vec<_> = std::iter::once(0..items.len()).collect();
     let (mut works, mut tried) = (false, false);
     while let Some(part) = parts.pop() {
         let rows = items.get(part.clone()).unwrap_or_default();
@@ -236,6 +236,7 @@ mod tests {
     }
 
     /// Writes the rows; like PostgreSQL it may have written some before it meets a bad one.
+    #[expect(clippy::unused_async, reason = "it stands for a statement")]
     async fn insert(table: &Table, rows: Vec<i64>, bad: impl Fn(i64) -> Option<SqlState>) -> Result<usize, Fault> {
         *table.statements.borrow_mut() += 1;
         let all = rows.len();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::home::{self, Standing};
 use super::statements as sql;
 use crate::clock::monotonic;
 use crate::db::{Connection, DbError, Pool};
@@ -122,6 +123,11 @@ impl Leases {
         let now = monotonic();
         let long = self.absent.iter().filter(|(_, since)| self.early && now.saturating_sub(**since) >= ABSENCE);
         long.map(|(instance, _)| *instance).collect()
+    }
+
+    /// Whether the database that leases are taken in is still the one that this outbox lives in: an address may come to lead to a copy.
+    pub async fn standing(&self) -> Result<Standing, DbError> {
+        home::look(&self.pool).await
     }
 
     /// Takes at most `most` shards that are free, or whose owner is dead. When the answer is lost, the shards are ours without our knowing and become free

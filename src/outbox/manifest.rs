@@ -3,7 +3,7 @@
 use tokio_postgres::types::ToSql;
 
 use super::statements as sql;
-use super::{Fence, OutboxError, Watermark};
+use super::{BatchTag, Fence, OutboxError, Watermark};
 use crate::db::Transaction;
 
 /// What a step writes of its shard; it renews the lease on the way.
@@ -14,6 +14,8 @@ pub(super) struct Manifest {
     pub(super) ids: Option<Vec<i64>>,
     pub(super) low_id: i64,
     pub(super) marked: bool,
+    /// `None`: the one that is there stays.
+    pub(super) tag: Option<BatchTag>,
     pub(super) watermark: Watermark,
 }
 
@@ -32,8 +34,11 @@ pub(super) async fn write(tx: &Transaction<'_>, manifests: &[Manifest], lease: f
     }
     let (epochs, seqs) = (of(|manifest| manifest.fence.epoch), of(|manifest| manifest.seq));
     let (low_ids, done_ids) = (of(|manifest| manifest.low_id), of(|manifest| manifest.watermark.done_id()));
-    let params: [&(dyn ToSql + Sync); 12] =
-        [&fence.owner, &lease, &shards, &epochs, &seqs, &low_ids, &marked, &done_ids, &ids_to, &ahead_to, &ids, &ahead];
+    let tags: Vec<_> = manifests.iter().map(|manifest| manifest.tag.map(BatchTag::as_uuid)).collect();
+    #[rustfmt::skip]
+    let params: [&(dyn ToSql + Sync); 13] = [
+        &fence.owner, &lease, &shards, &epochs, &seqs, &low_ids, &marked, &done_ids, &ids_to, &ahead_to, &ids, &ahead, &tags,
+    ];
     let written = tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await?;
     if written == manifests.len() as u64 { Ok(()) } else { Err(OutboxError::Fenced(*fence)) }
 }

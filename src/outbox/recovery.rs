@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::BatchTag;
 use super::audit::{self, Author};
 use super::statements::{INSTALLATION, KEEP_WAITING, SETTLE_PUBLISHED};
 use crate::db::{DbError, Pool, StoredTime};
@@ -23,6 +24,7 @@ pub struct Shard {
     pub batch_seq: i64,
     pub in_flight: Option<Vec<i64>>,
     pub marked: bool,
+    pub tag: Option<BatchTag>,
     /// An instance has it, and its lease is not over.
     pub owned: bool,
 }
@@ -49,12 +51,16 @@ pub async fn shards(pool: &Pool) -> Result<Vec<Shard>, DbError> {
     connection.done();
     Ok(rows
         .iter()
-        .map(|row| Shard {
-            shard: row.get("shard"),
-            batch_seq: row.get("batch_seq"),
-            in_flight: row.get("batch_ids"),
-            marked: row.get("marked"),
-            owned: row.get("owned"),
+        .map(|row| {
+            let batch_seq = row.get("batch_seq");
+            Shard {
+                shard: row.get("shard"),
+                batch_seq,
+                in_flight: row.get("batch_ids"),
+                marked: row.get("marked"),
+                tag: BatchTag::of_batch(row.get("batch_tag"), batch_seq),
+                owned: row.get("owned"),
+            }
         })
         .collect())
 }

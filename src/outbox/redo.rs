@@ -24,6 +24,7 @@ const FAILED_LONG_AGO: &str = include_str!("sql/redo_failed_long_ago.sql");
 const REPROCESS_LOCK: &str = include_str!("sql/redo_reprocess_lock.sql");
 const LOCK_SHARDS: &str = include_str!("sql/lock_shards.sql");
 const WITH_HOLDERS: &str = include_str!("sql/redo_with_holders.sql");
+const REKEY: &str = include_str!("sql/redo_rekey.sql");
 const RETRY: &str = include_str!("sql/redo_retry.sql");
 const MAKE_DUE: &str = include_str!("sql/redo_make_due.sql");
 const DISCARD: &str = include_str!("sql/redo_discard.sql");
@@ -210,6 +211,9 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
     // An event whose key is held by another one that failed cannot go before that one.
     let rows = tx.query(WITH_HOLDERS, &[&ids, &(action == Action::Retry)]).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
+    if action == Action::Retry {
+        tx.execute(REKEY, &[&ids]).await?;
+    }
     let (change, release) = match action {
         Action::Retry => (RETRY, MAKE_DUE),
         Action::Discard => (DISCARD, RELEASE_BEHIND),

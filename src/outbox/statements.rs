@@ -45,5 +45,6 @@ pub(super) const SETTLE_HELD: &str = include_str!("sql/settle_held.sql");
 pub(super) const SETTLE_PUBLISHED: &str = include_str!("sql/settle_published.sql");
 pub(super) const SHARDS_DUE: &str = include_str!("sql/shards_due.sql");
 pub(super) const SHARD_STATE: &str = include_str!("sql/shard_state.sql");
+pub(super) const SWEEP_HELD: &str = include_str!("sql/sweep_held.sql");
 pub(super) const SWEEP: &str = include_str!("sql/sweep.sql");
 pub(super) const WRITE_MANIFEST: &str = include_str!("sql/write_manifest.sql");

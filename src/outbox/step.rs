@@ -15,8 +15,8 @@ use super::settle::Refusal;
 use super::sort::{Verdict, sort_out};
 use super::statements as sql;
 use super::{
-    Batch, Claim, Fence, Finish, Found, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step, Watermark, claim,
-    manifest, release, settle, watermark,
+    Batch, BatchTag, Claim, Fence, Finish, Found, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step,
+    Watermark, claim, manifest, release, settle, watermark,
 };
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
@@ -429,11 +429,13 @@ impl PgOutbox {
         }
 
         let last_seq = if claim.forget && last.in_flight { last.seq - 1 } else { last.seq };
+        let tag = |seq| claim.marked.then(|| BatchTag::draw(seq));
         let batch = match source {
-            Source::Manifest(_) if !sorted.publish.is_empty() => Some(Batch { seq: last.seq, events: sorted.publish }),
-            Source::Waiting if !sorted.publish.is_empty() => Some(Batch { seq: last_seq + 1, events: sorted.publish }),
+            Source::Manifest(_) if !sorted.publish.is_empty() => Some((last.seq, sorted.publish)),
+            Source::Waiting if !sorted.publish.is_empty() => Some((last_seq + 1, sorted.publish)),
             Source::Waiting | Source::Manifest(_) | Source::Nothing => None,
         };
+        let batch = batch.map(|(seq, events)| Batch { seq, tag: tag(seq), events });
         let seq = batch.as_ref().map_or(last_seq, |batch| batch.seq);
         let changed = batch.is_some() || last.in_flight || new_low_id != low_id || watermark != before;
         let manifest = changed.then(|| Manifest {
@@ -443,6 +445,7 @@ impl PgOutbox {
             low_id: new_low_id,
             // A batch that was sent without a marker stays one until it is settled.
             marked: claim.marked && !matches!(source, Source::Manifest(_)),
+            tag: batch.as_ref().and_then(|batch| batch.tag),
             watermark,
         });
         let last = LastBatch { seq, in_flight: batch.is_some() };

@@ -1,8 +1,10 @@
 //! A question to the person at the terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
+use crate::stderr;
 
 /// Whether somebody is there to answer: standard input and standard error are terminals.
 pub fn is_attended() -> bool {
@@ -12,6 +14,8 @@ pub fn is_attended() -> bool {
 /// Asks on standard error. Only `y` and `yes` mean yes; the end of the input means no.
 pub fn confirm(question: &str) -> Result<bool> {
     let failed = |error| Error::new(Code::Unexpected, "cannot ask on the terminal").caused_by(error);
+    // What was said before comes before the question.
+    stderr::flush(Duration::from_secs(1));
     let mut stream = anstream::stderr().lock();
     write!(stream, "{question} [y/N] ").and_then(|()| stream.flush()).map_err(failed)?;
     let mut answer = String::new();

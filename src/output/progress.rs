@@ -3,8 +3,9 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use super::{age, note, write_to};
+use super::{age, note};
 use crate::clock::monotonic;
+use crate::stderr;
 
 /// Between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -82,7 +83,7 @@ fn bar(done: u64, total: u64) -> String {
 
 fn draw(text: &str) {
     // Nobody is left to be told when standard error is gone.
-    drop(write_to(&mut io::stderr().lock(), text.as_bytes()));
+    stderr::write(text.as_bytes().to_vec());
 }
 
 #[cfg(test)]

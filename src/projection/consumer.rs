@@ -54,10 +54,14 @@ const LEAVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Told again and again whether the client has no broker; true: it will never find one again, and another has to take its place.
 pub type IsLost = Box<dyn FnMut(bool) -> bool + Send + Sync>;
 
+/// The settings for a new client, made of those of the old one.
+pub type Fresh = fn(&ClientConfig) -> ClientConfig;
+
 /// The companion consumer, ready to run.
 pub struct Consumer {
     store: Store,
     kafka: ClientConfig,
+    fresh: Fresh,
     lost: IsLost,
     settings: ConsumerConfig,
     metrics: Metrics,
@@ -76,7 +80,14 @@ impl Consumer {
     ) -> Self {
         let store = Store::new(database, settings.group.clone(), projections, metrics.clone());
         let kafka = client_settings(kafka, &settings.group);
-        Self { store, kafka, lost, settings, metrics, status: ConsumerStatus::default() }
+        Self { store, kafka, fresh: Clone::clone, lost, settings, metrics, status: ConsumerStatus::default() }
+    }
+
+    /// What makes of the settings those of another client, whose secrets may have changed.
+    #[must_use]
+    pub fn refreshed_by(mut self, fresh: Fresh) -> Self {
+        self.fresh = fresh;
+        self
     }
 
     /// For `/readyz`; stays valid while the consumer runs and after.
@@ -148,6 +159,7 @@ impl Consumer {
 struct Reader {
     consumer: BaseConsumer<Context>,
     kafka: ClientConfig,
+    fresh: Fresh,
     lost: IsLost,
     store: Store,
     settings: ConsumerConfig,
@@ -171,7 +183,7 @@ struct Reader {
 
 impl Reader {
     fn new(consumer: Consumer, runtime: Handle, stop: CancellationToken) -> Result<Self> {
-        let Consumer { store, kafka, lost, settings, metrics, status } = consumer;
+        let Consumer { store, kafka, fresh, lost, settings, metrics, status } = consumer;
         let consumer = subscribe(&kafka, &settings.topics)?;
         let batch_records = usize::try_from(settings.batch_records.get()).expect("a u32 fits");
         let meters = Meters::new(metrics, settings.group.clone());
@@ -182,6 +194,7 @@ impl Reader {
             consumer,
             lost,
             kafka,
+            fresh,
             store,
             settings,
             meters,
@@ -228,7 +241,7 @@ impl Reader {
     /// The client will never find a broker again: another one takes its place. Where to read on is in PostgreSQL.
     fn connect_anew(&mut self) -> Result<()> {
         tracing::warn!("the Kafka client has lost all its brokers, and there are some: it is replaced");
-        let successor = subscribe(&self.kafka, &self.settings.topics)?;
+        let successor = subscribe(&(self.fresh)(&self.kafka), &self.settings.topics)?;
         let old = std::mem::replace(&mut self.consumer, successor);
         old.context().close();
         // It cannot leave its group, and may wait for that.

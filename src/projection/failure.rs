@@ -39,12 +39,11 @@ impl FoldError {
         }
     }
 
-    /// For `consumer_parked`, beside the event: may quote it.
+    /// For `consumer_parked`, and for the commands that print it: quotes nothing of the event.
     pub fn reason(&self) -> String {
         match self {
             Self::Database { projection, source } => {
-                let code = source.sqlstate().map_or("no SQLSTATE", |code| code.code());
-                format!("{}{} ({code})", prefix(projection.as_deref()), message(source))
+                format!("{}{}", prefix(projection.as_deref()), message(source))
             }
             Self::Ordinal { .. } => self.to_string(),
         }
@@ -76,7 +75,7 @@ fn describe(projection: Option<&str>, error: &DbError) -> String {
     match (cause(error), error) {
         (Cause::TooSlow, _) => format!("{}it took longer than database.statement_timeout", prefix(projection)),
         (Cause::Data, _) => {
-            // The message of PostgreSQL may quote the payload.
+            // Not more than the SQLSTATE: lines of a log are gathered by their text.
             let code = error.sqlstate().map_or("no SQLSTATE", |code| code.code());
             format!("{}refused by PostgreSQL ({code})", prefix(projection))
         }
@@ -88,9 +87,7 @@ fn describe(projection: Option<&str>, error: &DbError) -> String {
 
 fn message(error: &DbError) -> String {
     match error {
-        DbError::Statement(inner) | DbError::Denied(inner) => {
-            inner.as_db_error().map_or_else(|| inner.to_string(), |db| db.message().to_owned())
-        }
+        DbError::Statement(inner) | DbError::Denied(inner) => inner.to_string(),
         DbError::Unavailable(inner) => inner.to_string(),
     }
 }

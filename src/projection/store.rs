@@ -426,9 +426,7 @@ async fn prepare(connection: &Connection, projection: &Projection) -> Result<()>
     };
     let statement = match connection.prepare(projection.sql()).await {
         Ok(statement) => statement,
-        Err(DbError::Statement(error)) => {
-            return Err(invalid(error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())));
-        }
+        Err(DbError::Statement(error)) => return Err(invalid(error.to_string())),
         Err(error) => return Err(error.into()),
     };
     if !statement.params().is_empty() {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Lanes;
 use crate::config::{Ordering, Tracking};
+use crate::error::Code;
 use crate::outbox::barrier::Barrier;
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -19,6 +20,7 @@ const BUSY_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: CancellationToken) {
     // The first look is at once.
     let mut interval = Duration::ZERO;
+    let mut faulty = false;
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -29,6 +31,20 @@ pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: Cancellat
             Ok(horizon) => {
                 let moved = horizon != lanes.horizon();
                 lanes.set_horizon(horizon);
+                match barrier.fault() {
+                    None => lanes.health.ids.ok(),
+                    Some((what, fix)) => {
+                        lanes.health.ids.failing(format!("{what}; {fix}"));
+                        if !faulty {
+                            tracing::error!(
+                                code = Code::IdsOutOfTurn.as_str(),
+                                fix,
+                                "{what}; the scan bound and the watermark stay where they are until that is put right"
+                            );
+                        }
+                    }
+                }
+                faulty = barrier.fault().is_some();
                 interval = match (lanes.ordering, lanes.tracking) {
                     (Ordering::Strict, _) => STRICT_PROBE_INTERVAL,
                     (Ordering::Key, Tracking::Watermark) if moved => BUSY_PROBE_INTERVAL,

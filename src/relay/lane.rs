@@ -386,7 +386,7 @@ impl Lane {
                 drop(failpoint::reach(Point::CommitAfter));
                 deliveries
             }
-            Sender::ExactlyOnce(_) => self.publish_in_transaction(batch.seq, &records, &ids).await,
+            Sender::ExactlyOnce(_) => self.publish_in_transaction((batch.seq, batch.tag), &records, &ids).await,
         };
         metrics.publish_duration.observe(monotonic().saturating_sub(started).as_secs_f64());
         if self.brokers_up() {

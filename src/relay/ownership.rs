@@ -22,6 +22,7 @@ use crate::failpoint::{self, Point};
 use crate::health::Heartbeat;
 use crate::metrics::ShardLabel;
 use crate::outbox::Fence;
+use crate::outbox::home::{self, Standing};
 use crate::outbox::leases::{Acquired, Census, Leases};
 
 /// Longest wait between two looks at who lives and what is free: how fast a hand-over is.
@@ -122,6 +123,9 @@ impl Owner {
         if active > share {
             self.give_up(active - share);
         } else if active < share && (census.free > 0 || census.dead > 0) {
+            if let Some(error) = self.stray().await? {
+                return Ok(Some(error));
+            }
             let asked = monotonic();
             for acquired in self.leases.acquire(share - active).await? {
                 self.start_lane(acquired, asked);
@@ -139,12 +143,23 @@ impl Owner {
             }
         }
         if census.free > 0 || census.dead > 0 {
+            if let Some(error) = self.stray().await? {
+                return Ok(Some(error));
+            }
             let asked = monotonic();
             for acquired in self.leases.acquire(census.shards).await? {
                 self.start_lane(acquired, asked);
             }
         }
         Ok(None)
+    }
+
+    /// Before a shard is taken, and so before anybody is fenced for it: the end of this process if this is not the database it began with.
+    async fn stray(&self) -> Result<Option<Error>, DbError> {
+        Ok(match self.leases.standing().await? {
+            Standing::Home | Standing::New(_) => None,
+            Standing::Away { home, here } => Some(home::away(&home, &here)),
+        })
     }
 
     /// Renews each lease at least three times in its length, unless its lane has done so. A shard that belongs to somebody else ends this

@@ -18,7 +18,7 @@ use crate::outbox::{backlog, barrier, outcomes};
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 /// Rows that wait in a shard are counted up to here, and estimated beyond.
 const COUNTED: u32 = 10_000;
-const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
     let mut swept = monotonic();
@@ -34,6 +34,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
         if started.saturating_sub(swept) >= SWEEP_INTERVAL {
             swept = started;
             sweep(&lanes, &pool).await;
+            adopt_strays(&lanes, &pool).await;
             mended = mend(&pool, mended).await;
         }
         pause = (monotonic().saturating_sub(started) * 100).max(PAUSE_MIN);
@@ -81,4 +82,22 @@ async fn mend(pool: &Pool, after: i64) -> i64 {
         tracing::debug!(sqlstate = ?error.sqlstate(), "outcomes could not be written to their rows");
         0
     })
+}
+
+/// Events whose key was changed while they waited.
+async fn adopt_strays(lanes: &Lanes, pool: &Pool) {
+    match barrier::sweep_strays(pool, &lanes.owned_shards()).await {
+        Ok(found) => {
+            for (shard, id) in found {
+                tracing::info!(
+                    shard,
+                    id,
+                    "the key of a held event was changed; the event is released under its new key"
+                );
+            }
+        }
+        Err(error) => {
+            tracing::debug!(error = %error.chain(), "held events without a key entry could not be looked for")
+        }
+    }
 }

@@ -8,6 +8,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use crate::outbox::BatchTag;
+
 /// What PostgreSQL says of the last batch of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manifest {
@@ -24,8 +26,9 @@ pub struct Manifest {
 pub struct Seen {
     /// The number that was committed last.
     pub seq: i64,
-    /// Its note is that of the batch in flight. A number alone can belong to two batches: when a failover of PostgreSQL loses a
-    /// manifest that Kafka has committed since, the same number is given to other events.
+    /// Its note does not name another batch than the last one in PostgreSQL ([`Known::agrees`]). A number alone can belong to two batches: when a
+    /// failover of PostgreSQL loses a manifest that Kafka has committed since, or a copy of the database is at work, the same number is given
+    /// to other events.
     pub same_batch: bool,
 }
 
@@ -55,7 +58,8 @@ pub enum Disagreement {
     PostgresBehind { seq: i64, marker: i64 },
     /// PostgreSQL has settled batches that Kafka does not have: a topic made anew, or an unclean leader election.
     KafkaBehind { seq: i64, marker: i64 },
-    /// Kafka has committed a batch of this number with other events in it: PostgreSQL went back in time and came as far again.
+    /// Kafka has committed another batch under this number: PostgreSQL went back in time and came as far again, or a copy of this database is at
+    /// work under the same deployment name.
     OtherBatch { seq: i64 },
     /// The marker was written for another outbox: two outboxes have the same deployment name on one cluster.
     ForeignMarker,
@@ -73,13 +77,15 @@ impl fmt::Display for Disagreement {
             Self::PostgresBehind { seq, marker } => {
                 write!(
                     f,
-                    "Kafka has committed batch {marker}, and PostgreSQL knows batches up to {seq}: PostgreSQL went back in time"
+                    "Kafka has committed batch {marker}, and PostgreSQL knows batches up to {seq}: PostgreSQL went back in time, or \
+                     this is a copy of a database whose relay is at work"
                 )
             }
             Self::OtherBatch { seq } => {
                 write!(
                     f,
-                    "Kafka has committed a batch {seq} of other events than PostgreSQL has in flight: PostgreSQL went back in time"
+                    "Kafka has committed another batch {seq} than PostgreSQL knows: PostgreSQL went back in time, or a relay is at work \
+                     on a copy of this database"
                 )
             }
             Self::ForeignMarker => {
@@ -95,16 +101,88 @@ impl fmt::Display for Disagreement {
     }
 }
 
-/// What a marker says beside its number: whose outbox it is, and which events were in the batch.
-///
-pub fn note(installation: Uuid, ids: &[i64]) -> String {
+/// What PostgreSQL knows of the last batch of a shard, beside its number.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    pub installation: Uuid,
+    /// `None`: an older version has claimed it, or at-least-once delivery.
+    pub tag: Option<BatchTag>,
+    /// Those in flight.
+    pub ids: Option<&'a [i64]>,
+}
+
+/// What stands behind the name of the outbox in the note of a marker.
+enum Noted<'a> {
+    /// The batch of this tag.
+    Tag(BatchTag),
+    /// No batch in particular: the marker was written while nothing was known of the last one.
+    Untold,
+    /// As 0.1 has written it: a digest of the ids.
+    Digest(&'a str),
+}
+
+/// Before a tag.
+const TAG: &str = "batch:";
+/// In the place of one.
+const UNTOLD: &str = "batch:-";
+
+/// What a marker says beside its number: whose outbox it is, and which batch it was.
+pub fn note(installation: Uuid, tag: Option<BatchTag>) -> String {
+    match tag {
+        Some(tag) => format!("{installation} {TAG}{tag}"),
+        None => format!("{installation} {UNTOLD}"),
+    }
+}
+
+/// The same as 0.1 wrote it. Ids are numbers that two databases give to different events, so it settles a batch only where no tag is known.
+fn digest(installation: Uuid, ids: &[i64]) -> String {
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    format!("{installation} {}", Uuid::new_v5(&installation, &bytes))
+    Uuid::new_v5(&installation, &bytes).to_string()
 }
 
 /// Whether a note was written for this outbox.
 pub fn is_ours(note: &str, installation: Uuid) -> bool {
     note.split(' ').next().and_then(|text| Uuid::parse_str(text).ok()) == Some(installation)
+}
+
+fn noted(note: &str) -> Noted<'_> {
+    let (_, batch) = note.split_once(' ').unwrap_or_default();
+    match batch.strip_prefix(TAG) {
+        None => Noted::Digest(batch),
+        Some(tag) => BatchTag::parse(tag).map_or(Noted::Untold, Noted::Tag),
+    }
+}
+
+impl Known<'_> {
+    /// Whether the note of a marker with the number of the last batch can be about that batch. With a batch in flight it has to name it; with
+    /// none, nothing is settled by it, and it must only not name another one.
+    pub fn agrees(&self, note: &str) -> bool {
+        match (noted(note), self.tag, self.ids) {
+            (Noted::Tag(theirs), Some(ours), _) => theirs == ours,
+            (Noted::Digest(theirs), None, Some(ids)) => theirs == digest(self.installation, ids),
+            (Noted::Tag(_) | Noted::Untold, None, Some(_)) | (Noted::Digest(_) | Noted::Untold, Some(_), Some(_)) => {
+                false
+            }
+            (Noted::Tag(_) | Noted::Untold | Noted::Digest(_), None, None)
+            | (Noted::Untold | Noted::Digest(_), Some(_), None) => true,
+        }
+    }
+}
+
+/// What can be told before the former producers are fenced, by a marker that may still move: only what no further commit of theirs can put
+/// right. A relay on a copy of a database learns so that the original is at work, and leaves its producers alone.
+pub fn foresee(manifest: Manifest, marker: Option<Seen>) -> Option<Disagreement> {
+    match resolve(manifest, marker) {
+        Resolution::Refuse(why @ (Disagreement::PostgresBehind { .. } | Disagreement::OtherBatch { .. })) => Some(why),
+        Resolution::Refuse(
+            Disagreement::MarkerLost { .. } | Disagreement::KafkaBehind { .. } | Disagreement::ForeignMarker,
+        )
+        | Resolution::Settle
+        | Resolution::Forget
+        | Resolution::Resend
+        | Resolution::Ready
+        | Resolution::Baseline => None,
+    }
 }
 
 /// Decides. `marker` is what Kafka has committed for the shard, read after its former producers were fenced; `manifest` was read
@@ -119,6 +197,9 @@ pub fn resolve(manifest: Manifest, marker: Option<Seen>) -> Resolution {
         _ if in_flight && !marked => Resolution::Resend,
         Some(marker) if in_flight && marker.seq == seq => Resolution::Refuse(Disagreement::OtherBatch { seq }),
         Some(marker) if in_flight && marker.seq == seq - 1 => Resolution::Forget,
+        Some(marker) if marked && marker.seq == seq && !marker.same_batch => {
+            Resolution::Refuse(Disagreement::OtherBatch { seq })
+        }
         Some(marker) if !in_flight && marker.seq == seq => Resolution::Ready,
         Some(marker) if marked => Resolution::Refuse(Disagreement::KafkaBehind { seq, marker: marker.seq }),
         None if in_flight => Resolution::Refuse(Disagreement::MarkerLost { seq }),
@@ -148,12 +229,53 @@ mod tests {
     }
 
     #[test]
-    fn a_note_tells_whose_batch_it_was_and_which_events_were_in_it() {
+    fn a_note_tells_whose_batch_it_was_and_which_one() {
         let (ours, theirs) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        assert!(is_ours(&note(ours, &[1, 2]), ours) && !is_ours(&note(ours, &[1, 2]), theirs));
+        let (tag, other) = (BatchTag::draw(7), BatchTag::draw(7));
+        for tag in [None, Some(tag)] {
+            assert!(is_ours(&note(ours, tag), ours) && !is_ours(&note(ours, tag), theirs));
+        }
         assert!(!is_ours("", ours));
-        assert_ne!(note(ours, &[1, 2]), note(ours, &[2, 1]));
-        assert_eq!(note(ours, &[1, 2]), note(ours, &[1, 2]));
+        let ids: &[i64] = &[1, 2];
+        for ids in [None, Some(ids)] {
+            let known = Known { installation: ours, tag: Some(tag), ids };
+            assert!(known.agrees(&note(ours, Some(tag))));
+            assert!(!known.agrees(&note(ours, Some(other))), "the same number and ids in another history");
+        }
+    }
+
+    #[test]
+    fn a_note_of_0_1_settles_a_batch_that_0_1_has_claimed_and_no_other() {
+        let ours = Uuid::from_u128(1);
+        let of_0_1 = |ids: &[i64]| format!("{ours} {}", digest(ours, ids));
+        let known = |tag, ids| Known { installation: ours, tag, ids };
+        let ids: &[i64] = &[1, 2];
+        assert!(known(None, Some(ids)).agrees(&of_0_1(&[1, 2])));
+        assert!(!known(None, Some(ids)).agrees(&of_0_1(&[1, 3])));
+        assert!(!known(None, Some(ids)).agrees(&note(ours, None)));
+        assert!(!known(None, Some(ids)).agrees(&note(ours, Some(BatchTag::draw(7)))));
+        assert!(!known(Some(BatchTag::draw(7)), Some(ids)).agrees(&of_0_1(&[1, 2])), "claimed by a newer version");
+        // Written by an idle lane, to keep the marker from expiring.
+        for tag in [None, Some(BatchTag::draw(7))] {
+            assert!(known(tag, None).agrees(&of_0_1(&[])));
+            assert!(known(tag, None).agrees(&note(ours, None)));
+        }
+    }
+
+    #[test]
+    fn a_copy_learns_of_the_original_before_it_fences_anything() {
+        let other = Some(Seen { seq: 7, same_batch: false });
+        for in_flight in [true, false] {
+            assert_eq!(
+                foresee(exactly_once(7, in_flight), seen(8)),
+                Some(Disagreement::PostgresBehind { seq: 7, marker: 8 })
+            );
+            assert_eq!(foresee(exactly_once(7, in_flight), other), Some(Disagreement::OtherBatch { seq: 7 }));
+            // The former owner may still commit, and the marker of a quiet shard may have expired.
+            for marker in [None, seen(5), seen(6), seen(7)] {
+                assert_eq!(foresee(exactly_once(7, in_flight), marker), None);
+            }
+        }
     }
 
     #[test]
@@ -177,7 +299,8 @@ mod tests {
         let refusal = Resolution::Refuse(Disagreement::OtherBatch { seq: 7 });
         assert_eq!(resolve(exactly_once(7, true), other), refusal);
         assert_eq!(resolve(Manifest { seq: 7, in_flight: true, marked: false }, other), Resolution::Resend);
-        assert_eq!(resolve(exactly_once(7, false), other), Resolution::Ready);
+        assert_eq!(resolve(exactly_once(7, false), other), refusal, "settled, and Kafka has another one");
+        assert_eq!(resolve(Manifest { seq: 7, in_flight: false, marked: false }, other), Resolution::Ready);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use round::{Plan, Settling};
 use settings::DEFAULTS;
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: a number")))
+    let number = |text: std::ffi::OsString| text.to_str().and_then(|text| text.parse().ok());
+    std::env::var_os(name).map_or(default, |text| number(text).unwrap_or_else(|| panic!("{name}: a number")))
 }
 
 async fn rounds(delivery: &'static str) {

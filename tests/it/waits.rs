@@ -14,7 +14,7 @@ const CALLS: &str = r"\.(fetch_metadata|fetch_watermarks|fetch_group_list|commit
 /// File below `src/`, call, what ends the wait, and the test that shows it.
 const WAITS: &[(&str, &str, &str, &str)] = &[
     // PostgreSQL. Every call of the driver is in `db/client.rs`, which another test holds to its guard.
-    ("db/connect.rs", "lookup_host", "connect_timeout", "the_next_host_is_tried_when_one_accepts_and_never_answers"),
+    ("db/connector.rs", "lookup_host", "connect_timeout", "the_next_host_is_tried_when_one_accepts_and_never_answers"),
     // The HTTP server: a thread of its own, which waits for clients.
     ("admin.rs", "block_on", "own thread", "the_server_answers_while_the_runtime_that_started_it_is_stuck"),
     ("admin/serve.rs", "accept", "stop", "a_stop_ends_idle_connections_and_the_server"),
@@ -99,8 +99,18 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     ("commands/recover.rs", "spawn_blocking", "limits of broker/scan.rs", "a_second_signal_ends_it_at_once"),
     ("commands/dlq.rs", "spawn_blocking", "limits of broker/reader.rs", "a_second_signal_ends_it_at_once"),
     ("commands/signals.rs", "recv", "a signal", "a_second_signal_ends_it_at_once"),
-    ("commands/watchdog.rs", "block_on", "own thread", "a_stop_ends_in_time_although_nobody_reads_the_log"),
-    ("commands/watchdog.rs", "recv", "a signal", "a_stop_ends_in_time_although_nobody_reads_the_log"),
+    (
+        "commands/watchdog.rs",
+        "block_on",
+        "own thread",
+        "a_runtime_whose_threads_are_all_stuck_is_reported_and_stopped_in_time",
+    ),
+    (
+        "commands/watchdog.rs",
+        "recv",
+        "a signal",
+        "a_runtime_whose_threads_are_all_stuck_is_reported_and_stopped_in_time",
+    ),
     ("main.rs", "block_on", "the command", "every_command_gives_up_on_a_server_that_accepts_and_never_answers"),
 ];
 

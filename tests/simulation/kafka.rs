@@ -3,7 +3,7 @@
 //! The client is one without a new epoch per transaction: a late EndTxn of the same epoch ends whatever transaction is open.
 //! Brokers check that a partition belongs to the open transaction when a record or a marker comes in for it.
 
-use crate::postgres::{Id, Key};
+use crate::postgres::{Id, Key, Tag};
 
 pub const PARTITIONS: usize = 2;
 /// A partition, or the marker: what a transaction can contain.
@@ -45,8 +45,8 @@ enum Transaction {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Marker {
     pub seq: i64,
-    /// The batch by its ids, in the metadata of the offset: a checksum in real life. Empty for a baseline.
-    pub batch: Vec<Id>,
+    /// Which batch it was, in the metadata of the offset.
+    pub tag: Option<Tag>,
 }
 
 /// A request that its sender does not wait for any more.

@@ -11,6 +11,8 @@ use crate::rules::{Luck, Rules, Safeguard};
 
 pub type Id = i64;
 pub type Key = u8;
+/// A number of a batch, and one that no other batch has.
+pub type Tag = (i64, u32);
 
 /// Ticks of the database's clock.
 pub const LEASE: u32 = 20;
@@ -32,12 +34,19 @@ pub struct Shard {
     pub batch_seq: i64,
     pub batch_ids: Option<Vec<Id>>,
     pub marked: bool,
+    /// Of the last batch that exactly-once delivery has claimed: its number, and one that no other batch has.
+    pub tag: Option<Tag>,
     pub low_id: Id,
 }
 
 impl Shard {
     pub fn manifest(&self) -> Manifest {
         Manifest { seq: self.batch_seq, in_flight: self.batch_ids.is_some(), marked: self.marked }
+    }
+
+    /// The tag of the last batch, if exactly-once delivery has claimed it.
+    pub fn tag(&self) -> Option<Tag> {
+        self.tag.filter(|(seq, _)| *seq == self.batch_seq)
     }
 }
 
@@ -73,6 +82,7 @@ pub struct Draft {
     pub shard: Shard,
     rows: Vec<Row>,
     settled: Vec<Id>,
+    next_tag: u32,
 }
 
 impl Draft {
@@ -87,6 +97,11 @@ impl Draft {
     /// The next rows that wait, lowest id first.
     pub fn claim(&self) -> Vec<Id> {
         self.pending().filter(|id| *id >= self.shard.low_id).take(CLAIM_MAX).collect()
+    }
+
+    /// Names the batch that was claimed under the number of the shard.
+    pub fn draw_tag(&mut self) {
+        self.shard.tag = Some((self.shard.batch_seq, self.next_tag));
     }
 
     /// Those rows of a manifest that still wait.
@@ -113,6 +128,8 @@ pub struct Database {
     drawn: Vec<Key>,
     pub writers: Vec<Writer>,
     next_xid: u32,
+    /// No failover takes it back: it is drawn at random.
+    next_tag: u32,
     /// A commit that is still on its way.
     pub doubt: Option<Draft>,
     /// Former states, for a failover that loses commits.
@@ -123,14 +140,23 @@ pub struct Database {
 
 impl Database {
     pub fn new(keeps_past: bool) -> Self {
-        let shard =
-            Shard { owner: None, epoch: 0, lease_left: 0, batch_seq: 0, batch_ids: None, marked: false, low_id: 0 };
+        let shard = Shard {
+            owner: None,
+            epoch: 0,
+            lease_left: 0,
+            batch_seq: 0,
+            batch_ids: None,
+            marked: false,
+            tag: None,
+            low_id: 0,
+        };
         Self {
             shard,
             rows: Vec::new(),
             drawn: Vec::new(),
             writers: Vec::new(),
             next_xid: 1,
+            next_tag: 1,
             doubt: None,
             past: keeps_past.then(Vec::new),
             changed_by_fenced: false,
@@ -197,8 +223,12 @@ impl Database {
         if expected.is_some_and(|expected| expected != found) && rules.has(Safeguard::NumberChecked) {
             return Err(PgError::Moved);
         }
-        let mut draft = Draft { shard: self.shard.clone(), rows: self.rows.clone(), settled: Vec::new() };
+        let mut draft =
+            Draft { shard: self.shard.clone(), rows: self.rows.clone(), settled: Vec::new(), next_tag: self.next_tag };
         let done = work(&mut draft);
+        if draft.shard.tag != self.shard.tag {
+            self.next_tag += 1;
+        }
         draft.shard.lease_left = LEASE;
         self.changed_by_fenced |= rules.has(Safeguard::EpochFence) && !self.owns(fence);
         match luck {

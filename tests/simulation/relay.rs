@@ -10,7 +10,7 @@ use outbox_relay::outbox::barrier::Horizon;
 use outbox_relay::relay::takeover::{Disagreement, Manifest};
 
 use crate::kafka::{Kafka, Marker, PARTITIONS};
-use crate::postgres::{Database, Fence, Id, PgError};
+use crate::postgres::{Database, Fence, Id, PgError, Tag};
 use crate::rules::{Luck, Rules, Safeguard};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +72,8 @@ pub struct Relay {
     pub(crate) marker: Option<Marker>,
     pub(crate) manifest: Manifest,
     pub(crate) manifest_ids: Vec<Id>,
+    /// Of the last batch.
+    pub(crate) tag: Option<Tag>,
     /// Committed to Kafka, and not settled.
     pub(crate) hand: Vec<Id>,
     /// Its last number, and what is being sent under it.
@@ -110,6 +112,7 @@ impl Relay {
             marker: None,
             manifest: Manifest { seq: 0, in_flight: false, marked: false },
             manifest_ids: Vec::new(),
+            tag: None,
             hand: Vec::new(),
             seq: 0,
             batch: Batch::default(),
@@ -122,7 +125,7 @@ impl Relay {
 
     /// All of it but the horizon: a search that compares states opens no writers.
     pub fn hash_into(&self, hasher: &mut impl Hasher) {
-        let manifest = (self.manifest.seq, self.manifest.in_flight, self.manifest.marked, &self.manifest_ids);
+        let manifest = (self.manifest.seq, self.manifest.in_flight, self.manifest.marked, &self.manifest_ids, self.tag);
         let kafka = (self.epoch, &self.marker, self.suspicious, &self.batch);
         (self.instance, self.mode, self.at, self.fence, &self.hand, self.seq, manifest, kafka).hash(hasher);
     }
@@ -182,6 +185,7 @@ impl Relay {
     pub(crate) fn remember(&mut self, db: &Database) {
         self.manifest = db.shard.manifest();
         self.manifest_ids = db.shard.batch_ids.clone().unwrap_or_default();
+        self.tag = db.shard.tag();
         self.seq = self.manifest.seq;
     }
 
@@ -210,6 +214,9 @@ impl Relay {
                 draft.shard.batch_seq += 1;
                 draft.shard.batch_ids = Some(claimed.clone());
                 draft.shard.marked = marks;
+                if marks {
+                    draft.draw_tag();
+                }
             }
             (draft.shard.batch_seq, claimed)
         });
@@ -234,7 +241,10 @@ impl Relay {
             draft.shard.batch_ids = (!again.is_empty()).then(|| again.clone());
             match mode {
                 Mode::AtLeastOnce => draft.shard.marked &= !rules.has(Safeguard::MarkTakenOff),
-                Mode::ExactlyOnce => draft.shard.marked |= !rules.has(Safeguard::ResendUnmarked),
+                Mode::ExactlyOnce => {
+                    draft.shard.marked |= !rules.has(Safeguard::ResendUnmarked);
+                    draft.draw_tag();
+                }
             }
             (draft.shard.batch_seq, again)
         });

@@ -50,7 +50,7 @@ impl Relay {
         if luck == Luck::LostBefore {
             return self.recycle();
         }
-        let marker = Marker { seq: self.batch.seq, batch: self.batch.ids.clone() };
+        let marker = Marker { seq: self.batch.seq, tag: self.tag };
         match parts.kafka.send_marker(self.epoch, !self.batch.marker_added, marker.clone()) {
             Ok(()) => {
                 self.batch.marker_added = true;

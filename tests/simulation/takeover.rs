@@ -3,7 +3,7 @@
 
 use outbox_relay::relay::takeover::{Resolution, Seen, resolve};
 
-use crate::kafka::Straggler;
+use crate::kafka::{Marker, Straggler};
 use crate::postgres::PgError;
 use crate::relay::{At, Parts, Process, Relay};
 use crate::rules::{Luck, Rules, Safeguard};
@@ -71,9 +71,17 @@ impl Relay {
         }
         let marker = self.marker.as_ref().map(|marker| Seen {
             seq: marker.seq,
-            same_batch: marker.batch == self.manifest_ids || !rules.has(Safeguard::BatchNamed),
+            same_batch: self.agrees(marker) || !rules.has(Safeguard::BatchNamed),
         });
         resolve(self.manifest, marker)
+    }
+
+    /// As `Known::agrees` has it.
+    fn agrees(&self, marker: &Marker) -> bool {
+        match (marker.tag, self.tag) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            (_, None) | (None, _) => !self.manifest.in_flight,
+        }
     }
 
     pub(crate) fn settle_inherited(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Process {

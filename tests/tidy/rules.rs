@@ -156,9 +156,23 @@ pub fn printers(files: &[Source]) -> Vec<String> {
         r"\b(e?print(ln)?)!|\bio::(stdout|stderr)\(\)\.(lock|write)|\bwriteln?!\(\s*(std::)?io::(stdout|stderr)",
     )
     .expect("a valid expression");
-    let others = files.iter().filter(|file| !file.is_in(&["output.rs", "output/"]));
+    let others = files.iter().filter(|file| !file.is_in(&["output.rs", "output/", "stderr.rs"]));
     others
         .flat_map(|file| matches(&printing, &code_of(&without_tests(&file.text)), file, "printing belongs to output"))
+        .collect()
+}
+
+/// Ways to what PostgreSQL quotes in its errors: rows, parameters, values.
+pub fn quoting_errors(files: &[Source]) -> Vec<String> {
+    let way = Regex::new(
+        r"\bas_db_error\b|\berror::DbError as\b|\.(where_|detail)\(\)|#\[(source|from)\]\s*tokio_postgres::Error",
+    )
+    .expect("a valid expression");
+    let others = files.iter().filter(|file| !file.is_in(&["db/server_error.rs"]));
+    others
+        .flat_map(|file| {
+            matches(&way, &code_of(&without_tests(&file.text)), file, "such an error travels as ServerError")
+        })
         .collect()
 }
 
@@ -328,6 +342,13 @@ fn sees_a_reader_of_the_environment() {
     sees(&environment_readers(&one("src/app.rs", "let x = std::env::var_os(\"X\");")), &["src/app.rs:1"]);
     sees(&environment_readers(&one("src/config/source.rs", "let x = std::env::vars_os();")), &[]);
     sees(&environment_readers(&one("src/app.rs", "env!(\"CARGO_PKG_VERSION\")")), &[]);
+}
+
+#[test]
+fn sees_an_error_that_quotes_rows() {
+    sees(&quoting_errors(&one("src/app.rs", "error.as_db_error()")), &["src/app.rs:1"]);
+    sees(&quoting_errors(&one("src/app.rs", "Database(#[from] tokio_postgres::Error),")), &["src/app.rs:1"]);
+    sees(&quoting_errors(&one("src/db/server_error.rs", "error.as_db_error()")), &[]);
 }
 
 #[test]

@@ -9,9 +9,10 @@ use super::finding::{Finding, Part};
 use crate::clock;
 use crate::commands::{Result, admin_pool};
 use crate::config::Config;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Role};
 use crate::error::Error;
 use crate::migrations;
+use crate::outbox::home;
 use crate::outbox::inspect;
 use crate::outbox::inspect::server::{Inspector, is_refused_by_pooler};
 use crate::projection::{Projection, prepare_all};
@@ -111,6 +112,10 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
         judge_schema::identity(identity.as_ref(), findings);
     }
     if settings.relay.enabled {
+        let standing = home::look(&database.pool(Role::Admin, 1)).await;
+        if let Some(standing) = known(Part::Schema, "schema.home", standing, findings) {
+            judge_schema::home(&standing, findings);
+        }
         let partitions = inspector.partitions().await;
         if let Some(Some(partitions)) = known(Part::Schema, "schema.partitions", partitions, findings) {
             judge_schema::partitions(&partitions, findings);

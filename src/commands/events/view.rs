@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::indent::indented;
 use crate::error::{Code, Error, Result};
-use crate::outbox::inspect::events::{Details, Hold, Summary};
+use crate::outbox::inspect::events::{Details, Hold, SHOWN_BYTES, Summary};
 use crate::output::{self, Align, Cell, Table, Tone};
 
 /// Characters of a key and of an error in a table; JSON has them whole.
@@ -67,6 +68,9 @@ pub(super) struct Whole<'a> {
     headers: Option<&'a RawValue>,
     payload: Option<&'a RawValue>,
     payload_raw_base64: Option<&'a str>,
+    /// What is too large to be shown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    omitted: Vec<&'static str>,
     hold: Option<HoldJson<'a>>,
 }
 
@@ -95,6 +99,10 @@ impl<'a> Whole<'a> {
             headers: event.headers.as_deref().map(raw).transpose()?,
             payload: event.payload.as_deref().map(raw).transpose()?,
             payload_raw_base64: event.payload_base64.as_deref(),
+            omitted: [("payload", event.payload_omitted), ("headers", event.headers_omitted)]
+                .into_iter()
+                .filter_map(|(column, omitted)| omitted.then_some(column))
+                .collect(),
             hold: event.hold.as_ref().map(hold),
         })
     }
@@ -178,7 +186,8 @@ fn block(event: &Details) -> String {
     if let Some(hold) = &event.hold {
         block.field("key held", Some(hold_text(hold, line.id)));
     }
-    block.field("headers", event.headers.as_deref());
+    let too_large = format!("more than {SHOWN_BYTES} bytes, not shown");
+    block.field("headers", event.headers.as_deref().or(event.headers_omitted.then_some(&*too_large)));
     block.payload(event);
     block.text
 }
@@ -210,8 +219,11 @@ impl Block {
     fn payload(&mut self, event: &Details) {
         let lines =
             |text: &str| text.lines().map(|line| format!("  {}\n", output::printable(line))).collect::<String>();
-        let (kind, body) = match (&event.payload_pretty, &event.payload_raw) {
-            (Some(json), _) => ("JSON".to_owned(), lines(json)),
+        let (kind, body) = match (&event.payload, &event.payload_raw) {
+            (None, None) if event.payload_omitted => {
+                (format!("more than {SHOWN_BYTES} bytes, not shown"), String::new())
+            }
+            (Some(json), _) => ("JSON".to_owned(), lines(&indented(json))),
             (None, Some(bytes)) => match std::str::from_utf8(bytes) {
                 Ok(text) => (format!("{} bytes, text", bytes.len()), lines(text)),
                 Err(_) => {
@@ -257,10 +269,11 @@ mod tests {
             traceparent: None,
             shard: 6,
             payload: Some(r#"{"price": 12345678901234567890.10}"#.to_owned()),
-            payload_pretty: Some("{\n    \"price\": 12345678901234567890.10\n}".to_owned()),
             payload_raw: None,
             payload_base64: None,
+            payload_omitted: false,
             headers: None,
+            headers_omitted: false,
             hold: Some(Hold {
                 first_id: 11,
                 reason: "failed".to_owned(),

@@ -6,8 +6,11 @@ use crate::config::{KafkaConfig, SecurityProtocol};
 /// Mechanisms that go by user name and password.
 const WITH_PASSWORD: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
-/// Mechanisms whose settings stand in `[kafka.properties]`.
-const WITH_PROPERTIES: [&str; 2] = ["GSSAPI", "OAUTHBEARER"];
+/// The mechanism whose settings stand in `[kafka.properties]`, where it is built in.
+const KERBEROS: &str = "GSSAPI";
+
+/// Mechanisms that need a token, which nothing in this build can get.
+const WITH_TOKEN: [&str; 2] = ["OAUTHBEARER", "AWS_MSK_IAM"];
 
 impl KafkaConfig {
     pub(super) fn check(&self, rules: &mut Rules<'_, '_>) {
@@ -19,6 +22,8 @@ impl KafkaConfig {
         for (name, value) in &self.properties {
             if let Some(refused) = properties::refused(name, value) {
                 rules.refuse(&[&format!("kafka.properties.{name}")], refused.why, refused.help);
+            } else if let Some((why, help)) = properties::idle(name, self) {
+                rules.refuse(&[&format!("kafka.properties.{name}"), "kafka.security_protocol"], why, help);
             }
         }
     }
@@ -60,8 +65,22 @@ impl KafkaConfig {
                 };
                 rules.refuse(&["kafka.sasl_mechanism", key], why, help);
             }
-        } else if !WITH_PROPERTIES.contains(&mechanism) {
-            let why = "expected `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER` or `GSSAPI`";
+        } else if WITH_TOKEN.contains(&mechanism) {
+            let why = format!("`{mechanism}` cannot work in this build, which has no way to get a token");
+            rules.refuse(
+                &["kafka.sasl_mechanism"],
+                why,
+                "use `SCRAM-SHA-512`, `SCRAM-SHA-256` or `PLAIN`, or a client certificate; a later release brings it",
+            );
+        } else if mechanism == KERBEROS && !cfg!(feature = "gssapi") {
+            let why = "`GSSAPI` is not in this build";
+            rules.refuse(
+                &["kafka.sasl_mechanism"],
+                why,
+                "build outbox-relay with `--features gssapi`, or use `SCRAM-SHA-512`, `SCRAM-SHA-256` or `PLAIN`",
+            );
+        } else if mechanism != KERBEROS {
+            let why = "expected `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `GSSAPI`";
             rules.refuse(&["kafka.sasl_mechanism"], why, "write it in capitals, as Kafka does");
         }
     }

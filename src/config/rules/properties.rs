@@ -3,6 +3,8 @@
 //! What `broker/client_config.rs` sets after the user's settings must stand here, so that nobody believes in a value that
 //! does not count.
 
+use crate::config::{KafkaConfig, SecurityProtocol};
+
 /// A librdkafka setting that may not be changed.
 pub(in crate::config) struct Refused {
     /// Its names: librdkafka has several for some.
@@ -41,7 +43,7 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
     ),
     entry(
         &["message.timeout.ms", "delivery.timeout.ms"],
-        &["0"],
+        &[],
         "a record that times out while later ones are acknowledged is a hole in the order of its key",
         "use `relay.publish_timeout`, which sends the rest of the batch again in order",
     ),
@@ -53,7 +55,7 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
     ),
     entry(
         &["max.in.flight", "max.in.flight.requests.per.connection"],
-        &["1"],
+        &[],
         "with more than one request in flight, a record can pass the one that the broker refused",
         FIXED,
     ),
@@ -71,6 +73,20 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
         FIXED,
     ),
     entry(&["transactional.id"], &[], "a transaction of its own would fence the other lanes", FIXED),
+    entry(
+        &["transaction.timeout.ms"],
+        &["30000"],
+        "a batch has to be committed or given up well before Kafka aborts its transaction",
+        FIXED,
+    ),
+    entry(
+        &["client.id"],
+        &[],
+        "each client of an instance has a name of its own in the logs and quotas of the broker",
+        "use `run.deployment` and `run.instance`, of which the names are made",
+    ),
+    entry(&["compression.codec"], &[], "it is another name of `compression.type`", "use `compression.type`"),
+    entry(&["queue.buffering.max.ms"], &[], "it is another name of `linger.ms`", "use `linger.ms`"),
     entry(
         &["partitioner"],
         &["murmur2_random"],
@@ -91,7 +107,7 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
     ),
     // What the consumer has seen.
     entry(
-        &["enable.auto.commit"],
+        &["enable.auto.commit", "auto.commit.enable"],
         &["false"],
         "offsets move in the same PostgreSQL transaction as the projections",
         FIXED,
@@ -101,6 +117,18 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
         &["false"],
         "offsets move in the same PostgreSQL transaction as the projections",
         FIXED,
+    ),
+    entry(
+        &[
+            "auto.commit.interval.ms",
+            "offset.store.method",
+            "offset.store.path",
+            "offset.store.sync.interval.ms",
+            "consume.callback.max.messages",
+        ],
+        &[],
+        "it has no effect: offsets are kept in PostgreSQL, and records are polled one by one",
+        "remove it",
     ),
     entry(
         &["auto.offset.reset"],
@@ -120,6 +148,14 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
         &["classic"],
         "the consumer expects full lists of partitions, as the classic protocol gives them",
         FIXED,
+    ),
+    entry(&["group.remote.assignor"], &[], "it only counts for another group protocol", "remove it"),
+    entry(&["group.protocol.type"], &["consumer"], "the group is one of consumers", FIXED),
+    entry(
+        &["group.instance.id"],
+        &[],
+        "all instances with these settings would have the same one and throw each other out of the group",
+        "remove it",
     ),
     entry(
         &["partition.assignment.strategy"],
@@ -160,9 +196,119 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
         "it has a setting of its own",
         "use `kafka.key_password` or `kafka.key_password_file`",
     ),
+    entry(
+        &[
+            "enable.sasl.oauthbearer.unsecure.jwt",
+            "sasl.oauthbearer.assertion.algorithm",
+            "sasl.oauthbearer.assertion.claim.aud",
+            "sasl.oauthbearer.assertion.claim.exp.seconds",
+            "sasl.oauthbearer.assertion.claim.iss",
+            "sasl.oauthbearer.assertion.claim.jti.include",
+            "sasl.oauthbearer.assertion.claim.nbf.seconds",
+            "sasl.oauthbearer.assertion.claim.sub",
+            "sasl.oauthbearer.assertion.file",
+            "sasl.oauthbearer.assertion.jwt.template.file",
+            "sasl.oauthbearer.assertion.private.key.file",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.oauthbearer.assertion.private.key.pem",
+            "sasl.oauthbearer.client.credentials.client.id",
+            "sasl.oauthbearer.client.credentials.client.secret",
+            "sasl.oauthbearer.client.id",
+            "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.config",
+            "sasl.oauthbearer.extensions",
+            "sasl.oauthbearer.grant.type",
+            "sasl.oauthbearer.metadata.authentication.type",
+            "sasl.oauthbearer.method",
+            "sasl.oauthbearer.scope",
+            "sasl.oauthbearer.token.endpoint.url",
+            "https.ca.location",
+            "https.ca.pem",
+        ],
+        &[],
+        "OAUTHBEARER cannot work in this build, which has no way to get a token",
+        "use `SCRAM-SHA-512`, `SCRAM-SHA-256`, `PLAIN` or a client certificate",
+    ),
+    // What does nothing, or nothing good.
+    entry(
+        &[
+            "topic.metadata.refresh.fast.cnt",
+            "socket.blocking.max.ms",
+            "reconnect.backoff.jitter.ms",
+            "produce.offset.report",
+            "msg_order_cmp",
+        ],
+        &[],
+        "librdkafka no longer uses it",
+        "remove it",
+    ),
+    entry(
+        &[
+            "background_event_cb",
+            "closesocket_cb",
+            "connect_cb",
+            "consume_cb",
+            "default_topic_conf",
+            "dr_cb",
+            "dr_msg_cb",
+            "enabled_events",
+            "error_cb",
+            "interceptors",
+            "log_cb",
+            "oauthbearer_token_refresh_cb",
+            "offset_commit_cb",
+            "opaque",
+            "open_cb",
+            "partitioner_cb",
+            "rebalance_cb",
+            "resolve_cb",
+            "socket_cb",
+            "ssl.certificate.verify_cb",
+            "ssl_ca",
+            "ssl_certificate",
+            "ssl_engine_callback_data",
+            "ssl_key",
+            "stats_cb",
+            "throttle_cb",
+        ],
+        &[],
+        "it is code, which no text can stand for",
+        "remove it",
+    ),
+    entry(&["builtin.features"], &[], "it says what was built in, and changes nothing", "remove it"),
+    entry(&["plugin.library.paths"], &[], "code from elsewhere could break every promise", "remove it"),
+    entry(&["log.queue"], &["false"], "nobody would take the log lines of the client", FIXED),
+    entry(&["ssl.ca.certificate.stores"], &[], "it only counts on Windows", "use `kafka.ca_file`"),
 ];
 
 /// The entry that refuses `name = value`.
 pub(super) fn refused(name: &str, value: &str) -> Option<&'static Refused> {
     REFUSED.iter().find(|refused| refused.names.contains(&name) && !refused.harmless.contains(&value))
+}
+
+/// A property that has no effect beside the settings of `[kafka]`: why, and what to do.
+pub(super) fn idle(name: &str, settings: &KafkaConfig) -> Option<(String, &'static str)> {
+    let protocol = settings.security_protocol.as_str();
+    let has_tls = matches!(settings.security_protocol, SecurityProtocol::Ssl | SecurityProtocol::SaslSsl);
+    let has_sasl = matches!(settings.security_protocol, SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl);
+    if name.starts_with("ssl.") && !has_tls {
+        let why = format!("it has no effect with `kafka.security_protocol` = `{protocol}`, which does not encrypt");
+        return Some((why, "set `kafka.security_protocol` to `ssl` or `sasl_ssl`, or remove it"));
+    }
+    if name.starts_with("sasl.") && !has_sasl {
+        let why = format!("it has no effect with `kafka.security_protocol` = `{protocol}`");
+        return Some((why, "set `kafka.security_protocol` to `sasl_ssl`, or remove it"));
+    }
+    if name.starts_with("sasl.kerberos.") && settings.sasl_mechanism.as_deref() != Some("GSSAPI") {
+        return Some(("it has no effect without `kafka.sasl_mechanism` = `GSSAPI`".to_owned(), "remove it"));
+    }
+    let twice = [
+        (settings.ca_file.is_some(), "kafka.ca_file", ["ssl.ca.pem", ""]),
+        (settings.cert_file.is_some(), "kafka.cert_file", ["ssl.certificate.pem", "ssl.keystore.location"]),
+        (settings.key_file.is_some(), "kafka.key_file", ["ssl.key.pem", "ssl.keystore.location"]),
+    ];
+    let clash = twice.into_iter().find(|(given, _, names)| *given && names.contains(&name));
+    clash.map(|(_, key, _)| {
+        (format!("`{key}` is given as well, and only one of the two can count"), "remove one of them")
+    })
 }

@@ -38,7 +38,7 @@ error[OR-C001]: bad value for `database.url`
  --> relay.toml:4:7
   |
 4 | url = ***
-  |       ^^^ expected a URL that begins with `postgres://` or `postgresql://`
+  |       ^^^ expected a URL that begins with `postgres://` or `postgresql://`, or `name=value` pairs
   |
   = help: write it as postgres://user:password@host:5432/database
 

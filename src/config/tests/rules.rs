@@ -4,8 +4,8 @@ use super::*;
 
 /// A file that breaks one rule, the key that is blamed, and a part of the reason.
 const BROKEN: &[(&str, &str, &str)] = &[
-    ("[database]\nurl = \"host=db user=app\"", "database.url", "begins with `postgres://`"),
-    ("[database]\nurl = \"postgres://\"", "database.url", "begins with `postgres://`"),
+    ("[database]\nurl = \"db/shop\"", "database.url", "begins with `postgres://`"),
+    ("[database]\nurl = \"postgres://\"", "database.url", "nothing behind the scheme"),
     ("[database]\ncert_file = \"c\"", "database.cert_file", "needs `database.key_file`"),
     ("[database]\nkey_file = \"k\"", "database.key_file", "needs `database.cert_file`"),
     ("[database]\nca_file = \"c\"\ntls = \"require\"", "database.ca_file", "checks no certificate"),
@@ -132,7 +132,6 @@ fn what_is_right_is_accepted() {
         "[database]\nurl = \"postgresql://app@db/shop\"\ntls = \"verify-ca\"\nca_file = \"c\"\ncert_file = \"c\"\nkey_file = \"k\"",
         "[kafka]\nbootstrap_servers = \"a, b:9092 ,[::1]:9092\"",
         "[kafka]\nsecurity_protocol = \"sasl_ssl\"\nsasl_mechanism = \"SCRAM-SHA-512\"\nsasl_username = \"u\"\nsasl_password = \"p\"",
-        "[kafka]\nsecurity_protocol = \"sasl_ssl\"\nsasl_mechanism = \"GSSAPI\"",
         "[kafka]\nsecurity_protocol = \"ssl\"\nca_file = \"c\"\ncert_file = \"c\"\nkey_file = \"k\"\nkey_password = \"p\"",
         "[kafka.properties]\nlinger.ms = 5\n\"batch.size\" = \"1000\"\nsocket.keepalive.enable = true\nacks = \"all\"\nacks.x = 1",
         "[[routing.rule]]\naggregate_type = '(?<a>.*)-(b)'\nevent_type = \"x\"\ntopic = \"${a}.$2.{event_type}\"",
@@ -163,6 +162,34 @@ fn librdkafka_settings_that_break_a_promise_are_refused_with_the_reason() {
                     .unwrap_or_else(|error| panic!("{}", error.render(false)));
             }
         }
+    }
+}
+
+#[test]
+fn librdkafka_settings_without_effect_are_refused_by_name() {
+    let sasl = "[kafka]\nsecurity_protocol = \"sasl_ssl\"\nsasl_mechanism = \"PLAIN\"\nsasl_username = \"u\"\nsasl_password = \"p\"\n";
+    for (text, name, why) in [
+        ("[kafka.properties]\n\"ssl.cipher.suites\" = \"x\"", "ssl.cipher.suites", "does not encrypt"),
+        ("[kafka.properties]\n\"sasl.kerberos.principal\" = \"x\"", "sasl.kerberos.principal", "`plaintext`"),
+        (
+            &format!("{sasl}[kafka.properties]\n\"sasl.kerberos.principal\" = \"x\""),
+            "sasl.kerberos.principal",
+            "GSSAPI",
+        ),
+        (
+            &format!("{sasl}ca_file = \"c\"\n[kafka.properties]\n\"ssl.ca.pem\" = \"x\""),
+            "ssl.ca.pem",
+            "`kafka.ca_file`",
+        ),
+    ] {
+        let problem = &problems(text)[0];
+        assert_eq!(problem.key.as_deref(), Some(format!("kafka.properties.{name}").as_str()), "{text}");
+        assert!(problem.why.contains(why), "{text}: {}", problem.why);
+    }
+    for mechanism in ["OAUTHBEARER", "AWS_MSK_IAM", "GSSAPI"].iter().take(if cfg!(feature = "gssapi") { 2 } else { 3 })
+    {
+        let text = format!("[kafka]\nsecurity_protocol = \"sasl_ssl\"\nsasl_mechanism = \"{mechanism}\"");
+        assert!(problems(&text)[0].why.contains("build"), "{mechanism}: {}", problems(&text)[0].why);
     }
 }
 

@@ -17,6 +17,9 @@ const SHOW_EVENT: &str = include_str!("../sql/show_event.sql");
 /// Most events that are looked for among the outcomes, the newest.
 const OUTCOMES: i64 = 10_000;
 
+/// Most bytes of a payload, or of headers, that are read to be shown: more than Kafka takes by default.
+pub const SHOWN_BYTES: i64 = 1 << 20;
+
 /// Which events to list; all conditions must hold.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -159,12 +162,14 @@ pub struct Details {
     pub shard: i16,
     /// `payload` as PostgreSQL prints it: numbers keep all their digits.
     pub payload: Option<String>,
-    /// The same, indented.
-    pub payload_pretty: Option<String>,
     pub payload_raw: Option<Vec<u8>>,
     pub payload_base64: Option<String>,
+    /// There is a payload of more than [`SHOWN_BYTES`], which was not read.
+    pub payload_omitted: bool,
     /// JSON text.
     pub headers: Option<String>,
+    /// As `payload_omitted`.
+    pub headers_omitted: bool,
     pub hold: Option<Hold>,
 }
 
@@ -224,7 +229,7 @@ pub async fn by_event_id(pool: &Pool, event_id: Uuid) -> Result<Vec<Details>, Db
 
 async fn show(pool: &Pool, id: Option<i64>, event_id: Option<Uuid>) -> Result<Vec<Details>, DbError> {
     let connection = pool.get().await?;
-    let rows = connection.query(SHOW_EVENT, &[&id, &event_id]).await?;
+    let rows = connection.query(SHOW_EVENT, &[&id, &event_id, &SHOWN_BYTES]).await?;
     connection.done();
     rows.iter().map(details).collect()
 }
@@ -269,10 +274,11 @@ fn details(row: &Row) -> Result<Details, DbError> {
         traceparent: row.try_get("traceparent")?,
         shard: row.try_get("shard")?,
         payload: row.try_get("payload")?,
-        payload_pretty: row.try_get("payload_pretty")?,
         payload_raw: row.try_get("payload_raw")?,
         payload_base64: row.try_get("payload_base64")?,
+        payload_omitted: row.try_get("payload_omitted")?,
         headers: row.try_get("headers")?,
+        headers_omitted: row.try_get("headers_omitted")?,
         hold,
     })
 }

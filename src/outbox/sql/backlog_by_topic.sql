@@ -1,7 +1,7 @@
 -- Rows that are not finished, by topic (null: the topic comes from routing) and how long the oldest PENDING one
 -- has been waiting, in seconds: since it was written, or since it is due. Reads every such row, so it takes about a second per million. Changes nothing.
 -- Times are clamped first: PostgreSQL before 17 cannot subtract an infinite one, and a row may hold any.
-select topic,
+select left(topic, 250) as topic,
   count(*) filter (where status = 'PENDING') as pending,
   count(*) filter (where status = 'FAILED') as failed,
   count(*) filter (where status = 'HELD') as held,
@@ -34,5 +34,5 @@ from (
   cross join lateral (select topic, created_at, available_at from outbox_events where id = o.id offset 0) e
   where o.status in ('FAILED', 'HELD')
 ) unfinished
-group by topic
-order by pending desc, topic nulls first
+group by 1
+order by pending desc, 1 nulls first

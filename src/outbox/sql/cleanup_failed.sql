@@ -31,7 +31,7 @@ undated as materialized (
   select e.id
   from seen s join outbox_events e on e.id = s.id
   where s.undated and not s.due and e.status || '' = 'FAILED' and e.failed_at is null
-  for update of e skip locked
+  for no key update of e skip locked
 ),
 dated as (
   update outbox_events e set failed_at = now() from undated u where e.id = u.id

@@ -7,9 +7,11 @@
 -- their state even if their rows have another one; null for all.
 -- It is run once per session, so it is planned for the values given: filters that are null fall away, and the order becomes
 -- that of the primary key.
-select id, event_id, status, topic, outbox_key_of(partition_key, aggregate_id) as key, event_type, event_version,
-  aggregate_type, aggregate_id, correlation_id, retry_count, last_error, created_at, available_at, published_at,
-  published_partition, published_offset
+-- Of long texts only the beginning is returned, so that a list is small whatever the rows hold.
+select id, event_id, status, outbox_shown(topic) as topic, outbox_shown(outbox_key_of(partition_key, aggregate_id)) as key,
+  outbox_shown(event_type) as event_type, event_version, outbox_shown(aggregate_type) as aggregate_type,
+  outbox_shown(aggregate_id) as aggregate_id, outbox_shown(correlation_id) as correlation_id, retry_count,
+  outbox_shown(last_error) as last_error, created_at, available_at, published_at, published_partition, published_offset
 from outbox_current
 where ($1::bigint is null or id = $1)
   and ($2::uuid is null or event_id = $2)

@@ -1,11 +1,10 @@
--- Transactions that have the outbox open for writing, as text ids that are unique while they run; a prepared one has the session -1 in it. Second step of the lock
--- barrier: an INSERT locks the table before it draws an id and keeps the lock to its end, prepared transactions included,
--- so once those of now are gone, every id drawn before is either visible or will never be.
--- The lanes' own updates are left out: they insert nothing, and there is always one.
-select distinct l.virtualtransaction
-from pg_locks l
-left join pg_stat_activity a on a.pid = l.pid
-where l.locktype = 'relation' and l.mode = 'RowExclusiveLock'
-  and l.database = (select oid from pg_database where datname = current_database())
-  and l.relation in (select relid from pg_partition_tree('outbox_events'::regclass) union all select 'outbox_events'::regclass)
-  and a.application_name is distinct from 'outbox-relay lane'
+-- Transactions that have drawn an id of the outbox, as text ids that are unique while they run; a prepared one has the session -1 in it. Second
+-- step of the lock barrier. nextval locks the sequence before it draws, and keeps the lock to the end of the top-level transaction,
+-- rolled back savepoints and prepared transactions included. So once those of now are gone, every id drawn before is either visible or will
+-- never be. No name of a session is believed: a lane that only updates rows holds no such lock, and one whose update fires a trigger
+-- that inserts an event does.
+select distinct virtualtransaction
+from pg_locks
+where locktype = 'relation' and mode = 'RowExclusiveLock'
+  and database = (select oid from pg_database where datname = current_database())
+  and relation = 'outbox_events_id_seq'::regclass

@@ -2,7 +2,8 @@
 -- of rows seen. Changes nothing.
 select topic, count(*) as events
 from (
-  select e.topic
+  -- No longer text is a topic of Kafka, and some texts are very long.
+  select left(e.topic, 250) as topic
   from outbox_shards s
   -- `offset 0` for the reason given in backlog_by_topic.sql.
   cross join lateral (

@@ -1,5 +1,5 @@
 -- Rows of some shards that wait or are in flight. $1 smallint[]: shards. $2 boolean: only those of the batch in flight. Changes nothing.
-select e.id, e.dead_letter_of, e.event_id, e.shard, e.topic, e.created_at
+select e.id, e.dead_letter_of, e.event_id, e.shard, left(e.topic, 250) as topic, e.created_at
 from outbox_events e
 join outbox_shards s on s.shard = e.shard
 where e.shard = any($1) and e.status = 'PENDING' and (not $2 or e.id = any(s.batch_ids))

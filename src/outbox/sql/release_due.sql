@@ -25,7 +25,8 @@ waiting as (
   ) w
   union all
   select d.first_id, d.share, e.id, 1 from due d
-  join outbox_events e on e.id = d.first_id and e.status = 'HELD'
+  -- One that has been given a key since may be in another shard, whose owner finds it (sweep_held.sql).
+  join outbox_events e on e.id = d.first_id and e.status = 'HELD' and e.shard = $1
   where d.partition_key is null
 ),
 released as (

@@ -4,5 +4,5 @@ update outbox_held_keys set release_at = now()
 where first_id in (
   select first_id from outbox_held_keys
   where reason = 'denied' and topic = any($1) and released_to is null and release_at > now()
-  for update skip locked
+  for no key update skip locked
 )

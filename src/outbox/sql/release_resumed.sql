@@ -4,5 +4,5 @@ update outbox_held_keys set release_at = now()
 where first_id in (
   select first_id from outbox_held_keys
   where reason = 'paused' and topic is not null and release_at is null and topic not in (select topic from outbox_pauses)
-  for update skip locked
+  for no key update skip locked
 )

@@ -13,7 +13,8 @@ cross join lateral (
     union all
     (select o.id from outbox_outcomes o where o.status = 'HELD' and o.key_md5 = k.key_md5 order by o.id limit k.most)
     union all
-    select e.id from outbox_events e where k.key_md5 is null and e.id = k.first_id and e.status || '' = 'HELD'
+    select e.id from outbox_events e where k.key_md5 is null and e.id = k.first_id and e.status || '' = 'HELD' and e.shard = $1
+      and not exists (select 1 from outbox_outcomes o where o.id = e.id)
     union all
     select o.id from outbox_outcomes o where k.key_md5 is null and o.id = k.first_id and o.status = 'HELD'
   ) either

@@ -39,5 +39,5 @@ steps as (
   select parked_at, event_id, 'parked', null, topic, partition, "offset", 'by group ' || consumer_group || ': ' || error
   from consumer_parked where event_id = any($1)
 )
-select at, event_id, what, row, topic, partition, place, details from steps
+select at, event_id, what, row, outbox_shown(topic) as topic, partition, place, outbox_shown(details) as details from steps
 order by at, row nulls last, what

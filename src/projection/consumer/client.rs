@@ -20,7 +20,7 @@ use rdkafka::types::RDKafkaRespErr;
 use crate::projection::record::{Headers, Place, Record};
 
 /// What the promises rest on: not to be overridden by `[kafka.properties]`.
-const FIXED: [(&str, &str); 10] = [
+const FIXED: [(&str, &str); 9] = [
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
     ("enable.partition.eof", "false"),
@@ -34,12 +34,12 @@ const FIXED: [(&str, &str); 10] = [
     // For lag and for whether a broker is connected.
     ("statistics.interval.ms", "5000"),
     ("allow.auto.create.topics", "false"),
-    // How soon a topic that is created later, and new partitions, are noticed.
-    ("topic.metadata.refresh.interval.ms", "10000"),
 ];
 
 /// Defaults that `[kafka.properties]` may override.
-const DEFAULTS: [(&str, &str); 4] = [
+const DEFAULTS: [(&str, &str); 5] = [
+    // How soon a topic that is created later, and new partitions, are noticed.
+    ("topic.metadata.refresh.interval.ms", "10000"),
     ("session.timeout.ms", "30000"),
     ("max.poll.interval.ms", "300000"),
     // Prefetched over all partitions: bounds memory (records of 300 bytes take some ten times as much). librdkafka lowers fetch.max.bytes to the same.

@@ -18,8 +18,8 @@ use crate::db::DbError;
 use crate::event::ShardId;
 use crate::failpoint::{self, Point};
 use crate::metrics::TransactionLabel;
-use crate::outbox::{LastBatch, OutboxError, Settlement};
-use crate::relay::takeover::{Disagreement, Manifest, Resolution, Seen, is_ours, note, resolve};
+use crate::outbox::{BatchTag, LastBatch, OutboxError, Settlement, ShardState};
+use crate::relay::takeover::{Disagreement, Known, Manifest, Resolution, Seen, foresee, is_ours, note, resolve};
 use crate::retry::Backoff;
 
 /// An idle lane writes its marker again after this long: by default Kafka forgets offsets of a group that commits nothing for
@@ -31,6 +31,8 @@ pub(super) struct Transactions {
     publisher: TransactionalPublisher,
     installation: Uuid,
     open: bool,
+    /// Somebody else may have written the marker since this lane did, if it ever did: it is looked at before anybody is fenced.
+    estranged: bool,
     /// When this lane last committed a marker.
     marked: Option<Duration>,
     /// The last batch as this lane knows it. A step that finds another one in PostgreSQL does nothing: a commit whose answer was
@@ -51,6 +53,7 @@ impl Transactions {
             publisher: TransactionalPublisher::start(settings)?,
             installation,
             open: false,
+            estranged: true,
             marked: None,
             last: LastBatch::default(),
         })
@@ -74,8 +77,18 @@ impl Transactions {
         self.marked.map_or(Duration::ZERO, |at| MARKER_REFRESH.saturating_sub(monotonic().saturating_sub(at)))
     }
 
-    fn marker(&self, seq: i64, ids: &[i64]) -> Marker {
-        Marker { seq, note: note(self.installation, ids) }
+    fn marker(&self, seq: i64, tag: Option<BatchTag>) -> Marker {
+        Marker { seq, note: note(self.installation, tag) }
+    }
+
+    /// What a marker says of the last batch. Errors: it is another outbox's.
+    fn seen(&self, state: &ShardState, marker: Option<Marker>) -> Result<Option<Seen>, Disagreement> {
+        let Some(Marker { seq, note }) = marker else { return Ok(None) };
+        if !is_ours(&note, self.installation) {
+            return Err(Disagreement::ForeignMarker);
+        }
+        let known = Known { installation: self.installation, tag: state.tag, ids: state.batch_ids.as_deref() };
+        Ok(Some(Seen { seq, same_batch: known.agrees(&note) }))
     }
 }
 
@@ -101,6 +114,10 @@ impl From<OutboxError> for Obstacle {
             OutboxError::Moved { .. } => Self::Kafka(error.to_string()),
         }
     }
+}
+
+fn manifest_of(state: &ShardState) -> Manifest {
+    Manifest { seq: state.batch_seq, in_flight: state.batch_ids.is_some(), marked: state.marked }
 }
 
 impl Lane {
@@ -135,20 +152,23 @@ impl Lane {
         let Sender::ExactlyOnce(transactions) = &mut self.sender else { return Ok(()) };
         let outbox = &self.shared.outbox;
         // Before the fence, so that a process that lost its lease does not fence its successor.
-        outbox.state(self.fence).await?;
+        let state = outbox.state(self.fence).await?;
+        if transactions.estranged {
+            let marker = transactions.publisher.peek(self.permit.clone()).await.map_err(Obstacle::Kafka)?;
+            let seen = transactions.seen(&state, marker).map_err(Obstacle::Refused)?;
+            if let Some(why) = foresee(manifest_of(&state), seen) {
+                return Err(Obstacle::Refused(why));
+            }
+        }
         let marker = transactions.publisher.open(self.permit.clone()).await.map_err(Obstacle::Kafka)?;
         // And after it, in case the lease was lost in between: then the successor opens again, and we are out.
         let state = outbox.state(self.fence).await?;
         self.shared.health.postgres_works();
         self.shared.health.kafka_works();
-        if marker.as_ref().is_some_and(|marker| !is_ours(&marker.note, transactions.installation)) {
-            return Err(Obstacle::Refused(Disagreement::ForeignMarker));
-        }
-        let manifest = Manifest { seq: state.batch_seq, in_flight: state.batch_ids.is_some(), marked: state.marked };
-        let ids = state.batch_ids.unwrap_or_default();
-        let ours = transactions.marker(state.batch_seq, &ids).note;
-        let seen = marker.map(|marker| Seen { seq: marker.seq, same_batch: marker.note == ours });
+        let seen = transactions.seen(&state, marker).map_err(Obstacle::Refused)?;
+        let manifest = manifest_of(&state);
         let resolution = resolve(manifest, seen);
+        let ids = state.batch_ids.unwrap_or_default();
         tracing::debug!(shard = self.fence.shard, ?manifest, ?resolution, "opened");
         failpoint::reach(Point::Resolved).map_err(Obstacle::Kafka)?;
         let mut write_marker = transactions.marker_rest().is_zero();
@@ -178,7 +198,7 @@ impl Lane {
             }
         }
         if write_marker {
-            let marker = transactions.marker(state.batch_seq, &[]);
+            let marker = transactions.marker(state.batch_seq, state.tag);
             let ended = transactions.publisher.publish(Arc::default(), marker, self.permit.clone()).await;
             match ended.outcome {
                 Outcome::Committed(_) if ended.usable => {}
@@ -194,6 +214,7 @@ impl Lane {
         }
         transactions.last = LastBatch { seq: manifest.seq, in_flight: manifest.in_flight };
         transactions.open = true;
+        transactions.estranged = false;
         self.shared.metrics.opens.inc();
         Ok(())
     }
@@ -201,16 +222,17 @@ impl Lane {
     /// Publishes a batch in one transaction. Either every record is acknowledged, or none is.
     pub(super) async fn publish_in_transaction(
         &mut self,
-        seq: i64,
+        (seq, tag): (i64, Option<BatchTag>),
         records: &Arc<Vec<Record>>,
         ids: &[i64],
     ) -> Vec<Delivery> {
         let Sender::ExactlyOnce(transactions) = &self.sender else { return vec![Delivery::Unsent; ids.len()] };
-        let marker = transactions.marker(seq, ids);
+        let marker = transactions.marker(seq, tag);
         let publishing = transactions.publisher.publish(Arc::clone(records), marker, self.permit.clone());
         let ended = self.watched(publishing, || transactions.brokers_up()).await;
         let Sender::ExactlyOnce(transactions) = &mut self.sender else { return vec![Delivery::Unsent; ids.len()] };
         transactions.open = ended.usable;
+        transactions.estranged |= matches!(ended.outcome, Outcome::Unknown(_));
         let outcome = match &ended.outcome {
             Outcome::Committed(_) => "committed",
             Outcome::Refused { .. } => "refused",

@@ -2,6 +2,7 @@
 
 use crate::commands::check::finding::{Finding, Part};
 use crate::config::{AfterPublish, Config};
+use crate::outbox::home::Standing;
 use crate::outbox::inspect::server::{Grant, IdentityFacts, PartitionFacts};
 
 pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Finding>) {
@@ -51,6 +52,7 @@ pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static st
         ("outbox_progress", "insert"),
         ("outbox_progress", "delete"),
         ("outbox_installation", "select"),
+        ("outbox_installation", "update"),
         ("outbox_instances", "select"),
         ("outbox_instances", "insert"),
         ("outbox_instances", "update"),
@@ -187,6 +189,21 @@ pub(super) fn identity(identity: Option<&IdentityFacts>, findings: &mut Vec<Find
         ),
     };
     findings.push(finding);
+}
+
+pub(super) fn home(standing: &Standing, findings: &mut Vec<Finding>) {
+    const CHECK: &str = "schema.home";
+    findings.push(match standing {
+        Standing::Home => Finding::ok(Part::Schema, CHECK, "the outbox is where a relay last ran on it"),
+        Standing::New(_) => Finding::ok(Part::Schema, CHECK, "no relay has run on this outbox yet"),
+        Standing::Away { home, here } => Finding::problem(
+            Part::Schema,
+            CHECK,
+            format!("the relay last ran on {}, and this is {}", home.describe(), here.describe()),
+            "this database is a copy, or was moved, and the relay stops with status 78 rather than take the original's events for its own",
+            "outbox-relay adopt --moved if the original is gone for good; outbox-relay adopt --copy if it lives on",
+        ),
+    });
 }
 
 /// A plain table needs nothing.
