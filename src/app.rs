@@ -1,5 +1,7 @@
 //! Settings to a running process: the only place that puts the modules together.
 
+pub mod preflight;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONN
 use crate::error::{Code, Error, Result};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::migrations;
+use crate::migrations::{self, State};
 use crate::outbox::leases::Leases;
 use crate::outbox::{Finish, PgOutbox, barrier, home};
 use crate::projection::Projection;
@@ -39,6 +41,9 @@ const RELAY_SILENCE: Duration = Duration::from_secs(180);
 /// before (`ownership.rs`), and a watchdog ends the process after.
 const DRAINED_UNTIL: f64 = 0.9;
 const SERVED_UNTIL: f64 = 0.95;
+
+/// A statement of a lane may take as long, however short the lease is: a guess for a machine that is busy with other things.
+const LANE_PATIENCE_MIN: Duration = Duration::from_secs(5);
 
 /// How long readiness believes the last answer of PostgreSQL. Instances say that they live every second or so.
 const POSTGRES_SILENCE: Duration = Duration::from_secs(15);
@@ -65,7 +70,7 @@ impl App {
     ///
     /// Errors: a certificate, a URL or a librdkafka setting that cannot be used.
     pub fn build(config: Config) -> Result<Self> {
-        let database = Database::new(&config.database)?;
+        let database = Database::of(&config)?;
         let instance = Uuid::new_v4();
         let name = config.run.instance.clone().unwrap_or_else(|| default_instance_name(instance));
         Ok(Self { config, instance, name, database, metrics: Metrics::new(), health: Health::default(), ack_tap: None })
@@ -160,6 +165,7 @@ impl App {
         loop {
             let prepare = async {
                 self.migrate().await?;
+                preflight::pass(&self.config, &self.database).await?;
                 if self.config.relay.enabled { self.examine().await } else { Ok(()) }
             };
             let prepared = tokio::select! {
@@ -193,13 +199,18 @@ impl App {
     }
 
     async fn migrate(&self) -> Result<()> {
-        let missing = migrations::status(&self.database)
-            .await?
-            .into_iter()
-            .filter(|migration| migration.applied_on.is_none())
-            .count();
+        let all = migrations::status(&self.database).await?;
+        let missing = all.iter().filter(|migration| migration.state == State::Pending).count();
         if missing == 0 {
-            return Ok(());
+            return match migrations::trouble(&all) {
+                // A newer version keeps older ones out by its own migrations, where they cannot work beside it.
+                Some(newer) if all.iter().all(|migration| migration.state != State::Changed) => {
+                    tracing::warn!(error = %newer.chain(), "a newer version has migrated the database");
+                    Ok(())
+                }
+                Some(error) => Err(error),
+                None => Ok(()),
+            };
         }
         if !self.config.database.auto_migrate {
             return Err(Error::new(
@@ -234,7 +245,7 @@ impl App {
         let Config { relay, retry, reprocess, dead_letter, routing, headers, kafka, run, database, .. } = &self.config;
         let lease_pool = self.database.pool(Role::Lease, LEASE_CONNECTIONS);
         // A statement that lasts longer than half a lease leaves no time to find the row that it is stuck at.
-        let lane_database = self.database.clone().patient_for(relay.lease / 2);
+        let lane_database = self.database.clone().patient_for((relay.lease / 2).max(LANE_PATIENCE_MIN));
         let lane_pool = lane_database.pool(Role::Lane, usize::from(database.pool_size.get()));
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();
@@ -250,7 +261,7 @@ impl App {
                 self.health.fresh_check("kafka", KAFKA_SILENCE),
                 self.health.check("ids"),
             ],
-            [self.health.notes(), self.health.notes()],
+            [self.health.notes(), self.health.notes(), self.health.notes()],
             self.health.waits("lanes"),
             self.metrics.clone(),
         );
@@ -259,6 +270,7 @@ impl App {
             (Tracking::Rows, AfterPublish::Delete) => Finish::Delete,
             (Tracking::Rows, AfterPublish::Mark) => Finish::Mark,
         };
+        let catalog = TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace);
         Ok(relay::Parts {
             outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?)).finishing(finish),
             leases: Leases::new(
@@ -271,10 +283,19 @@ impl App {
             lease_pool,
             admin_pool: self.database.pool(Role::Admin, UPKEEP_CONNECTIONS),
             reprocess: reprocess.clone(),
-            catalog: TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace),
             admin: kafka_admin,
-            encoder: Encoder::new(Routing::new(routing)?, headers, &run.deployment, record_bytes_max),
-            publisher: PublisherSettings { client, publish_timeout: relay.publish_timeout, name: String::new() },
+            encoder: Encoder::new(
+                Routing::new(routing)?.with_dead_letters(dead_letter)?,
+                headers,
+                &run.deployment,
+                record_bytes_max,
+            ),
+            publisher: PublisherSettings {
+                client,
+                publish_timeout: relay.publish_timeout,
+                partitions: catalog.partitions().clone(),
+                name: String::new(),
+            },
             transactions: (relay.delivery == Delivery::ExactlyOnce).then(|| TransactionSettings {
                 client: client_config::transactional(kafka, &client_id, record_bytes_max),
                 id_prefix: format!("{}.", run.deployment),
@@ -285,8 +306,10 @@ impl App {
                     partition: 0,
                 },
                 publish_timeout: relay.publish_timeout,
+                partitions: catalog.partitions().clone(),
                 name: String::new(),
             }),
+            catalog,
             client_id,
             metrics: self.metrics.clone(),
             heartbeat: self.health.heartbeat("relay", RELAY_SILENCE),

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod client_config;
 pub mod failure;
 pub mod lost;
+pub mod partitions;
 pub mod publisher;
 pub mod reader;
 pub mod scan;
@@ -15,6 +16,8 @@ pub mod transaction;
 
 mod batch;
 mod call;
+mod explore;
+mod murmur2;
 mod producer;
 
 use std::borrow::Cow;
@@ -112,6 +115,8 @@ pub enum Delivery {
     Withheld,
     /// Not sent: this client may not write to the topic.
     Denied,
+    /// Not acknowledged, because its partition takes no records now: [`Partitions`](partitions::Partitions) knows why.
+    Stuck,
     /// Not acknowledged, for a reason that is not the record's. It may be in the log all the same if it was in flight.
     Unsent,
 }

@@ -217,7 +217,11 @@ pub enum MigrateCommand {
     /// Show which migrations are applied; exits 6 when some are not
     Status,
     /// Print the SQL of all migrations, for those who apply it themselves
-    Sql,
+    Sql {
+        /// Only of those after this one, for an outbox that is there: 7 for one of version 0.1
+        #[arg(long, value_name = "VERSION")]
+        after: Option<i32>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -170,5 +170,5 @@ fn author(reason: Option<String>) -> Author {
 
 /// Connections of one command.
 fn admin_pool(settings: &Config) -> Result<Pool> {
-    Ok(Database::new(&settings.database)?.pool(Role::Admin, 2))
+    Ok(Database::of(settings)?.pool(Role::Admin, 2))
 }

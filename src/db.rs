@@ -7,7 +7,9 @@ mod connector;
 mod deadline;
 mod patience;
 mod pool;
+mod schema;
 mod server_error;
+mod session;
 mod time;
 mod tls;
 #[cfg(test)]
@@ -22,7 +24,7 @@ pub use client::{Client, Rows, Transaction};
 use deadline::{Guard, Limits, Silences};
 pub use pool::{Connection, Pool};
 
-use crate::config::DatabaseConfig;
+use crate::config::{Config, DatabaseConfig};
 use crate::error::{Code, Error};
 use connector::Connector;
 pub use server_error::{Printable, ServerError};
@@ -244,16 +246,40 @@ fn error_source(error: DbError) -> Box<dyn std::error::Error + Send + Sync> {
 pub struct Database {
     connector: Connector,
     statement_timeout: Duration,
+    schema: schema::Schema,
     limits: Limits,
     silences: Silences,
 }
 
 impl Database {
+    /// The database and the schema of the outbox that these settings are about. Errors: as [`Database::new`].
+    pub fn of(settings: &Config) -> Result<Self, Error> {
+        Ok(Self::new(&settings.database)?.in_schema(settings.outbox.schema.as_deref()))
+    }
+
+    /// The tables of ours are in this schema; `None`: where the `search_path` of the connection leads.
+    #[must_use]
+    pub fn in_schema(self, name: Option<&str>) -> Self {
+        Self { schema: schema::Schema::new(name), ..self }
+    }
+
+    /// The schema of the outbox. Without a setting for it, `None` until there was a connection, or where its `search_path` names no
+    /// schema that exists.
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.name()
+    }
+
     /// Errors: [`Code::ConfigInvalid`] for a URL or a certificate file that cannot be used.
     pub fn new(settings: &DatabaseConfig) -> Result<Self, Error> {
         let limits = Limits::new(settings.connect_timeout, settings.statement_timeout);
         let connector = Connector::new(settings)?;
-        Ok(Self { connector, statement_timeout: settings.statement_timeout, limits, silences: Silences::default() })
+        Ok(Self {
+            connector,
+            statement_timeout: settings.statement_timeout,
+            schema: schema::Schema::default(),
+            limits,
+            silences: Silences::default(),
+        })
     }
 
     /// The same with a `statement_timeout` of at most this.
@@ -289,7 +315,14 @@ impl Database {
                 tracing::debug!(error = %ServerError::from(error), "a PostgreSQL connection ended");
             }
         });
-        Ok(Client::new(client, Guard::new(limits, self.silences.clone(), task), self.clone(), silences))
+        let client = Client::new(client, Guard::new(limits, self.silences.clone(), task), self.clone(), silences);
+        // Boxed for the same reason.
+        let ready = Box::pin(async {
+            session::prepare(&client, role).await?;
+            self.schema.choose(&client).await
+        });
+        ready.await.map_err(|error| error.at(&self.describe().into()))?;
+        Ok(client)
     }
 
     fn limits(&self, role: Role) -> Limits {
@@ -307,37 +340,8 @@ impl Database {
     }
 
     fn session_config(&self, role: Role) -> tokio_postgres::Config {
-        let mut options = format!(
-            "-c statement_timeout={} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c jit=off -c timezone=UTC",
-            self.statement_timeout.as_millis(),
-            // A process that is frozen in the middle of a transaction keeps its shard or partition locked for as long: the
-            // lease is over, and nobody can take it. Between two statements of theirs there are milliseconds.
-            if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
-            match role {
-                Role::Lane | Role::Cleanup => 5_000,
-                // A row that somebody else keeps locked must not keep the leases of the other shards from being renewed.
-                Role::Lease => 1_000,
-                Role::Consumer | Role::Admin => 0,
-            },
-        );
-        if role == Role::Cleanup {
-            // A deletion that a crash takes back is done again: nobody has to wait for the disk, or for a replica.
-            options.push_str(" -c synchronous_commit=off");
-        }
-        if role == Role::Lane {
-            // Their few statements are run hundreds of times a second, and what is best for one set of values is best for all.
-            options.push_str(" -c plan_cache_mode=force_generic_plan");
-        }
-        if matches!(role, Role::Lane | Role::Lease | Role::Cleanup) {
-            // The statistics of a queue table are always out of date, and a plan that was right for an empty table is
-            // a disaster for a full one. These leave the planner the partial index for the claim and the primary key
-            // for the settle, whatever it believes; `tests/it/query_plans.rs` holds it to that.
-            options.push_str(
-                " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c random_page_cost=0.1",
-            );
-        }
         let mut config = tokio_postgres::Config::new();
-        config.application_name(role.application_name()).options(&options);
+        config.application_name(role.application_name()).options(session::options(role, self.statement_timeout));
         config
     }
 }

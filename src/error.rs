@@ -62,6 +62,8 @@ codes! {
     MigrationFailed = "OR-P005", Unexpected;
     /// No PostgreSQL binaries for `demo`.
     NoPostgresBinaries = "OR-P006", Unreachable;
+    /// The database has something on it under which events would be lost or nothing would be published.
+    DatabaseUnfit = "OR-P010", CheckNotMet;
     /// Kafka refuses or does not answer.
     KafkaUnreachable = "OR-K001", Unreachable;
     /// librdkafka refused the settings.
@@ -70,6 +72,8 @@ codes! {
     ConsumerDataLoss = "OR-K003", HistoriesDisagree;
     /// Kafka does not let this client see or write to a topic.
     KafkaDenied = "OR-K004", Unreachable;
+    /// Kafka answers, and has an error instead of an answer about a topic.
+    KafkaTopic = "OR-K005", Unreachable;
     /// Another instance owns a shard that this one believed to own.
     Fenced = "OR-R001", Fenced;
     /// A settled batch did not change as many rows as it has: somebody changed them by hand. Logged, never an exit.

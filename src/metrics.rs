@@ -2,8 +2,9 @@
 //!
 //! Labels come from closed or configured sets (topics, shards, outcomes), never from keys, ids or error texts.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -18,6 +19,11 @@ const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 
 /// 0.5 ms to 10 s: what one database call or batch takes.
 const DURATION_BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 const BATCH_BUCKETS: [f64; 10] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0];
+
+/// Topics with a label of their own.
+pub const LABELLED_TOPICS: usize = 50;
+/// The label of all others, and of a topic that is called so.
+const OTHER_TOPICS: &str = "other";
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TopicLabel {
@@ -55,7 +61,7 @@ pub struct PollLabel {
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TransactionLabel {
-    /// `committed`, `refused` (a record), `denied` (a topic) or `unknown` (the marker tells).
+    /// `committed`, `refused` (records), `denied` (a topic), `unavailable` (a partition) or `unknown` (the marker tells).
     pub outcome: &'static str,
 }
 
@@ -107,6 +113,8 @@ pub struct Metrics {
     pub opens: Counter,
     pub dead_letters: Counter,
     pub paused: Family<TopicLabel, CountGauge>,
+    pub partitions_unavailable: Family<StateLabel, CountGauge>,
+    labelled: Arc<Mutex<HashSet<String>>>,
     pub db_pool_connections: Family<StateLabel, CountGauge>,
     pub lease_held: Family<ShardLabel, CountGauge>,
     pub sweep_found_below_watermark: Counter,
@@ -201,6 +209,11 @@ impl Metrics {
             "1 for each topic that an operator has paused; \"*\" is everything",
             Family::<TopicLabel, CountGauge>::default()
         );
+        let partitions_unavailable = register!(
+            "partitions_unavailable",
+            "Partitions that take no records and whose keys wait, by what is wrong with them",
+            Family::<StateLabel, CountGauge>::default()
+        );
         let db_pool_connections = register!(
             "db_pool_connections",
             "Connections of the lane pool",
@@ -260,10 +273,13 @@ impl Metrics {
             component_up.get_or_create(&ComponentLabel { component }).set(0);
         }
         paused.get_or_create(&TopicLabel { topic: "*".to_owned() }).set(0);
+        for state in crate::broker::partitions::Trouble::STATES {
+            partitions_unavailable.get_or_create(&StateLabel { state }).set(0);
+        }
         for result in ["full", "partial", "empty"] {
             drop(poll_duration.get_or_create(&PollLabel { result }));
         }
-        for outcome in ["committed", "refused", "denied", "unknown"] {
+        for outcome in ["committed", "refused", "denied", "unavailable", "unknown"] {
             drop(transactions.get_or_create(&TransactionLabel { outcome }));
         }
         for kind in ["published", "discarded", "failed", "handled"] {
@@ -286,6 +302,8 @@ impl Metrics {
             opens,
             dead_letters,
             paused,
+            partitions_unavailable,
+            labelled: Arc::default(),
             db_pool_connections,
             lease_held,
             sweep_found_below_watermark,
@@ -299,6 +317,20 @@ impl Metrics {
             cleanup_paused,
             partition_ids_ahead,
         }
+    }
+
+    /// The label of a topic: its name for the first [`LABELLED_TOPICS`], `other` for those that come later. Topics may be named by rows, as
+    /// many as there are.
+    pub fn topic_label(&self, topic: &str) -> String {
+        let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
+        if labelled.contains(topic) {
+            return topic.to_owned();
+        }
+        if labelled.len() >= LABELLED_TOPICS {
+            return OTHER_TOPICS.to_owned();
+        }
+        labelled.insert(topic.to_owned());
+        topic.to_owned()
     }
 
     /// Sets whether a component answers.
@@ -325,4 +357,24 @@ impl Metrics {
 
 fn rdkafka_version() -> String {
     crate::broker::librdkafka_version()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_topics_as_rows_may_name_make_a_bounded_number_of_series() {
+        let metrics = Metrics::new();
+        let before = metrics.encode().lines().count();
+        for n in 0..5_000 {
+            let topic = metrics.topic_label(&format!("topic-{n}"));
+            drop(metrics.delivery_latency.get_or_create(&TopicLabel { topic: topic.clone() }));
+            metrics.publish_failures.get_or_create(&FailureLabels { topic, reason: "unknown-topic" }).inc();
+        }
+        let series = metrics.encode().lines().count() - before;
+        assert!(series < 1_000, "{series}");
+        assert_eq!(metrics.topic_label("topic-0"), "topic-0");
+        assert_eq!(metrics.topic_label("topic-4999"), "other");
+    }
 }

@@ -8,6 +8,7 @@ pub mod progress;
 pub mod routing;
 pub mod takeover;
 
+mod cluster;
 mod horizon;
 mod lane;
 mod ownership;
@@ -29,14 +30,13 @@ use crate::broker::admin::Admin;
 use crate::broker::publisher::{Publisher, PublisherSettings};
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::TransactionSettings;
-use crate::clock::monotonic;
 use crate::config::{Ordering, RelayConfig, ReprocessConfig, Tracking};
 use crate::db::{DbError, Pool};
 use crate::error::{Code, Error, Result};
 use crate::event::ShardId;
 use crate::health::{Check, Heartbeat, Notes, Waits};
 use crate::metrics::Metrics;
-use crate::outbox::barrier::{Barrier, Reached};
+use crate::outbox::barrier::Reached;
 use crate::outbox::leases::Leases;
 use crate::outbox::{Limits, PgOutbox};
 use encode::Encoder;
@@ -146,15 +146,17 @@ pub struct RelayHealth {
     resharding: Notes,
     /// Shards whose steps fail one after the other, how many, and why.
     failing: Mutex<BTreeMap<ShardId, (u32, String)>>,
+    /// Partitions that take no records.
+    partitions: Notes,
     /// What lanes wait for.
     waits: Waits,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new([postgres, kafka, ids]: [Check; 3], notes: [Notes; 2], waits: Waits, metrics: Metrics) -> Self {
-        let [pauses, resharding] = notes;
-        Self { postgres, kafka, ids, pauses, resharding, waits, failing: Mutex::default(), metrics }
+    pub fn new([postgres, kafka, ids]: [Check; 3], notes: [Notes; 3], waits: Waits, metrics: Metrics) -> Self {
+        let [pauses, resharding, partitions] = notes;
+        Self { postgres, kafka, ids, pauses, resharding, partitions, failing: Mutex::default(), waits, metrics }
     }
 
     fn postgres_works(&self) {
@@ -266,11 +268,11 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         tokio::join!(
             together::run(&lanes, steps, after_lanes.clone()),
             wakeup::run(&lanes, settings.poll_min, settings.poll_max, helpers.clone()),
-            horizon::run(Arc::clone(&lanes), Barrier::new(parts.lease_pool), helpers.clone()),
+            horizon::run(Arc::clone(&lanes), parts.lease_pool, helpers.clone()),
             survey::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
             pauses::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),
             upkeep::run(Arc::clone(&lanes), parts.admin_pool, parts.reprocess, helpers.clone()),
-            watch_kafka(Arc::clone(&lanes), helpers.clone()),
+            cluster::run(Arc::clone(&lanes), helpers.clone()),
         )
     };
     let owner = ownership::Owner::new(
@@ -290,32 +292,6 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     ended
 }
 
-/// Asks Kafka whether it answers, and once a minute about the known topics, so that readiness and limits are current even when
-/// nothing is published.
-async fn watch_kafka(lanes: Arc<Lanes>, stop: CancellationToken) {
-    const PING: Duration = Duration::from_secs(5);
-    const REFRESH: Duration = Duration::from_secs(60);
-    let mut refreshed: Option<Duration> = None;
-    while !stop.is_cancelled() {
-        let due = refreshed.is_none_or(|at| monotonic().saturating_sub(at) >= REFRESH);
-        let mut answer = lanes.catalog.ping().await;
-        if answer.is_ok() && due {
-            // Many topics take long to ask about, and Kafka has just answered.
-            lanes.health.kafka_works();
-            answer = lanes.catalog.refresh().await;
-            refreshed = answer.is_ok().then(monotonic);
-        }
-        match answer {
-            Ok(()) => lanes.health.kafka_works(),
-            Err(error) => lanes.health.kafka_failed(&error.chain()),
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(PING) => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,7 +302,7 @@ mod tests {
         let all = Health::default();
         let health = RelayHealth::new(
             [all.check("postgres"), all.check("kafka"), all.check("ids")],
-            [all.notes(), all.notes()],
+            [all.notes(), all.notes(), all.notes()],
             all.waits("waits"),
             Metrics::new(),
         );

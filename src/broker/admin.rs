@@ -1,25 +1,32 @@
 //! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers and the
 //! deletion of dead letters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::call::{answered, blocking, close_later};
 use super::client_config;
+use super::partitions::Place;
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
 /// Longest wait for one answer of the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Topics whose settings are asked for in one request.
+const SETTINGS_AT_ONCE: usize = 500;
 
 /// What the cluster says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +42,88 @@ pub struct TopicFacts {
     pub replication: usize,
     pub max_message_bytes: Option<u64>,
     pub min_insync_replicas: Option<u32>,
+    /// How much older and younger than the broker's clock a record may be.
+    pub timestamps: Timestamps,
+    /// In the order of the partitions.
+    pub places: Vec<Place>,
+}
+
+/// What a topic allows of the time of a record, as differences to the clock of the broker, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timestamps {
+    pub before_max: Option<i64>,
+    pub after_max: Option<i64>,
+}
+
+impl Timestamps {
+    fn read(settings: &HashMap<String, String>) -> Self {
+        // The broker puts its own time in.
+        if settings.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime") {
+            return Self::default();
+        }
+        // What is not limited is set to the largest number.
+        let limit = |key: &str| {
+            let number = settings.get(key).and_then(|value| value.parse::<i64>().ok());
+            number.filter(|limit| (0..i64::MAX).contains(limit))
+        };
+        // Before Kafka 3.6 there was one for both; until 4.0 it counts where the newer one is not set.
+        let both = limit("message.timestamp.difference.max.ms");
+        Self {
+            before_max: limit("message.timestamp.before.max.ms").or(both),
+            after_max: limit("message.timestamp.after.max.ms").or(both),
+        }
+    }
+}
+
+/// What metadata says of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    replication: usize,
+    places: Vec<Place>,
+}
+
+impl Found {
+    /// `None`: it does not exist.
+    fn read(topic: &MetadataTopic) -> Result<Option<Self>> {
+        match topic.error() {
+            // Those of its partitions tell more.
+            None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => {}
+            Some(
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+                | RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
+            ) => return Ok(None),
+            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => return Err(denied(topic.name())),
+            Some(error) => {
+                let code = RDKafkaErrorCode::from(error);
+                let name = topic.name();
+                return Err(Error::new(
+                    Code::KafkaTopic,
+                    format!("Kafka does not tell about the topic {name}: {code}"),
+                ));
+            }
+        }
+        let mut partitions: Vec<_> = topic.partitions().iter().collect();
+        partitions.sort_by_key(|partition| partition.id());
+        let replication = partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
+        let places = partitions
+            .iter()
+            .map(|partition| Place { has_leader: partition.leader() >= 0, in_sync: partition.isr().len() })
+            .collect();
+        Ok((!partitions.is_empty()).then_some(Self { replication, places }))
+    }
+
+    fn with(self, settings: &HashMap<String, String>) -> TopicFacts {
+        let number = |key: &str| settings.get(key).and_then(|value| value.parse::<u64>().ok());
+        TopicFacts {
+            partitions: self.places.len(),
+            replication: self.replication,
+            max_message_bytes: number("max.message.bytes"),
+            min_insync_replicas: number("min.insync.replicas").and_then(|value| u32::try_from(value).ok()),
+            timestamps: Timestamps::read(settings),
+            places: self.places,
+        }
+    }
 }
 
 /// Low and end offset of a partition.
@@ -119,32 +208,37 @@ impl Admin {
         let found = blocking(move || {
             let metadata = client.inner().fetch_metadata(Some(&topic), ANSWER_TIMEOUT).map_err(unreachable)?;
             let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
-            match found.error() {
-                None => {}
-                Some(
-                    RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                    | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
-                ) => {
-                    return Ok(None);
-                }
-                Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => return Err(denied(&topic)),
-                // A topic that exists but has no leader, or that we may not see yet.
-                Some(error) => return Err(unreachable(KafkaError::MetadataFetch(RDKafkaErrorCode::from(error)))),
-            }
-            let partitions = found.partitions();
-            let replication = partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
-            Ok((!partitions.is_empty()).then_some((partitions.len(), replication, metadata.orig_broker_id())))
+            Ok(Found::read(found)?.map(|found| (found, metadata.orig_broker_id())))
         })
         .await?;
-        let Some((partitions, replication, broker)) = found else { return Ok(None) };
-        let settings = self.topic_settings(name, broker).await;
-        let number = |key: &str| settings.get(key).and_then(|value| value.parse::<u64>().ok());
-        Ok(Some(TopicFacts {
-            partitions,
-            replication,
-            max_message_bytes: number("max.message.bytes"),
-            min_insync_replicas: number("min.insync.replicas").and_then(|value| u32::try_from(value).ok()),
-        }))
+        let Some((found, broker)) = found else { return Ok(None) };
+        let mut settings = self.topic_settings(&[name], broker).await;
+        Ok(Some(found.with(&settings.remove(name).unwrap_or_default())))
+    }
+
+    /// Those of these topics that the cluster lists, with one question for all. A topic that is missing here does not exist, or this client
+    /// may not see it.
+    pub async fn listed(&self, names: &HashSet<String>) -> Result<HashMap<String, TopicFacts>> {
+        let (client, wanted) = (self.client(), names.clone());
+        let (mut found, broker) = blocking(move || {
+            let metadata = client.inner().fetch_metadata(None, ANSWER_TIMEOUT).map_err(unreachable)?;
+            let topics = metadata.topics().iter().filter(|topic| wanted.contains(topic.name()));
+            let found: HashMap<String, Found> =
+                topics.filter_map(|topic| Some((topic.name().to_owned(), Found::read(topic).ok()??))).collect();
+            Ok((found, metadata.orig_broker_id()))
+        })
+        .await?;
+        let names: Vec<String> = found.keys().cloned().collect();
+        let mut facts = HashMap::with_capacity(names.len());
+        for some in names.chunks(SETTINGS_AT_ONCE) {
+            let names: Vec<&str> = some.iter().map(String::as_str).collect();
+            let mut settings = self.topic_settings(&names, broker).await;
+            for name in some {
+                let Some(found) = found.remove(name) else { continue };
+                facts.insert(name.clone(), found.with(&settings.remove(name).unwrap_or_default()));
+            }
+        }
+        Ok(facts)
     }
 
     /// Creates a topic with the cluster's default replication. One that exists already is left as it is.
@@ -259,21 +353,25 @@ impl Admin {
         .await
     }
 
-    /// Settings of a topic by name; empty when the broker does not tell. Any broker may be asked; we ask one that has just
+    /// Settings of topics by name; none of a topic where the broker does not tell. Any broker may be asked; we ask one that has just
     /// answered, so that a cluster without a controller (as librdkafka's mock) says no at once instead of never.
-    async fn topic_settings(&self, topic: &str, broker: i32) -> HashMap<String, String> {
+    async fn topic_settings(&self, topics: &[&str], broker: i32) -> HashMap<String, HashMap<String, String>> {
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).broker_id(broker);
+        let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let client = self.client();
-        let asked = answered(client.describe_configs([&ResourceSpecifier::Topic(topic)], &options)).await;
+        let asked = answered(client.describe_configs(&resources, &options)).await;
         match asked.and_then(|answer| answer.map_err(unreachable)) {
             Ok(resources) => resources
                 .into_iter()
                 .flatten()
-                .flat_map(|resource| resource.entries)
-                .filter_map(|entry| Some((entry.name, entry.value?)))
+                .filter_map(|resource| {
+                    let OwnedResourceSpecifier::Topic(name) = resource.specifier else { return None };
+                    let entries = resource.entries.into_iter();
+                    Some((name, entries.filter_map(|entry| Some((entry.name, entry.value?))).collect()))
+                })
                 .collect(),
             Err(error) => {
-                tracing::debug!(topic, error = %error, "the broker does not tell the settings of the topic");
+                tracing::debug!(topics = topics.len(), error = %error, "the broker does not tell the settings of topics");
                 HashMap::new()
             }
         }

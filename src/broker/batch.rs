@@ -2,12 +2,14 @@
 //!
 //! Shared by the publisher and by transactions. Leaves to them what to do about a record that was refused.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::failure::{Class, classify};
+use super::partitions::{Partitions, Trouble};
 use super::producer::{Producer, Report, SendError};
 use super::{Delivery, Record};
 use crate::clock::monotonic;
@@ -21,7 +23,7 @@ const REPORT_WAIT: Duration = Duration::from_micros(300);
 pub(super) enum Pass {
     /// Every record has its outcome.
     Done,
-    /// The producer is of no use any more, or suspects have to be sent alone.
+    /// The producer is of no use any more.
     Again(&'static str),
     /// It may not send any more.
     Interrupted,
@@ -35,7 +37,7 @@ pub(super) enum State {
         partition: i32,
         offset: i64,
     },
-    /// Refused together with others of its request: has to be tried alone.
+    /// Refused together with others of its request, and the broker did not say which it refuses.
     Suspect,
     Refused {
         class: &'static str,
@@ -44,6 +46,8 @@ pub(super) enum State {
     Withheld,
     /// Its topic does not take records of this client.
     Denied,
+    /// Its partition takes no records now.
+    Stuck,
     Unsent,
 }
 
@@ -52,27 +56,93 @@ pub(super) struct BatchState {
     pub(super) states: Vec<State>,
     /// Reports that were no acknowledgement.
     pub(super) failures: usize,
+    /// Suspects of the requests that were refused since somebody last asked.
+    flagged: Vec<usize>,
+    /// Records were refused since somebody last asked.
+    refusals: bool,
+    /// Where records without an acknowledgement would have gone.
+    places: HashMap<usize, i32>,
+    /// Errors that are no record's: index, partition, code.
+    troubles: Vec<(usize, i32, RDKafkaErrorCode)>,
 }
 
 impl BatchState {
     pub(super) fn new(records: usize) -> Self {
-        Self { states: vec![State::Waiting; records], failures: 0 }
+        Self {
+            states: vec![State::Waiting; records],
+            failures: 0,
+            flagged: Vec::new(),
+            refusals: false,
+            places: HashMap::new(),
+            troubles: Vec::new(),
+        }
     }
 
-    /// Takes delivery reports in. `alone` is the record that was sent by itself, if any.
-    pub(super) fn take(&mut self, reports: Vec<Report>, alone: Option<usize>) {
-        for report in reports {
-            self.failures += usize::from(report.outcome.is_err());
-            self.states[report.index] = match report.outcome {
-                Ok((partition, offset)) => State::Acked { partition, offset },
-                Err(code) => match classify(code) {
-                    Class::Record(class) if alone == Some(report.index) => State::Refused { class, code },
-                    Class::Record(_) => State::Suspect,
-                    Class::Denied => State::Denied,
-                    Class::Fatal => State::Waiting,
-                    Class::Infrastructure => State::Unsent,
-                },
-            };
+    /// Takes delivery reports in. A broker refuses whole requests: a record counts as refused when the broker named it or it was alone.
+    /// Kafka names records since 2.4; but when it names one alone, librdkafka (2.12) gives its error to all of the request.
+    pub(super) fn take(&mut self, reports: &[Report]) {
+        for request in reports.chunk_by(|one, next| one.request == next.request) {
+            let named = request
+                .iter()
+                .any(|report| report.outcome.is_err_and(|code| matches!(classify(code), Class::Innocent)));
+            for report in request {
+                self.states[report.index] = match report.outcome {
+                    Ok(offset) => State::Acked { partition: report.partition, offset },
+                    Err(code) => self.failed(*report, code, named || request.len() == 1),
+                };
+            }
+        }
+    }
+
+    fn failed(&mut self, report: Report, code: RDKafkaErrorCode, certain: bool) -> State {
+        self.failures += 1;
+        if report.partition >= 0 {
+            self.places.insert(report.index, report.partition);
+        }
+        let class = classify(code);
+        self.refusals |= matches!(class, Class::Record(_) | Class::Topic(_) | Class::Innocent);
+        match class {
+            Class::Record(class) if certain => State::Refused { class, code },
+            Class::Record(_) => {
+                self.flagged.push(report.index);
+                State::Suspect
+            }
+            Class::Topic(class) => State::Refused { class, code },
+            Class::Denied => State::Denied,
+            Class::Innocent | Class::Fatal => State::Waiting,
+            Class::Infrastructure => {
+                self.troubles.push((report.index, report.partition, code));
+                State::Unsent
+            }
+        }
+    }
+
+    /// Suspects of the requests that were refused since the last call.
+    pub(super) fn flagged(&mut self) -> HashSet<usize> {
+        std::mem::take(&mut self.flagged).into_iter().collect()
+    }
+
+    /// Whether Kafka has refused records since the last call.
+    pub(super) fn met_refusals(&mut self) -> bool {
+        std::mem::take(&mut self.refusals)
+    }
+
+    /// Tells what this batch found out about partitions.
+    pub(super) fn tell(&mut self, records: &[&Record], partitions: &Partitions) {
+        for (index, partition, code) in self.troubles.drain(..) {
+            if matches!(self.states[index], State::Unsent) && partition >= 0 {
+                partitions.failed(&records[index].topic, partition, code);
+            }
+        }
+        if partitions.is_watching() {
+            let mut told = HashSet::new();
+            for (record, state) in records.iter().zip(&self.states) {
+                if let State::Acked { partition, .. } = state
+                    && told.insert((record.topic.as_str(), *partition))
+                {
+                    partitions.works(&record.topic, *partition);
+                }
+            }
         }
     }
 
@@ -89,10 +159,14 @@ impl BatchState {
         self.states.contains(&wanted)
     }
 
+    pub(super) fn count(&self, wanted: State) -> usize {
+        self.states.iter().filter(|state| **state == wanted).count()
+    }
+
     /// Whether these records need not be waited for any more.
     pub(super) fn is_decided(&self, range: &Range<usize>) -> bool {
         self.states[range.clone()].iter().all(|state| match state {
-            State::Acked { .. } | State::Refused { .. } | State::Withheld | State::Denied => true,
+            State::Acked { .. } | State::Refused { .. } | State::Withheld | State::Denied | State::Stuck => true,
             State::Waiting | State::Sent | State::Suspect | State::Unsent => false,
         })
     }
@@ -103,6 +177,7 @@ impl BatchState {
             State::Refused { class, code } => Delivery::Refused { class, reason: code.to_string() },
             State::Withheld => Delivery::Withheld,
             State::Denied => Delivery::Denied,
+            State::Stuck => Delivery::Stuck,
             State::Waiting | State::Sent | State::Suspect | State::Unsent => Delivery::Unsent,
         };
         self.states[range.clone()].iter().map(delivery).collect()
@@ -111,9 +186,28 @@ impl BatchState {
 
 /// An operator wants to know after this long that records are waited for.
 const SILENCE: Duration = Duration::from_secs(10);
+/// After this long without any report, the partitions that are waited for are looked at.
+const STALL: Duration = Duration::from_millis(2_500);
+/// Time between two looks at them.
+const STALL_LOOK: Duration = Duration::from_millis(500);
+/// After a failure in a transaction, which ends it, answers that are on their way are waited for as long as they come at this pace.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Records handed over between two looks at the reports.
 pub(super) const POLL_EVERY: usize = 512;
+
+/// What is sent, and how long.
+pub(super) struct Sending<'a> {
+    pub(super) records: &'a [&'a Record],
+    pub(super) partitions: &'a Partitions,
+    pub(super) may_send: &'a dyn Fn() -> bool,
+    /// Sees what is known after each look that brought something.
+    pub(super) progress: &'a dyn Fn(&BatchState),
+    /// Time without any acknowledgement after which the producer is given up.
+    pub(super) timeout: Duration,
+    /// All of it or nothing: after the first failure the rest is of no interest.
+    pub(super) whole: bool,
+}
 
 pub(super) enum HandOver {
     Refused(&'static str, RDKafkaErrorCode),
@@ -122,33 +216,34 @@ pub(super) enum HandOver {
 
 pub(super) fn hand_over(
     producer: &mut Producer,
-    record: &Record,
     index: usize,
     batch: &mut BatchState,
-    may_send: &dyn Fn() -> bool,
+    sending: &Sending<'_>,
 ) -> Result<(), HandOver> {
+    let record = sending.records[index];
+    let partition = if record.key.is_none() { sending.partitions.alternative(&record.topic) } else { None };
     loop {
-        match producer.send(record, index) {
+        match producer.send(record, index, partition) {
             Ok(()) => {
                 batch.states[index] = State::Sent;
                 return Ok(());
             }
             Err(SendError::QueueFull) => {
-                batch.take(producer.poll(REPORT_WAIT), None);
-                if !may_send() {
+                batch.take(&producer.poll(REPORT_WAIT));
+                if !(sending.may_send)() {
                     return Err(HandOver::Ended(interrupt(producer, batch)));
                 }
             }
             Err(SendError::Code(code)) => match classify(code) {
                 // The client itself refuses this one record: there is no batch to share the blame.
-                Class::Record(class) => return Err(HandOver::Refused(class, code)),
+                Class::Record(class) | Class::Topic(class) => return Err(HandOver::Refused(class, code)),
                 // The client knows it from the metadata of the topic.
                 Class::Denied => {
                     batch.failures += 1;
                     batch.states[index] = State::Denied;
                     return Ok(());
                 }
-                Class::Infrastructure | Class::Fatal => {
+                Class::Infrastructure | Class::Innocent | Class::Fatal => {
                     let end = give_up(producer, batch, "the client takes no more records");
                     return Err(HandOver::Ended(end));
                 }
@@ -157,55 +252,110 @@ pub(super) fn hand_over(
     }
 }
 
-/// Waits until every record handed over has its report; `progress` sees what is known after each look that brought something. `Some` is an end of the pass.
-pub(super) fn drain(
-    producer: &mut Producer,
-    batch: &mut BatchState,
-    may_send: &dyn Fn() -> bool,
-    progress: &dyn Fn(&BatchState),
-    timeout: Duration,
-    alone: Option<usize>,
-) -> Option<Pass> {
+/// Waits until every record handed over has its report. `Some` is an end of the pass.
+pub(super) fn drain(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) -> Option<Pass> {
     let mut reported = monotonic();
     let mut silent_since = reported;
+    let mut looked = reported;
     while producer.unreported() > 0 {
         let reports = producer.poll(REPORT_WAIT);
         if !reports.is_empty() {
             reported = monotonic();
             silent_since = reported;
-            batch.take(reports, alone);
-            progress(batch);
+            batch.take(&reports);
+            (sending.progress)(batch);
             continue;
         }
-        if monotonic().saturating_sub(silent_since) > SILENCE {
-            silent_since = monotonic();
-            let thread = std::thread::current();
-            let (lane, records) = (thread.name().unwrap_or_default(), producer.unreported());
-            tracing::warn!(lane, records, brokers_down = producer.is_down(), "no acknowledgement for ten seconds");
+        let now = monotonic();
+        let silent = now.saturating_sub(reported);
+        if now.saturating_sub(silent_since) > SILENCE {
+            silent_since = now;
+            warn_of_silence(producer, batch, sending);
         }
-        if !may_send() {
+        if sending.whole && batch.failures > 0 && silent > LAST_ANSWERS {
+            return Some(give_up(producer, batch, "a record was not taken"));
+        }
+        if silent > STALL && now.saturating_sub(looked) > STALL_LOOK {
+            looked = now;
+            if let Some(end) = unblock(producer, batch, sending, reported) {
+                return Some(end);
+            }
+        }
+        if !(sending.may_send)() {
             return Some(interrupt(producer, batch));
         } else if producer.fatal().is_some() {
-            return Some(end_fatal(producer, batch, alone));
+            return Some(end_fatal(producer, batch));
         } else if producer.has_lost_its_brokers() {
             return Some(give_up(producer, batch, "the client has lost all its brokers, and there are some"));
-        } else if monotonic().saturating_sub(reported) > timeout {
+        } else if silent > sending.timeout {
             return Some(give_up(producer, batch, "no acknowledgement within publish_timeout"));
         }
     }
     if producer.fatal().is_some() {
-        return Some(end_fatal(producer, batch, alone));
+        return Some(end_fatal(producer, batch));
     }
     None
 }
 
+fn warn_of_silence(producer: &Producer, batch: &BatchState, sending: &Sending<'_>) {
+    let thread = std::thread::current();
+    let (lane, records) = (thread.name().unwrap_or_default(), producer.unreported());
+    let first = batch.states.iter().position(|state| *state == State::Sent);
+    let topic = first.map_or("", |index| sending.records[index].topic.as_str());
+    tracing::warn!(lane, records, topic, brokers_down = producer.is_down(), "no acknowledgement for ten seconds");
+}
+
+/// Gives records up whose partition is known to take none, so that the others need not wait for it. The producer goes with them: it would
+/// send them later, and out of order.
+fn unblock(
+    producer: &mut Producer,
+    batch: &mut BatchState,
+    Sending { records, partitions, .. }: &Sending<'_>,
+    since: Duration,
+) -> Option<Pass> {
+    let sent = |batch: &BatchState| -> Vec<usize> {
+        batch.states.iter().enumerate().filter(|(_, state)| **state == State::Sent).map(|(index, _)| index).collect()
+    };
+    let waiting = sent(batch);
+    partitions.suspect(waiting.iter().map(|index| records[*index].topic.as_str()));
+    // An outage of Kafka is for everybody to wait for.
+    if producer.is_down() {
+        return None;
+    }
+    let stuck: Vec<(usize, Trouble)> = waiting
+        .into_iter()
+        .filter_map(|index| {
+            let record = records[index];
+            Some((index, partitions.stuck(&record.topic, record.key.as_deref(), since)?))
+        })
+        .collect();
+    if stuck.is_empty() {
+        return None;
+    }
+    collect_rest(producer, batch);
+    batch.reset_sent();
+    for (index, trouble) in stuck {
+        if batch.states[index] != State::Waiting {
+            continue;
+        }
+        batch.failures += 1;
+        batch.states[index] = State::Stuck;
+        let record = records[index];
+        let place = partitions.of(&record.topic, record.key.as_deref()).or_else(|| batch.places.get(&index).copied());
+        if let Some(partition) = place {
+            partitions.confirm(&record.topic, partition, trouble);
+        }
+    }
+    Some(Pass::Again("a partition takes no records"))
+}
+
 /// After a fatal error the client sends nothing more, but what is in flight may still be answered: wait for that, so that
 /// it need not be sent twice.
-fn end_fatal(producer: &mut Producer, batch: &mut BatchState, alone: Option<usize>) -> Pass {
+fn end_fatal(producer: &mut Producer, batch: &mut BatchState) -> Pass {
     producer.purge_queue();
     let end = monotonic() + FATAL_GRACE;
     while producer.unreported() > 0 && monotonic() < end {
-        batch.take(producer.poll(REPORT_WAIT), alone);
+        batch.take(&producer.poll(REPORT_WAIT));
     }
     give_up(producer, batch, "the client met a fatal error")
 }
@@ -226,7 +376,7 @@ fn collect_rest(producer: &mut Producer, batch: &mut BatchState) {
     producer.purge_all();
     let end = monotonic() + Duration::from_millis(500);
     while producer.unreported() > 0 && monotonic() < end {
-        batch.take(producer.poll(REPORT_WAIT), None);
+        batch.take(&producer.poll(REPORT_WAIT));
     }
 }
 
@@ -234,37 +384,56 @@ fn collect_rest(producer: &mut Producer, batch: &mut BatchState) {
 mod tests {
     use super::*;
 
-    fn report(index: usize, outcome: Result<(i32, i64), RDKafkaErrorCode>) -> Report {
-        Report { index, outcome }
+    fn report(index: usize, request: u64, outcome: Result<i64, RDKafkaErrorCode>) -> Report {
+        Report { index, request, partition: 4, outcome }
+    }
+
+    fn innocent() -> RDKafkaErrorCode {
+        rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD.into()
     }
 
     #[test]
     fn a_record_refused_with_others_is_only_a_suspect() {
         let mut batch = BatchState::new(2);
-        batch.take(
-            vec![
-                report(0, Err(RDKafkaErrorCode::MessageSizeTooLarge)),
-                report(1, Err(RDKafkaErrorCode::MessageSizeTooLarge)),
-            ],
-            None,
-        );
+        let refused = Err(RDKafkaErrorCode::MessageSizeTooLarge);
+        batch.take(&[report(0, 1, refused), report(1, 1, refused)]);
         assert!(batch.states.iter().all(|state| *state == State::Suspect));
-        batch.take(vec![report(1, Err(RDKafkaErrorCode::MessageSizeTooLarge))], Some(1));
+        assert!(batch.met_refusals() && !batch.met_refusals());
+        batch.take(&[report(1, 2, refused)]);
         assert!(matches!(batch.states[1], State::Refused { class: "too-large", .. }));
         assert_eq!(batch.states[0], State::Suspect);
     }
 
     #[test]
+    fn a_broker_that_names_the_refused_records_is_believed() {
+        let mut batch = BatchState::new(5);
+        let (named, neighbour) = (Err(RDKafkaErrorCode::InvalidRecord), Err(innocent()));
+        batch.take(&[report(0, 1, named), report(1, 1, neighbour), report(2, 1, named)]);
+        assert!(matches!(batch.states[0], State::Refused { class: "invalid-record", .. }));
+        assert_eq!(batch.states[1], State::Waiting);
+        assert!(matches!(batch.states[2], State::Refused { .. }));
+        // All of them named, or one of them alone: that looks the same.
+        batch.take(&[report(3, 2, named), report(4, 2, named)]);
+        assert_eq!(batch.states[3..], [State::Suspect, State::Suspect]);
+        assert_eq!(batch.flagged(), HashSet::from([3, 4]));
+    }
+
+    #[test]
+    fn what_a_topic_refuses_needs_no_search() {
+        let mut batch = BatchState::new(2);
+        let refused = Err(RDKafkaErrorCode::InvalidTopic);
+        batch.take(&[report(0, 1, refused), report(1, 1, refused)]);
+        assert!(batch.states.iter().all(|state| matches!(state, State::Refused { class: "invalid-topic", .. })));
+    }
+
+    #[test]
     fn what_the_client_gave_up_waits_and_what_the_broker_would_not_take_yet_is_unsent() {
         let mut batch = BatchState::new(3);
-        batch.take(
-            vec![
-                report(0, Err(RDKafkaErrorCode::PurgeQueue)),
-                report(1, Err(RDKafkaErrorCode::NotEnoughReplicas)),
-                report(2, Ok((4, 17))),
-            ],
-            None,
-        );
+        batch.take(&[
+            report(0, 1, Err(RDKafkaErrorCode::PurgeQueue)),
+            report(1, 2, Err(RDKafkaErrorCode::NotEnoughReplicas)),
+            report(2, 3, Ok(17)),
+        ]);
         assert_eq!(batch.states, [State::Waiting, State::Unsent, State::Acked { partition: 4, offset: 17 }]);
     }
 
@@ -275,7 +444,7 @@ mod tests {
         let outage: Vec<RDKafkaErrorCode> = (-200..=200)
             .filter_map(|code| rdkafka::bindings::rd_kafka_resp_err_t::try_from(code).ok())
             .map(RDKafkaErrorCode::from)
-            .filter(|code| !matches!(classify(*code), Class::Record(_)))
+            .filter(|code| !matches!(classify(*code), Class::Record(_) | Class::Topic(_)))
             .collect();
         assert!(outage.len() > 100, "{} codes", outage.len());
         let records = 16;
@@ -285,7 +454,8 @@ mod tests {
             for index in 0..records {
                 // A producer that ends leaves some without a report.
                 if (attempt + index) % 7 != 0 {
-                    batch.take(codes.next().map(|code| report(index, Err(*code))).into_iter().collect(), None);
+                    let code = codes.next().expect("a cycle has no end");
+                    batch.take(&[report(index, attempt as u64, Err(*code))]);
                 }
             }
             batch.reset_sent();

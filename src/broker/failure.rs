@@ -14,6 +14,10 @@ pub enum Class {
     Denied,
     /// This record, whoever sends it and whenever: it fails, with this name in `last_error` and in metrics.
     Record(&'static str),
+    /// Every record of the topic, for what the topic is: it fails as one that is refused, and nothing has to be found out about it.
+    Topic(&'static str),
+    /// Another record of the same request was refused, and the broker said which. This one is sent again.
+    Innocent,
     /// The producer: it is of no more use, and a new one sends again what was not acknowledged. No attempt is counted.
     Fatal,
 }
@@ -32,6 +36,8 @@ fn class_of(error: Error) -> Class {
         | Error::RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE
         | Error::RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE => Class::Record("too-large"),
         Error::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED => Class::Denied,
+        Error::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION => Class::Topic("invalid-topic"),
+        Error::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD => Class::Innocent,
         Error::RD_KAFKA_RESP_ERR_INVALID_MSG
         | Error::RD_KAFKA_RESP_ERR_INVALID_RECORD
         | Error::RD_KAFKA_RESP_ERR__BAD_MSG => Class::Record("invalid-record"),
@@ -106,7 +112,6 @@ fn class_of(error: Error) -> Class {
         | Error::RD_KAFKA_RESP_ERR__NOOP
         | Error::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
         | Error::RD_KAFKA_RESP_ERR__LOG_TRUNCATION
-        | Error::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD
         | Error::RD_KAFKA_RESP_ERR__DESTROY_BROKER
         | Error::RD_KAFKA_RESP_ERR__END
         | Error::RD_KAFKA_RESP_ERR_UNKNOWN
@@ -124,7 +129,6 @@ fn class_of(error: Error) -> Class {
         | Error::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS
         | Error::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE
         | Error::RD_KAFKA_RESP_ERR_NOT_COORDINATOR
-        | Error::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION
         | Error::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS
         | Error::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND
         | Error::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS
@@ -207,6 +211,7 @@ fn class_of(error: Error) -> Class {
 /// `docs/errors.md`: every code with its class.
 pub fn reference_markdown() -> String {
     let mut records: Vec<(&str, Vec<String>)> = Vec::new();
+    let (mut topics, mut innocent) = (Vec::new(), Vec::new());
     let (mut denied, mut fatal, mut infrastructure) = (Vec::new(), Vec::new(), Vec::new());
     for error in (-200..=1_000).filter_map(|code| Error::try_from(code).ok()) {
         let name = format!("`{}`", format!("{error:?}").trim_start_matches("RD_KAFKA_RESP_ERR_"));
@@ -215,6 +220,8 @@ pub fn reference_markdown() -> String {
                 Some((_, names)) => names.push(name),
                 None => records.push((class, vec![name])),
             },
+            Class::Topic(class) => topics.push(format!("{name} (`{class}`)")),
+            Class::Innocent => innocent.push(name),
             Class::Denied => denied.push(name),
             Class::Fatal => fatal.push(name),
             Class::Infrastructure => infrastructure.push(name),
@@ -224,7 +231,13 @@ pub fn reference_markdown() -> String {
     for (class, names) in &records {
         writeln!(text, "| `{class}` | {} |", names.join(", ")).expect("writing to a String cannot fail");
     }
-    for (title, names) in [("A missing grant", denied), ("The producer", fatal), ("Infrastructure", infrastructure)] {
+    for (title, names) in [
+        ("The topic", topics),
+        ("Another record", innocent),
+        ("A missing grant", denied),
+        ("The producer", fatal),
+        ("Infrastructure", infrastructure),
+    ] {
         write!(text, "\n## {title}\n\n{}\n", names.join(", ")).expect("writing to a String cannot fail");
     }
     text
@@ -272,9 +285,15 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_that_takes_no_records_is_to_blame_itself_and_a_neighbour_in_the_request_is_not() {
+        assert_eq!(classify(Code::InvalidTopic), Class::Topic("invalid-topic"));
+        assert_eq!(class_of(Error::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD), Class::Innocent);
+    }
+
+    #[test]
     fn every_class_of_the_page_is_a_known_one() {
         for error in (-200..=1_000).filter_map(|code| Error::try_from(code).ok()) {
-            if let Class::Record(class) = class_of(error) {
+            if let Class::Record(class) | Class::Topic(class) = class_of(error) {
                 assert!(crate::event::FAILURE_CLASSES.contains(&class), "{class}");
             }
         }

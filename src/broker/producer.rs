@@ -1,6 +1,6 @@
 //! One librdkafka producer and what it reports.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,12 +55,19 @@ impl CallWatch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) index: usize,
-    pub(super) outcome: Result<(i32, i64), RDKafkaErrorCode>,
+    /// Reports of one request have the same number.
+    pub(super) request: u64,
+    /// Where the record went, or would have gone; negative when that was not decided yet.
+    pub(super) partition: i32,
+    /// Its offset, if it was acknowledged.
+    pub(super) outcome: Result<i64, RDKafkaErrorCode>,
 }
 
 /// Gathers delivery reports until the publisher takes them, and tells whether the brokers answer.
 struct Context {
     reports: Mutex<Vec<Report>>,
+    /// Of the request whose reports come in.
+    request: AtomicU64,
     brokers_up: Arc<AtomicBool>,
     /// No broker of this producer can be reached, and nothing was acknowledged since.
     down: AtomicBool,
@@ -93,15 +100,18 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        let outcome = match result {
+        let (partition, outcome) = match result {
             Ok(message) => {
                 self.brokers_up.store(true, Ordering::Relaxed);
                 self.down.store(false, Ordering::Relaxed);
-                Ok((message.partition(), message.offset()))
+                (message.partition(), Ok(message.offset()))
             }
-            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+            Err((error, message)) => {
+                (message.partition(), Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)))
+            }
         };
-        self.reports().push(Report { index, outcome });
+        let request = self.request.load(Ordering::Relaxed);
+        self.reports().push(Report { index, request, partition, outcome });
     }
 }
 
@@ -125,7 +135,13 @@ impl Producer {
     /// Connects in the background. `brokers_up` is set by every acknowledgement and cleared when no broker can be reached.
     pub(super) fn new(config: &ClientConfig, records_max: usize, brokers_up: Arc<AtomicBool>) -> KafkaResult<Self> {
         let reports = Mutex::new(Vec::with_capacity(records_max));
-        let context = Context { reports, brokers_up, down: AtomicBool::new(false), suspicious: AtomicBool::new(false) };
+        let context = Context {
+            reports,
+            request: AtomicU64::new(0),
+            brokers_up,
+            down: AtomicBool::new(false),
+            suspicious: AtomicBool::new(false),
+        };
         let inner = BaseProducer::from_config_and_context(&client_config::fresh(config), context)?;
         Ok(Self { inner, unreported: 0, watch: Arc::default(), lost: LostBrokers::new(config.clone()) })
     }
@@ -136,11 +152,14 @@ impl Producer {
         self
     }
 
-    /// Hands a record over; its report will carry `index`.
-    pub(super) fn send(&mut self, record: &Record, index: usize) -> Result<(), SendError> {
+    /// Hands a record over; its report will carry `index`. Without a `partition` the key decides, or the client.
+    pub(super) fn send(&mut self, record: &Record, index: usize, partition: Option<i32>) -> Result<(), SendError> {
         let mut base = BaseRecord::<str, [u8], usize>::with_opaque_to(&record.topic, index)
             .timestamp(record.timestamp_ms)
             .headers(owned_headers(&record.headers));
+        if let Some(partition) = partition {
+            base = base.partition(partition);
+        }
         if let Some(key) = &record.key {
             base = base.key(key.as_str());
         }
@@ -179,6 +198,7 @@ impl Producer {
         let mut known = 0;
         loop {
             // One event of the client per call, with the reports of a whole request in it.
+            self.inner.context().request.fetch_add(1, Ordering::Relaxed);
             self.inner.poll(Duration::ZERO);
             let mut reports = self.inner.context().reports();
             if reports.len() == known {
@@ -278,6 +298,17 @@ impl Producer {
     /// Gives up what is queued but not in flight; it will be reported as purged.
     pub(super) fn purge_queue(&self) {
         self.inner.purge(PurgeConfig::default().queue());
+    }
+
+    /// Gives up everything and takes its reports, so that none of them comes later and is taken for another one of the same record.
+    pub(super) fn purge_and_wait(&mut self, limit: Duration) -> Vec<Report> {
+        const WAIT: Duration = Duration::from_millis(1);
+        self.purge_all();
+        let (end, mut reports) = (monotonic() + limit, Vec::new());
+        while self.unreported > 0 && monotonic() < end {
+            reports.extend(self.poll(WAIT));
+        }
+        reports
     }
 
     /// Gives up everything. What was in flight may be in the log.

@@ -3,11 +3,10 @@
 //!
 //! Owns what order needs on Kafka's side: records go to the client in the order of the batch, from one thread; when one is
 //! refused nothing later of its key goes out; what has to be sent again is sent again in order.
-//! Invariant: a record is reported [`Delivery::Refused`] only after it was refused alone. A broker refuses whole batches,
-//! and librdkafka then fails every record in them.
+//! Invariant: a record is reported [`Delivery::Refused`] only if the broker named it or it was alone in its request. A broker refuses whole
+//! batches, and librdkafka then fails every record in them; see [`explore`](super::explore).
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,8 +16,10 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use tokio::sync::oneshot;
 
-use super::batch::{BatchState, HandOver, POLL_EVERY, Pass, State, drain, give_up, hand_over};
+use super::batch::{BatchState, HandOver, POLL_EVERY, Pass, Sending, State, drain, give_up, hand_over};
 use super::call::close;
+use super::explore::{self, Blocked, Take};
+use super::partitions::Partitions;
 use super::producer::Producer;
 use super::{Delivery, Record};
 use crate::clock::{Permit, monotonic};
@@ -27,6 +28,8 @@ use crate::failpoint::{self, Point};
 /// Wait between two attempts to create a producer.
 const CREATE_RETRY: Duration = Duration::from_millis(500);
 
+/// Most walks of one search. What is left then is sent in the ordinary way, and searched again if need be.
+const SEARCH_WALKS: usize = 64;
 /// Between two looks whether the thread still has to answer.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// After the end of a permit the thread takes less than a second, and closing a client some two.
@@ -62,6 +65,8 @@ pub struct PublisherSettings {
     pub client: ClientConfig,
     /// Time without any acknowledgement after which the producer is replaced.
     pub publish_timeout: Duration,
+    /// Where what is found out about partitions is kept.
+    pub partitions: Partitions,
     /// Of the thread.
     pub name: String,
 }
@@ -85,6 +90,7 @@ impl Publisher {
         let worker = Worker {
             settings,
             producer: None,
+            finder: None,
             brokers_up: Arc::clone(&brokers_up),
             sending_since: Arc::clone(&sending_since),
         };
@@ -172,6 +178,8 @@ async fn answered(mut answer: oneshot::Receiver<Vec<Delivery>>, permit: &Permit,
 struct Worker {
     settings: PublisherSettings,
     producer: Option<Producer>,
+    /// Finds refused records: it goes on behind a refusal, where the other one ends.
+    finder: Option<Producer>,
     brokers_up: Arc<AtomicBool>,
     sending_since: Arc<AtomicU64>,
 }
@@ -196,48 +204,103 @@ impl Worker {
         let records: Vec<&Record> = batches.iter().flat_map(|records| records.iter()).collect();
         let mut batch = BatchState::new(records.len());
         let unanswered = Unanswered::new(jobs);
-        let may_send = || unanswered.may_send();
-        while may_send() {
+        let partitions = self.settings.partitions.clone();
+        let sending = Sending {
+            records: &records,
+            partitions: &partitions,
+            may_send: &|| unanswered.may_send(),
+            progress: &|batch| unanswered.answer(batch, false),
+            timeout: self.settings.publish_timeout,
+            whole: false,
+        };
+        while unanswered.may_send() {
             let Some(mut producer) = self.producer(records.len()) else {
                 std::thread::sleep(CREATE_RETRY.min(unanswered.remaining()));
                 continue;
             };
-            let ended = pass(
-                &mut producer,
-                &records,
-                &mut batch,
-                &may_send,
-                &|batch| unanswered.answer(batch, false),
-                self.settings.publish_timeout,
-            );
+            let mut ended = pass(&mut producer, &mut batch, &sending);
             match ended {
-                Pass::Done => {
-                    self.producer = Some(producer);
-                    break;
-                }
-                // The next producer begins with the first record that is not acknowledged.
+                Pass::Done => self.producer = Some(producer),
+                Pass::Interrupted => close(producer),
                 Pass::Again(reason) => {
-                    tracing::warn!(reason, lane = self.settings.name, "the producer is replaced");
                     close(producer);
+                    if batch.met_refusals() {
+                        tracing::info!(
+                            lane = self.settings.name,
+                            "Kafka refused records; looking for the ones at fault"
+                        );
+                        ended = self.search(&mut batch, &sending);
+                    } else {
+                        // The next producer begins with the first record that is not acknowledged.
+                        tracing::warn!(reason, lane = self.settings.name, "the producer is replaced");
+                    }
                 }
+            }
+            match ended {
+                Pass::Done => break,
+                Pass::Again(_) => {}
                 Pass::Interrupted => {
                     tracing::warn!(
                         lane = self.settings.name,
                         "a permit to send ended while records were on their way; who has the lease next sends them again"
                     );
-                    close(producer);
                     break;
                 }
             }
         }
+        batch.tell(&records, &partitions);
         unanswered.answer(&batch, true);
+    }
+
+    /// After a refusal: walks with a producer that does not end there, until every record has its outcome.
+    fn search(&mut self, batch: &mut BatchState, sending: &Sending<'_>) -> Pass {
+        // Connects meanwhile.
+        self.producer = self.producer(sending.records.len());
+        let mut group = explore::group(batch, usize::MAX);
+        for _ in 0..SEARCH_WALKS {
+            if !(sending.may_send)() {
+                return Pass::Interrupted;
+            }
+            let Some(mut finder) = self.finder(sending.records.len()) else { return Pass::Again("no client") };
+            match explore::walk(&mut finder, batch, sending, Take::Heads, group) {
+                Pass::Done => self.finder = Some(finder),
+                Pass::Again(reason) => {
+                    close(finder);
+                    tracing::warn!(reason, lane = self.settings.name, "the producer that searches is replaced");
+                }
+                Pass::Interrupted => {
+                    close(finder);
+                    return Pass::Interrupted;
+                }
+            }
+            batch.met_refusals();
+            if !batch.any(State::Suspect) && !batch.any(State::Waiting) {
+                return Pass::Done;
+            }
+            group = explore::group(batch, group);
+        }
+        Pass::Again("the search for refused records takes long")
+    }
+
+    fn finder(&mut self, records: usize) -> Option<Producer> {
+        if let Some(finder) = self.finder.take() {
+            return Some(finder);
+        }
+        let mut client = self.settings.client.clone();
+        client.set("enable.gapless.guarantee", "false");
+        self.create(&client, records)
     }
 
     fn producer(&mut self, records: usize) -> Option<Producer> {
         if let Some(producer) = self.producer.take() {
             return Some(producer);
         }
-        match Producer::new(&self.settings.client, records, Arc::clone(&self.brokers_up)) {
+        let client = self.settings.client.clone();
+        self.create(&client, records)
+    }
+
+    fn create(&self, client: &ClientConfig, records: usize) -> Option<Producer> {
+        match Producer::new(client, records, Arc::clone(&self.brokers_up)) {
             Ok(producer) => Some(producer),
             Err(error) => {
                 self.brokers_up.store(false, Ordering::Relaxed);
@@ -297,39 +360,16 @@ fn gather(first: Job, inbox: &Receiver<Job>) -> Vec<Job> {
     }
 }
 
-/// Sends every record that still waits, in order, and waits for the reports. A suspect is sent alone.
-fn pass(
-    producer: &mut Producer,
-    records: &[&Record],
-    batch: &mut BatchState,
-    may_send: &dyn Fn() -> bool,
-    progress: &dyn Fn(&BatchState),
-    timeout: Duration,
-) -> Pass {
-    let mut refused_keys: HashSet<&str> = records
-        .iter()
-        .zip(&batch.states)
-        .filter(|(_, state)| matches!(state, State::Refused { .. }))
-        .filter_map(|(record, _)| record.key.as_deref())
-        .collect();
-    // What Kafka would not take yet keeps the rest of its topic back, or a later record of its key would go first.
-    let unsent_topics: HashMap<&str, State> = records
-        .iter()
-        .zip(&batch.states)
-        .filter(|(_, state)| matches!(state, State::Unsent | State::Denied))
-        .map(|(record, state)| (record.topic.as_str(), *state))
-        .collect();
+/// Sends every record that still waits, in order, and waits for the reports.
+fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) -> Pass {
+    let records = sending.records;
+    let mut blocked = Blocked::new(records, &batch.states, sending.partitions);
     for (index, record) in records.iter().enumerate() {
-        let state = batch.states[index];
-        if !matches!(state, State::Waiting | State::Suspect) {
+        if !matches!(batch.states[index], State::Waiting | State::Suspect) {
             continue;
         }
-        if let Some(why) = unsent_topics.get(record.topic.as_str()) {
-            batch.states[index] = *why;
-            continue;
-        }
-        if record.key.as_deref().is_some_and(|key| refused_keys.contains(key)) {
-            batch.states[index] = State::Withheld;
+        if let Some(state) = blocked.instead(index, record) {
+            batch.states[index] = state;
             continue;
         }
         let reached = match index {
@@ -340,43 +380,25 @@ fn pass(
         if reached.is_err() {
             return give_up(producer, batch, "a test asked for it");
         }
-        let alone = (state == State::Suspect).then_some(index);
-        if alone.is_some() {
-            // Everything before it first, so that the refusal, if there is one, is its own.
-            if let Some(end) = drain(producer, batch, may_send, progress, timeout, None) {
-                return end;
-            }
-        }
-        match hand_over(producer, record, index, batch, may_send) {
+        match hand_over(producer, index, batch, sending) {
             Ok(()) => {}
             Err(HandOver::Refused(class, code)) => {
                 batch.states[index] = State::Refused { class, code };
-                refused_keys.extend(record.key.as_deref());
+                blocked.refuse(index, record);
             }
             Err(HandOver::Ended(end)) => return end,
         }
-        if alone.is_some() {
-            let ended = drain(producer, batch, may_send, progress, timeout, alone);
-            if matches!(batch.states[index], State::Refused { .. }) {
-                refused_keys.extend(record.key.as_deref());
-            }
-            if let Some(end) = ended {
-                return end;
-            }
-        } else if index % POLL_EVERY == POLL_EVERY - 1 {
-            batch.take(producer.poll(Duration::ZERO), None);
+        if index % POLL_EVERY == POLL_EVERY - 1 {
+            batch.take(&producer.poll(Duration::ZERO));
             if producer.fatal().is_some() {
                 break;
             }
         }
     }
-    if let Some(end) = drain(producer, batch, may_send, progress, timeout, None) {
+    if let Some(end) = drain(producer, batch, sending) {
         return end;
     }
-    if batch.any(State::Suspect) {
-        return Pass::Again("a request was refused: its records are sent one by one");
-    }
-    if batch.any(State::Waiting) {
+    if batch.any(State::Waiting) || batch.any(State::Suspect) {
         return Pass::Again("records were given up by the client");
     }
     Pass::Done
@@ -421,6 +443,7 @@ mod tests {
         let publisher = Publisher::start(PublisherSettings {
             client: client_config::producer(&settings, "test", 1_000_000),
             publish_timeout: Duration::from_secs(600),
+            partitions: Partitions::default(),
             name: "test".to_owned(),
         })
         .expect("a thread");

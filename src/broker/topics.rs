@@ -1,32 +1,43 @@
 //! What is known of topics, so that a record that cannot be published is found before it is sent.
 //!
-//! Lanes look topics up without waiting and ask for the missing ones between two batches. A topic that is not there is
-//! waited for before its events fail: services deploy before their topics exist more often than the other way round.
+//! Lanes look topics up without waiting, and ask for the ones that nobody knows. One task beside the lanes asks the cluster, for all of them
+//! at once. A topic that is not there is waited for before its events fail: services deploy before their topics exist more often than the
+//! other way round.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::admin::Admin;
+use tokio::sync::Notify;
+
+use super::admin::{Admin, Timestamps, TopicFacts};
+use super::partitions::Partitions;
 use crate::clock::monotonic;
 use crate::error::{Code, Result};
 
 /// What a lane may assume of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
-    /// Never asked for, or missing for longer than the grace when the cluster was last asked, which is a while ago: call
-    /// [`TopicCatalog::learn`].
+    /// Never asked for, or the answer is older than the attempt that it would blame: [`TopicCatalog::ask`].
     Unknown,
-    Exists {
-        /// The topic's `max.message.bytes`, where the broker tells.
-        max_message_bytes: Option<u64>,
-    },
-    /// Does not exist, but may soon: wait.
-    Awaited,
+    Exists(Limits),
+    /// Does not exist, but may soon: wait, for as long as this.
+    Awaited(Duration),
     /// Kafka does not let us write to it: its events wait.
     Denied,
     /// Has not existed for longer than the grace, nor a moment ago.
     Missing,
+}
+
+/// What a topic takes, where the broker tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// `max.message.bytes`.
+    pub max_message_bytes: Option<u64>,
+    pub timestamps: Timestamps,
+    /// When the cluster said so.
+    pub asked: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,97 +48,280 @@ enum Fact {
         /// The client may see the topic, so only an event can find out whether it may write by now.
         visible: bool,
     },
-    Exists {
-        max_message_bytes: Option<u64>,
-    },
+    Exists(Limits),
     Missing {
         since: Duration,
         /// When the cluster last said so.
         asked: Duration,
+        /// It was asked for by name: a topic that this client may not see is missing in the list of all, too.
+        by_name: bool,
     },
 }
 
-/// An answer that is older than this blames no event: its topic may have been made meanwhile.
-const FRESH: Duration = Duration::from_secs(1);
+/// A fact, and when somebody last wanted it.
+#[derive(Debug)]
+struct Entry {
+    fact: Fact,
+    /// In monotonic milliseconds.
+    used: AtomicU64,
+}
 
 /// How long a topic counts as denied before it is tried with an event again. A grant is noticed after that time at most, and an attempt
 /// costs one refused request, in exactly-once delivery an aborted transaction.
 pub const DENIED_RETRY: Duration = Duration::from_secs(10);
+
+/// Time between two questions about topics that do not exist.
+const MISSING_RETRY: Duration = Duration::from_secs(2);
+/// What nobody has wanted for this long is forgotten.
+const UNUSED: Duration = Duration::from_mins(10);
+/// Up to as many topics are asked for one by one; of more, all that the cluster lists are read at once.
+const FEW: usize = 4;
+/// Topics that are not in the list and are asked for by name in one go.
+const BY_NAME: usize = 64;
 
 /// Facts about topics, shared by all lanes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TopicCatalog {
     admin: Admin,
     grace: Duration,
-    facts: Arc<RwLock<HashMap<String, Fact>>>,
+    facts: Arc<RwLock<HashMap<String, Entry>>>,
     /// Topics that can be written to again, and since when.
     granted: Arc<Mutex<HashMap<String, Duration>>>,
+    partitions: Partitions,
+    wanted: Arc<Wanted>,
+}
+
+/// What lanes want to know.
+#[derive(Debug, Default)]
+struct Wanted {
+    topics: Mutex<HashSet<String>>,
+    asked: Notify,
+    answered: Notify,
+}
+
+impl Wanted {
+    fn topics(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ago(then: Duration) -> Duration {
+    monotonic().saturating_sub(then)
 }
 
 impl TopicCatalog {
     /// `grace`: how long a topic that does not exist is waited for.
     pub fn new(admin: Admin, grace: Duration) -> Self {
-        Self { admin, grace, facts: Arc::default(), granted: Arc::default() }
+        Self {
+            admin,
+            grace,
+            facts: Arc::default(),
+            granted: Arc::default(),
+            partitions: Partitions::default(),
+            wanted: Arc::default(),
+        }
     }
 
-    /// `just_asked`: the caller has asked about it and looks up again because of that.
-    pub fn look_up(&self, topic: &str, just_asked: bool) -> Topic {
+    /// What is known of the partitions.
+    pub fn partitions(&self) -> &Partitions {
+        &self.partitions
+    }
+
+    /// `asked_at`: when the caller asked about it, and looks up again because of that.
+    pub fn look_up(&self, topic: &str, asked_at: Option<Duration>) -> Topic {
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
-        let ago = |then: &Duration| monotonic().saturating_sub(*then);
-        match facts.get(topic) {
-            None => Topic::Unknown,
-            Some(Fact::Exists { max_message_bytes }) => Topic::Exists { max_message_bytes: *max_message_bytes },
-            Some(Fact::Denied { asked, .. }) if ago(asked) < DENIED_RETRY => Topic::Denied,
-            Some(Fact::Denied { visible: true, .. }) => Topic::Exists { max_message_bytes: None },
-            Some(Fact::Denied { visible: false, .. }) if just_asked => Topic::Denied,
-            Some(Fact::Denied { visible: false, .. }) => Topic::Unknown,
-            Some(Fact::Missing { since, asked }) => match ago(since) < self.grace {
-                true => Topic::Awaited,
-                false if just_asked || ago(asked) <= FRESH => Topic::Missing,
-                false => Topic::Unknown,
-            },
+        let Some(entry) = facts.get(topic) else { return Topic::Unknown };
+        let now = monotonic();
+        entry.used.store(millis(now), Ordering::Relaxed);
+        let since = |then: Duration| now.saturating_sub(then);
+        match entry.fact {
+            Fact::Exists(limits) => Topic::Exists(limits),
+            Fact::Denied { asked, .. } if since(asked) < DENIED_RETRY => Topic::Denied,
+            Fact::Denied { visible: true, .. } => Topic::Exists(Limits::default()),
+            Fact::Denied { visible: false, asked } if is_fresh(asked, asked_at) => Topic::Denied,
+            Fact::Denied { visible: false, .. } => Topic::Unknown,
+            Fact::Missing { since: missing, .. } if since(missing) < self.grace => {
+                Topic::Awaited(self.grace.saturating_sub(since(missing)))
+            }
+            Fact::Missing { by_name: false, .. } => Topic::Awaited(MISSING_RETRY),
+            Fact::Missing { asked, .. } if is_fresh(asked, asked_at) => Topic::Missing,
+            Fact::Missing { .. } => Topic::Unknown,
         }
+    }
+
+    /// Wants to know about topics. The answer comes soon, from [`TopicCatalog::learn_wanted`].
+    pub fn ask<'a>(&self, topics: impl Iterator<Item = &'a String>) {
+        let mut wanted = self.wanted.topics();
+        let before = wanted.len();
+        for topic in topics {
+            if !wanted.contains(topic) {
+                wanted.insert(topic.clone());
+            }
+        }
+        if wanted.len() > before {
+            self.wanted.asked.notify_one();
+        }
+    }
+
+    /// Until something is wanted, or a partition is suspected.
+    pub async fn asked(&self) {
+        tokio::select! {
+            () = self.wanted.asked.notified() => {}
+            () = self.partitions.suspected() => {}
+        }
+    }
+
+    /// Until the cluster has told about these topics after `since`, or has been asked without success.
+    pub async fn answered(&self, topics: &HashMap<String, Duration>) {
+        loop {
+            let mut answered = std::pin::pin!(self.wanted.answered.notified());
+            // Before the look, so that no answer comes in between.
+            answered.as_mut().enable();
+            if topics.iter().all(|(topic, since)| self.is_answered(topic, *since)) {
+                return;
+            }
+            answered.await;
+        }
+    }
+
+    fn is_answered(&self, topic: &str, since: Duration) -> bool {
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        facts.get(topic).is_some_and(|entry| entry.fact.asked() >= since)
+    }
+
+    /// Asks the cluster about everything that somebody wants to know now: new topics, missing ones, and those with partitions in trouble.
+    /// Returns whether there was anything. Errors: Kafka cannot be reached; what was known stays, and what was wanted is still wanted.
+    pub async fn learn_wanted(&self) -> Result<bool> {
+        let wanted = self.wanted.topics().clone();
+        let mut topics = wanted.clone();
+        topics.extend(self.partitions.suspects());
+        topics.extend(self.partitions.troubled());
+        topics.extend(self.missing());
+        if topics.is_empty() {
+            return Ok(false);
+        }
+        self.learn(&topics).await?;
+        self.wanted.topics().retain(|topic| !wanted.contains(topic));
+        self.wanted.answered.notify_waiters();
+        Ok(true)
+    }
+
+    /// Topics that do not exist, whose events wait, and that nobody has asked about for a while.
+    fn missing(&self) -> Vec<String> {
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        let due = |fact: &Fact| match fact {
+            Fact::Missing { asked, by_name, .. } => !by_name || ago(*asked) >= MISSING_RETRY,
+            Fact::Denied { .. } | Fact::Exists(_) => false,
+        };
+        facts.iter().filter(|(_, entry)| due(&entry.fact)).map(|(topic, _)| topic.clone()).collect()
+    }
+
+    /// Whether [`TopicCatalog::learn_wanted`] has something to do every now and then, though nobody asks.
+    pub fn is_watching(&self) -> bool {
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        facts.values().any(|entry| matches!(entry.fact, Fact::Missing { .. })) || !self.partitions.troubled().is_empty()
     }
 
     /// Asks the cluster about topics and keeps the answers. Errors: Kafka cannot be reached; what was known stays.
     pub async fn learn(&self, topics: &HashSet<String>) -> Result<()> {
-        for topic in topics {
-            let answer = match self.admin.topic(topic).await {
-                Err(error) if error.code() == Code::KafkaDenied => {
-                    self.deny(topic, false);
-                    continue;
-                }
-                answer => answer?,
-            };
-            let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
-            match (answer, facts.get(topic)) {
-                // That it can be seen does not mean that it can be written to.
-                (Some(_), Some(Fact::Denied { visible: true, .. })) => {}
-                (Some(found), before) => {
-                    if matches!(before, Some(Fact::Denied { .. })) {
-                        self.allow(topic);
+        if topics.len() > FEW {
+            let mut listed = self.admin.listed(topics).await?;
+            let (mut known, mut new) = (Vec::new(), Vec::new());
+            for topic in topics {
+                match listed.remove(topic) {
+                    Some(found) => self.note(topic, Some(&found), false),
+                    None if self.is_missing_by_name(topic) => self.note(topic, None, false),
+                    None if self.is_known(topic) => known.push(topic),
+                    None => {
+                        self.note(topic, None, false);
+                        new.push(topic);
                     }
-                    facts.insert(topic.clone(), Fact::Exists { max_message_bytes: found.max_message_bytes });
                 }
-                (None, Some(Fact::Missing { since, .. })) => {
-                    let since = *since;
-                    facts.insert(topic.clone(), Fact::Missing { since, asked: monotonic() });
-                }
-                (None, _) => {
-                    tracing::warn!(topic, "the topic does not exist; its events wait");
-                    let now = monotonic();
-                    facts.insert(topic.clone(), Fact::Missing { since: now, asked: now });
-                }
+            }
+            for topic in known.into_iter().chain(new).take(BY_NAME) {
+                self.learn_by_name(topic).await?;
+            }
+        } else {
+            for topic in topics {
+                self.learn_by_name(topic).await?;
             }
         }
         Ok(())
     }
 
+    async fn learn_by_name(&self, topic: &str) -> Result<()> {
+        match self.admin.topic(topic).await {
+            Err(error) if error.code() == Code::KafkaDenied => self.deny(topic, false),
+            // The others are asked about all the same. What was known stays; of what is new, the events wait.
+            Err(error) if error.code() == Code::KafkaTopic => {
+                tracing::warn!(topic, error = %error.chain(), "nothing can be learnt about the topic");
+                if !self.is_known(topic) {
+                    self.note(topic, None, false);
+                }
+            }
+            answer => self.note(topic, answer?.as_ref(), true),
+        }
+        Ok(())
+    }
+
+    fn is_known(&self, topic: &str) -> bool {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).contains_key(topic)
+    }
+
+    fn is_missing_by_name(&self, topic: &str) -> bool {
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        facts.get(topic).is_some_and(|entry| matches!(entry.fact, Fact::Missing { by_name: true, .. }))
+    }
+
+    /// Keeps an answer.
+    fn note(&self, topic: &str, found: Option<&TopicFacts>, by_name: bool) {
+        let now = monotonic();
+        match found {
+            Some(found) => self.partitions.learnt(topic, &found.places, found.min_insync_replicas),
+            None => self.partitions.forget(topic),
+        }
+        let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
+        let before = facts.get(topic).map(|entry| entry.fact);
+        let fact = match (found, before) {
+            // That it can be seen does not mean that it can be written to.
+            (Some(_), Some(Fact::Denied { visible: true, .. })) => return,
+            (Some(found), before) => {
+                if matches!(before, Some(Fact::Denied { .. } | Fact::Missing { .. })) {
+                    self.allow(topic);
+                }
+                Fact::Exists(Limits {
+                    max_message_bytes: found.max_message_bytes,
+                    timestamps: found.timestamps,
+                    asked: now,
+                })
+            }
+            // Only a question by name tells whether it is missing, or cannot be seen.
+            (None, Some(Fact::Denied { .. })) if !by_name => return,
+            (None, Some(Fact::Missing { since, by_name: before, .. })) => {
+                Fact::Missing { since, asked: now, by_name: by_name || before }
+            }
+            (None, _) => {
+                if by_name {
+                    tracing::warn!(topic, "the topic does not exist; its events wait");
+                }
+                Fact::Missing { since: now, asked: now, by_name }
+            }
+        };
+        match facts.get_mut(topic) {
+            Some(entry) => entry.fact = fact,
+            None => {
+                facts.insert(topic.to_owned(), Entry { fact, used: AtomicU64::new(millis(now)) });
+            }
+        }
+    }
+
     /// Kafka has not let this client write to a topic, or see it. Its events wait from now on.
     pub fn deny(&self, topic: &str, visible: bool) {
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
-        let asked = monotonic();
-        if !matches!(facts.insert(topic.to_owned(), Fact::Denied { asked, visible }), Some(Fact::Denied { .. })) {
+        let now = monotonic();
+        let entry = Entry { fact: Fact::Denied { asked: now, visible }, used: AtomicU64::new(millis(now)) };
+        let before = facts.insert(topic.to_owned(), entry);
+        if !before.is_some_and(|entry| matches!(entry.fact, Fact::Denied { .. })) {
             let right = if visible { "WRITE" } else { "DESCRIBE and WRITE" };
             tracing::warn!(
                 topic,
@@ -139,14 +333,14 @@ impl TopicCatalog {
     /// Whether Kafka has denied a topic that nothing went to since.
     pub fn any_denied(&self) -> bool {
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
-        facts.values().any(|fact| matches!(fact, Fact::Denied { .. }))
+        facts.values().any(|entry| matches!(entry.fact, Fact::Denied { .. }))
     }
 
     /// Records went to these topics: what waits for a grant can go on.
     pub fn written<'a>(&self, topics: impl Iterator<Item = &'a str>) {
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
         for topic in topics {
-            if matches!(facts.get(topic), Some(Fact::Denied { .. })) {
+            if facts.get(topic).is_some_and(|entry| matches!(entry.fact, Fact::Denied { .. })) {
                 // To be asked about its limits.
                 facts.remove(topic);
                 self.allow(topic);
@@ -155,13 +349,14 @@ impl TopicCatalog {
     }
 
     fn allow(&self, topic: &str) {
-        tracing::info!(topic, "the relay may use the topic again");
+        tracing::info!(topic, "the topic can be used from now on");
         self.granted.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned(), monotonic());
     }
 
     /// Topics that can be written to again since a while ago. A topic stays here for some time, because others may not know yet.
     pub fn granted(&self) -> Vec<String> {
         let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        granted.extend(self.partitions.recovered().into_iter().map(|topic| (topic, monotonic())));
         granted.retain(|_, since| monotonic().saturating_sub(*since) < DENIED_RETRY * 3);
         granted.keys().cloned().collect()
     }
@@ -171,12 +366,47 @@ impl TopicCatalog {
         self.admin.cluster().await.map(drop)
     }
 
-    /// Asks again about every topic that is known: limits may have been changed, topics deleted or created. Errors: Kafka
-    /// cannot be reached.
+    /// Asks again about every topic that is known: limits may have been changed, topics deleted or created. Forgets what nobody has wanted
+    /// for long. Errors: Kafka cannot be reached.
     pub async fn refresh(&self) -> Result<()> {
         self.ping().await?;
-        let known: HashSet<String> =
-            self.facts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let known: HashSet<String> = {
+            let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
+            facts.retain(|topic, entry| {
+                let used = Duration::from_millis(entry.used.load(Ordering::Relaxed));
+                let kept = ago(used) < UNUSED || matches!(entry.fact, Fact::Denied { .. });
+                if !kept {
+                    self.partitions.forget(topic);
+                }
+                kept
+            });
+            facts.keys().cloned().collect()
+        };
         self.learn(&known).await
     }
+}
+
+impl Fact {
+    fn asked(&self) -> Duration {
+        match self {
+            Self::Denied { asked, .. } | Self::Missing { asked, .. } => *asked,
+            Self::Exists(limits) => limits.asked,
+        }
+    }
+}
+
+impl Limits {
+    /// Whether this may blame an event. `asked_at`: as of [`TopicCatalog::look_up`].
+    pub fn is_fresh(&self, asked_at: Option<Duration>) -> bool {
+        is_fresh(self.asked, asked_at)
+    }
+}
+
+/// An answer blames no event that was not there when it was asked for: its topic may have been made or changed meanwhile.
+fn is_fresh(asked: Duration, asked_at: Option<Duration>) -> bool {
+    asked_at.is_some_and(|at| asked >= at)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,6 +5,8 @@
 //! whose transaction met anything unusual is never used again. Knows nothing of manifests: the lane compares.
 //! Invariants: the marker is read only after the fence, so that it is final; nothing is committed after the permit has ended.
 
+mod search;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +18,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::admin::QuietContext;
-use super::batch::{BatchState, HandOver, POLL_EVERY, State, drain, hand_over};
+use super::batch::{BatchState, HandOver, POLL_EVERY, Sending, State, drain, hand_over};
 use super::call::close;
+use super::partitions::Partitions;
 use super::producer::{CallWatch, Producer};
 use super::{Record, client_config};
 use crate::clock::{Permit, monotonic};
@@ -67,6 +70,8 @@ pub struct TransactionSettings {
     pub place: MarkerPlace,
     /// Time without any acknowledgement after which a transaction is given up.
     pub publish_timeout: Duration,
+    /// Where what is found out about partitions is kept.
+    pub partitions: Partitions,
     /// For the name of the thread.
     pub name: String,
 }
@@ -76,12 +81,22 @@ pub struct TransactionSettings {
 pub enum Outcome {
     /// Committed: partition and offset of each record.
     Committed(Vec<(i32, i64)>),
-    /// Kafka refused this record, alone. Nothing was committed.
-    Refused { index: usize, class: &'static str, reason: String },
+    /// Kafka refused these records. Nothing was committed.
+    Refused(Vec<Refused>),
     /// This client may not write to the topics of these records. Nothing was committed.
     Denied(Vec<usize>),
+    /// The partitions of these records take none now. Nothing was committed.
+    Stuck(Vec<usize>),
     /// Not committed, or nobody knows: the marker tells, after the next [`TransactionalPublisher::open`].
     Unknown(String),
+}
+
+/// A record that Kafka refused for itself.
+#[derive(Debug)]
+pub struct Refused {
+    pub index: usize,
+    pub class: &'static str,
+    pub reason: String,
 }
 
 /// A transaction that ended, and whether the producer may be used for another one.
@@ -300,19 +315,21 @@ impl Worker {
         let Some(mut open) = self.open.take() else {
             return Ended { outcome: Outcome::Unknown("the producer is not open".to_owned()), usable: false };
         };
+        let records: Vec<&Record> = records.iter().collect();
         let mut batch = BatchState::new(records.len());
-        let mut outcome = self.attempt(&mut open, records, marker, permit, &mut batch);
-        if batch.any(State::Suspect) {
-            // A broker refuses whole requests. Once more from the beginning, the suspects one by one, to find the one.
-            outcome = match open.producer.abort(permit) {
-                Ok(()) if !open.producer.is_suspicious() => {
-                    batch.begin_again();
-                    self.attempt(&mut open, records, marker, permit, &mut batch)
-                }
-                Ok(()) => Outcome::Unknown("the transaction could not be ended in order".to_owned()),
-                Err(error) => Outcome::Unknown(format!("the transaction cannot be aborted: {error}")),
-            };
-        }
+        let partitions = self.settings.partitions.clone();
+        let sending = Sending {
+            records: &records,
+            partitions: &partitions,
+            may_send: &|| permit.holds(),
+            progress: &|_| {},
+            timeout: self.settings.publish_timeout,
+            whole: true,
+        };
+        let mut outcome = match self.transaction(&mut open, marker, permit, &mut batch, &sending) {
+            Ok(()) => Outcome::Committed(batch.places()),
+            Err(reason) => batch.at_fault().unwrap_or(Outcome::Unknown(reason)),
+        };
         let usable = matches!(outcome, Outcome::Committed(_)) && !open.producer.is_suspicious();
         if usable {
             self.open = Some(open);
@@ -321,63 +338,53 @@ impl Worker {
                 // The next owner would do it too, but if none comes soon, readers would wait for the transaction to time out.
                 drop(open.producer.abort_at_once(ABORT_TIMEOUT));
             }
+            let committing = open.committing;
             close(open);
+            if !committing && batch.met_refusals() {
+                batch.begin_again();
+                outcome = self.search(&mut batch, &sending, permit);
+            }
         }
+        batch.tell(&records, &partitions);
         Ended { outcome, usable }
-    }
-
-    fn attempt(
-        &self,
-        open: &mut Open,
-        records: &[Record],
-        marker: &Marker,
-        permit: &Permit,
-        batch: &mut BatchState,
-    ) -> Outcome {
-        match self.transaction(open, records, marker, permit, batch) {
-            Ok(()) => Outcome::Committed(batch.places()),
-            Err(reason) => batch.refused().or_else(|| batch.denied()).unwrap_or(Outcome::Unknown(reason)),
-        }
     }
 
     fn transaction(
         &self,
         Open { producer, group, committing }: &mut Open,
-        records: &[Record],
         marker: &Marker,
         permit: &Permit,
         batch: &mut BatchState,
+        sending: &Sending<'_>,
     ) -> Result<(), String> {
         *committing = false;
         producer.begin().map_err(|error| format!("the transaction cannot be begun: {error}"))?;
-        for (index, record) in records.iter().enumerate() {
+        for index in 0..sending.records.len() {
             match index {
                 0 => failpoint::reach(Point::ProduceFirst)?,
-                _ if index == records.len() / 2 => failpoint::reach(Point::ProduceMid)?,
+                _ if index == sending.records.len() / 2 => failpoint::reach(Point::ProduceMid)?,
                 _ => {}
             }
-            let alone = (batch.states[index] == State::Suspect).then_some(index);
-            if alone.is_some() {
-                self.drain(producer, batch, permit, None)?;
-            }
-            match hand_over(producer, record, index, batch, &|| permit.holds()) {
+            match hand_over(producer, index, batch, sending) {
                 Ok(()) => {}
                 Err(HandOver::Refused(class, code)) => {
+                    // The client needs no broker for that, and sees the others of its kind as well.
+                    batch.failures += 1;
                     batch.states[index] = State::Refused { class, code };
-                    return Err("refused by the client".to_owned());
                 }
                 Err(HandOver::Ended(_)) => return Err("the client takes no more records".to_owned()),
             }
-            if alone.is_some() {
-                self.drain(producer, batch, permit, alone)?;
-            } else if index % POLL_EVERY == POLL_EVERY - 1 {
-                batch.take(producer.poll(Duration::ZERO), None);
+            if index % POLL_EVERY == POLL_EVERY - 1 {
+                batch.take(&producer.poll(Duration::ZERO));
                 if batch.failures > 0 {
                     break;
                 }
             }
         }
-        self.drain(producer, batch, permit, None)?;
+        drain(producer, batch, sending);
+        if batch.failures > 0 || !batch.places_all() {
+            return Err("records were not acknowledged".to_owned());
+        }
         let mut list = TopicPartitionList::new();
         let MarkerPlace { topic, partition, .. } = &self.settings.place;
         let mut element = list.add_partition(topic, *partition);
@@ -400,54 +407,50 @@ impl Worker {
         }
         failpoint::reach(Point::CommitAfter)
     }
-
-    /// Waits for all reports. Errors: anything but an acknowledgement of every record.
-    fn drain(
-        &self,
-        producer: &mut Producer,
-        batch: &mut BatchState,
-        permit: &Permit,
-        alone: Option<usize>,
-    ) -> Result<(), String> {
-        if drain(producer, batch, &|| permit.holds(), &|_| {}, self.settings.publish_timeout, alone).is_some() {
-            return Err("records were not acknowledged in time".to_owned());
-        }
-        if batch.failures == 0 { Ok(()) } else { Err("records were not acknowledged".to_owned()) }
-    }
 }
 
 impl BatchState {
-    /// The record that Kafka refused alone, if any.
-    fn refused(&self) -> Option<Outcome> {
-        self.states.iter().enumerate().find_map(|(index, state)| match state {
-            State::Refused { class, code } => {
-                Some(Outcome::Refused { index, class, reason: format!("refused by Kafka: {code}") })
-            }
-            State::Waiting
-            | State::Sent
-            | State::Acked { .. }
-            | State::Suspect
-            | State::Withheld
-            | State::Denied
-            | State::Unsent => None,
-        })
+    /// The records for which nothing could be committed: refused ones first, else those of topics or partitions that take none.
+    fn at_fault(&self) -> Option<Outcome> {
+        let of = |wanted: State| -> Vec<usize> {
+            self.states.iter().enumerate().filter(|(_, state)| **state == wanted).map(|(index, _)| index).collect()
+        };
+        let refused: Vec<_> = self
+            .states
+            .iter()
+            .enumerate()
+            .filter_map(|(index, state)| match state {
+                State::Refused { class, code } => Some(Refused { index, class, reason: code.to_string() }),
+                State::Waiting
+                | State::Sent
+                | State::Acked { .. }
+                | State::Suspect
+                | State::Withheld
+                | State::Denied
+                | State::Stuck
+                | State::Unsent => None,
+            })
+            .collect();
+        if !refused.is_empty() {
+            return Some(Outcome::Refused(refused));
+        }
+        let (denied, stuck) = (of(State::Denied), of(State::Stuck));
+        match (denied.is_empty(), stuck.is_empty()) {
+            (false, _) => Some(Outcome::Denied(denied)),
+            (true, false) => Some(Outcome::Stuck(stuck)),
+            (true, true) => None,
+        }
     }
 
-    /// The records that went to topics which Kafka does not let this client write to, if any.
-    fn denied(&self) -> Option<Outcome> {
-        let indexes = self.states.iter().enumerate().filter(|(_, state)| **state == State::Denied);
-        let denied: Vec<usize> = indexes.map(|(index, _)| index).collect();
-        (!denied.is_empty()).then_some(Outcome::Denied(denied))
-    }
-
-    /// After an abort: all is to be sent again, and suspects stay suspects.
+    /// After an abort: all is to be sent again, and suspects stay suspects. Who was acknowledged was not to blame.
     fn begin_again(&mut self) {
         self.failures = 0;
-        for state in &mut self.states {
-            if *state != State::Suspect {
-                *state = State::Waiting;
-            }
-        }
+        self.reset_sent();
+    }
+
+    /// Whether every record is acknowledged.
+    fn places_all(&self) -> bool {
+        self.states.iter().all(|state| matches!(state, State::Acked { .. }))
     }
 
     fn places(&self) -> Vec<(i32, i64)> {
@@ -461,6 +464,7 @@ impl BatchState {
                 | State::Refused { .. }
                 | State::Withheld
                 | State::Denied
+                | State::Stuck
                 | State::Unsent => None,
             })
             .collect()

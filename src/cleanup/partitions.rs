@@ -110,7 +110,7 @@ impl Keeper {
             let partitions = session.list().await?;
             let Some(last) = partitions.last().filter(|partition| partition.upper.is_none()) else { return Ok(()) };
             let lower = last.lower.unwrap_or(1);
-            self.metrics.partition_ids_ahead.set((lower - 1).saturating_sub(last_id));
+            self.metrics.partition_ids_ahead.set(lower.saturating_sub(1).saturating_sub(last_id));
             let Some(upper) = new_upper(last_id, lower, self.rows) else { return Ok(()) };
             session.extend(last, upper).await?;
             tracing::debug!(from = lower, to = upper, "a partition was made");
@@ -167,11 +167,12 @@ impl Keeper {
         age: Duration,
         stop: &CancellationToken,
     ) -> Result<Option<u64>, DbError> {
-        let (lowest, highest) = (partition.lower.unwrap_or(1), partition.upper.map_or(i64::MAX, |upper| upper - 1));
+        let (lowest, highest) =
+            (partition.lower.unwrap_or(1), partition.upper.map_or(i64::MAX, |upper| upper.saturating_sub(1)));
         if session.is_needed((lowest, highest), age).await? {
             return Ok(None);
         }
-        let (mut after, mut rows) = (lowest - 1, 0);
+        let (mut after, mut rows) = (lowest.saturating_sub(1), 0);
         loop {
             let started = monotonic();
             let (last_id, seen, needed) = session.look(after, highest, ROWS, age).await?;
@@ -193,12 +194,12 @@ fn is_patience_over(error: &DbError) -> bool {
 
 /// No row with an id of the partition can appear any more.
 fn is_over(partition: &Partition, horizon: i64) -> bool {
-    !partition.pending && partition.upper.is_some_and(|upper| upper - 1 <= horizon)
+    !partition.pending && partition.upper.is_some_and(|upper| upper.saturating_sub(1) <= horizon)
 }
 
 /// Where the last partition, which begins at `lower`, has to end now; `None` while enough ids are free before it. Pure.
 fn new_upper(last_id: i64, lower: i64, rows: i64) -> Option<i64> {
-    let free = (lower - 1).saturating_sub(last_id);
+    let free = lower.saturating_sub(1).saturating_sub(last_id);
     // Ids that are in the last partition already stay in it.
     (free < rows.saturating_mul(AHEAD)).then(|| lower.max(last_id.saturating_add(1)).saturating_add(rows))
 }

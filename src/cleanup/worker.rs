@@ -139,7 +139,7 @@ impl<'s> Worker<'s> {
                 break;
             }
         }
-        Ok(Walked { resume: first_left.map_or(after, |id| id - 1) })
+        Ok(Walked { resume: first_left.map_or(after, |id| id.saturating_sub(1)) })
     }
 
     /// FAILED rows, by their index.

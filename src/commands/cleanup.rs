@@ -47,7 +47,7 @@ struct Line {
 
 pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
     let settings = context.settings(Needs::DATABASE)?;
-    let pool = Database::new(&settings.database)?.pool(Role::Cleanup, 1);
+    let pool = Database::of(&settings)?.pool(Role::Cleanup, 1);
     let session = Session::open(&pool).await?;
     let found = count(&session, args).await?;
     if found.kept > 0 {
@@ -64,7 +64,7 @@ pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
         return Ok(());
     }
     let rows = found.rows.total().min(args.limit.unwrap_or(u64::MAX));
-    let place = Database::new(&settings.database)?.describe();
+    let place = Database::of(&settings)?.describe();
     if !confirmed(args.consent.yes, &format!("Delete {rows} rows of {place}?"))? {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use crate::cli::MigrateCommand;
 use crate::config::Needs;
 use crate::db::Database;
 use crate::error::{Code, Error};
-use crate::migrations::{self, Facts, MigrationStatus};
+use crate::migrations::{self, Facts, MigrationStatus, State};
 use crate::output::{self, Align, Cell, Table, Tone};
 
 #[derive(Debug, Serialize)]
@@ -18,11 +18,16 @@ struct Line<'a> {
     name: &'a str,
     /// `null`: still to be applied.
     applied_on: Option<&'a str>,
+    /// `applied`, `pending`, `changed` or `unknown`.
+    state: &'static str,
 }
 
 pub(super) async fn run(context: &Context, command: &MigrateCommand) -> Result<()> {
     match command {
-        MigrateCommand::Sql => Ok(output::raw(migrations::sql().as_bytes())?),
+        MigrateCommand::Sql { after } => {
+            let settings = context.settings(Needs::NOTHING)?;
+            Ok(output::raw(migrations::sql(settings.outbox.schema.as_deref(), *after).as_bytes())?)
+        }
         MigrateCommand::Up { dry_run, partitioned } => up(context, *dry_run, *partitioned).await,
         MigrateCommand::Status => status(context).await,
     }
@@ -30,15 +35,16 @@ pub(super) async fn run(context: &Context, command: &MigrateCommand) -> Result<(
 
 async fn up(context: &Context, dry_run: bool, partitioned: bool) -> Result<()> {
     let settings = context.settings(Needs::DATABASE)?;
-    let database = Database::new(&settings.database)?;
+    let database = Database::of(&settings)?;
     let mut missing = migrations::status(&database).await?;
-    let is_empty = missing.iter().all(|known| known.applied_on.is_none());
-    missing.retain(|migration| migration.applied_on.is_none());
+    let is_empty = missing.iter().all(|known| known.state == State::Pending);
+    missing.retain(|migration| migration.state == State::Pending);
     if partitioned && missing.is_empty() {
         // Refuses what cannot be done before anything else is.
         migrations::partition_facts(&database).await?;
     }
     let (done, remark) = if dry_run {
+        migrations::rehearse(&database).await?;
         (missing, "would apply")
     } else {
         (migrations::up(&database, settings.outbox.shards).await?, "applied")
@@ -82,10 +88,13 @@ fn would(facts: &Facts, rows: NonZeroU32) -> String {
 }
 
 async fn status(context: &Context) -> Result<()> {
-    let database = Database::new(&context.settings(Needs::DATABASE)?.database)?;
+    let database = Database::of(&context.settings(Needs::DATABASE)?)?;
     let all = migrations::status(&database).await?;
     print(context, &all)?;
-    let missing = all.iter().filter(|migration| migration.applied_on.is_none()).count();
+    if let Some(error) = migrations::trouble(&all) {
+        return Err(error.into());
+    }
+    let missing = all.iter().filter(|migration| migration.state == State::Pending).count();
     if missing == 0 {
         return Ok(());
     }
@@ -97,16 +106,34 @@ async fn status(context: &Context) -> Result<()> {
 fn print(context: &Context, migrations: &[MigrationStatus]) -> Result<()> {
     let lines: Vec<Line<'_>> = migrations
         .iter()
-        .map(|known| Line { version: known.version, name: &known.name, applied_on: known.applied_on.as_deref() })
+        .map(|known| Line {
+            version: known.version,
+            name: &known.name,
+            applied_on: known.applied_on.as_deref(),
+            state: match known.state {
+                State::Applied => "applied",
+                State::Pending => "pending",
+                State::Changed => "changed",
+                State::Unknown => "unknown",
+            },
+        })
         .collect();
     output::data(context.format(), &lines, &lines, || {
         if lines.is_empty() {
             return String::new();
         }
-        let mut table = Table::new(&[("VERSION", Align::Right), ("NAME", Align::Left), ("APPLIED", Align::Left)]);
+        let columns =
+            [("VERSION", Align::Right), ("NAME", Align::Left), ("STATE", Align::Left), ("APPLIED", Align::Left)];
+        let mut table = Table::new(&columns);
         for line in &lines {
-            let applied = line.applied_on.map_or_else(|| Cell::new("no").tone(Tone::Warning), Cell::new);
-            table.row([Cell::new(line.version), Cell::new(line.name), applied]);
+            let state = Cell::new(line.state);
+            let state = if line.state == "applied" { state } else { state.tone(Tone::Warning) };
+            table.row([
+                Cell::new(line.version),
+                Cell::new(line.name),
+                state,
+                Cell::new(line.applied_on.unwrap_or("no")),
+            ]);
         }
         table.render()
     })?;

@@ -36,7 +36,7 @@ pub(super) async fn run(context: &Context, args: &ReplayArgs) -> Result<()> {
     if !args.consent.dry_run {
         can_ask(args.consent.yes || args.resume.is_some())?;
     }
-    let pool = Database::new(&settings.database)?.pool_with_setup(Role::Admin, 2, replay::SESSION);
+    let pool = Database::of(&settings)?.pool_with_setup(Role::Admin, 2, replay::SESSION);
     let (signals, stop) = (Signals::listen()?, CancellationToken::new());
     let mut begun = None;
     let work = async {

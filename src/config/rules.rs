@@ -21,7 +21,7 @@ use super::value::Scalar;
 use super::{
     AfterPublish, Config, DatabaseConfig, HeadersConfig, Needs, OutboxConfig, RelayConfig, RunConfig, TlsMode, Tracking,
 };
-use names::{is_name, legal_topic};
+use names::{is_name, legal_schema, legal_topic};
 
 pub(super) use properties::REFUSED;
 
@@ -175,6 +175,9 @@ impl DatabaseConfig {
 
 impl OutboxConfig {
     fn check(&self, rules: &mut Rules<'_, '_>) {
+        if let Some(Err((why, help))) = self.schema.as_deref().map(legal_schema) {
+            rules.refuse(&["outbox.schema"], why, help);
+        }
         if self.partition_rows.get() < 1_000 {
             rules.refuse(
                 &["outbox.partition_rows"],

@@ -59,7 +59,7 @@ section! {
         pub auto_migrate: bool = true,
         /// Longest wait for a new connection, for each address of each host in the URL, TLS and authentication included.
         pub connect_timeout: Duration = Duration::from_secs(5),
-        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again. A connection that has not answered five seconds later is closed. Statements of lanes end after half of `relay.lease` at the latest.
+        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again. A connection that has not answered five seconds later is closed. Statements of lanes end after half of `relay.lease` (at least 5 s) at the latest.
         pub statement_timeout: Duration = Duration::from_secs(30),
     }
 }
@@ -72,6 +72,8 @@ choice! {
 section! {
     /// The outbox table.
     pub struct OutboxConfig in "outbox" {
+        /// Schema that holds the tables, functions, views and migration history of the outbox. Written as PostgreSQL stores it, without quotes; `migrate up` creates it if the role may. Unset: the first schema on the connection's `search_path` that holds an outbox, or the first schema on it if none does. Two outboxes in one database need a schema each. The `search_path` of the connection follows behind this schema, so the SQL of projections and triggers still finds its own tables.
+        pub schema: Option<String> = None,
         /// Shards that keys are spread over, used by `migrate up` while the table is still empty; `outbox-relay shards set` changes them later. One lane works per shard, so this bounds the number of instances that share the work. At most 32767.
         pub shards: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
         /// Ids of one partition, where `migrate up --partitioned` made the table. A partition is dropped as a whole: smaller ones go sooner, and each one costs every statement a little. At least 1000.

@@ -1,5 +1,4 @@
-//! A session with PostgreSQL in which every call has a limit. The client of the driver is not reachable from outside of this file, but
-//! for refinery.
+//! A session with PostgreSQL in which every call has a limit. The client of the driver is not reachable from outside of this file.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -8,7 +7,7 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
-use tokio_postgres::types::{BorrowToSql, ToSql};
+use tokio_postgres::types::{BorrowToSql, ToSql, Type};
 use tokio_postgres::{Row, RowStream, SimpleQueryMessage, Statement, ToStatement};
 
 use super::deadline::{Call, Guard, NoAnswer};
@@ -41,16 +40,13 @@ impl Client {
         Ok(())
     }
 
-    /// Lends the client of the driver to refinery, which knows no other. All that it does counts as one statement.
-    pub async fn lend<'c, T, F>(
-        &'c mut self,
-        work: impl FnOnce(&'c mut tokio_postgres::Client) -> F,
-    ) -> Result<T, DbError>
-    where
-        F: Future<Output = T>,
-    {
-        let Self { inner, guard, .. } = self;
-        guard.statement(async { Ok(work(inner).await) }).await
+    /// Parameters with their types, in one round trip.
+    pub(super) async fn query_typed(
+        &self,
+        query: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, DbError> {
+        self.guard.statement(self.inner.query_typed(query, params)).await
     }
 
     pub async fn query<T: ?Sized + ToStatement>(&self, statement: &T, params: Params<'_>) -> Result<Vec<Row>, DbError> {

@@ -26,10 +26,10 @@ const HOLDERS: &str = include_str!("sql/convert_holders.sql");
 
 /// Pauses between two attempts. A lock that is waited for makes others wait as well, for 200 ms at most: a twenty-fifth of the time
 /// when a transaction stays open.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Between two lines about waiting.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Hears a line now and then about what is done.
 pub type Tell<'t> = &'t mut (dyn FnMut(&str) + Send);
@@ -97,8 +97,8 @@ async fn work(client: &mut Client, facts: &Facts, rows: NonZeroU32, tell: Tell<'
     if facts.begun != Some(true) {
         let about = facts.rows.map_or_else(String::new, |rows| format!("about {rows} "));
         tell(&format!("reading {about}rows once, beside everybody else"));
-        client.batch_execute(VALIDATE).await?;
     }
+    client.batch_execute(VALIDATE).await?;
     tell("exchanging the tables");
     patiently(client, &EXCHANGE.replace("{rows}", &rows.to_string()), tell).await
 }
@@ -131,11 +131,11 @@ async fn attempt(client: &mut Client, script: &str) -> std::result::Result<(), D
 }
 
 /// Somebody has the lock, or waits for us while we wait for him.
-fn is_in_the_way(error: &DbError) -> bool {
+pub(super) fn is_in_the_way(error: &DbError) -> bool {
     error.is_lock_timeout() || error.sqlstate() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
 }
 
-async fn holders(client: &Client) -> Result<String> {
+pub(super) async fn holders(client: &Client) -> Result<String> {
     let row = client.query_one(HOLDERS, &[]).await?;
     let (transactions, pid, age): (i64, Option<i32>, Option<f64>) = (row.get(0), row.get(1), row.get(2));
     let oldest = match (pid, age) {

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
+use super::restart::Restart;
 use super::statements as sql;
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
@@ -19,7 +20,8 @@ use crate::event::ShardId;
 pub struct Reached {
     pub id: i64,
     /// The run of the server that this holds for, as last_id.sql has it. After a failover that lost commits ids are drawn again, and so they
-    /// may be after a crash: the log of the last ids drawn had perhaps not reached the disk.
+    /// may be after a crash: the log of the last ids drawn had perhaps not reached the disk. They certainly are after
+    /// `truncate … restart identity`.
     pub server: i64,
 }
 
@@ -59,8 +61,36 @@ pub struct Barrier {
     horizon: Horizon,
     /// As in [`Reached`].
     server: i64,
-    /// As the last look found it.
+    /// The last id drawn, and the files of the sequence and the table; `None` before the first look.
+    seen: Option<Seen>,
+    restart: Option<Restart>,
+    /// What the last look found wrong with the sequence.
     fault: Option<(String, &'static str)>,
+}
+
+/// What the looks compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    last_id: i64,
+    sequence_file: i64,
+    table_file: i64,
+}
+
+impl Seen {
+    /// Ids began again between two looks. `beyond`: a shard has passed ids that were never drawn.
+    fn restart(before: Option<Self>, now: Self, beyond: bool) -> Option<Restart> {
+        // A partitioned table has no file, and keeps its ids when it is made of a plain one.
+        let emptied = before.is_some_and(|before| {
+            before.sequence_file != now.sequence_file
+                && ![before.table_file, 0].contains(&now.table_file)
+                && before.table_file != 0
+        });
+        match (emptied, beyond) {
+            (true, _) => Some(Restart::Emptied),
+            (false, true) => Some(Restart::Beyond),
+            (false, false) => None,
+        }
+    }
 }
 
 /// What the looks add up to. Pure, so that `tests/simulation.rs` can put a writer between any two of them.
@@ -119,7 +149,7 @@ impl Horizon {
 
 impl Barrier {
     pub fn new(pool: Pool) -> Self {
-        Self { pool, horizon: Horizon::default(), server: 0, fault: None }
+        Self { pool, horizon: Horizon::default(), server: 0, seen: None, restart: None, fault: None }
     }
 
     /// What the last look found wrong with the sequence, and how to put it right. The horizon stays where it is meanwhile.
@@ -132,7 +162,11 @@ impl Barrier {
         let connection = self.pool.get().await?;
         let row = connection.query_one(&connection.prepare_cached(sql::LAST_ID).await?, &[]).await?;
         let (id, server): (i64, i64) = (row.get("last_id"), row.get("server"));
-        if server != self.server {
+        let seen = Seen { last_id: id, sequence_file: row.get("sequence_file"), table_file: row.get("table_file") };
+        let went_back = self.seen.is_some_and(|before| before.last_id > id);
+        self.restart = self.restart.or(Seen::restart(self.seen, seen, row.get("beyond")));
+        self.seen = Some(seen);
+        if server != self.server || went_back {
             (self.server, self.horizon) = (server, Horizon::default());
         }
         self.fault = sequence_of(&row).fault();
@@ -146,6 +180,18 @@ impl Barrier {
         }
         connection.done();
         Ok(Reached { id: self.horizon.reached(), server })
+    }
+}
+
+impl Barrier {
+    /// Whether ids have begun again since this was asked last.
+    pub fn take_restart(&mut self) -> Option<Restart> {
+        self.restart.take()
+    }
+
+    /// It was of no avail, and is to be tried again.
+    pub fn put_back(&mut self, restart: Restart) {
+        self.restart = self.restart.or(Some(restart));
     }
 }
 
@@ -224,6 +270,18 @@ mod tests {
         assert_eq!((horizon.reached(), horizon.is_settled()), (0, false));
         horizon.look(&names(&[18]));
         assert_eq!((horizon.reached(), horizon.is_settled()), (9, true));
+    }
+
+    #[test]
+    fn ids_that_begin_again_are_noticed_and_other_changes_of_the_files_are_not() {
+        let before = Seen { last_id: 10, sequence_file: 1, table_file: 2 };
+        let restart = |now, beyond| Seen::restart(Some(before), now, beyond);
+        assert_eq!(restart(Seen { last_id: 20, sequence_file: 3, table_file: 4 }, false), Some(Restart::Emptied));
+        assert_eq!(restart(Seen { sequence_file: 3, ..before }, false), None, "the sequence was altered");
+        assert_eq!(restart(Seen { table_file: 4, ..before }, false), None, "the table was rewritten");
+        assert_eq!(restart(Seen { sequence_file: 3, table_file: 0, ..before }, false), None, "it is partitioned now");
+        assert_eq!(Seen::restart(None, before, true), Some(Restart::Beyond));
+        assert_eq!(Seen::restart(None, before, false), None);
     }
 
     proptest! {

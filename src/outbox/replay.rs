@@ -15,7 +15,8 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::audit::{self, Author};
-use super::inspect::is_timeout;
+use super::grants::{self, For, Who};
+use super::inspect::{self, is_timeout};
 use super::isolate::{self, Blame, MayBlame};
 use crate::db::{DbError, Pool};
 
@@ -31,7 +32,6 @@ const NEXT: &str = include_str!("sql/replay_next.sql");
 const PROGRESS: &str = include_str!("sql/replay_progress.sql");
 const SHOW: &str = include_str!("sql/replay_show.sql");
 const TAKE: &str = include_str!("sql/replay_take.sql");
-const GRANTS: &str = include_str!("sql/check_grants.sql");
 
 /// Rows of the first window. Guesses all three: a portion of this size takes some 50 ms.
 const WINDOW_ROWS: i64 = 5_000;
@@ -188,24 +188,19 @@ impl Pace {
     }
 }
 
-/// What the role lacks, as `privilege on relation`. Asked before anything is written.
+/// What the role lacks, as in GRANT. Asked before anything is written.
 pub async fn missing_grants(pool: &Pool) -> Result<Vec<String>, DbError> {
-    let wanted = [
-        ("outbox_events", "select"),
-        ("outbox_events", "insert"),
-        ("outbox_replays", "select"),
-        ("outbox_replays", "insert"),
-        ("outbox_replays", "update"),
-        ("outbox_audit", "insert"),
-    ];
-    let (relations, privileges): (Vec<&str>, Vec<&str>) = wanted.into_iter().unzip();
+    let mut wanted = grants::wanted(&[(Who::Operator, For::Work)]);
+    wanted.retain(|one| {
+        matches!(
+            (one.object, one.privilege),
+            ("outbox_events", "select" | "insert") | ("outbox_replays", _) | ("outbox_audit", "insert")
+        )
+    });
     let connection = pool.get().await?;
-    let rows = connection.query(GRANTS, &[&relations, &privileges]).await?;
+    let answers = inspect::server::ask(&connection, &wanted).await?;
     connection.done();
-    let refused = rows.iter().filter(|row| row.get::<_, Option<bool>>("granted") == Some(false));
-    Ok(refused
-        .map(|row| format!("{} on {}", row.get::<_, String>("privilege"), row.get::<_, String>("relation")))
-        .collect())
+    Ok(answers.iter().filter(|grant| grant.granted == Some(false)).map(|grant| grant.wanted.to_string()).collect())
 }
 
 pub async fn begin(pool: &Pool) -> Result<Bounds, DbError> {

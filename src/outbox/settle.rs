@@ -62,6 +62,8 @@ pub(super) struct Wait {
     pub(super) why: &'static str,
     /// The topic that is paused or does not exist.
     pub(super) topic: Option<String>,
+    /// What is wrong, in words.
+    pub(super) detail: Option<String>,
     /// `None`: until somebody releases it.
     pub(super) release_in: Option<Duration>,
 }
@@ -197,7 +199,14 @@ pub(super) async fn fail(
         let reason = format!("{} (the row refuses to be changed: SQLSTATE {})", event.reason, code.code());
         kept.push(Outcome::failed(event.id, reason, code));
         if event.key != Key::None {
-            waits.push(Wait { first_id: event.id, key: event.key, why: "failed", topic: None, release_in: None });
+            waits.push(Wait {
+                first_id: event.id,
+                key: event.key,
+                why: "failed",
+                topic: None,
+                detail: None,
+                release_in: None,
+            });
         }
     }
     outcomes::keep(tx, &kept).await?;
@@ -235,7 +244,8 @@ async fn sentence(
             sentence = Sentence::Skip;
         }
         let key = if is_dead_letter { Key::None } else { failed.key.clone() };
-        let wait = |why, release_in| Wait { first_id: id, key: key.clone(), why, topic: None, release_in };
+        let wait =
+            |why, release_in| Wait { first_id: id, key: key.clone(), why, topic: None, detail: None, release_in };
         let (state, dead_letter_topic, wait) = match sentence {
             Sentence::Retry { after } => ("HELD", None, Some(wait("retry", Some(after)))),
             // An event without a key holds nobody, not even itself: it is FAILED.
@@ -270,7 +280,8 @@ pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits
             let keys: Vec<Option<&str>> = part.iter().map(|wait| wait.key.text()).collect();
             let reasons: Vec<&str> = part.iter().map(|wait| wait.why).collect();
             let topics: Vec<Option<&str>> = part.iter().map(|wait| wait.topic.as_deref()).collect();
-            let params: [&(dyn ToSql + Sync); 6] = [&shard, &ids, &keys, &reasons, &seconds(&part), &topics];
+            let details: Vec<Option<&str>> = part.iter().map(|wait| wait.detail.as_deref()).collect();
+            let params: [&(dyn ToSql + Sync); 7] = [&shard, &ids, &keys, &reasons, &seconds(&part), &topics, &details];
             Ok(tx.execute(statement, &params).await?)
         };
         let cut = care.over(tx, &known, hold).await?;

@@ -27,6 +27,8 @@ pub enum Verdict<R> {
     Refuse { class: &'static str, topic: Option<String>, reason: String },
     /// Its topic cannot take it now: its key waits, and no attempt is counted.
     Wait(TopicWait),
+    /// Not now, nor anything after it of its key; the rest goes on.
+    Later,
     /// Not now, and nothing after it either: the batch ends before this event.
     Stop,
 }
@@ -40,6 +42,8 @@ pub enum TopicWait {
     Missing(String, Duration),
     /// Kafka does not let the relay write to it: look again after this time, or when it does.
     Denied(String, Duration),
+    /// Its partition takes no records: look again after this time, or when it does.
+    Partition { topic: String, detail: String, retry: Duration },
 }
 
 /// Claimed events by what happens to them next. Those in no list stay as they are.
@@ -149,11 +153,12 @@ pub(super) async fn sort_out<R>(
                 }
             }
         }
-        let mut wait = |why, topic, release_in| {
+        let mut wait_for = |why, topic, detail, release_in| {
             held.keys.extend(key.map(|key| (identity(key), None)));
             let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
-            sorted.waits.push(Wait { first_id: id, key, why, topic, release_in });
+            sorted.waits.push(Wait { first_id: id, key, why, topic, detail, release_in });
         };
+        let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
         if behind_busy {
             // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and goes first.
             wait("delayed", None, Some(BUSY_WAIT));
@@ -173,6 +178,13 @@ pub(super) async fn sort_out<R>(
             Verdict::Wait(TopicWait::Paused(topic)) => wait("paused", Some(topic), None),
             Verdict::Wait(TopicWait::Missing(topic, retry)) => wait("no-topic", Some(topic), Some(retry)),
             Verdict::Wait(TopicWait::Denied(topic, retry)) => wait("denied", Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Partition { topic, detail, retry }) => {
+                wait_for("partition", Some(topic), Some(detail), Some(retry));
+            }
+            Verdict::Later => {
+                held.undecided.extend(key.map(identity));
+                sorted.left.get_or_insert(id);
+            }
             Verdict::Stop => {
                 sorted.left.get_or_insert(id);
                 sorted.stopped = true;

@@ -418,8 +418,9 @@ impl PgOutbox {
         }
         if self.finish == Finish::Watermark {
             if let Some(covered) = covered {
-                watermark.advance(covered.min(sorted.left.map_or(i64::MAX, |left| left - 1)).min(horizon));
-                new_low_id = low_id.max(watermark.done_id() + 1);
+                watermark
+                    .advance(covered.min(sorted.left.map_or(i64::MAX, |left| left.saturating_sub(1))).min(horizon));
+                new_low_id = low_id.max(watermark.done_id().saturating_add(1));
             }
             watermark.mark_surplus(tx, care, false).await?;
         } else if claim.move_low_id {

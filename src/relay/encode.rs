@@ -33,7 +33,7 @@ impl EncodeError {
     pub fn class(&self) -> &'static str {
         match self {
             Self::Routing(RoutingError::NoTopic) => "no-topic",
-            Self::Routing(RoutingError::Invalid(_)) => "invalid-topic",
+            Self::Routing(RoutingError::Invalid(_) | RoutingError::Internal(_)) => "invalid-topic",
             Self::Routing(RoutingError::NotAllowed(_)) => "topic-not-allowed",
             Self::TooLarge { .. } => "too-large",
             Self::KeyTooLong { .. } => "key-too-long",

@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Lanes;
 use crate::config::{Ordering, Tracking};
+use crate::db::Pool;
 use crate::error::Code;
 use crate::outbox::barrier::Barrier;
+use crate::outbox::restart::{self, Restart};
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// In strict order an event waits for the next look, so this is a part of its latency. A look costs PostgreSQL 0.2 ms.
@@ -17,7 +19,8 @@ const STRICT_PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// While ids are drawn and the horizon is where the watermark ends: what is published ahead of it is written with every batch.
 const BUSY_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: CancellationToken) {
+pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
+    let mut barrier = Barrier::new(pool.clone());
     // The first look is at once.
     let mut interval = Duration::ZERO;
     let mut faulty = false;
@@ -31,6 +34,11 @@ pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: Cancellat
             Ok(horizon) => {
                 let moved = horizon != lanes.horizon();
                 lanes.set_horizon(horizon);
+                if let Some(restart) = barrier.take_restart()
+                    && !begin_again(&lanes, &pool, restart).await
+                {
+                    barrier.put_back(restart);
+                }
                 match barrier.fault() {
                     None => lanes.health.ids.ok(),
                     Some((what, fix)) => {
@@ -55,6 +63,29 @@ pub(super) async fn run(lanes: Arc<Lanes>, mut barrier: Barrier, stop: Cancellat
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "the lock barrier could not be read; the scan bound stays")
             }
+        }
+    }
+}
+
+/// Ids have begun again: the bounds of the shards do so, too. False: they could not.
+async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
+    match restart::begin_again(pool, lanes.instance, restart).await {
+        Ok(shards) => {
+            if !shards.is_empty() {
+                tracing::warn!(
+                    ?shards,
+                    "the ids of outbox_events began again (truncate with restart identity, or a sequence set back); \
+                     these shards look for events from the first id on"
+                );
+            }
+            true
+        }
+        Err(error) => {
+            tracing::warn!(
+                error = %error.chain(),
+                "the ids of outbox_events began again, and the bounds of the shards could not be reset yet"
+            );
+            false
         }
     }
 }

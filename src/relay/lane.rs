@@ -7,10 +7,11 @@
 mod counters;
 mod exactly_once;
 mod judge;
+mod pace;
 mod patience;
 mod recover;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
@@ -36,16 +37,15 @@ use crate::retry::Backoff;
 use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
 pub(super) use judge::Judge;
+use pace::Pace;
 
 /// How often a lane moves its `low_id`, where rows are marked. One index read each; and where an open transaction elsewhere keeps dead rows from
 /// being removed, each claim reads again what was published since.
 const LOW_ID_INTERVAL: Duration = Duration::from_millis(200);
-/// Wait before asking again for a topic that does not exist, and after records that Kafka would not take yet.
+/// Longest wait for news of topics, and the wait after records that Kafka would not take yet.
 const KAFKA_RETRY: Duration = Duration::from_millis(500);
 /// Time between two looks whether a pause of everything is over.
 const PAUSED_LOOK: Duration = Duration::from_millis(250);
-/// Least time between two questions about topics whose events fail.
-const MISSING_RETRY: Duration = Duration::from_secs(2);
 /// A walk to Kafka that has lasted as long is not waited for by lanes that have nothing to do with it.
 const STUCK: Duration = Duration::from_millis(250);
 
@@ -96,15 +96,11 @@ pub(super) struct Lane {
     in_flight: Option<InFlight>,
     /// What rows of the last claim took on average.
     row_bytes: u64,
-    /// Topics that the last claim met and that nobody has asked the cluster about.
-    unknown_topics: HashSet<String>,
-    /// Those of the claim before, about which somebody has.
-    just_asked: HashSet<String>,
+    pace: Pace,
+    /// Topics that the last claim left events of aside for, and since when the cluster is asked about them.
+    asked_topics: HashMap<String, Duration>,
     /// The last claim stopped before an event whose topic does not exist yet.
     awaits_topic: bool,
-    /// Topics whose events fail because they do not exist, and when the cluster was last asked about them.
-    missing_topics: HashSet<String>,
-    missing_asked: Duration,
     /// What keeps it, for `/readyz`: from the first attempt to the one that succeeds.
     stepping: Option<Wait>,
     publishing: Option<Wait>,
@@ -134,11 +130,9 @@ impl Lane {
             together: false,
             in_flight: None,
             row_bytes: 0,
-            unknown_topics: HashSet::new(),
-            just_asked: HashSet::new(),
+            pace: Pace::default(),
+            asked_topics: HashMap::new(),
             awaits_topic: false,
-            missing_topics: HashSet::new(),
-            missing_asked: Duration::ZERO,
             stepping: None,
             publishing: None,
         })
@@ -252,7 +246,6 @@ impl Lane {
                     "published rows were changed or deleted by somebody else before they were settled"
                 );
             }
-            self.ask_about_missing().await;
             if step.postponed {
                 drop(turn);
                 self.wait_for_work(&stop).await;
@@ -297,10 +290,10 @@ impl Lane {
         if move_low_id {
             self.low_id_moved = monotonic();
         }
-        let limits = Limits { row_bytes: self.row_bytes, ..self.shared.limits };
+        let limits = self.pace.limits(Limits { row_bytes: self.row_bytes, ..self.shared.limits });
         let claim = Claim {
             source: if stopping || self.shared.paused.everything() { Source::Nothing } else { Source::Waiting },
-            release: self.unknown_topics.is_empty() && !self.awaits_topic,
+            release: self.asked_topics.is_empty() && !self.awaits_topic,
             limits: if self.together { Together::limits(limits) } else { limits },
             horizon: self.shared.horizon(),
             move_low_id,
@@ -313,10 +306,15 @@ impl Lane {
             forget: hand.forget,
         };
         let started = monotonic();
-        let judge = Judge::new(Arc::clone(&self.shared), hand.resend.is_some(), mem::take(&mut self.just_asked));
+        let judge = Judge::new(Arc::clone(&self.shared), hand.resend.is_some(), self.asked_topics.clone());
         let (judge, step) = self.take_step(hand, claim, judge, stopping).await;
         // After an error it goes alone, too.
         self.few = false;
+        let took = monotonic().saturating_sub(started);
+        match &step {
+            Ok(_) => self.pace.worked(),
+            Err(_) => self.pace.failed(took),
+        }
         let step = step?;
         if let Sender::ExactlyOnce(transactions) = &mut self.sender {
             transactions.last = step.last;
@@ -327,14 +325,13 @@ impl Lane {
         } else if move_low_id {
             self.unpassed = self.unpassed.filter(|last| *last > claim.horizon.id);
         }
-        (self.unknown_topics, self.awaits_topic) = (judge.unknown, judge.awaited);
-        self.missing_topics.extend(judge.missing);
+        self.awaits_topic = judge.awaited;
+        self.ask(judge.unknown);
         let result = match (&step.batch, step.full) {
             (_, true) => "full",
             (Some(_), false) => "partial",
             (None, false) => "empty",
         };
-        let took = monotonic().saturating_sub(started);
         self.shared.metrics.poll_duration.get_or_create(&PollLabel { result }).observe(took.as_secs_f64());
         let few = |batch: &Batch<Record>| batch.events.len() <= FEW as usize;
         self.few = !step.full && step.batch.as_ref().is_none_or(few) && self.shared.together.publisher().is_some();
@@ -394,8 +391,9 @@ impl Lane {
         } else {
             self.shared.health.kafka_failed("no broker can be reached");
         }
+        let stuck = deliveries.contains(&Delivery::Stuck);
         let (settlement, unsent) = self.account(&records, &ids, deliveries);
-        if matches!(self.sender, Sender::ExactlyOnce(_)) && !settlement.failed.is_empty() {
+        if matches!(self.sender, Sender::ExactlyOnce(_)) && (!settlement.failed.is_empty() || stuck) {
             // The rest of the batch is as good as before, and is claimed again at once.
             return (settlement, 0);
         }
@@ -457,7 +455,7 @@ impl Lane {
         let now_ms = wall().as_millisecond();
         let mut settlement = Settlement { published: Vec::with_capacity(records.len()), ..Settlement::default() };
         let mut per_topic = PerTopic::new(metrics);
-        let mut unsent = 0_u64;
+        let (mut unsent, mut stuck) = (0_u64, 0_u64);
         let (any_denied, mut written) = (self.shared.catalog.any_denied(), HashSet::new());
         for ((record, id), delivery) in records.iter().zip(ids.iter().copied()).zip(deliveries) {
             let acked = matches!(delivery, Delivery::Acked { .. });
@@ -470,10 +468,8 @@ impl Lane {
                     settlement.published.push((id, Some((partition, offset))));
                 }
                 Delivery::Refused { class, reason } => {
-                    metrics
-                        .publish_failures
-                        .get_or_create(&FailureLabels { topic: record.topic.clone(), reason: class })
-                        .inc();
+                    let labels = FailureLabels { topic: metrics.topic_label(&record.topic), reason: class };
+                    metrics.publish_failures.get_or_create(&labels).inc();
                     settlement.failed.push(Failed {
                         id,
                         key: record.key.clone(),
@@ -486,14 +482,20 @@ impl Lane {
                 Delivery::Withheld => {}
                 // The next claim holds its key.
                 Delivery::Denied => {
-                    let labels = FailureLabels { topic: record.topic.clone(), reason: "denied" };
+                    let labels = FailureLabels { topic: metrics.topic_label(&record.topic), reason: "denied" };
                     metrics.publish_failures.get_or_create(&labels).inc();
                     self.shared.catalog.deny(&record.topic, true);
                 }
+                // The next claim holds its key.
+                Delivery::Stuck => stuck += 1,
                 Delivery::Unsent => unsent += 1,
             }
         }
         per_topic.flush();
+        if stuck > 0 {
+            let shard = self.fence.shard;
+            tracing::info!(shard, events = stuck, "partitions did not take part of a batch; it waits for them");
+        }
         if !written.is_empty() {
             self.shared.catalog.written(written.into_iter());
         }
@@ -507,16 +509,10 @@ impl Lane {
     /// Waits until the shard has something to do. Cancel safe: nothing is claimed here.
     async fn wait_for_work(&mut self, stop: &CancellationToken) {
         (self.in_flight, self.publishing) = (None, None);
-        let unknown = mem::take(&mut self.unknown_topics);
-        if !unknown.is_empty() || self.awaits_topic {
-            if let Err(error) = self.shared.catalog.learn(&unknown).await {
-                self.shared.health.kafka_failed(&error.chain());
+        if !self.asked_topics.is_empty() {
+            let answered = self.shared.catalog.answered(&self.asked_topics);
+            if tokio::time::timeout(KAFKA_RETRY, answered).await.is_ok() && self.awaits_topic {
                 self.pause(KAFKA_RETRY, stop).await;
-            } else {
-                self.just_asked = unknown;
-                if self.awaits_topic {
-                    self.pause(KAFKA_RETRY, stop).await;
-                }
             }
             return;
         }
@@ -539,15 +535,19 @@ impl Lane {
         }
     }
 
-    /// A topic that was missing may have been created: its next events need not fail.
-    async fn ask_about_missing(&mut self) {
-        if self.missing_topics.is_empty() || monotonic().saturating_sub(self.missing_asked) < MISSING_RETRY {
-            return;
-        }
-        self.missing_asked = monotonic();
-        let missing = mem::take(&mut self.missing_topics);
-        if let Err(error) = self.shared.catalog.learn(&missing).await {
-            self.shared.health.kafka_failed(&error.chain());
+    /// Has the cluster asked about these topics. Who is asked about already stays so.
+    fn ask(&mut self, unknown: HashSet<String>) {
+        let now = monotonic();
+        let mut asked = mem::take(&mut self.asked_topics);
+        self.asked_topics = unknown
+            .into_iter()
+            .map(|topic| {
+                let since = asked.remove(&topic).unwrap_or(now);
+                (topic, since)
+            })
+            .collect();
+        if !self.asked_topics.is_empty() {
+            self.shared.catalog.ask(self.asked_topics.keys());
         }
     }
 

@@ -3,15 +3,21 @@
 use regex::Regex;
 
 use crate::broker::is_topic_name;
-use crate::config::{RoutingConfig, RoutingRule};
+use crate::config::{DeadLetterConfig, RoutingConfig, RoutingRule};
 use crate::error::{Code, Error, Result};
 use crate::event::OutboxEvent;
+
+/// Topics that brokers keep for themselves. Others may be of the cluster's own, too; the broker then says so.
+const INTERNAL_TOPICS: [&str; 4] =
+    ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
 
 /// The rules, compiled.
 #[derive(Debug)]
 pub struct Routing {
     rules: Vec<Rule>,
     allowed: Vec<Regex>,
+    /// Topics that `[dead_letter]` can name.
+    dead_letters: Option<Regex>,
 }
 
 #[derive(Debug)]
@@ -30,6 +36,8 @@ pub enum RoutingError {
     NoTopic,
     #[error("\"{0}\" is not a topic name; allowed are 1 to 249 of the characters A-Z a-z 0-9 . _ - except . and ..")]
     Invalid(String),
+    #[error("\"{0}\" is a topic of Kafka's own, which takes no records from clients")]
+    Internal(String),
     #[error("\"{0}\" is not in routing.allowed_topics")]
     NotAllowed(String),
 }
@@ -43,7 +51,15 @@ impl Routing {
             .iter()
             .map(|pattern| whole(&regex::escape(pattern).replace("\\*", ".*")))
             .collect::<Result<_>>()?;
-        Ok(Self { rules, allowed })
+        Ok(Self { rules, allowed, dead_letters: None })
+    }
+
+    /// Dead letters may go to the topics that this setting names, whatever else is allowed.
+    ///
+    /// Errors: as of [`Routing::new`].
+    pub fn with_dead_letters(self, settings: &DeadLetterConfig) -> Result<Self> {
+        let pattern = whole(&regex::escape(&settings.topic).replace("\\{topic\\}", "[A-Za-z0-9._-]+"))?;
+        Ok(Self { dead_letters: Some(pattern), ..self })
     }
 
     /// The topic of an event.
@@ -52,8 +68,9 @@ impl Routing {
             Some(topic) => topic.to_owned(),
             None => self.rules.iter().find_map(|rule| rule.apply(event)).ok_or(RoutingError::NoTopic)?,
         };
-        if event.dead_letter_of.is_some() && is_topic_name(&topic) {
-            // The topic of a dead letter was made by a setting, not by an application.
+        let made_by_setting = || self.dead_letters.as_ref().is_none_or(|pattern| pattern.is_match(&topic));
+        if event.dead_letter_of.is_some() && is_topic_name(&topic) && made_by_setting() {
+            // By a setting, and not by an application that passes its event off as a dead letter.
             return Ok(topic);
         }
         self.allows(&topic)?;
@@ -64,6 +81,9 @@ impl Routing {
     pub fn allows(&self, topic: &str) -> Result<(), RoutingError> {
         if !is_topic_name(topic) {
             return Err(RoutingError::Invalid(shortened(topic)));
+        }
+        if INTERNAL_TOPICS.contains(&topic) {
+            return Err(RoutingError::Internal(topic.to_owned()));
         }
         if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| pattern.is_match(topic)) {
             return Err(RoutingError::NotAllowed(topic.to_owned()));
@@ -171,6 +191,29 @@ mod tests {
         assert_eq!(routed(&rules, "", "shop.a").as_deref(), Ok("shop.a"));
         assert_eq!(routed(&rules, "", "shopXa"), Err(RoutingError::NotAllowed("shopXa".to_owned())));
         assert_eq!(routed(&rules, "", "orders2"), Err(RoutingError::NotAllowed("orders2".to_owned())));
+    }
+
+    #[test]
+    fn a_dead_letter_goes_where_the_setting_sends_it_and_nowhere_else() {
+        let settings = DeadLetterConfig { topic: "{topic}-dlq".to_owned() };
+        let rules = routing(&[], &["orders"]).with_dead_letters(&settings).unwrap();
+        let topic = |topic: &str, dead_letter_of| {
+            let mut event = event();
+            (event.topic, event.dead_letter_of) = (Some(topic), dead_letter_of);
+            rules.topic(&event)
+        };
+        assert_eq!(topic("orders-dlq", Some(1)).as_deref(), Ok("orders-dlq"));
+        assert_eq!(topic("orders", Some(1)).as_deref(), Ok("orders"), "it is allowed anyway");
+        assert_eq!(topic("payments", Some(1)), Err(RoutingError::NotAllowed("payments".to_owned())));
+        assert_eq!(topic("orders-dlq", None), Err(RoutingError::NotAllowed("orders-dlq".to_owned())));
+    }
+
+    #[test]
+    fn topics_of_kafkas_own_are_refused_before_anything_is_sent() {
+        let rules = routing(&[(None, Some("(.*)"), "$1")], &["*"]);
+        let internal = "__consumer_offsets";
+        assert_eq!(routed(&rules, "", internal), Err(RoutingError::Internal(internal.to_owned())));
+        assert!(routed(&rules, "", "__consumer_offsets2").is_ok());
     }
 
     proptest! {

@@ -91,8 +91,14 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
                 wait = poll_min;
             }
             // The lanes report the outage; this is only the look.
-            Err(error) => {
+            Err(error) if error.is_unavailable() => {
                 tracing::debug!(error = %error.chain(), "the look for work of idle lanes failed");
+                wait = poll_max;
+            }
+            // It may fail again and again, and lanes would wait for ever: they look for themselves.
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "the look for work of idle lanes failed; each lane looks for itself");
+                wakeup.wake(&idle);
                 wait = poll_max;
             }
         }

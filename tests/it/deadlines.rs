@@ -206,6 +206,31 @@ async fn a_start_waits_for_a_server_that_accepts_and_never_answers() {
     assert_eq!(wait_until_published(&database, PATIENCE).await, 1);
 }
 
+/// A migration may take as long as it needs, but only while the server works on it.
+#[tokio::test]
+async fn a_migration_ends_when_its_server_freezes() {
+    let postgres = PrivatePostgres::start().await;
+    let database = TestDatabase { url: postgres.url.clone() };
+    let client = database.connect().await;
+    // The lock that migrations take.
+    client.execute("select pg_advisory_lock($1)", &[&0x6f75_7462_6f78_i64]).await.expect("the lock");
+    let migrating = outbox_relay(&["migrate", "up"])
+        .env("DATABASE_URL", &database.url)
+        .env("OUTBOX_RELAY_DATABASE__CONNECT_TIMEOUT", "2s")
+        .start();
+    wait_until("it waits for the lock", PATIENCE, async || {
+        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+        let waiting: i64 = client.query_one(waiting, &[]).await.expect("locks").get(0);
+        if waiting > 0 { Ok(()) } else { Err("nobody".to_owned()) }
+    })
+    .await;
+    let frozen = postgres.freeze();
+    // Fails the test after a minute.
+    let ended = migrating.finish().await.expect_code(4);
+    assert!(ended.stderr.contains("stopped answering"), "{}", ended.stderr);
+    drop(frozen);
+}
+
 /// Somebody locks the row of one shard for much longer than a lease: the others are renewed past it, and so is the heartbeat.
 #[tokio::test]
 async fn a_locked_row_of_a_shard_stops_that_shard_alone() {

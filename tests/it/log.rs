@@ -1,7 +1,7 @@
 //! The log and the process: standard error that is closed, full or not read, lines that repeat, and signals.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -74,11 +74,13 @@ async fn relays(name: &str, stderr: Stdio, close: impl FnOnce(&mut Child)) {
 #[tokio::test]
 async fn a_log_that_cannot_be_written_stops_nothing() {
     let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-    // Not the whole of the buffer of a pipe is read, and the rest by nobody.
+    // A pipe that is full before the first line, and that nobody reads.
+    let (_unread, mut stalled) = std::io::pipe().expect("a pipe");
+    stalled.write_all(&[b'\n'; 65_536]).expect("as much as a pipe takes");
     tokio::join!(
         relays("log-full", Stdio::from(full), |_| ()),
         relays("log-closed", Stdio::piped(), |child| drop(child.stderr.take())),
-        relays("log-stalled", Stdio::piped(), |_| ()),
+        relays("log-stalled", Stdio::from(stalled), |_| ()),
     );
 }
 

@@ -122,7 +122,7 @@ async fn the_printed_sql_makes_the_same_schema() {
             .await
             .unwrap();
         let lines: Vec<String> = rows.iter().map(|row| row.get::<_, String>(0)).collect();
-        schemas.push(lines.into_iter().filter(|line| !line.contains("refinery")).collect::<Vec<_>>());
+        schemas.push(lines.into_iter().filter(|line| !line.contains("schema_history")).collect::<Vec<_>>());
     }
     assert!(schemas[0].len() > 30);
     assert_eq!(schemas[0], schemas[1]);

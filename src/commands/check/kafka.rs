@@ -268,7 +268,14 @@ mod tests {
     }
 
     fn safe() -> TopicFacts {
-        TopicFacts { partitions: 6, replication: 3, max_message_bytes: Some(1_048_588), min_insync_replicas: Some(2) }
+        TopicFacts {
+            partitions: 6,
+            replication: 3,
+            max_message_bytes: Some(1_048_588),
+            min_insync_replicas: Some(2),
+            timestamps: crate::broker::admin::Timestamps::default(),
+            places: Vec::new(),
+        }
     }
 
     #[test]

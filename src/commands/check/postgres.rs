@@ -6,19 +6,25 @@ mod judge_server;
 use std::time::Duration;
 
 use super::finding::{Finding, Part};
+use crate::app::preflight::{obstacles, purposes};
 use crate::clock;
 use crate::commands::{Result, admin_pool};
 use crate::config::Config;
 use crate::db::{Database, DbError, Role};
 use crate::error::Error;
-use crate::migrations;
+use crate::migrations::{self, State};
+use crate::outbox::grants::wanted;
 use crate::outbox::home;
 use crate::outbox::inspect;
-use crate::outbox::inspect::server::{Inspector, is_refused_by_pooler};
+use crate::outbox::inspect::server::{Inspector, Wanted, is_refused_by_pooler};
+use crate::outbox::preflight::trial;
 use crate::projection::{Projection, prepare_all};
 
 /// Transactions older than this are reported. The relay's own last milliseconds.
 const LONG_TRANSACTION: Duration = Duration::from_secs(60);
+
+/// Which migrations are applied.
+const HISTORY: Wanted = Wanted { object: "outbox_schema_history", privilege: "select", column: None };
 
 /// Topics that rows of the outbox name.
 #[derive(Debug, Default)]
@@ -32,7 +38,7 @@ pub(super) struct OutboxTopics {
 /// Adds what there is to say of PostgreSQL and the schema. Returns the topics of the outbox, none if it cannot be read.
 /// Errors: settings that make no connection possible.
 pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Result<OutboxTopics> {
-    let database = Database::new(&settings.database)?;
+    let database = Database::of(settings)?;
     let inspector = match Inspector::connect(&database).await {
         Ok(inspector) => inspector,
         Err(error) if is_refused_by_pooler(&error) => {
@@ -83,14 +89,17 @@ async fn server(
 }
 
 async fn schema(settings: &Config, database: &Database, inspector: &Inspector, findings: &mut Vec<Finding>) {
-    let history = inspector.grants(&[("refinery_schema_history", "select")]).await;
+    let history = inspector.grants(&[HISTORY]).await;
     let Some(history) = known(Part::Schema, "schema.migrations", history, findings) else { return };
     let readable = history.iter().all(|grant| grant.granted != Some(false));
     match migrations::status(database).await {
         _ if !readable => findings.push(judge_schema::history_hidden()),
         Ok(migrations) => {
+            if let Some(trouble) = migrations::trouble(&migrations) {
+                findings.push(Finding::failed(Part::Schema, "schema.migrations", &trouble));
+            }
             let missing: Vec<i32> =
-                migrations.iter().filter(|known| known.applied_on.is_none()).map(|known| known.version).collect();
+                migrations.iter().filter(|known| known.state == State::Pending).map(|known| known.version).collect();
             judge_schema::migrations(migrations.len(), &missing, findings);
             if missing.len() == migrations.len() {
                 // Nothing is there: every other question would only say so again.
@@ -99,7 +108,7 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
         }
         Err(error) => findings.push(Finding::failed(Part::Schema, "schema.migrations", &error)),
     }
-    let grants = inspector.grants(&judge_schema::grants_needed(settings)).await;
+    let grants = inspector.grants(&wanted(&purposes(settings))).await;
     if let Some(grants) = known(Part::Schema, "schema.grants", grants, findings) {
         judge_schema::grants(&grants, findings);
     }
@@ -107,10 +116,7 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
     if let Some(indexes) = known(Part::Schema, "schema.claim_index", indexes, findings) {
         judge_schema::claim_index(&indexes, findings);
     }
-    let identity = inspector.identity().await;
-    if let Some(identity) = known(Part::Schema, "schema.identity", identity, findings) {
-        judge_schema::identity(identity.as_ref(), findings);
-    }
+    others(settings, database, findings).await;
     if settings.relay.enabled {
         let standing = home::look(&database.pool(Role::Admin, 1)).await;
         if let Some(standing) = known(Part::Schema, "schema.home", standing, findings) {
@@ -122,6 +128,24 @@ async fn schema(settings: &Config, database: &Database, inspector: &Inspector, f
         }
     }
     projections(settings, database, findings).await;
+}
+
+/// What others have put on the database and on our tables, and whether our own statements pass.
+async fn others(settings: &Config, database: &Database, findings: &mut Vec<Finding>) {
+    const OTHERS: &str = "schema.others";
+    const TRIAL: &str = "schema.trial";
+    let obstacles = obstacles(settings, database).await;
+    if let Some(obstacles) = known(Part::Schema, OTHERS, obstacles, findings) {
+        judge_schema::obstacles(obstacles, "nothing of others is in the way of the tables", OTHERS, findings);
+    }
+    let mut tried = Vec::new();
+    if settings.relay.enabled {
+        tried.extend(known(Part::Schema, TRIAL, trial::relay(database).await, findings).unwrap_or_default());
+    }
+    if settings.consumer.enabled {
+        tried.extend(known(Part::Schema, TRIAL, trial::consumer(database).await, findings).unwrap_or_default());
+    }
+    judge_schema::obstacles(tried, "what the relay writes was tried, and rolled back", TRIAL, findings);
 }
 
 /// Whether PostgreSQL takes the SQL of the projections.

@@ -78,6 +78,8 @@ pub(super) struct Whole<'a> {
 struct HoldJson<'a> {
     first_id: i64,
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
     since: String,
     release_at: Option<String>,
 }
@@ -87,6 +89,7 @@ impl<'a> Whole<'a> {
         let hold = |hold: &'a Hold| HoldJson {
             first_id: hold.first_id,
             reason: &hold.reason,
+            detail: hold.detail.as_deref(),
             since: hold.since.to_string(),
             release_at: hold.release_at.map(|at| at.to_string()),
         };
@@ -194,6 +197,10 @@ fn block(event: &Details) -> String {
 
 fn hold_text(hold: &Hold, id: i64) -> String {
     let cause = match (hold.reason.as_str(), hold.first_id == id) {
+        ("partition", _) => format!("because {}", hold.detail.as_deref().unwrap_or("its partition takes no records")),
+        ("no-topic", _) => "because the topic does not exist".to_owned(),
+        ("denied", _) => "because Kafka does not let the relay write to the topic".to_owned(),
+        ("paused", _) => "because the topic is paused".to_owned(),
         ("delayed", true) => "until this event is due".to_owned(),
         ("delayed", false) => format!("until event {} is due", hold.first_id),
         (_, true) => "because this event failed".to_owned(),
@@ -277,6 +284,7 @@ mod tests {
             hold: Some(Hold {
                 first_id: 11,
                 reason: "failed".to_owned(),
+                detail: None,
                 since: "2026-05-01T12:00:00Z".parse::<jiff::Timestamp>().unwrap().into(),
                 release_at: None,
             }),

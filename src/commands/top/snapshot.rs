@@ -112,7 +112,7 @@ impl Watch {
     pub(super) fn new(settings: &Config, pool: Pool) -> Result<Self> {
         let reader = Reader {
             pool,
-            database: Database::new(&settings.database)?.describe(),
+            database: Database::of(settings)?.describe(),
             deployment: settings.run.deployment.clone(),
             delivery: settings.relay.delivery.as_str(),
             lease: settings.relay.lease,

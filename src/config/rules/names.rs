@@ -23,6 +23,32 @@ pub(super) fn legal_topic(text: &str) -> Result<(), String> {
     }
 }
 
+/// Longest name in PostgreSQL, which cuts longer ones short without an error.
+const SCHEMA_BYTES: usize = 63;
+
+/// A name that a schema can have, or why not, and what to do. Every other text is a name once it is quoted.
+pub(super) fn legal_schema(text: &str) -> Result<(), (&'static str, &'static str)> {
+    if text.len() > SCHEMA_BYTES {
+        return Err(("PostgreSQL cuts names after 63 bytes", "choose a shorter name"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(("the name has a control character", "choose another name"));
+    }
+    if text.starts_with('"') && text.ends_with('"') {
+        return Err((
+            "the name is in double quotes",
+            "write it without quotes, in upper and lower case as in PostgreSQL",
+        ));
+    }
+    if text.starts_with("pg_") || text == "information_schema" {
+        return Err(("this name belongs to PostgreSQL itself", "choose a name that does not begin with `pg_`"));
+    }
+    if text == "$user" {
+        return Err(("in a search_path this stands for the name of the role", "write the name of the schema"));
+    }
+    Ok(())
+}
+
 pub(super) fn is_name_char(c: char) -> bool {
     u8::try_from(c).is_ok_and(is_name_byte)
 }

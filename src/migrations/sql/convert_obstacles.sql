@@ -49,7 +49,9 @@ select format('the constraint %I of outbox_events (%s) cannot be one of a partit
     else format('alter table outbox_events drop constraint %I', c.conname) end
 from pg_constraint c join outbox o on o.oid = c.conrelid
 where c.contype in ('f', 'u', 'x')
-  or (c.contype = 'c' and (c.connoinherit or (not c.convalidated and c.conname <> 'outbox_events_bound')))
+  or (c.contype = 'c' and (c.connoinherit or (not c.convalidated and c.conname not in (
+    -- Ours, which the conversion validates.
+    'outbox_events_bound', 'outbox_events_id_range', 'outbox_events_dead_letter_of_id', 'outbox_events_dead_letter_to_failed'))))
 union all
 select format('the index %s of outbox_events %s', i.indexrelid::regclass,
     case when i.indisvalid then 'is unique, and does not have the id among its columns' else 'is not valid' end),

@@ -1,7 +1,6 @@
--- Sets the number of shards of an empty outbox; {shards} is a whole number. Several statements, run as one transaction:
+-- Sets the number of shards of an empty outbox; {shards} is a whole number. Several statements, for one transaction:
 -- the lock keeps writers out, and the check under it fails the transaction if one was faster. Kafka may have markers of a shard that is
 -- taken away, so what it was at is kept for its return.
-begin;
 lock table outbox_events in access exclusive mode;
 do $$ begin
   if exists (select 1 from outbox_events) or exists (select 1 from outbox_installation where resharding_to is not null) then
@@ -19,4 +18,3 @@ from generate_series(0, outbox_shard_count() - 1) as s (shard)
 left join outbox_retired_shards r on r.shard = s.shard
 on conflict do nothing;
 delete from outbox_retired_shards where shard < outbox_shard_count();
-commit;

@@ -178,8 +178,10 @@ pub struct Details {
 pub struct Hold {
     /// The event that holds the key: the first one that failed or is delayed.
     pub first_id: i64,
-    /// `failed`, `retry`, `delayed`, `paused`, `no-topic` or `denied`.
+    /// `failed`, `retry`, `delayed`, `paused`, `no-topic`, `denied` or `partition`.
     pub reason: String,
+    /// What is wrong, in words, where it is known.
+    pub detail: Option<String>,
     pub since: StoredTime,
     /// `None`: until somebody releases it.
     pub release_at: Option<StoredTime>,
@@ -263,6 +265,7 @@ fn details(row: &Row) -> Result<Details, DbError> {
         Some(first_id) => Some(Hold {
             first_id,
             reason: row.try_get("held_reason")?,
+            detail: row.try_get("held_detail")?,
             since: row.try_get("held_at")?,
             release_at: row.try_get("release_at")?,
         }),

@@ -1,5 +1,6 @@
 //! What the database server says of itself, for `check`. Facts only: what they mean is decided there.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
@@ -10,7 +11,6 @@ const SERVER: &str = include_str!("../sql/check_server.sql");
 const BACKEND_PID: &str = include_str!("../sql/check_backend_pid.sql");
 const GRANTS: &str = include_str!("../sql/check_grants.sql");
 const CLAIM_INDEX: &str = include_str!("../sql/check_claim_index.sql");
-const IDENTITY: &str = include_str!("../sql/check_identity.sql");
 const PARTITIONS: &str = include_str!("../sql/check_partitions.sql");
 const TRANSACTIONS: &str = include_str!("../sql/check_transactions.sql");
 
@@ -44,22 +44,23 @@ pub struct ServerFacts {
     pub session_age: Option<f64>,
 }
 
-/// A privilege of the current role on a relation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    pub relation: String,
-    pub privilege: String,
-    /// `None` when the relation does not exist.
-    pub granted: Option<bool>,
+/// A privilege to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// A relation, a function with its argument types, or an empty text for the schema or the database.
+    pub object: &'static str,
+    /// As in GRANT.
+    pub privilege: &'static str,
+    /// `None`: all columns.
+    pub column: Option<&'static str>,
 }
 
-/// How the ids of the outbox are drawn.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdentityFacts {
-    /// Whether `generated always as identity`.
-    pub always: bool,
-    /// `None`: the ids come from no sequence.
-    pub cache: Option<i64>,
+/// Whether the current role has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    pub wanted: Wanted,
+    /// `None` when the object does not exist.
+    pub granted: Option<bool>,
 }
 
 /// What looking after partitions needs.
@@ -93,6 +94,28 @@ pub struct OpenTransaction {
 /// with a protocol violation, unless it is told to ignore them.
 pub fn is_refused_by_pooler(error: &DbError) -> bool {
     error.sqlstate() == Some(&SqlState::PROTOCOL_VIOLATION)
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.column {
+            Some(column) => write!(f, "{} ({column}) on {}", self.privilege, self.object),
+            None => write!(f, "{} on {}", self.privilege, self.object),
+        }
+    }
+}
+
+/// Whether the current role has these privileges, in their order.
+pub(in crate::outbox) async fn ask(client: &Client, wanted: &[Wanted]) -> Result<Vec<Grant>, DbError> {
+    let objects: Vec<&str> = wanted.iter().map(|wanted| wanted.object).collect();
+    let privileges: Vec<&str> = wanted.iter().map(|wanted| wanted.privilege).collect();
+    let columns: Vec<Option<&str>> = wanted.iter().map(|wanted| wanted.column).collect();
+    let rows = client.query(GRANTS, &[&objects, &privileges, &columns]).await?;
+    wanted
+        .iter()
+        .zip(&rows)
+        .map(|(wanted, row)| Ok(Grant { wanted: *wanted, granted: row.try_get("granted")? }))
+        .collect()
 }
 
 /// A session for questions to the server.
@@ -130,32 +153,15 @@ impl Inspector {
         })
     }
 
-    /// Whether each relation may be used in each way, as in `("outbox_events", "select")`.
-    pub async fn grants(&self, wanted: &[(&str, &str)]) -> Result<Vec<Grant>, DbError> {
-        let (relations, privileges): (Vec<&str>, Vec<&str>) = wanted.iter().copied().unzip();
-        let rows = self.client.query(GRANTS, &[&relations, &privileges]).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Grant {
-                    relation: row.try_get("relation")?,
-                    privilege: row.try_get("privilege")?,
-                    granted: row.try_get("granted")?,
-                })
-            })
-            .collect()
+    /// Whether the current role has these privileges.
+    pub async fn grants(&self, wanted: &[Wanted]) -> Result<Vec<Grant>, DbError> {
+        ask(&self.client, wanted).await
     }
 
     /// Indexes that can serve the claim, by name, and whether each is usable.
     pub async fn claim_indexes(&self) -> Result<Vec<(String, bool)>, DbError> {
         let rows = self.client.query(CLAIM_INDEX, &[]).await?;
         rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("usable")?))).collect()
-    }
-
-    /// `None` when there is no `outbox_events`.
-    pub async fn identity(&self) -> Result<Option<IdentityFacts>, DbError> {
-        let Some(row) = self.client.query_opt(IDENTITY, &[]).await? else { return Ok(None) };
-        let kind: String = row.try_get("kind")?;
-        Ok(Some(IdentityFacts { always: kind == "a", cache: row.try_get("cache")? }))
     }
 
     /// `None` when there is no `outbox_events`.

@@ -16,7 +16,7 @@ select
       ) lowest
     ) counted
     left join lateral (
-      select round(counted.rows::numeric * (e.id - counted.last_id) / (counted.last_id - counted.first_id + 1)) as rows
+      select round(counted.rows::numeric * (e.id::numeric - counted.last_id) / (counted.last_id::numeric - counted.first_id + 1)) as rows
       from outbox_events e
       where counted.rows >= $1 and (e.shard, e.id) <= (s.shard, 9223372036854775807) and e.shard >= s.shard and e.status = 'PENDING'
       order by e.shard desc, e.id desc limit 1

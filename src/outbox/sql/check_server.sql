@@ -1,4 +1,5 @@
--- What the server and this session say of themselves. Changes nothing.
+-- What the server and this session say of themselves. Changes nothing. `reset_val` is what the database, the role and the start of the
+-- connection make of a setting, before the session changed it.
 select current_setting('server_version_num')::int as version_num,
   current_setting('server_version') as version,
   current_user::text as username,
@@ -8,8 +9,8 @@ select current_setting('server_version_num')::int as version_num,
   current_setting('default_transaction_read_only')::boolean as is_read_only,
   current_setting('fsync')::boolean as fsync,
   current_setting('full_page_writes')::boolean as full_page_writes,
-  current_setting('synchronous_commit') as synchronous_commit,
-  current_setting('timezone') as session_timezone,
+  (select reset_val from pg_settings where name = 'synchronous_commit') as synchronous_commit,
+  (select reset_val from pg_settings where name = 'TimeZone') as session_timezone,
   current_setting('max_connections')::int
     - current_setting('superuser_reserved_connections')::int
     - coalesce(current_setting('reserved_connections', true)::int, 0) as connections_allowed,

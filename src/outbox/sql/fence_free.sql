@@ -3,7 +3,8 @@
 -- Returns, for each shard that is locked now, what fence.sql returns.
 -- No join with the arrays, for the reason given in renew_leases.sql.
 select shard, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
-    + coalesce((extract(epoch from pg_stat_get_bgwriter_stat_reset_time()) * 1000000)::bigint, 0) as server,
+    + coalesce((extract(epoch from pg_stat_get_bgwriter_stat_reset_time()) * 1000000)::bigint, 0)
+    # (coalesce(pg_relation_filenode('outbox_events_id_seq'), 0)::bigint << 20) as server,
   low_id, done_id, ahead_ids, batch_seq, cardinality(batch_ids) as batch_rows,
   exists (select 1 from outbox_again a where a.shard = s.shard) as any_again,
   exists (select 1 from outbox_outcomes) as any_outcomes,

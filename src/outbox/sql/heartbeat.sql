@@ -16,7 +16,8 @@ mine as (
   select exists (select 1 from held where pid = pg_backend_pid() and key = outbox_session_key($1)) as locked
 ),
 beat as (
-  insert into outbox_instances (instance, name, version, session_lock) values ($1, $2, $3, (select locked from mine))
+  -- The protocol is the one that migration V12 asks for: what is older cannot say that it lives.
+  insert into outbox_instances (instance, name, version, session_lock, protocol) values ($1, $2, $3, (select locked from mine), 2)
   on conflict (instance) do update set heartbeat_at = clock_timestamp(), session_lock = excluded.session_lock
 ),
 others as (

@@ -12,7 +12,7 @@ again as (
   on conflict do nothing
 ),
 lowered as (
-  update outbox_shards s set low_id = greatest(least(s.low_id, r.lowest), s.done_id + 1)
+  update outbox_shards s set low_id = greatest(least(s.low_id, r.lowest), least(s.done_id, 9223372036854775806) + 1)
   from (select shard, min(id) as lowest from reopened group by shard) r
   where s.shard = r.shard
 )

@@ -6,7 +6,7 @@ select
     select 1 from outbox_shards s
     cross join lateral (
       select 1 from outbox_events e
-      where e.shard = s.shard and e.status = 'PENDING' and e.id between greatest($1, s.done_id + 1) and $2
+      where e.shard = s.shard and e.status = 'PENDING' and e.id between greatest($1, least(s.done_id, 9223372036854775806) + 1) and $2
         and e.id not in (select id from outbox_outcomes where status = 'PUBLISHED')
       limit 1
     ) waiting)

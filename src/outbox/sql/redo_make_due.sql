@@ -11,13 +11,13 @@ wanted as (
   order by shard, coalesce('key ' || md5(key), id::text), id
 ),
 by_key as (
-  update outbox_held_keys h set reason = 'retry', release_at = now(), released_to = null, topic = null
+  update outbox_held_keys h set reason = 'retry', release_at = now(), released_to = null, topic = null, detail = null
   from wanted w
   where w.key is not null and h.shard = w.shard and md5(h.partition_key) = md5(w.key)
   returning w.id
 ),
 by_id as (
-  update outbox_held_keys h set reason = 'retry', release_at = now(), released_to = null, topic = null
+  update outbox_held_keys h set reason = 'retry', release_at = now(), released_to = null, topic = null, detail = null
   from wanted w
   where w.key is null and h.first_id = w.id
   returning w.id

@@ -48,6 +48,6 @@ finished as (
   where h.first_id = d.first_id
     and not exists (select 1 from waiting w where w.first_id = d.first_id and w.place > w.share)
 )
-update outbox_shards s set low_id = greatest(least(s.low_id, (select min(id) from released)), s.done_id + 1)
+update outbox_shards s set low_id = greatest(least(s.low_id, (select min(id) from released)), least(s.done_id, 9223372036854775806) + 1)
 where s.shard = $1
 returning s.low_id, (select count(*) from released) as released

@@ -4,7 +4,7 @@ with retired as (
   delete from outbox_shards where shard >= outbox_shard_count() returning shard, epoch, batch_seq, marked
 ),
 last as (
-  select case when is_called then last_value else 0 end as id from outbox_events_id_seq
+  select case when is_called then last_value else last_value - 1 end as id from outbox_events_id_seq
 ),
 noted as (
   insert into outbox_progress (shard, done_id) select r.shard, l.id from retired r, last l on conflict do nothing

@@ -14,7 +14,7 @@ select e.id, e.event_id, e.status, outbox_shown(e.topic) as topic, outbox_shown(
   e.payload is not null and coalesce(octet_length(printed.payload) > $3, true)
     or coalesce(octet_length(e.payload_raw) > $3, false) as payload_omitted,
   e.headers is not null and coalesce(octet_length(printed.headers) > $3, true) as headers_omitted,
-  h.first_id as held_by, h.reason as held_reason, h.held_at, h.release_at
+  h.first_id as held_by, h.reason as held_reason, h.detail as held_detail, h.held_at, h.release_at
 from outbox_current e
 -- Not more than the limit allows is printed at all, and only once.
 cross join lateral (select outbox_json_text(e.payload, $3) as payload, outbox_json_text(e.headers, $3) as headers offset 0) printed

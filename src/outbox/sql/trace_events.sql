@@ -22,7 +22,7 @@ steps as (
   where failed_at is not null and status in ('FAILED', 'DISCARDED')
   union all
   select h.held_at, c.event_id, 'held', c.id, coalesce(h.topic, c.topic), null, null,
-    'its key waits (' || h.reason || ') for row ' || h.first_id
+    'its key waits (' || h.reason || coalesce(': ' || h.detail, '') || ') for row ' || h.first_id
       || coalesce(', until ' || to_char(h.release_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), '')
   from copies c
   join outbox_held_keys h on h.shard = c.shard

@@ -10,6 +10,7 @@ pub(super) struct PerTopic<'a> {
 
 struct TopicCounters {
     topic: String,
+    label: String,
     claimed: u64,
     published: u64,
     latency: Histogram,
@@ -24,9 +25,10 @@ impl<'a> PerTopic<'a> {
     pub(super) fn count(&mut self, topic: &str, latency_seconds: Option<f64>) {
         if self.current.as_ref().is_none_or(|current| current.topic != topic) {
             self.flush();
-            let label = TopicLabel { topic: topic.to_owned() };
+            let label = TopicLabel { topic: self.metrics.topic_label(topic) };
             let latency = self.metrics.delivery_latency.get_or_create(&label).clone();
-            self.current = Some(TopicCounters { topic: label.topic, claimed: 0, published: 0, latency });
+            let (topic, label) = (topic.to_owned(), label.topic);
+            self.current = Some(TopicCounters { topic, label, claimed: 0, published: 0, latency });
         }
         if let Some(current) = &mut self.current {
             current.claimed += 1;
@@ -38,8 +40,8 @@ impl<'a> PerTopic<'a> {
     }
 
     pub(super) fn flush(&mut self) {
-        if let Some(TopicCounters { topic, claimed, published, .. }) = self.current.take() {
-            let label = TopicLabel { topic };
+        if let Some(TopicCounters { label, claimed, published, .. }) = self.current.take() {
+            let label = TopicLabel { topic: label };
             self.metrics.claimed_events.get_or_create(&label).inc_by(claimed);
             self.metrics.published_events.get_or_create(&label).inc_by(published);
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Ended, Hand, Lane, Sender};
-use crate::broker::transaction::{Marker, Outcome, TransactionSettings, TransactionalPublisher};
+use crate::broker::transaction::{Marker, Outcome, Refused, TransactionSettings, TransactionalPublisher};
 use crate::broker::{Delivery, Record};
 use crate::clock::monotonic;
 use crate::db::DbError;
@@ -205,8 +205,10 @@ impl Lane {
                 Outcome::Committed(_) => {
                     return Err(Obstacle::Kafka("the connection to Kafka is not steady".to_owned()));
                 }
-                Outcome::Unknown(reason) | Outcome::Refused { reason, .. } => return Err(Obstacle::Kafka(reason)),
-                Outcome::Denied(_) => return Err(Obstacle::Kafka("the marker was denied".to_owned())),
+                Outcome::Unknown(reason) => return Err(Obstacle::Kafka(reason)),
+                Outcome::Refused(_) | Outcome::Denied(_) | Outcome::Stuck(_) => {
+                    return Err(Obstacle::Kafka("the marker was not taken".to_owned()));
+                }
             }
         }
         if write_marker || transactions.marked.is_none() {
@@ -235,8 +237,9 @@ impl Lane {
         transactions.estranged |= matches!(ended.outcome, Outcome::Unknown(_));
         let outcome = match &ended.outcome {
             Outcome::Committed(_) => "committed",
-            Outcome::Refused { .. } => "refused",
+            Outcome::Refused(_) => "refused",
             Outcome::Denied(_) => "denied",
+            Outcome::Stuck(_) => "unavailable",
             Outcome::Unknown(_) => "unknown",
         };
         self.shared.metrics.transactions.get_or_create(&TransactionLabel { outcome }).inc();
@@ -245,22 +248,28 @@ impl Lane {
                 transactions.marked = Some(monotonic());
                 places.into_iter().map(|(partition, offset)| Delivery::Acked { partition, offset }).collect()
             }
-            Outcome::Refused { index, class, reason } => {
+            Outcome::Refused(refused) => {
                 let mut deliveries = vec![Delivery::Unsent; ids.len()];
-                deliveries[index] = Delivery::Refused { class, reason };
-                deliveries
-            }
-            Outcome::Denied(indexes) => {
-                let mut deliveries = vec![Delivery::Unsent; ids.len()];
-                for index in indexes {
-                    deliveries[index] = Delivery::Denied;
+                for Refused { index, class, reason } in refused {
+                    deliveries[index] = Delivery::Refused { class, reason };
                 }
                 deliveries
             }
+            Outcome::Denied(indexes) => some(ids.len(), &indexes, &Delivery::Denied),
+            Outcome::Stuck(indexes) => some(ids.len(), &indexes, &Delivery::Stuck),
             Outcome::Unknown(reason) => {
                 tracing::warn!(shard = self.fence.shard, reason, "a transaction did not end in order");
                 vec![Delivery::Unsent; ids.len()]
             }
         }
     }
+}
+
+/// What became of some of a batch; the rest was not sent.
+fn some(count: usize, indexes: &[usize], delivery: &Delivery) -> Vec<Delivery> {
+    let mut deliveries = vec![Delivery::Unsent; count];
+    for index in indexes {
+        deliveries[*index] = delivery.clone();
+    }
+    deliveries
 }

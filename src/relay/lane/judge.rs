@@ -1,19 +1,26 @@
 //! What a lane decides about a claimed event with what is known without asking anybody.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::Record;
-use crate::broker::topics::{DENIED_RETRY, Topic};
+use crate::broker::admin::Timestamps;
+use crate::broker::partitions::Down;
+use crate::broker::topics::{DENIED_RETRY, Limits, Topic};
+use crate::clock::wall;
 use crate::event::OutboxEvent;
 use crate::metrics::FailureLabels;
 use crate::outbox::{TopicWait, Verdict};
 use crate::relay::Lanes;
 use crate::relay::pauses::Paused;
 
-/// How long the keys of a topic that does not exist wait before it is looked for again.
+/// What is added to the wait for a topic that does not exist, so that it is looked for again once events may fail.
 const MISSING_TOPIC_WAIT: Duration = Duration::from_secs(2);
+/// How long the other keys of a partition in trouble wait, unless it takes records before.
+const PARTITION_WAIT: Duration = Duration::from_mins(1);
+/// Our clock is not the broker's: what is past a limit by less is for the broker to decide.
+const CLOCKS_MS: i64 = 60_000;
 
 /// How long the other keys of a topic wait that Kafka does not let us write to, unless one of them gets through before.
 const DENIED_WAIT: Duration = Duration::from_mins(5);
@@ -24,12 +31,12 @@ pub(in crate::relay) struct Judge {
     paused: Arc<Paused>,
     /// The events have been claimed before, and go out again whole or not at all.
     again: bool,
-    /// The last walk stopped because of these, and the cluster was asked.
-    just_asked: HashSet<String>,
-    /// Nobody has asked the cluster about these.
+    /// The last walk left these aside, and the cluster was asked then.
+    asked: HashMap<String, Duration>,
+    /// The cluster has to be asked about these.
     pub(super) unknown: HashSet<String>,
-    /// These do not exist; their events wait or fail.
-    pub(super) missing: HashSet<String>,
+    /// Partitions that take no records; their events wait.
+    down: HashSet<(String, i32)>,
     /// Kafka does not let us write to these; their events wait.
     denied: HashSet<String>,
     /// The walk stopped before an event whose topic does not exist yet.
@@ -37,10 +44,10 @@ pub(in crate::relay) struct Judge {
 }
 
 impl Judge {
-    pub(super) fn new(shared: Arc<Lanes>, again: bool, just_asked: HashSet<String>) -> Self {
+    pub(super) fn new(shared: Arc<Lanes>, again: bool, asked: HashMap<String, Duration>) -> Self {
         let paused = shared.paused.now();
-        let (unknown, missing, denied) = (HashSet::new(), HashSet::new(), HashSet::new());
-        Self { shared, paused, again, just_asked, unknown, missing, denied, awaited: false }
+        let (unknown, down, denied) = (HashSet::new(), HashSet::new(), HashSet::new());
+        Self { shared, paused, again, asked, unknown, down, denied, awaited: false }
     }
 
     pub(in crate::relay) fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
@@ -57,11 +64,9 @@ impl Judge {
         if !self.again && self.paused.topic(&record.topic) {
             return Verdict::Wait(TopicWait::Paused(record.topic));
         }
-        match self.shared.catalog.look_up(&record.topic, self.just_asked.contains(&record.topic)) {
-            Topic::Unknown => {
-                self.unknown.insert(record.topic);
-                Verdict::Stop
-            }
+        let asked_at = self.asked.get(&record.topic).copied();
+        match self.shared.catalog.look_up(&record.topic, asked_at) {
+            Topic::Unknown => self.later(record.topic),
             // Whole or not at all: perhaps it can be written to by now.
             Topic::Denied if self.again => Verdict::Publish(record),
             Topic::Denied => {
@@ -69,42 +74,104 @@ impl Judge {
                 let first = self.denied.insert(record.topic.clone());
                 Verdict::Wait(TopicWait::Denied(record.topic, if first { DENIED_RETRY } else { DENIED_WAIT }))
             }
-            Topic::Awaited if self.again => {
-                self.unknown.insert(record.topic);
+            Topic::Awaited(_) if self.again => {
                 self.awaited = true;
-                Verdict::Stop
+                self.later(record.topic)
             }
-            Topic::Awaited => {
-                self.missing.insert(record.topic.clone());
-                Verdict::Wait(TopicWait::Missing(record.topic, MISSING_TOPIC_WAIT))
-            }
+            // Released when the topic is there.
+            Topic::Awaited(left) => Verdict::Wait(TopicWait::Missing(record.topic, left + MISSING_TOPIC_WAIT)),
             Topic::Missing => {
                 let reason = format!("the topic {} does not exist; create it, then retry the event", record.topic);
-                self.missing.insert(record.topic.clone());
                 self.refuse("unknown-topic", record.topic, reason)
             }
-            Topic::Exists { max_message_bytes } => {
-                let size = record.size() as u64;
-                match max_message_bytes {
-                    Some(limit) if size > limit => {
-                        let reason = format!(
-                            "the record takes {size} bytes and the topic {} allows max.message.bytes = {limit}",
-                            record.topic
-                        );
-                        self.refuse("too-large", record.topic, reason)
-                    }
-                    _ => Verdict::Publish(record),
-                }
-            }
+            Topic::Exists(limits) => match beyond(&record, &limits) {
+                // Limits may have been changed since.
+                Some(_) if !limits.is_fresh(asked_at) => self.later(record.topic),
+                Some((class, reason)) => self.refuse(class, record.topic, reason),
+                None => self.place(record),
+            },
         }
     }
 
+    /// The topic takes the record; does its partition?
+    fn place(&mut self, record: Record) -> Verdict<Record> {
+        // What is in flight goes out whole or not at all.
+        if self.again {
+            return Verdict::Publish(record);
+        }
+        let Some(down) = self.shared.catalog.partitions().down(&record.topic, record.key.as_deref()) else {
+            return Verdict::Publish(record);
+        };
+        let detail = down.to_string();
+        let Down { topic, partition, .. } = down;
+        let first = self.down.insert((topic.clone(), partition));
+        let retry = if first { DENIED_RETRY } else { PARTITION_WAIT };
+        Verdict::Wait(TopicWait::Partition { topic, detail, retry })
+    }
+
+    /// The cluster is asked first; what comes behind it in other keys goes on, unless this goes out whole or not at all.
+    fn later(&mut self, topic: String) -> Verdict<Record> {
+        self.unknown.insert(topic);
+        if self.again { Verdict::Stop } else { Verdict::Later }
+    }
+
     fn refuse(&self, class: &'static str, topic: String, reason: String) -> Verdict<Record> {
-        self.count(topic.clone(), class);
+        self.count(self.shared.metrics.topic_label(&topic), class);
         Verdict::Refuse { class, topic: Some(topic), reason }
     }
 
     fn count(&self, topic: String, class: &'static str) {
         self.shared.metrics.publish_failures.get_or_create(&FailureLabels { topic, reason: class }).inc();
+    }
+}
+
+/// Why the topic would not take a record: class and reason.
+fn beyond(record: &Record, limits: &Limits) -> Option<(&'static str, String)> {
+    let (size, topic) = (record.size() as u64, &record.topic);
+    if let Some(limit) = limits.max_message_bytes.filter(|limit| size > *limit) {
+        let reason = format!("the record takes {size} bytes and the topic {topic} allows max.message.bytes = {limit}");
+        return Some(("too-large", reason));
+    }
+    let times = limits.timestamps;
+    if times == Timestamps::default() {
+        return None;
+    }
+    let ahead = record.timestamp_ms.saturating_sub(wall().as_millisecond());
+    let past = |difference: i64, limit: Option<i64>| limit.filter(|limit| difference > limit.saturating_add(CLOCKS_MS));
+    let (name, limit) = match (past(ahead, times.after_max), past(-ahead, times.before_max)) {
+        (Some(limit), _) => ("message.timestamp.after.max.ms", limit),
+        (None, Some(limit)) => ("message.timestamp.before.max.ms", limit),
+        (None, None) => return None,
+    };
+    let seconds = ahead.abs() / 1_000;
+    let side = if ahead > 0 { "ahead of" } else { "behind" };
+    let reason = format!("created_at is {seconds} s {side} the present, and the topic {topic} allows {name} = {limit}");
+    Some(("invalid-timestamp", reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Headers;
+
+    fn record(ahead_ms: i64) -> Record {
+        let timestamp_ms = wall().as_millisecond() + ahead_ms;
+        Record { topic: "t".to_owned(), key: None, value: None, headers: Headers::default(), timestamp_ms }
+    }
+
+    #[test]
+    fn a_record_that_a_topic_would_refuse_for_its_time_is_known_beforehand() {
+        const HOUR: i64 = 3_600_000;
+        let limits = Limits {
+            timestamps: Timestamps { before_max: Some(24 * HOUR), after_max: Some(HOUR) },
+            ..Limits::default()
+        };
+        let class = |ahead| beyond(&record(ahead), &limits).map(|(class, _)| class);
+        assert_eq!(class(0), None);
+        assert_eq!(class(2 * HOUR), Some("invalid-timestamp"));
+        assert_eq!(class(-25 * HOUR), Some("invalid-timestamp"));
+        assert_eq!(class(HOUR + 30_000), None, "so near to the limit the clock of the broker decides");
+        assert_eq!(beyond(&record(1_000 * HOUR), &Limits::default()), None, "no limit is known");
+        assert_eq!(beyond(&record(i64::MAX / 2), &limits).map(|(class, _)| class), Some("invalid-timestamp"));
     }
 }

@@ -1,9 +1,9 @@
-//! What facts about the schema mean, and which grants are needed. Pure.
+//! What facts about the schema mean. Pure.
 
 use crate::commands::check::finding::{Finding, Part};
-use crate::config::{AfterPublish, Config};
 use crate::outbox::home::Standing;
-use crate::outbox::inspect::server::{Grant, IdentityFacts, PartitionFacts};
+use crate::outbox::inspect::server::{Grant, PartitionFacts, Wanted};
+use crate::outbox::preflight::{Gravity, Obstacle};
 
 pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Finding>) {
     findings.push(if missing.is_empty() {
@@ -26,110 +26,58 @@ pub(super) fn history_hidden() -> Finding {
         "schema.migrations",
         "this role may not read which migrations are applied",
         "whether the schema is as new as this program stays unknown",
-        "as the owner: grant select on refinery_schema_history to the role of database.url, or check as the owner",
+        "as the owner: grant select on outbox_schema_history to the role of database.url, or check as the owner",
     )
-}
-
-/// What `run` needs with these settings, as (relation, privilege).
-pub(super) fn grants_needed(settings: &Config) -> Vec<(&'static str, &'static str)> {
-    const RELAY: &[(&str, &str)] = &[
-        ("outbox_events", "select"),
-        ("outbox_events", "update"),
-        ("outbox_claimable", "select"),
-        // SELECT … FOR UPDATE asks for it.
-        ("outbox_claimable", "update"),
-        ("outbox_events_id_seq", "select"),
-        ("outbox_shards", "select"),
-        ("outbox_shards", "update"),
-        ("outbox_again", "select"),
-        ("outbox_again", "insert"),
-        ("outbox_again", "delete"),
-        ("outbox_outcomes", "select"),
-        ("outbox_outcomes", "insert"),
-        ("outbox_outcomes", "update"),
-        ("outbox_outcomes", "delete"),
-        ("outbox_progress", "select"),
-        ("outbox_progress", "insert"),
-        ("outbox_progress", "delete"),
-        ("outbox_installation", "select"),
-        ("outbox_installation", "update"),
-        ("outbox_instances", "select"),
-        ("outbox_instances", "insert"),
-        ("outbox_instances", "update"),
-        ("outbox_instances", "delete"),
-        ("outbox_held_keys", "select"),
-        ("outbox_held_keys", "insert"),
-        ("outbox_held_keys", "update"),
-        ("outbox_held_keys", "delete"),
-    ];
-    const CONSUMER: &[(&str, &str)] = &[
-        ("consumer_partitions", "select"),
-        ("consumer_partitions", "insert"),
-        ("consumer_partitions", "update"),
-        ("event_handled", "select"),
-        ("event_handled", "insert"),
-        ("consumer_parked", "select"),
-        ("consumer_parked", "insert"),
-        ("consumer_parked", "update"),
-    ];
-    const PRODUCT_METRICS: &[(&str, &str)] =
-        &[("product_metrics", "select"), ("product_metrics", "insert"), ("product_metrics", "update")];
-
-    const CLEANUP: &[(&str, &str)] = &[
-        ("outbox_events", "delete"),
-        ("outbox_retired_shards", "select"),
-        ("event_handled", "select"),
-        ("event_handled", "delete"),
-    ];
-
-    let mut needed = Vec::new();
-    if settings.relay.enabled {
-        needed.extend(RELAY);
-        if settings.cleanup.enabled {
-            needed.extend(CLEANUP);
-        } else if settings.relay.after_publish == AfterPublish::Delete {
-            needed.push(("outbox_events", "delete"));
-        }
-    }
-    if settings.consumer.enabled {
-        needed.extend(CONSUMER);
-        // Projections of the operator's own are SQL files: what they need only they know.
-        if settings.projection.is_empty() {
-            needed.extend(PRODUCT_METRICS);
-        }
-    }
-    needed
 }
 
 pub(super) fn grants(grants: &[Grant], findings: &mut Vec<Finding>) {
     let before = findings.len();
-    let mut refused: Vec<(&str, Vec<&str>)> = Vec::new();
-    for grant in grants.iter().filter(|grant| grant.granted == Some(false)) {
-        match refused.iter_mut().find(|(relation, _)| *relation == grant.relation) {
-            Some((_, privileges)) => privileges.push(&grant.privilege),
-            None => refused.push((&grant.relation, vec![&grant.privilege])),
+    let mut refused: Vec<(&str, Vec<String>)> = Vec::new();
+    for Wanted { object, privilege, column } in grants.iter().filter(|g| g.granted == Some(false)).map(|g| g.wanted) {
+        let all = match refused.iter_mut().find(|(other, _)| *other == object && !object.is_empty()) {
+            Some((_, all)) => all,
+            None => {
+                refused.push((object, Vec::new()));
+                &mut refused.last_mut().expect("just pushed").1
+            }
+        };
+        // update (a, b) rather than update (a), update (b)
+        match (column, all.iter_mut().find(|one| one.starts_with(&format!("{privilege} (")))) {
+            (Some(column), Some(columns)) => {
+                columns.pop();
+                columns.push_str(&format!(", {column})"));
+            }
+            (Some(column), None) => all.push(format!("{privilege} ({column})")),
+            (None, _) => all.push(privilege.to_owned()),
         }
     }
-    for (relation, privileges) in refused {
+    for (object, privileges) in refused {
         let list = privileges.join(", ");
+        let object = match (object, list.as_str()) {
+            ("", "temporary") => "the database".to_owned(),
+            ("", _) => "the schema of the outbox".to_owned(),
+            (function, _) if function.ends_with(')') => format!("function {function}"),
+            (relation, _) => relation.to_owned(),
+        };
         findings.push(Finding::problem(
             Part::Schema,
             "schema.grants",
-            format!("no {list} on {relation}"),
+            format!("no {list} on {object}"),
             "the statements that need it fail",
-            format!("as the owner: grant {list} on {relation} to the role of database.url"),
+            format!(
+                "as the owner: grant {list} on {object} to the role of database.url; docs/roles.sql has all of them"
+            ),
         ));
     }
-    let mut absent: Vec<&str> =
-        grants.iter().filter(|grant| grant.granted.is_none()).map(|grant| grant.relation.as_str()).collect();
+    let mut absent: Vec<&str> = grants.iter().filter(|g| g.granted.is_none()).map(|g| g.wanted.object).collect();
     absent.dedup();
-    for relation in absent {
+    for object in absent {
         findings.push(Finding::problem(
             Part::Schema,
             "schema.tables",
-            format!("{relation} does not exist, or is not in the search_path"),
+            format!("{object} does not exist in the schema of the outbox, or is older than this program"),
             "the statements that need it fail",
-            "run: outbox-relay migrate up; if the tables are in a schema of their own, set the search_path of the role",
+            "run: outbox-relay migrate up; if the tables are in a schema of their own, set outbox.schema",
         ));
     }
     if findings.len() == before {
@@ -159,36 +107,21 @@ pub(super) fn claim_index(indexes: &[(String, bool)], findings: &mut Vec<Finding
     });
 }
 
-pub(super) fn identity(identity: Option<&IdentityFacts>, findings: &mut Vec<Finding>) {
-    let finding = match identity {
-        // Reported with the grants.
-        None => return,
-        Some(IdentityFacts { cache: Some(1), always: true }) => {
-            Finding::ok(Part::Schema, "schema.identity", "ids are drawn one at a time, by the inserting transaction")
+/// What others have put in the way. That the server takes no writes is told with the server.
+pub(super) fn obstacles(obstacles: Vec<Obstacle>, ok: &str, check: &'static str, findings: &mut Vec<Finding>) {
+    let mut none = true;
+    for Obstacle { gravity, check, what, why, fix } in obstacles {
+        let part = if check.starts_with("schema.") { Part::Schema } else { Part::Postgres };
+        match gravity {
+            Gravity::Wait => continue,
+            Gravity::Refuse | Gravity::Degraded => findings.push(Finding::problem(part, check, what, why, fix)),
+            Gravity::Note => findings.push(Finding::warning(part, check, what, why, fix)),
         }
-        Some(IdentityFacts { cache: Some(1), always: false }) => Finding::warning(
-            Part::Schema,
-            "schema.identity",
-            "outbox_events.id can be set by the application",
-            "an id below those already published, or out of turn, breaks the order of its key and may be found only by the sweep",
-            "for table outbox_events: alter column id set generated always",
-        ),
-        Some(IdentityFacts { cache: Some(cache), .. }) => Finding::problem(
-            Part::Schema,
-            "schema.identity",
-            format!("the sequence of outbox_events.id caches {cache} ids"),
-            "sessions then draw ids ahead of time, and later events get lower ids: their order is lost, and the scan may pass them",
-            "for table outbox_events: alter column id set cache 1",
-        ),
-        Some(IdentityFacts { cache: None, .. }) => Finding::problem(
-            Part::Schema,
-            "schema.identity",
-            "outbox_events.id comes from no sequence",
-            "the relay orders events by ids that are drawn by the inserting transaction",
-            "make it an identity column, as in: outbox-relay migrate sql",
-        ),
-    };
-    findings.push(finding);
+        none = false;
+    }
+    if none {
+        findings.push(Finding::ok(Part::Schema, check, ok));
+    }
 }
 
 pub(super) fn home(standing: &Standing, findings: &mut Vec<Finding>) {
@@ -259,31 +192,38 @@ mod tests {
             migrations(2, &[], findings);
             grants(&[], findings);
             claim_index(&[("outbox_events_pending".to_owned(), true)], findings);
-            identity(Some(&IdentityFacts { always: true, cache: Some(1) }), findings);
+            obstacles(Vec::new(), "nothing", "schema.others", findings);
         });
         assert!(all.iter().all(|(_, level)| *level == Level::Ok), "{all:?}");
     }
 
     #[test]
     fn missing_grants_are_gathered_per_table() {
-        let grant = |relation: &str, privilege: &str, granted| Grant {
-            relation: relation.to_owned(),
-            privilege: privilege.to_owned(),
+        let grant = |object: &'static str, privilege: &'static str, column, granted| Grant {
+            wanted: Wanted { object, privilege, column },
             granted,
         };
         let mut findings = Vec::new();
         let given = [
-            grant("outbox_shards", "select", Some(false)),
-            grant("outbox_shards", "update", Some(false)),
-            grant("outbox_events", "select", Some(true)),
-            grant("event_handled", "select", None),
-            grant("event_handled", "insert", None),
+            grant("", "temporary", None, Some(false)),
+            grant("outbox_shards", "select", None, Some(false)),
+            grant("outbox_events", "update", Some("status"), Some(false)),
+            grant("outbox_events", "update", Some("failed_at"), Some(false)),
+            grant("outbox_shards", "update", None, Some(false)),
+            grant("outbox_events", "select", None, Some(true)),
+            grant("event_handled", "select", None, None),
+            grant("event_handled", "insert", None, None),
         ];
         grants(&given, &mut findings);
         let what: Vec<_> = findings.iter().map(|finding| finding.what.as_str()).collect();
         assert_eq!(
             what,
-            ["no select, update on outbox_shards", "event_handled does not exist, or is not in the search_path"]
+            [
+                "no temporary on the database",
+                "no select, update on outbox_shards",
+                "no update (status, failed_at) on outbox_events",
+                "event_handled does not exist in the schema of the outbox, or is older than this program"
+            ]
         );
     }
 
@@ -296,11 +236,17 @@ mod tests {
     }
 
     #[test]
-    fn cached_or_foreign_ids_are_a_problem() {
-        let level = |always, cache| levels(|findings| identity(Some(&IdentityFacts { always, cache }), findings))[0].1;
-        assert_eq!(level(true, Some(50)), Level::Problem);
-        assert_eq!(level(false, None), Level::Problem);
-        assert_eq!(level(false, Some(1)), Level::Warning);
+    fn what_refuses_the_start_is_a_problem_and_what_may_hurt_a_warning() {
+        let given = [Gravity::Wait, Gravity::Refuse, Gravity::Degraded, Gravity::Note].map(|gravity| Obstacle {
+            gravity,
+            check: "schema.rules",
+            what: "a rule".to_owned(),
+            why: "it replaces statements".to_owned(),
+            fix: "drop it".to_owned(),
+        });
+        let all = levels(|findings| obstacles(given.to_vec(), "nothing", "schema.others", findings));
+        let levels: Vec<Level> = all.into_iter().map(|(_, level)| level).collect();
+        assert_eq!(levels, [Level::Problem, Level::Problem, Level::Warning]);
     }
 
     #[test]

@@ -1,0 +1,61 @@
+//! What the settings need of the database, and the look at it before anything starts.
+
+use crate::config::{AfterPublish, Config};
+use crate::db::{Database, DbError};
+use crate::error::{Code, Error, Result};
+use crate::outbox::grants::{self, For, Who};
+use crate::outbox::preflight::{Gravity, Obstacle, look};
+
+/// What is done with these settings, as grants are listed.
+pub fn purposes(settings: &Config) -> Vec<(Who, For)> {
+    let mut purposes = Vec::new();
+    if settings.relay.enabled {
+        purposes.push((Who::Relay, For::Work));
+        if settings.cleanup.enabled {
+            purposes.push((Who::Relay, For::Cleanup));
+        }
+        if settings.cleanup.enabled || settings.relay.after_publish == AfterPublish::Delete {
+            purposes.push((Who::Relay, For::Deleting));
+        }
+    }
+    if settings.consumer.enabled {
+        purposes.push((Who::Consumer, For::Work));
+        // Projections of the operator's own are SQL files: what they need only they know.
+        if settings.projection.is_empty() {
+            purposes.push((Who::Consumer, For::ProductMetrics));
+        }
+    }
+    purposes
+}
+
+/// What stands in the way of these settings.
+pub async fn obstacles(settings: &Config, database: &Database) -> Result<Vec<Obstacle>, DbError> {
+    look(database, &grants::tables(&purposes(settings)), settings.relay.enabled).await
+}
+
+/// Looks before the start, and says what it finds.
+///
+/// Errors: [`Code::DatabaseUnfit`] when events would be lost or nothing would be published; [`Code::PostgresUnreachable`] when it
+/// may pass by itself.
+pub(super) async fn pass(settings: &Config, database: &Database) -> Result<()> {
+    let (mut refused, mut wait): (Vec<Obstacle>, Option<Obstacle>) = (Vec::new(), None);
+    for obstacle in obstacles(settings, database).await? {
+        let Obstacle { gravity, check, what, why, fix } = &obstacle;
+        match gravity {
+            Gravity::Wait => wait = Some(obstacle),
+            Gravity::Refuse => refused.push(obstacle),
+            Gravity::Degraded => tracing::warn!(check, why, fix, "{what}"),
+            Gravity::Note => tracing::info!(check, why, fix, "{what}"),
+        }
+    }
+    if let Some(first) = refused.first() {
+        let all: Vec<&str> = refused.iter().map(|obstacle| obstacle.what.as_str()).collect();
+        return Err(Error::new(Code::DatabaseUnfit, format!("{}: {}", all.join("; "), first.why)).hint(&first.fix));
+    }
+    match wait {
+        Some(Obstacle { what, fix, .. }) => {
+            Err(Error::new(Code::PostgresUnreachable, format!("PostgreSQL takes no writes: {what}")).hint(fix))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,458 @@
+//! Which partitions take records now, as all lanes of an instance know it.
+//!
+//! Metadata comes from the task that asks the cluster ([`topics`](super::topics)), failed attempts from those who send. What goes to a
+//! partition in trouble waits, and only that: its keys are held until the partition works again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::error::RDKafkaErrorCode;
+use tokio::sync::Notify;
+
+use super::murmur2::murmur2;
+use crate::clock::monotonic;
+
+/// A leader is elected within less; keys are not held for that.
+const ELECTION: Duration = Duration::from_secs(2);
+/// Without any acknowledgement for this long, a partition that the metadata finds nothing wrong with is called silent.
+const SILENT: Duration = Duration::from_secs(8);
+/// A cluster that answers has not been silent itself for longer than this.
+const STEADY: Duration = Duration::from_secs(4);
+/// Failed attempts in a row after which a partition counts as refusing.
+const STRIKES: u32 = 3;
+/// Time until a partition in trouble that metadata does not explain is tried with an event; doubled each time.
+const PROBE: Duration = Duration::from_secs(10);
+const PROBE_MAX: Duration = Duration::from_secs(60);
+/// Partitions that `/readyz?verbose` names.
+const NAMED: usize = 10;
+
+/// Why a partition takes no records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    NoLeader,
+    /// Fewer replicas are in sync than `min.insync.replicas` asks for.
+    UnderReplicated,
+    /// Its leader is known and does not acknowledge.
+    Silent,
+    /// Attempts end with this error, again and again.
+    Refusing(RDKafkaErrorCode),
+}
+
+impl Trouble {
+    /// For a metric.
+    pub const STATES: [&'static str; 4] = ["no-leader", "under-replicated", "silent", "refusing"];
+
+    pub fn state(self) -> &'static str {
+        match self {
+            Self::NoLeader => "no-leader",
+            Self::UnderReplicated => "under-replicated",
+            Self::Silent => "silent",
+            Self::Refusing(_) => "refusing",
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoLeader => f.write_str("has no leader"),
+            Self::UnderReplicated => f.write_str("has fewer in-sync replicas than min.insync.replicas"),
+            Self::Silent => f.write_str("does not acknowledge records"),
+            Self::Refusing(code) => write!(f, "refuses records: {code}"),
+        }
+    }
+}
+
+/// A partition that takes no records now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Down {
+    pub topic: String,
+    pub partition: i32,
+    pub trouble: Trouble,
+}
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "partition {} of {} {}", self.partition, self.topic, self.trouble)
+    }
+}
+
+/// What metadata says of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub has_leader: bool,
+    pub in_sync: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    trouble: Trouble,
+    since: Duration,
+    /// Metadata says so, and will tell when it is over.
+    seen: bool,
+    /// Keys are held for it. Until then it may be an election, or a failure that the next attempt does not meet.
+    confirmed: bool,
+    strikes: u32,
+    /// When it may be tried with an event, unless metadata tells.
+    probe_at: Duration,
+    probes: u32,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    count: i32,
+    /// When the cluster last answered.
+    asked: Duration,
+    /// Since when it has answered without a gap.
+    steady_since: Duration,
+    entries: BTreeMap<i32, Entry>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    topics: Mutex<HashMap<String, Known>>,
+    /// Entries of all topics, so that nobody takes the lock while all is well.
+    entries: AtomicUsize,
+    suspects: Mutex<HashSet<String>>,
+    recovered: Mutex<BTreeSet<String>>,
+    wake: Notify,
+}
+
+/// Shared by lanes and publishers. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Partitions(Arc<Inner>);
+
+impl Partitions {
+    fn topics(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.0.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_well(&self) -> bool {
+        self.0.entries.load(Ordering::Relaxed) == 0
+    }
+
+    fn recount(&self, topics: &HashMap<String, Known>) {
+        self.0.entries.store(topics.values().map(|known| known.entries.len()).sum(), Ordering::Relaxed);
+    }
+
+    /// The partition of a key. `None`: the topic is not known, or there is no key and the client chooses.
+    pub fn of(&self, topic: &str, key: Option<&str>) -> Option<i32> {
+        self.topics().get(topic).and_then(|known| known.place(key))
+    }
+
+    /// Takes an answer of the cluster about a topic in.
+    pub fn learnt(&self, topic: &str, places: &[Place], min_in_sync: Option<u32>) {
+        let now = monotonic();
+        let mut topics = self.topics();
+        let known = topics.entry(topic.to_owned()).or_default();
+        known.count = i32::try_from(places.len()).unwrap_or(i32::MAX);
+        if now.saturating_sub(known.asked) > STEADY {
+            known.steady_since = now;
+        }
+        known.asked = now;
+        let mut over = false;
+        for (partition, place) in (0..).zip(places) {
+            let wanted = min_in_sync.map_or(0, |wanted| wanted as usize);
+            let trouble = match place {
+                Place { has_leader: false, .. } => Some(Trouble::NoLeader),
+                Place { in_sync, .. } if *in_sync < wanted => Some(Trouble::UnderReplicated),
+                Place { .. } => None,
+            };
+            match (trouble, known.entries.get_mut(&partition)) {
+                (Some(trouble), Some(entry)) => (entry.trouble, entry.seen) = (trouble, true),
+                (Some(trouble), None) => {
+                    known.entries.insert(partition, Entry { seen: true, ..Entry::new(trouble, now) });
+                }
+                (None, Some(entry)) if entry.seen => {
+                    over |= entry.confirmed;
+                    if entry.confirmed {
+                        tracing::info!(topic, partition, "the partition takes records again");
+                    }
+                    known.entries.remove(&partition);
+                }
+                (None, _) => {}
+            }
+        }
+        self.recount(&topics);
+        drop(topics);
+        if over {
+            self.recover(topic);
+        }
+    }
+
+    /// Nothing is kept of a topic that is gone or that nobody uses.
+    pub fn forget(&self, topic: &str) {
+        let mut topics = self.topics();
+        if topics.remove(topic).is_some_and(|known| !known.entries.is_empty()) {
+            self.recount(&topics);
+            drop(topics);
+            self.recover(topic);
+        }
+    }
+
+    /// Whether what has this key must wait now. Where only an attempt can tell whether a partition works again, one event passes now and then.
+    pub fn down(&self, topic: &str, key: Option<&str>) -> Option<Down> {
+        if self.all_well() {
+            return None;
+        }
+        let now = monotonic();
+        let mut topics = self.topics();
+        let known = topics.get_mut(topic).filter(|known| !known.entries.is_empty())?;
+        let partition = match known.place(key) {
+            Some(partition) => partition,
+            // The client takes another partition as long as there is one.
+            None if known.entries.len() < usize::try_from(known.count).unwrap_or(0) => return None,
+            None => known.entries.keys().next().copied()?,
+        };
+        let entry = known.entries.get_mut(&partition)?;
+        if entry.seen && now.saturating_sub(entry.since) >= ELECTION {
+            entry.confirm(topic, partition);
+        }
+        if !entry.confirmed {
+            return None;
+        }
+        if !entry.seen && now >= entry.probe_at {
+            entry.postpone(now);
+            return None;
+        }
+        Some(Down { topic: topic.to_owned(), partition, trouble: entry.trouble })
+    }
+
+    /// A partition for a record without a key, where some are in trouble. `None`: let the client choose.
+    pub fn alternative(&self, topic: &str) -> Option<i32> {
+        if self.all_well() {
+            return None;
+        }
+        let topics = self.topics();
+        let known = topics.get(topic).filter(|known| !known.entries.is_empty())?;
+        let good: Vec<i32> = (0..known.count).filter(|partition| !known.entries.contains_key(partition)).collect();
+        (!good.is_empty()).then(|| good[fastrand::usize(..good.len())])
+    }
+
+    /// Asks for news of topics whose records are not acknowledged.
+    pub fn suspect<'a>(&self, topics: impl Iterator<Item = &'a str>) {
+        let mut suspects = self.0.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        for topic in topics {
+            if !suspects.contains(topic) {
+                suspects.insert(topic.to_owned());
+            }
+        }
+        self.0.wake.notify_one();
+    }
+
+    /// What [`Partitions::suspect`] asked about since the last call.
+    pub fn suspects(&self) -> HashSet<String> {
+        std::mem::take(&mut *self.0.suspects.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Until somebody suspects something.
+    pub async fn suspected(&self) {
+        self.0.wake.notified().await;
+    }
+
+    /// Why a record has not been acknowledged since `since`, as far as the cluster has told after that.
+    pub(super) fn stuck(&self, topic: &str, key: Option<&str>, since: Duration) -> Option<Trouble> {
+        let topics = self.topics();
+        let known = topics.get(topic).filter(|known| known.asked >= since)?;
+        // What was frozen as a whole has to be given its time after it woke up.
+        let silent = monotonic().saturating_sub(since.max(known.steady_since)) > SILENT;
+        let silent = silent.then_some(Trouble::Silent);
+        match known.place(key) {
+            Some(partition) => known.entries.get(&partition).map(|entry| entry.trouble).or(silent),
+            None => silent,
+        }
+    }
+
+    /// Records did not get through for this reason; what goes there waits from now on.
+    pub(super) fn confirm(&self, topic: &str, partition: i32, trouble: Trouble) {
+        let now = monotonic();
+        let mut topics = self.topics();
+        let known = topics.entry(topic.to_owned()).or_default();
+        let entry = known.entries.entry(partition).or_insert_with(|| Entry::new(trouble, now));
+        entry.confirm(topic, partition);
+        entry.postpone(now);
+        self.recount(&topics);
+    }
+
+    /// An attempt ended with an error that is no record's.
+    pub(super) fn failed(&self, topic: &str, partition: i32, code: RDKafkaErrorCode) {
+        // The topic may be gone.
+        self.suspect(std::iter::once(topic));
+        let now = monotonic();
+        let mut topics = self.topics();
+        let known = topics.entry(topic.to_owned()).or_default();
+        let entry = known
+            .entries
+            .entry(partition)
+            .or_insert_with(|| Entry { strikes: 0, ..Entry::new(Trouble::Refusing(code), now) });
+        entry.strikes += 1;
+        if entry.strikes == 1 {
+            let code = code.to_string();
+            tracing::warn!(topic, partition, code, "Kafka did not take records of a partition; they are sent again");
+        }
+        if entry.strikes >= STRIKES {
+            entry.confirm(topic, partition);
+            entry.postpone(now);
+        }
+        self.recount(&topics);
+    }
+
+    /// Whether anybody wants to hear of acknowledgements.
+    pub(super) fn is_watching(&self) -> bool {
+        !self.all_well()
+    }
+
+    /// A record was acknowledged.
+    pub(super) fn works(&self, topic: &str, partition: i32) {
+        let mut topics = self.topics();
+        let Some(known) = topics.get_mut(topic) else { return };
+        // Metadata may lag behind; then it says so once more.
+        let Some(entry) = known.entries.remove(&partition) else { return };
+        self.recount(&topics);
+        drop(topics);
+        if entry.confirmed {
+            tracing::info!(topic, partition, "the partition takes records again");
+            self.recover(topic);
+        }
+    }
+
+    fn recover(&self, topic: &str) {
+        self.0.recovered.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned());
+    }
+
+    /// Topics of partitions that work again since the last call.
+    pub fn recovered(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.0.recovered.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Topics with a partition in trouble.
+    pub fn troubled(&self) -> HashSet<String> {
+        if self.all_well() {
+            return HashSet::new();
+        }
+        let topics = self.topics();
+        topics.iter().filter(|(_, known)| !known.entries.is_empty()).map(|(topic, _)| topic.clone()).collect()
+    }
+
+    /// For `/readyz?verbose`: the partitions that keys wait for, and how many of each state there are.
+    pub fn report(&self) -> (Vec<String>, [i64; 4]) {
+        let (mut notes, mut counts) = (Vec::new(), [0; 4]);
+        if self.all_well() {
+            return (notes, counts);
+        }
+        let mut more = 0_usize;
+        for (topic, known) in &*self.topics() {
+            for (partition, entry) in known.entries.iter().filter(|(_, entry)| entry.confirmed) {
+                let trouble = entry.trouble;
+                let place = Trouble::STATES.iter().position(|state| *state == trouble.state()).unwrap_or(0);
+                counts[place] += 1;
+                if notes.len() < NAMED {
+                    notes.push(Down { topic: topic.clone(), partition: *partition, trouble }.to_string());
+                } else {
+                    more += 1;
+                }
+            }
+        }
+        if more > 0 {
+            notes.push(format!("{more} more partitions take no records"));
+        }
+        (notes, counts)
+    }
+}
+
+impl Known {
+    fn place(&self, key: Option<&str>) -> Option<i32> {
+        (self.count > 0).then_some(())?;
+        // As `murmur2_random` of librdkafka and the default of the Java client.
+        key.map(|key| (murmur2(key.as_bytes()) & 0x7fff_ffff).cast_signed() % self.count)
+    }
+}
+
+impl Entry {
+    fn new(trouble: Trouble, now: Duration) -> Self {
+        Self { trouble, since: now, seen: false, confirmed: false, strikes: 0, probe_at: now, probes: 0 }
+    }
+
+    fn confirm(&mut self, topic: &str, partition: i32) {
+        if !self.confirmed {
+            self.confirmed = true;
+            tracing::warn!(topic, partition, reason = %self.trouble, "the partition takes no records; the keys that go there wait");
+        }
+    }
+
+    fn postpone(&mut self, now: Duration) {
+        self.probe_at = now + (PROBE * 2_u32.saturating_pow(self.probes)).min(PROBE_MAX);
+        self.probes = (self.probes + 1).min(8);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Place = Place { has_leader: true, in_sync: 2 };
+    const OFFLINE: Place = Place { has_leader: false, in_sync: 0 };
+
+    /// A key of this partition of two.
+    fn key(partition: i32) -> String {
+        let fits = |key: &String| (murmur2(key.as_bytes()) & 0x7fff_ffff) % 2 == partition.cast_unsigned();
+        (0..).map(|n| format!("k{n}")).find(fits).expect("one of two")
+    }
+
+    fn down(partitions: &Partitions, partition: i32) -> Option<Trouble> {
+        partitions.down("t", Some(&key(partition))).map(|down| down.trouble)
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_is_waited_for_until_metadata_shows_one() {
+        let partitions = Partitions::default();
+        partitions.learnt("t", &[GOOD, OFFLINE], Some(1));
+        assert_eq!(down(&partitions, 1), None, "it may be an election");
+        assert_eq!(partitions.stuck("t", Some(&key(1)), Duration::ZERO), Some(Trouble::NoLeader));
+        partitions.confirm("t", 1, Trouble::NoLeader);
+        assert_eq!((down(&partitions, 0), down(&partitions, 1)), (None, Some(Trouble::NoLeader)));
+        assert_eq!(partitions.down("t", None), None, "without a key another partition takes it");
+        assert_eq!(partitions.alternative("t"), Some(0));
+        assert_eq!(partitions.report(), (vec!["partition 1 of t has no leader".to_owned()], [1, 0, 0, 0]));
+        partitions.learnt("t", &[GOOD, GOOD], Some(1));
+        assert_eq!(down(&partitions, 1), None);
+        assert_eq!(partitions.recovered(), BTreeSet::from(["t".to_owned()]));
+    }
+
+    #[test]
+    fn too_few_replicas_in_sync_are_told_from_enough() {
+        let partitions = Partitions::default();
+        partitions.learnt("t", &[GOOD, GOOD], Some(3));
+        assert_eq!(partitions.stuck("t", Some(&key(0)), Duration::ZERO), Some(Trouble::UnderReplicated));
+        partitions.learnt("t", &[GOOD, GOOD], Some(2));
+        assert_eq!(partitions.stuck("t", Some(&key(0)), Duration::ZERO), None);
+        assert!(partitions.troubled().is_empty());
+    }
+
+    #[test]
+    fn an_answer_from_before_the_silence_explains_nothing() {
+        let partitions = Partitions::default();
+        partitions.learnt("t", &[GOOD, OFFLINE], None);
+        assert_eq!(partitions.stuck("t", Some(&key(1)), monotonic() + Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn what_is_refused_again_and_again_waits_until_one_gets_through() {
+        let partitions = Partitions::default();
+        partitions.learnt("t", &[GOOD, GOOD], None);
+        for _ in 0..STRIKES {
+            assert_eq!(down(&partitions, 1), None);
+            partitions.failed("t", 1, RDKafkaErrorCode::KafkaStorageError);
+        }
+        assert!(matches!(down(&partitions, 1), Some(Trouble::Refusing(_))));
+        // Metadata that finds nothing wrong does not know.
+        partitions.learnt("t", &[GOOD, GOOD], None);
+        assert!(down(&partitions, 1).is_some());
+        partitions.works("t", 1);
+        assert_eq!(down(&partitions, 1), None);
+        assert_eq!(partitions.recovered().len(), 1);
+    }
+}

@@ -1,0 +1,40 @@
+//! In which schema the tables of ours are, for every session of the process alike.
+//!
+//! Invariant: a process works in one schema until it ends. Where no setting names it, the first connection finds it along its own
+//! `search_path`, and all later ones use what was found: somebody who changes the path of the role meanwhile must not lead half of the
+//! connections to other tables.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{Client, DbError};
+
+const CHOOSE: &str = include_str!("sql/choose_schema.sql");
+
+/// The schema of one outbox. Cheap to clone; clones share what was found.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Schema {
+    wanted: Option<Arc<str>>,
+    found: Arc<OnceLock<String>>,
+}
+
+impl Schema {
+    /// The schema that a setting names; `None`: the one that the first connection finds.
+    pub(super) fn new(wanted: Option<&str>) -> Self {
+        Self { wanted: wanted.map(Arc::from), found: Arc::default() }
+    }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.wanted.as_deref().or_else(|| self.found.get().map(String::as_str))
+    }
+
+    /// Makes a new session use the schema. One statement, once in the life of a connection.
+    pub(super) async fn choose(&self, client: &Client) -> Result<(), DbError> {
+        let Some(row) = client.query_opt(CHOOSE, &[&self.name()]).await? else { return Ok(()) };
+        let chosen: String = row.try_get("schema")?;
+        if self.name().is_none() && *self.found.get_or_init(|| chosen.clone()) != chosen {
+            // Two first connections at once, and the path of the role was changed between them.
+            client.query_opt(CHOOSE, &[&self.name()]).await?;
+        }
+        Ok(())
+    }
+}

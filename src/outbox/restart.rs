@@ -1,0 +1,39 @@
+//! Ids that begin again: `truncate outbox_events restart identity`, a sequence that was set back.
+//!
+//! The bounds of a shard say of ids that everything up to them is done. When ids are drawn again below them, that is said of events
+//! that nobody has seen. So the bounds start anew: marked rows are read past once, and rows that were published under a
+//! watermark are sent again at most, never left out.
+
+use uuid::Uuid;
+
+use crate::db::{DbError, Pool};
+use crate::event::ShardId;
+
+const LOCK: &str = include_str!("sql/restart_lock.sql");
+const MARK: &str = include_str!("sql/restart_mark.sql");
+const SHARDS: &str = include_str!("sql/restart_shards.sql");
+
+/// How it was noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// A shard has passed ids that were never drawn.
+    Beyond,
+    /// The table and its sequence were both emptied since the last look; by now there may be as many ids again.
+    Emptied,
+}
+
+/// Lets the bounds start anew of shards that are beyond the last id, and, when the table was emptied, of all that this instance owns.
+/// Returns them; none when another instance was faster. Repeating it does no harm.
+pub async fn begin_again(pool: &Pool, instance: Uuid, restart: Restart) -> Result<Vec<ShardId>, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let rows = tx.query(LOCK, &[&instance, &(restart == Restart::Emptied)]).await?;
+    let shards: Vec<ShardId> = rows.iter().map(|row| row.get(0)).collect();
+    if !shards.is_empty() {
+        tx.execute(MARK, &[&shards]).await?;
+        tx.execute(SHARDS, &[&shards]).await?;
+    }
+    tx.commit().await?;
+    connection.done();
+    Ok(shards)
+}
