@@ -24,6 +24,7 @@ grant select, insert, update, delete on outbox_instances to outbox_relay;
 grant select, insert, update, delete on outbox_held_keys to outbox_relay;
 grant select, insert, delete on outbox_again to outbox_relay;
 grant select, insert, delete on outbox_progress to outbox_relay;
+grant select, insert, update, delete on outbox_outcomes to outbox_relay;
 grant select, update (home_system, home_database) on outbox_installation to outbox_relay;
 grant select on outbox_pauses to outbox_relay;
 grant select on outbox_schema_history to outbox_relay;
@@ -45,6 +46,7 @@ grant pg_read_all_stats to outbox_relay;
 -- create on the schema to outbox_relay.
 -- For cleanup, recover and the commands that look, with this role.
 grant select on outbox_current to outbox_relay;
+grant execute on function outbox_shown(text) to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
 
 -- Operators: events, pause and resume, replay, dlq, and what looks. They append rows as applications do, change the state of those
@@ -57,6 +59,7 @@ grant select, update on outbox_shards to outbox_operator;
 grant select, insert, update on outbox_held_keys to outbox_operator;
 grant select, insert on outbox_again to outbox_operator;
 grant select on outbox_progress to outbox_operator;
+grant select, update, delete on outbox_outcomes to outbox_operator;
 grant select, insert, delete on outbox_pauses to outbox_operator;
 grant select, insert, update on outbox_replays to outbox_operator;
 grant select, insert, update, delete on outbox_redriven to outbox_operator;
@@ -70,6 +73,7 @@ grant select on outbox_schema_history to outbox_operator;
 grant execute on function outbox_shard_count() to outbox_operator;
 grant execute on function outbox_key_of(text, text) to outbox_operator;
 grant execute on function outbox_shard_of(text, bigint) to outbox_operator;
+grant execute on function outbox_shown(text) to outbox_operator;
 
 -- The consumer. What projections read is a temporary table.
 create role outbox_consumer nologin;
@@ -95,6 +99,7 @@ grant select on outbox_instances to outbox_reader;
 grant select on outbox_held_keys to outbox_reader;
 grant select on outbox_again to outbox_reader;
 grant select on outbox_progress to outbox_reader;
+grant select on outbox_outcomes to outbox_reader;
 grant select on outbox_pauses to outbox_reader;
 grant select on outbox_replays to outbox_reader;
 grant select on outbox_redriven to outbox_reader;
@@ -108,4 +113,5 @@ grant select on outbox_schema_history to outbox_reader;
 grant execute on function outbox_shard_count() to outbox_reader;
 grant execute on function outbox_key_of(text, text) to outbox_reader;
 grant execute on function outbox_shard_of(text, bigint) to outbox_reader;
+grant execute on function outbox_shown(text) to outbox_reader;
 grant execute on function outbox_passed(double precision) to outbox_reader;

@@ -42,6 +42,9 @@ const RELAY_SILENCE: Duration = Duration::from_secs(180);
 const DRAINED_UNTIL: f64 = 0.9;
 const SERVED_UNTIL: f64 = 0.95;
 
+/// A statement of a lane may take as long, however short the lease is: a guess for a machine that is busy with other things.
+const LANE_PATIENCE_MIN: Duration = Duration::from_secs(5);
+
 /// How long readiness believes the last answer of PostgreSQL. Instances say that they live every second or so.
 const POSTGRES_SILENCE: Duration = Duration::from_secs(15);
 
@@ -192,7 +195,10 @@ impl App {
                 format!("events would get ids below those that were published before them, and be passed over; {fix}");
             return Err(Error::new(Code::IdsOutOfTurn, what).hint(hint));
         }
-        home::settle_in(&pool).await
+        home::settle_in(&pool).await?;
+        // Before the cleaner goes by notes of ids that are drawn again now.
+        restart::begin_again(&pool, self.instance, Restart::Beyond).await?;
+        Ok(())
     }
 
     async fn migrate(&self) -> Result<()> {
@@ -242,7 +248,7 @@ impl App {
         let Config { relay, retry, reprocess, dead_letter, routing, headers, kafka, run, database, .. } = &self.config;
         let lease_pool = self.database.pool(Role::Lease, LEASE_CONNECTIONS);
         // A statement that lasts longer than half a lease leaves no time to find the row that it is stuck at.
-        let lane_database = self.database.clone().patient_for(relay.lease / 2);
+        let lane_database = self.database.clone().patient_for((relay.lease / 2).max(LANE_PATIENCE_MIN));
         let lane_pool = lane_database.pool(Role::Lane, usize::from(database.pool_size.get()));
         let client_id = format!("{}-{}", run.deployment, self.name);
         let record_bytes_max = relay.max_record_bytes.as_u64();

@@ -156,8 +156,7 @@ pub struct RelayHealth {
 impl RelayHealth {
     pub fn new([postgres, kafka, ids]: [Check; 3], notes: [Notes; 3], waits: Waits, metrics: Metrics) -> Self {
         let [pauses, resharding, partitions] = notes;
-        let failing = Mutex::default();
-        Self { postgres, kafka, ids, pauses, resharding, partitions, waits, failing, metrics }
+        Self { postgres, kafka, ids, pauses, resharding, partitions, failing: Mutex::default(), waits, metrics }
     }
 
     fn postgres_works(&self) {

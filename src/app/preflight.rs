@@ -4,7 +4,7 @@ use crate::config::{AfterPublish, Config};
 use crate::db::{Database, DbError};
 use crate::error::{Code, Error, Result};
 use crate::outbox::grants::{self, For, Who};
-use crate::outbox::preflight::{Gravity, Obstacle, look};
+use crate::outbox::preflight::{Gravity, Obstacle, SEQUENCE, look};
 
 /// What is done with these settings, as grants are listed.
 pub fn purposes(settings: &Config) -> Vec<(Who, For)> {
@@ -43,6 +43,8 @@ pub(super) async fn pass(settings: &Config, database: &Database) -> Result<()> {
         let Obstacle { gravity, check, what, why, fix } = &obstacle;
         match gravity {
             Gravity::Wait => wait = Some(obstacle),
+            // Looked at by the relay itself, next and again and again.
+            Gravity::Refuse if *check == SEQUENCE => {}
             Gravity::Refuse => refused.push(obstacle),
             Gravity::Degraded => tracing::warn!(check, why, fix, "{what}"),
             Gravity::Note => tracing::info!(check, why, fix, "{what}"),

@@ -59,7 +59,7 @@ section! {
         pub auto_migrate: bool = true,
         /// Longest wait for a new connection, for each address of each host in the URL, TLS and authentication included.
         pub connect_timeout: Duration = Duration::from_secs(5),
-        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again. A connection that has not answered five seconds later is closed. Statements of lanes end after half of `relay.lease` at the latest.
+        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again. A connection that has not answered five seconds later is closed. Statements of lanes end after half of `relay.lease` (at least 5 s) at the latest.
         pub statement_timeout: Duration = Duration::from_secs(30),
     }
 }

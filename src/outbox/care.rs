@@ -88,7 +88,7 @@ impl Budget {
     /// Limits for each statement from here on.
     pub(super) async fn limit(self, tx: &Transaction<'_>) -> Result<(), DbError> {
         let limit = |part: u32, least| i32::try_from((self.lease / part).as_millis()).unwrap_or(i32::MAX).max(least);
-        tx.query(&tx.prepare_cached(sql::CAREFUL_LIMITS).await?, &[&limit(12, 250), &limit(24, 100)]).await?;
+        tx.query(&tx.prepare_cached(sql::CAREFUL_LIMITS).await?, &[&limit(6, 1_000), &limit(12, 500)]).await?;
         tx.batch_execute("set constraints all immediate").await?;
         Ok(())
     }

@@ -158,6 +158,10 @@ pub const GRANTS: &[Grant] = &[
     on(Relay, Work, "outbox_progress", "select"),
     on(Relay, Work, "outbox_progress", "insert"),
     on(Relay, Work, "outbox_progress", "delete"),
+    on(Relay, Work, "outbox_outcomes", "select"),
+    on(Relay, Work, "outbox_outcomes", "insert"),
+    on(Relay, Work, "outbox_outcomes", "update"),
+    on(Relay, Work, "outbox_outcomes", "delete"),
     on(Relay, Work, "outbox_installation", "select"),
     // Where the outbox lives, noted by the first relay that runs, so that a copy of the database is told from it.
     of(Relay, Work, "outbox_installation", "update", HOME),
@@ -174,6 +178,7 @@ pub const GRANTS: &[Grant] = &[
     on(Relay, Cleanup, "outbox_retired_shards", "select"),
     on(Relay, Cleanup, "event_handled", "select"),
     on(Relay, Cleanup, "event_handled", "delete"),
+    on(Relay, Commands, "outbox_shown(text)", "execute"),
     // The commands cleanup and recover note what they did.
     on(Relay, Commands, "outbox_audit", "select"),
     on(Relay, Commands, "outbox_audit", "insert"),
@@ -195,6 +200,9 @@ pub const GRANTS: &[Grant] = &[
     on(Operator, Work, "outbox_outcomes", "select"),
     on(Operator, Work, "outbox_outcomes", "delete"),
     on(Operator, Work, "outbox_progress", "select"),
+    on(Operator, Work, "outbox_outcomes", "select"),
+    on(Operator, Work, "outbox_outcomes", "update"),
+    on(Operator, Work, "outbox_outcomes", "delete"),
     on(Operator, Work, "outbox_pauses", "select"),
     on(Operator, Work, "outbox_pauses", "insert"),
     on(Operator, Work, "outbox_pauses", "delete"),
@@ -216,6 +224,7 @@ pub const GRANTS: &[Grant] = &[
     on(Operator, Work, "outbox_shard_count()", "execute"),
     on(Operator, Work, "outbox_key_of(text, text)", "execute"),
     on(Operator, Work, "outbox_shard_of(text, bigint)", "execute"),
+    on(Operator, Work, "outbox_shown(text)", "execute"),
     // The consumer, on top of what its projections need.
     on(Consumer, Work, HERE, "usage"),
     // The relation that projections read is a temporary table.
@@ -244,6 +253,7 @@ pub const GRANTS: &[Grant] = &[
     on(Reader, Work, "outbox_again", "select"),
     on(Reader, Work, "outbox_outcomes", "select"),
     on(Reader, Work, "outbox_progress", "select"),
+    on(Reader, Work, "outbox_outcomes", "select"),
     on(Reader, Work, "outbox_pauses", "select"),
     on(Reader, Work, "outbox_replays", "select"),
     on(Reader, Work, "outbox_redriven", "select"),
@@ -257,6 +267,7 @@ pub const GRANTS: &[Grant] = &[
     on(Reader, Work, "outbox_shard_count()", "execute"),
     on(Reader, Work, "outbox_key_of(text, text)", "execute"),
     on(Reader, Work, "outbox_shard_of(text, bigint)", "execute"),
+    on(Reader, Work, "outbox_shown(text)", "execute"),
     on(Reader, Work, "outbox_passed(double precision)", "execute"),
 ];
 

@@ -85,7 +85,7 @@ pub async fn mend(pool: &Pool, after: i64) -> Result<i64, DbError> {
         Budget::new(MEND_TIME).limit(&tx).await?;
         let statement = &tx.prepare_cached(sql::OUTCOMES_MEND).await?;
         let mending = &tx;
-        let mend = |ids: Vec<i64>| async move { Ok::<_, DbError>(mending.execute(statement, &[&ids]).await?) };
+        let mend = |ids: Vec<i64>| async move { mending.execute(statement, &[&ids]).await };
         cut(&tx, &ids, monotonic() + MEND_TIME, mend).await?;
     }
     tx.commit().await?;

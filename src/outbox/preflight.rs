@@ -102,6 +102,8 @@ pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<V
 }
 
 const ROW_SECURITY: &str = "schema.row_security";
+/// How ids are given out. Instances look at it for as long as they run, and have a code of their own for it.
+pub const SEQUENCE: &str = "schema.sequence";
 
 fn server(encoding: &str, read_only: Option<&str>) -> Vec<Obstacle> {
     let mut obstacles = Vec::new();
@@ -180,8 +182,7 @@ fn table(kind: &str, relation: &str, name: &str) -> Option<Obstacle> {
             format!("{relation} has the unique index {name}"),
             "dead letters and replays are copies of rows: they carry the same event_id, key and contents, and cannot be written",
             format!(
-                "drop index concurrently \"{name}\" (or the constraint of that name); \
-                 or make it a partial one: … where dead_letter_of is null and replay_of is null"
+                "make it a partial one, for rows whose dead_letter_of and replay_of are null, or drop it: \"{name}\""
             ),
         ),
         "not-null" => Obstacle::new(
@@ -248,7 +249,7 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
     if ids.cache > 1 {
         obstacles.push(Obstacle::new(
             Gravity::Refuse,
-            CHECK,
+            SEQUENCE,
             format!("the sequence of outbox_events.id caches {} ids", ids.cache),
             "sessions then draw ids ahead of time, and later events get lower ids: their order is lost, and so may they be",
             "for table outbox_events: alter column id set cache 1",
@@ -258,7 +259,7 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
         let what = if ids.cycles { "begins again at its end" } else { "counts down" };
         obstacles.push(Obstacle::new(
             Gravity::Refuse,
-            CHECK,
+            SEQUENCE,
             format!("the sequence of outbox_events.id {what}"),
             "later events must have higher ids: those with lower ones are out of order, and may be taken for published",
             "for table outbox_events: alter column id set increment 1 set no cycle",

@@ -199,7 +199,14 @@ pub(super) async fn fail(
         let reason = format!("{} (the row refuses to be changed: SQLSTATE {})", event.reason, code.code());
         kept.push(Outcome::failed(event.id, reason, code));
         if event.key != Key::None {
-            waits.push(Wait { first_id: event.id, key: event.key, why: "failed", topic: None, detail: None, release_in: None });
+            waits.push(Wait {
+                first_id: event.id,
+                key: event.key,
+                why: "failed",
+                topic: None,
+                detail: None,
+                release_in: None,
+            });
         }
     }
     outcomes::keep(tx, &kept).await?;

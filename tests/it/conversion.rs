@@ -268,7 +268,7 @@ async fn a_conversion_that_is_killed_at_any_step_refuses_nothing_and_is_gone_on_
         NewRow::new("t", "k", "{}").insert(&client).await;
     }
     // Nothing can fail the check that stayed behind, not even the highest id of all.
-    let highest = "begin; insert into outbox_events (id, event_type) overriding system value values (9223372036854775807, 'E'); rollback";
+    let highest = "begin; insert into outbox_events (id, event_type) overriding system value values (4611686018427387904, 'E'); rollback";
     client.batch_execute(highest).await.unwrap();
     let checked = outbox_relay(&["check", "-o", "json"])
         .env("DATABASE_URL", &database.url)

@@ -5,7 +5,9 @@
 -- (ids are drawn in the order of time, so behind many rows that are all younger there is nothing to delete), and what was deleted.
 -- Only rows that will be deleted are locked: a lane passes over a PENDING row that is locked. Run again, it finds the rest. A PENDING row
 -- goes that the watermark of its shard had passed when rows were as old as that.
-with passed as materialized (select * from outbox_passed($4)),
+-- A note of ids that were never drawn is of before they began again.
+with last as materialized (select case when is_called then last_value else last_value - 1 end as id from outbox_events_id_seq),
+passed as materialized (select * from outbox_passed($4) where done_id <= (select id from last)),
 seen as materialized (
   select e.id, e.status,
     least(e.created_at, e.published_at) <= now() - make_interval(secs => least($4::float8, $5::float8)) as old,

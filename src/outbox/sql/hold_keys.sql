@@ -7,7 +7,8 @@
 insert into outbox_held_keys as h (first_id, shard, partition_key, reason, release_at, topic, detail)
 select distinct on (md5(u.key), case when u.key is null then u.id end)
   u.id, $1, u.key, u.reason, now() + make_interval(secs => u.release_in), u.topic, u.detail
-from unnest($2::bigint[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::text[]) as u(id, key, reason, release_in, topic, detail)
+from unnest($2::bigint[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::text[])
+  as u(id, key, reason, release_in, topic, detail)
 order by md5(u.key), case when u.key is null then u.id end, u.id
 on conflict (shard, md5(partition_key)) where partition_key is not null do update
 set first_id = excluded.first_id, reason = excluded.reason, held_at = excluded.held_at, release_at = excluded.release_at,

@@ -10,5 +10,5 @@ where outbox_key_of(e.partition_key, e.aggregate_id) is not null
 order by e.shard, md5(outbox_key_of(e.partition_key, e.aggregate_id)), e.id
 on conflict (shard, md5(partition_key)) where partition_key is not null do update
 set first_id = excluded.first_id, reason = excluded.reason, held_at = excluded.held_at, release_at = excluded.release_at,
-  topic = null, released_to = null
+  topic = null, detail = null, released_to = null
 where h.released_to is not null

@@ -16,7 +16,7 @@ again as (
   on conflict do nothing
 ),
 lowered as (
-  update outbox_shards s set low_id = greatest(least(s.low_id, w.id), s.done_id + 1)
+  update outbox_shards s set low_id = greatest(least(s.low_id, w.id), least(s.done_id, 9223372036854775806) + 1)
   from (select shard, min(id) as id from waiting group by shard) w
   where s.shard = w.shard
 ),

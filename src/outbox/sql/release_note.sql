@@ -24,6 +24,6 @@ again as (
   on conflict do nothing
 )
 update outbox_shards s
-set low_id = greatest(least(s.low_id, (select min(id) from unnest($8::bigint[]) as r(id))), s.done_id + 1)
+set low_id = greatest(least(s.low_id, (select min(id) from unnest($8::bigint[]) as r(id))), least(s.done_id, 9223372036854775806) + 1)
 where s.shard = $1
 returning s.low_id

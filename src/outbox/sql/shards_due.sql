@@ -11,7 +11,8 @@ where s.shard = any($1)
         select 1 from outbox_events e
         where (e.shard, e.id) >= (s.shard, greatest(s.low_id,
             case when cardinality(s.ahead_ids) > 0 then least(s.ahead_ids[cardinality(s.ahead_ids)], 9223372036854775806) + 1 end)) and e.shard <= s.shard
-          and e.status = 'PENDING' and e.id <= $2 and not exists (select 1 from outbox_outcomes u where u.id = e.id and u.event_id = e.event_id)
+          and e.status = 'PENDING' and e.id <= $2
+          and not exists (select 1 from outbox_outcomes u where u.id = e.id and u.event_id = e.event_id)
         order by e.shard, e.id limit 1
       ) waiting
     )
