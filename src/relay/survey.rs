@@ -55,9 +55,8 @@ async fn count_and_sweep(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
         count(lanes, pool).await;
         if started.saturating_sub(swept) >= SWEEP_INTERVAL {
             swept = started;
-            sweep(&lanes, &pool).await;
-            adopt_strays(&lanes, &pool).await;
-            mended = mend(&pool, mended).await;
+            sweep(lanes, pool).await;
+            mended = mend(pool, mended).await;
         }
         pause = (monotonic().saturating_sub(started) * 100).max(PAUSE_MIN);
     }
