@@ -23,6 +23,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::migrations::{self, State};
 use crate::outbox::leases::Leases;
+use crate::outbox::restart::{self, Restart};
 use crate::outbox::{Finish, PgOutbox, barrier, home};
 use crate::projection::Projection;
 use crate::projection::consumer::Consumer;
