@@ -176,7 +176,12 @@ impl Admin {
     /// The brokers. When none answers, the next call asks with a new client: the old one may have lost all it knew (see
     /// [`lost`](super::lost)), and has nothing to lose.
     pub async fn cluster(&self) -> Result<ClusterFacts> {
-        let answer = self.ask_cluster().await;
+        self.look(HashSet::new()).await.map(|(cluster, _)| cluster)
+    }
+
+    /// The brokers, and the partitions of those of these topics that the cluster lists.
+    pub async fn look(&self, topics: HashSet<String>) -> Result<(ClusterFacts, HashMap<String, Vec<Place>>)> {
+        let answer = self.ask_cluster(topics).await;
         if answer.is_err() {
             let client = Arc::new(connect(&self.settings)?);
             let old = std::mem::replace(&mut *self.client.write().unwrap_or_else(PoisonError::into_inner), client);
@@ -185,7 +190,7 @@ impl Admin {
         answer
     }
 
-    async fn ask_cluster(&self) -> Result<ClusterFacts> {
+    async fn ask_cluster(&self, topics: HashSet<String>) -> Result<(ClusterFacts, HashMap<String, Vec<Place>>)> {
         let client = self.client();
         blocking(move || {
             let metadata = client.inner().fetch_metadata(None, ANSWER_TIMEOUT).map_err(unreachable)?;
@@ -194,7 +199,10 @@ impl Admin {
                 .iter()
                 .map(|broker| (broker.id(), format!("{}:{}", broker.host(), broker.port())))
                 .collect();
-            Ok(ClusterFacts { brokers })
+            let found = metadata.topics().iter().filter(|topic| topics.contains(topic.name()));
+            let places =
+                found.filter_map(|topic| Some((topic.name().to_owned(), Found::read(topic).ok()??.places))).collect();
+            Ok((ClusterFacts { brokers }, places))
         })
         .await
     }

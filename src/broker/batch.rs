@@ -191,7 +191,7 @@ const STALL: Duration = Duration::from_millis(2_500);
 /// Time between two looks at them.
 const STALL_LOOK: Duration = Duration::from_millis(500);
 /// After a failure in a transaction, which ends it, answers that are on their way are waited for as long as they come at this pace.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+const LAST_ANSWERS: Duration = Duration::from_millis(150);
 
 /// Records handed over between two looks at the reports.
 pub(super) const POLL_EVERY: usize = 512;

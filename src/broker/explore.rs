@@ -126,8 +126,13 @@ pub(super) fn walk(
         }
         if state == State::Suspect { suspects.push(index) } else { waiting.push(index) }
     }
-    let groups = std::iter::once(waiting.as_slice()).chain(suspects.chunks(group));
-    for group in groups.filter(|group| !group.is_empty()) {
+    let all = std::iter::once(waiting.as_slice());
+    let groups: Vec<&[usize]> = match take {
+        Take::Heads => all.chain(suspects.chunks(group)).collect(),
+        // The first refusal ends it, and is to be as small as possible.
+        Take::All => suspects.chunks(group).chain(all).collect(),
+    };
+    for group in groups.into_iter().filter(|group| !group.is_empty()) {
         for index in group {
             match hand_over(producer, *index, batch, sending) {
                 Ok(()) => {}

@@ -108,6 +108,8 @@ struct Known {
     asked: Duration,
     /// Since when it has answered without a gap.
     steady_since: Duration,
+    /// `min.insync.replicas`.
+    min_in_sync: Option<u32>,
     entries: BTreeMap<i32, Entry>,
 }
 
@@ -145,6 +147,12 @@ impl Partitions {
 
     /// Takes an answer of the cluster about a topic in.
     pub fn learnt(&self, topic: &str, places: &[Place], min_in_sync: Option<u32>) {
+        self.topics().entry(topic.to_owned()).or_default().min_in_sync = min_in_sync;
+        self.seen(topic, places);
+    }
+
+    /// The same without the topic's settings.
+    pub fn seen(&self, topic: &str, places: &[Place]) {
         let now = monotonic();
         let mut topics = self.topics();
         let known = topics.entry(topic.to_owned()).or_default();
@@ -153,6 +161,7 @@ impl Partitions {
             known.steady_since = now;
         }
         known.asked = now;
+        let min_in_sync = known.min_in_sync;
         let mut over = false;
         for (partition, place) in (0..).zip(places) {
             let wanted = min_in_sync.map_or(0, |wanted| wanted as usize);
@@ -194,7 +203,9 @@ impl Partitions {
     }
 
     /// Whether what has this key must wait now. Where only an attempt can tell whether a partition works again, one event passes now and then.
-    pub fn down(&self, topic: &str, key: Option<&str>) -> Option<Down> {
+    /// `at_once`: an election counts, too. A transaction with a partition that has no leader can neither be committed nor aborted, and
+    /// blocks the next one of its shard.
+    pub fn down(&self, topic: &str, key: Option<&str>, at_once: bool) -> Option<Down> {
         if self.all_well() {
             return None;
         }
@@ -208,7 +219,7 @@ impl Partitions {
             None => known.entries.keys().next().copied()?,
         };
         let entry = known.entries.get_mut(&partition)?;
-        if entry.seen && now.saturating_sub(entry.since) >= ELECTION {
+        if entry.seen && (at_once || now.saturating_sub(entry.since) >= ELECTION) {
             entry.confirm(topic, partition);
         }
         if !entry.confirmed {
@@ -403,7 +414,7 @@ mod tests {
     }
 
     fn down(partitions: &Partitions, partition: i32) -> Option<Trouble> {
-        partitions.down("t", Some(&key(partition))).map(|down| down.trouble)
+        partitions.down("t", Some(&key(partition)), false).map(|down| down.trouble)
     }
 
     #[test]
@@ -412,9 +423,10 @@ mod tests {
         partitions.learnt("t", &[GOOD, OFFLINE], Some(1));
         assert_eq!(down(&partitions, 1), None, "it may be an election");
         assert_eq!(partitions.stuck("t", Some(&key(1)), Duration::ZERO), Some(Trouble::NoLeader));
+        assert!(partitions.down("t", Some(&key(1)), true).is_some(), "a transaction must not meet it");
         partitions.confirm("t", 1, Trouble::NoLeader);
         assert_eq!((down(&partitions, 0), down(&partitions, 1)), (None, Some(Trouble::NoLeader)));
-        assert_eq!(partitions.down("t", None), None, "without a key another partition takes it");
+        assert_eq!(partitions.down("t", None, true), None, "without a key another partition takes it");
         assert_eq!(partitions.alternative("t"), Some(0));
         assert_eq!(partitions.report(), (vec!["partition 1 of t has no leader".to_owned()], [1, 0, 0, 0]));
         partitions.learnt("t", &[GOOD, GOOD], Some(1));

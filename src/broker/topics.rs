@@ -361,9 +361,14 @@ impl TopicCatalog {
         granted.keys().cloned().collect()
     }
 
-    /// Asks whether the cluster answers. Errors: it does not.
+    /// Asks whether the cluster answers, and looks at the partitions of the known topics. Errors: it does not.
     pub async fn ping(&self) -> Result<()> {
-        self.admin.cluster().await.map(drop)
+        let known = self.facts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let (_, places) = self.admin.look(known).await?;
+        for (topic, places) in places {
+            self.partitions.seen(&topic, &places);
+        }
+        Ok(())
     }
 
     /// Asks again about every topic that is known: limits may have been changed, topics deleted or created. Forgets what nobody has wanted

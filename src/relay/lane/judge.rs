@@ -12,8 +12,8 @@ use crate::clock::wall;
 use crate::event::OutboxEvent;
 use crate::metrics::FailureLabels;
 use crate::outbox::{TopicWait, Verdict};
-use crate::relay::Lanes;
 use crate::relay::pauses::Paused;
+use crate::relay::{Lanes, Sending};
 
 /// What is added to the wait for a topic that does not exist, so that it is looked for again once events may fail.
 const MISSING_TOPIC_WAIT: Duration = Duration::from_secs(2);
@@ -99,7 +99,8 @@ impl Judge {
         if self.again {
             return Verdict::Publish(record);
         }
-        let Some(down) = self.shared.catalog.partitions().down(&record.topic, record.key.as_deref()) else {
+        let at_once = matches!(self.shared.sending, Sending::ExactlyOnce(..));
+        let Some(down) = self.shared.catalog.partitions().down(&record.topic, record.key.as_deref(), at_once) else {
             return Verdict::Publish(record);
         };
         let detail = down.to_string();
