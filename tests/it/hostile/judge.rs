@@ -174,8 +174,12 @@ pub async fn commands(plan: &Plan, database: &TestDatabase, client: &Client, wri
     }
     for call in calls {
         let args: Vec<&str> = call.iter().map(String::as_str).collect();
-        let finished =
-            outbox_relay(&args).env("DATABASE_URL", &database.url).env("KAFKA_BOOTSTRAP_SERVERS", kafka).run().await;
+        let finished = outbox_relay(&args)
+            .env("DATABASE_URL", &database.url)
+            .env("KAFKA_BOOTSTRAP_SERVERS", kafka)
+            .env("OUTBOX_RELAY_OUTBOX__SCHEMA", "public")
+            .run()
+            .await;
         let sane = matches!(finished.code, Some(0 | 5 | 6));
         assert!(sane, "seed {}: {}: {:?}\n{}", plan.seed, finished.call, finished.code, finished.stderr);
         let stderr = &finished.stderr;

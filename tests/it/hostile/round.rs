@@ -124,6 +124,8 @@ impl Stage {
         let settings = RelaySettings::new(&self.database, &parts().kafka)
             .set("run.deployment", &unique("hostile"))
             .set("relay.delivery", plan.delivery)
+            // Whatever the defaults say of the search_path.
+            .set("outbox.schema", "public")
             .set("relay.lease", "6s")
             .set("relay.unknown_topic_grace", "1s")
             .set("retry.initial_backoff", "200ms")
