@@ -218,6 +218,8 @@ pub const GRANTS: &[Grant] = &[
     on(Operator, Work, "outbox_shard_count()", "execute"),
     on(Operator, Work, "outbox_key_of(text, text)", "execute"),
     on(Operator, Work, "outbox_shard_of(text, bigint)", "execute"),
+    on(Operator, Work, "outbox_json_text(jsonb, bigint)", "execute"),
+    on(Operator, Work, "outbox_json_text_measured(jsonb, bigint)", "execute"),
     on(Operator, Work, "outbox_shown(text)", "execute"),
     // The consumer, on top of what its projections need.
     on(Consumer, Work, HERE, "usage"),
@@ -260,6 +262,8 @@ pub const GRANTS: &[Grant] = &[
     on(Reader, Work, "outbox_shard_count()", "execute"),
     on(Reader, Work, "outbox_key_of(text, text)", "execute"),
     on(Reader, Work, "outbox_shard_of(text, bigint)", "execute"),
+    on(Reader, Work, "outbox_json_text(jsonb, bigint)", "execute"),
+    on(Reader, Work, "outbox_json_text_measured(jsonb, bigint)", "execute"),
     on(Reader, Work, "outbox_shown(text)", "execute"),
     on(Reader, Work, "outbox_passed(double precision)", "execute"),
 ];

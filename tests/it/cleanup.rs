@@ -165,7 +165,7 @@ async fn every_state_is_kept_for_its_time_and_what_somebody_needs_for_ever() {
     client.execute("update outbox_events set dead_letter_of = $2 where id = $1", &[&copy, &given_away]).await.unwrap();
     kept.insert(copy, "it is the dead letter of a row that is still FAILED");
     let orphan = put(&client, "PUBLISHED", "28 days", None).await;
-    client.execute("update outbox_events set dead_letter_of = 0 where id = $1", &[&orphan]).await.unwrap();
+    client.execute("update outbox_events set dead_letter_of = 999999 where id = $1", &[&orphan]).await.unwrap();
     gone.insert(orphan);
     let unknown = put(&client, "FAILED", "400 days", None).await;
     client.execute("update outbox_events set failed_at = null where id = $1", &[&unknown]).await.unwrap();

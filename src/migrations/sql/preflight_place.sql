@@ -1,4 +1,4 @@
--- The server, and the schema $1 text, before anything is changed. Changes nothing.
+-- The server, and the schema $1 name, before anything is changed. Changes nothing.
 select current_setting('server_version_num')::int as version_num,
   current_setting('server_version') as version,
   pg_is_in_recovery() as is_standby,
