@@ -191,6 +191,7 @@ pub const GRANTS: &[Grant] = &[
     on(Operator, Work, "outbox_held_keys", "select"),
     on(Operator, Work, "outbox_held_keys", "insert"),
     on(Operator, Work, "outbox_held_keys", "update"),
+    on(Operator, Work, "outbox_held_keys", "delete"),
     on(Operator, Work, "outbox_again", "select"),
     on(Operator, Work, "outbox_again", "insert"),
     on(Operator, Work, "outbox_outcomes", "select"),
