@@ -56,7 +56,7 @@ do $$ begin execute format('grant usage on schema %I to outbox_operator', curren
 grant select, update (status, retry_count, last_error, failed_at, dead_letter_to), insert (event_id, aggregate_type, aggregate_id, event_type, event_version, topic, partition_key, payload, payload_raw, headers, correlation_id, causation_id, source, traceparent, created_at, available_at, replay_of) on outbox_events to outbox_operator;
 grant select on outbox_current to outbox_operator;
 grant select, update on outbox_shards to outbox_operator;
-grant select, insert, update on outbox_held_keys to outbox_operator;
+grant select, insert, update, delete on outbox_held_keys to outbox_operator;
 grant select, insert on outbox_again to outbox_operator;
 grant select, delete, update on outbox_outcomes to outbox_operator;
 grant select on outbox_progress to outbox_operator;
