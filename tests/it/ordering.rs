@@ -295,8 +295,16 @@ async fn a_row_below_the_scan_bound_is_found_by_the_sweep() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("sweep"), Topic::create("sweep", 1));
     let client = database.connect().await;
     let relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
-    client.execute("update outbox_shards set low_id = 1000", &[]).await.expect("update");
-    let id = NewRow::new(&topic.name, "k", "{}").insert(&client).await;
+    // Below the last id drawn, since a bound above it would say that ids began again.
+    let late = database.connect().await;
+    late.batch_execute("begin").await.expect("begin");
+    let id = NewRow::new(&topic.name, "k", "{}").insert(&late).await;
+    for n in 0..10 {
+        let other = NewRow::new(&topic.name, &format!("other-{n}"), "{}").insert(&client).await;
+        wait_for_status(&client, other, "PUBLISHED").await;
+    }
+    client.execute("update outbox_shards set low_id = $1", &[&(id + 5)]).await.expect("update");
+    late.batch_execute("commit").await.expect("commit");
     // Half a minute lies between two sweeps.
     wait_until("the row is published", Duration::from_secs(60), async || {
         let row = row(&client, id).await;
