@@ -19,7 +19,7 @@ use crate::cleanup::{self, partitions};
 use crate::config::{AfterPublish, Config, Delivery, Tracking};
 use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, Role, UPKEEP_CONNECTIONS};
 use crate::error::{Code, Error, Result};
-use crate::health::Health;
+use crate::health::{Check, Health};
 use crate::metrics::Metrics;
 use crate::migrations::{self, State};
 use crate::outbox::leases::Leases;
@@ -99,6 +99,8 @@ impl App {
 
     /// Runs until `stop` is cancelled and everything in hand is settled, or until a part fails; then the rest stops too.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        // Before the server answers, and until the parts have checks of their own: with none at all it would be ready.
+        let starting = self.health.check("schema");
         // First, so that a port that is taken ends the start before anything else begins.
         let server = match self.config.admin.enabled {
             true => Some(admin::Server::bind(&self.config.admin, self.health.clone(), self.metrics.clone()).await?),
@@ -119,7 +121,7 @@ impl App {
         };
         // The server answers from the wait for PostgreSQL to the end of the drain: not ready, but alive.
         let work = async {
-            let outcome = self.work(stop.clone()).await;
+            let outcome = self.work(starting, stop.clone()).await;
             drained.cancel();
             outcome
         };
@@ -127,8 +129,8 @@ impl App {
         outcome.and(served)
     }
 
-    async fn work(&self, stop: CancellationToken) -> Result<()> {
-        if !self.prepare_schema(&stop).await? {
+    async fn work(&self, starting: Check, stop: CancellationToken) -> Result<()> {
+        if !self.prepare_schema(&starting, &stop).await? {
             return Ok(());
         }
         let mut supervisor = Supervisor::new(stop.clone());
@@ -147,6 +149,7 @@ impl App {
         if self.config.consumer.enabled {
             supervisor.spawn("consumer", self.consumer()?.run(stop.clone()));
         }
+        drop(starting);
         let (health, stopping) = (self.health.clone(), stop.clone());
         supervisor.spawn("readiness", async move {
             stopping.cancelled().await;
@@ -157,11 +160,10 @@ impl App {
     }
 
     /// Waits for PostgreSQL and brings the schema up to date, if it may. False when the stop came first.
-    async fn prepare_schema(&self, stop: &CancellationToken) -> Result<bool> {
+    async fn prepare_schema(&self, check: &Check, stop: &CancellationToken) -> Result<bool> {
         if !self.config.relay.enabled && !self.config.consumer.enabled {
             return Ok(true);
         }
-        let check = self.health.check("schema");
         let mut backoff = Backoff::for_connection();
         loop {
             let prepare = async {

@@ -200,7 +200,11 @@ pub async fn missing_grants(pool: &Pool) -> Result<Vec<String>, DbError> {
     let connection = pool.get().await?;
     let answers = inspect::server::ask(&connection, &wanted).await?;
     connection.done();
-    Ok(answers.iter().filter(|grant| grant.granted == Some(false)).map(|grant| grant.wanted.to_string()).collect())
+    let refused = answers.iter().filter(|grant| grant.granted == Some(false)).map(|grant| grant.wanted);
+    // Without the columns: who lacks one lacks them all.
+    let mut missing: Vec<String> = refused.map(|wanted| format!("{} on {}", wanted.privilege, wanted.object)).collect();
+    missing.dedup();
+    Ok(missing)
 }
 
 pub async fn begin(pool: &Pool) -> Result<Bounds, DbError> {
