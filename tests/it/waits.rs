@@ -63,6 +63,15 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
         "the_end_of_a_transaction_may_be_unanswered_or_late",
     ),
     (
+        "broker/transaction/search.rs",
+        "init_transactions",
+        "as in producer.rs",
+        "many_refused_records_are_found_in_a_few_rounds",
+    ),
+    // Questions about topics, beside the lanes: 500 ms for a lane, the next ping or a stop for the task that asks.
+    ("broker/partitions.rs", "notified", "5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
+    ("broker/topics.rs", "notified", "500 ms; 5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
+    (
         "broker/transaction.rs",
         "init_transactions",
         "as in producer.rs",
