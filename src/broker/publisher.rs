@@ -4,7 +4,7 @@
 //! Owns what order needs on Kafka's side: records go to the client in the order of the batch, from one thread; when one is
 //! refused nothing later of its key goes out; what has to be sent again is sent again in order.
 //! Invariant: a record is reported [`Delivery::Refused`] only if the broker named it or it was alone in its request. A broker refuses whole
-//! batches, and librdkafka then fails every record in them; see [`explore`](super::explore).
+//! batches, and librdkafka then fails every record in them; see `explore`.
 
 use std::cell::RefCell;
 use std::ops::Range;

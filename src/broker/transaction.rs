@@ -61,11 +61,11 @@ pub struct Marker {
 /// What a transactional publisher needs to know.
 #[derive(Debug, Clone)]
 pub struct TransactionSettings {
-    /// From [`client_config::transactional`](super::client_config::transactional), to which the lane adds the `transactional.id`.
+    /// From [`client_config::transactional`], to which the lane adds the `transactional.id`.
     pub client: ClientConfig,
     /// The `transactional.id` of a shard is this and its number.
     pub id_prefix: String,
-    /// From [`client_config::common`](super::client_config::common).
+    /// From [`client_config::common`].
     pub reader: ClientConfig,
     pub place: MarkerPlace,
     /// Time without any acknowledgement after which a transaction is given up.
