@@ -81,12 +81,14 @@ pub fn reach(_: Point) -> Result<(), String> {
     Ok(())
 }
 
-/// Passes a point. `return(kill)` ends the process at once, as SIGKILL does: nothing is flushed, nothing is told. `return(MS)`
+/// Passes a point. `return(kill)` ends the process at once, as SIGKILL does: nothing is flushed but the log, nothing is told. `return(MS)`
 /// blocks the thread for so many milliseconds. `return(error)` is an error here. Each leaves a line in the log.
 #[cfg(feature = "failpoints")]
 pub fn reach(point: Point) -> Result<(), String> {
     let Some(action) = fail::eval(point.name(), Option::unwrap_or_default) else { return Ok(()) };
     tracing::warn!(point = point.name(), action, "a test acts here");
+    // The line tells the test that the point was reached, and lines wait for a thread of their own.
+    crate::stderr::flush(std::time::Duration::from_secs(1));
     match action.parse() {
         Ok(milliseconds) => std::thread::sleep(std::time::Duration::from_millis(milliseconds)),
         Err(_) if action == "kill" => std::process::abort(),

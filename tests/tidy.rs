@@ -71,7 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("output", &[]),
     ("config", &[]),
     ("error", &[]),
-    ("failpoint", &[]),
+    ("failpoint", &["stderr"]),
     ("event", &[]),
     ("retry", &[]),
     ("clock", &[]),
