@@ -57,8 +57,13 @@ pub(super) async fn each(
 ) -> Result<Released, OutboxError> {
     let due = due(tx, shard, portion).await?;
     let ids: Vec<i64> = due.iter().flat_map(|key| key.waiting.iter().take(share(key))).copied().collect();
-    let statement = &tx.prepare_cached(sql::RELEASE_ROWS).await?;
-    let cut = care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.execute(statement, &[&ids]).await?) }).await?;
+    let (rehome, release) = (&tx.prepare_cached(sql::REHOME).await?, &tx.prepare_cached(sql::RELEASE_ROWS).await?);
+    let work = |ids: Vec<i64>| async move {
+        // Before they count as waiting: one that `shards set` could not move may still be in another shard.
+        tx.execute(rehome, &[&ids]).await?;
+        Ok(tx.execute(release, &[&ids]).await?)
+    };
+    let cut = care.over(tx, &ids, work).await?;
     let stuck: BTreeMap<i64, SqlState> = outcomes::answers(cut.refused, cut.left).collect();
     let (mut note, mut failed, mut back) = (Note::default(), Vec::new(), HashSet::new());
     for key in due {
