@@ -33,7 +33,8 @@ written as (
       'original_topic', coalesce(due.dead_letter_from, e.topic, ''),
       'exception_class', split_part(due.last_error, ': ', 1),
       'exception_message', coalesce(nullif(substr(due.last_error, length(split_part(due.last_error, ': ', 1)) + 3), ''), 'Unknown error'),
-      'failed_at', to_char(coalesce(due.failed_at, now()) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+      -- Of infinity there is no such text.
+      'failed_at', coalesce(to_char(coalesce(due.failed_at, now()) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), due.failed_at::text),
       'retry_count', (case when own.headers ->> 'retry_count' ~ '^[0-9]{1,9}$' then (own.headers ->> 'retry_count')::bigint else 0 end + 1)::text
     ),
     e.correlation_id, e.causation_id, e.source, e.traceparent, e.created_at, e.id
