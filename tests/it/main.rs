@@ -50,6 +50,7 @@ mod roles;
 mod schema;
 mod secrets;
 mod sessions;
+mod shortfall;
 mod shutdown;
 mod sizes;
 mod sql_files;

@@ -131,7 +131,10 @@ async fn check_plans(database: &TestDatabase, when: &str) {
 
     let manifest =
         explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{batch}, 1000000, 2097152, 8192, true")).await;
-    assert_eq!(scans(&manifest, "outbox_events"), ["Index Scan outbox_events_pkey"], "{when}: {manifest:#}");
+    // The second scan looks whether a row that was touched is locked.
+    let mut found = scans(&manifest, "outbox_events");
+    found.dedup();
+    assert_eq!(found, ["Index Scan outbox_events_pkey"], "{when}: {manifest:#}");
 
     let release = explain(&lane, "outbox/sql/release_due.sql", "3::smallint, 1000, 1000").await;
     for scan in scans(&release, "outbox_events") {

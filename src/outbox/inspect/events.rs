@@ -20,6 +20,9 @@ const OUTCOMES: i64 = 10_000;
 /// Most bytes of a payload, or of headers, that are read to be shown: more than Kafka takes by default.
 pub const SHOWN_BYTES: i64 = 1 << 20;
 
+/// Farthest time before now, in seconds: PostgreSQL has no time that is much longer ago, 4713 BC is its first year.
+const AGO_MAX: f64 = 2e11;
+
 /// Which events to list; all conditions must hold.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -52,7 +55,7 @@ impl Moment {
         match self {
             Self::Any => (None, None),
             Self::At(at) => (Some(at), None),
-            Self::Ago(ago) => (None, Some(ago.as_secs_f64())),
+            Self::Ago(ago) => (None, Some(ago.as_secs_f64().min(AGO_MAX))),
         }
     }
 }
