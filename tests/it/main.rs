@@ -22,6 +22,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod foreign_bytes;
 mod hostile;
 mod hostile_rows;
 mod identity;
