@@ -66,7 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("db", &["config", "supervisor"]),
     ("metrics", &["broker"]), // the version of librdkafka, for build_info
     ("health", &[]),
-    ("supervisor", &[]),
+    ("supervisor", &["health"]),
     ("telemetry", &["config"]),
     ("output", &[]),
     ("config", &[]),

@@ -36,6 +36,8 @@ mod ordering;
 mod outage;
 mod outbox;
 mod partitions;
+#[cfg(feature = "failpoints")]
+mod parts_fail_apart;
 mod projection;
 mod query_plans;
 mod refused_writes;
