@@ -83,10 +83,9 @@ grant execute on function outbox_shown(text) to outbox_operator;
 grant execute on function outbox_text(text) to outbox_operator;
 grant execute on function outbox_escaped(text) to outbox_operator;
 
--- The consumer. What projections read is a temporary table.
+-- The consumer.
 create role outbox_consumer nologin;
 do $$ begin execute format('grant usage on schema %I to outbox_consumer', current_schema()); end $$;
-do $$ begin execute format('grant temporary on database %I to outbox_consumer', current_database()); end $$;
 grant select, insert, update on consumer_partitions to outbox_consumer;
 grant select, insert on event_handled to outbox_consumer;
 grant select, insert on consumer_parked to outbox_consumer;

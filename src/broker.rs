@@ -5,10 +5,12 @@
 
 pub mod admin;
 pub mod client_config;
+pub mod ends;
 pub mod failure;
 pub mod lost;
 pub mod partitions;
 pub mod publisher;
+pub mod raw;
 pub mod reader;
 pub mod scan;
 pub mod topics;

@@ -234,8 +234,6 @@ pub const GRANTS: &[Grant] = &[
     on(Operator, Work, "outbox_escaped(text)", "execute"),
     // The consumer, on top of what its projections need.
     on(Consumer, Work, HERE, "usage"),
-    // The relation that projections read is a temporary table.
-    on(Consumer, Work, HERE, "temporary"),
     on(Consumer, Work, "consumer_partitions", "select"),
     on(Consumer, Work, "consumer_partitions", "insert"),
     on(Consumer, Work, "consumer_partitions", "update"),

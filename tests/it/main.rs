@@ -23,6 +23,7 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod foreign_bytes;
 mod hostile;
 mod hostile_rows;
 mod identity;
@@ -38,6 +39,8 @@ mod ordering;
 mod outage;
 mod outbox;
 mod partitions;
+#[cfg(feature = "failpoints")]
+mod parts_fail_apart;
 mod projection;
 mod query_plans;
 mod refused_moves;
