@@ -42,13 +42,31 @@ do $$ begin execute format('alter function outbox_event_moved() set search_path 
 
 -- Computes the shard of some events again that `shards set` could not move: it follows when a column is named that it is made from. With the rights of
 -- its owner: who retries an event need not be allowed to change its key. Rows that are where they belong are left alone.
+-- A trigger that skips the change without an error makes it fail with 27000, as PostgreSQL calls that between its own statements.
 create function outbox_rehome(ids bigint[]) returns void
-  language sql security definer
+  language plpgsql security definer
 as $$
+begin
   update outbox_events set partition_key = partition_key
-  where id = any(ids) and shard <> outbox_shard_of(outbox_key_of(partition_key, aggregate_id), id)
-$$;
+  where id = any(ids) and shard <> outbox_shard_of(outbox_key_of(partition_key, aggregate_id), id);
+  if exists (
+    select 1 from outbox_events where id = any(ids) and shard <> outbox_shard_of(outbox_key_of(partition_key, aggregate_id), id))
+  then
+    raise exception 'rows of outbox_events were not moved' using errcode = 'triggered_data_change_violation';
+  end if;
+end $$;
 do $$ begin execute format('alter function outbox_rehome(bigint[]) set search_path = %I, pg_temp', current_schema()); end $$;
+
+-- Fails in the same way when rows are still in one of these states, although they were to leave it. Returns nothing.
+create function outbox_expect_left(ids bigint[], states text[]) returns void
+  language plpgsql stable
+as $$
+begin
+  -- As an expression, so that the planner cannot choose the index of the PENDING rows.
+  if exists (select 1 from outbox_events where id = any(ids) and status || '' = any(states)) then
+    raise exception 'rows of outbox_events were not changed' using errcode = 'triggered_data_change_violation';
+  end if;
+end $$;
 
 -- A text of a database in SQL_ASCII, which holds any bytes: what is no UTF-8 is shown with its other bytes as \nnn, because a session in UTF-8
 -- could not receive it.

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
+
 use super::isolate::{self, Blame, MayBlame, Refused};
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool};
@@ -50,9 +52,11 @@ impl Writer {
         let statement = connection.prepare_cached(WRITE).await?;
         match connection.query_one(&statement, &[&PORTION, &put_off, &None::<Vec<i64>>]).await {
             Ok(row) => {
-                let letters = letters(&row)?;
+                let (letters, kept) = written(&row)?;
                 connection.done();
-                Ok(Written { letters, refused: Vec::new() })
+                let refused = refused_silently(kept);
+                self.put_off(&refused);
+                Ok(Written { letters, refused })
             }
             Err(error) if error.blame() == Blame::Row => {
                 connection.done();
@@ -70,17 +74,33 @@ impl Writer {
         let write = tx.prepare_cached(WRITE).await?;
         let (tx_ref, write) = (&tx, &write);
         let work =
-            move |part: Vec<i64>| async move { letters(&tx_ref.query_one(write, &[&PORTION, &put_off, &part]).await?) };
+            move |part: Vec<i64>| async move { written(&tx_ref.query_one(write, &[&PORTION, &put_off, &part]).await?) };
         let cut = isolate::cut(tx_ref, &due, monotonic() + SEARCH, work).await?;
         tx.commit().await?;
         connection.done();
+        let (mut letters, mut refused) = (0, cut.refused);
+        for (written, kept) in cut.done {
+            letters += written;
+            refused.extend(refused_silently(kept));
+        }
+        self.put_off(&refused);
+        Ok(Written { letters, refused })
+    }
+
+    fn put_off(&mut self, refused: &[Refused<i64>]) {
         let until = monotonic() + PUT_OFF;
         let room = PUT_OFF_MAX.saturating_sub(self.put_off.len());
-        self.put_off.extend(cut.refused.iter().take(room).map(|refused| (refused.item, until)));
-        Ok(Written { letters: cut.done.iter().sum(), refused: cut.refused })
+        self.put_off.extend(refused.iter().take(room).map(|refused| (refused.item, until)));
     }
 }
 
-fn letters(row: &tokio_postgres::Row) -> Result<u64, DbError> {
-    Ok(u64::try_from(row.try_get::<_, i64>("letters")?).unwrap_or(0))
+/// Dead letters that were written, and events of which none was because a trigger kept the note that one is due.
+fn written(row: &tokio_postgres::Row) -> Result<(u64, Vec<i64>), DbError> {
+    Ok((u64::try_from(row.try_get::<_, i64>("letters")?).unwrap_or(0), row.try_get("kept")?))
+}
+
+/// What PostgreSQL calls the same between its own statements.
+fn refused_silently(kept: Vec<i64>) -> Vec<Refused<i64>> {
+    let sqlstate = Some(SqlState::TRIGGERED_DATA_CHANGE_VIOLATION);
+    kept.into_iter().map(|item| Refused { item, sqlstate: sqlstate.clone() }).collect()
 }

@@ -241,6 +241,7 @@ async fn reopen(tx: &Transaction<'_>, ids: &[i64]) -> Result<HashSet<i64>, DbErr
     let outcomes = outcomes::reopen(tx, ids, true).await?;
     let held: Vec<i64> = outcomes.iter().filter(|outcome| outcome.row_waits).map(|outcome| outcome.id).collect();
     let rows = tx.query(REOPEN, &[&ids, &held]).await?;
+    outcomes::expect_left(tx, ids, &["FAILED"]).await?;
     let rows = rows.iter().map(|row| row.get(0));
     Ok(rows.chain(outcomes.iter().map(|outcome| outcome.id)).collect())
 }

@@ -95,6 +95,12 @@ pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Re
 /// Constraints that are put off to the commit are checked with each statement, where the row can be found.
 pub(super) const IMMEDIATE: &str = "set constraints all immediate";
 
+/// Sees to it that rows have left these states, outside of a step.
+pub(super) async fn expect_left(tx: &Transaction<'_>, ids: &[i64], states: &[&str]) -> Result<(), DbError> {
+    tx.execute(sql::EXPECT_LEFT, &[&ids, &states]).await?;
+    Ok(())
+}
+
 /// Rows of one statement of [`publish`]. What a row that refuses makes PostgreSQL undo is no more than this, twice. A guess.
 const PUBLISHED_TOGETHER: usize = 10_000;
 
@@ -108,7 +114,8 @@ pub(super) async fn publish(tx: &Transaction<'_>, published: &[Placed]) -> Resul
         let ids: Vec<i64> = part.iter().map(|(id, _)| *id).collect();
         let (partitions, offsets): (Vec<Option<i32>>, Vec<Option<i64>>) =
             part.iter().map(|(_, place)| place.unzip()).unzip();
-        tx.execute(sql::SETTLE_PUBLISHED, &[&ids, &partitions, &offsets]).await
+        tx.execute(sql::SETTLE_PUBLISHED, &[&ids, &partitions, &offsets]).await?;
+        expect_left(tx, &ids, &["PENDING"]).await
     };
     for portion in published.chunks(PUBLISHED_TOGETHER) {
         let cut = cut(tx, portion, Duration::MAX, &mark).await?;

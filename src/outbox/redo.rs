@@ -225,6 +225,8 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
         Action::Discard => (DISCARD, RELEASE_BEHIND),
     };
     let changed = tx.execute(change, &[&ids]).await?;
+    let left: &[&str] = if retry { &["FAILED"] } else { &["FAILED", "HELD"] };
+    outcomes::expect_left(tx, &ids, left).await?;
     tx.execute(release, &[&ids]).await?;
     tx.execute(DECIDE, &[&ids, &action.as_str()]).await?;
     // The rows of the others are among those that were changed.

@@ -11,6 +11,7 @@ pub(super) const CLAIM: &str = include_str!("sql/claim.sql");
 pub(super) const CLAIM_AGAIN: &str = include_str!("sql/claim_again.sql");
 pub(super) const CLAIM_MANIFEST: &str = include_str!("sql/claim_manifest.sql");
 pub(super) const CLAIM_WATERMARK: &str = include_str!("sql/claim_watermark.sql");
+pub(super) const EXPECT_LEFT: &str = include_str!("sql/expect_left.sql");
 pub(super) const FENCE: &str = include_str!("sql/fence.sql");
 pub(super) const FENCE_FREE: &str = include_str!("sql/fence_free.sql");
 pub(super) const HEARTBEAT: &str = include_str!("sql/heartbeat.sql");

@@ -244,3 +244,39 @@ async fn what_failed_by_its_outcome_is_retried_first() {
     assert_eq!(sent.get("corrected"), Some(&vec![moved]));
     relay.terminate().await;
 }
+
+/// A trigger that skips a change raises no error: the commands name the rows all the same, and no dead letter is written again and again.
+#[tokio::test]
+async fn a_change_that_is_skipped_without_an_error_is_noticed() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("skipped"), Topic::create("skipped", 1));
+    let client = database.connect().await;
+    let mut ids = Vec::new();
+    for n in 0..6 {
+        let failed =
+            NewRow::new(&topic.name, &format!("k{n}"), "{}").text("status", "FAILED").text("last_error", "x: y");
+        let failed = failed.text("source", if n == 2 { "no" } else { "yes" }).sql("failed_at", "now()");
+        ids.push(failed.text("dead_letter_to", &topic.name).insert(&client).await);
+    }
+    let skip = "create function no() returns trigger language plpgsql as $$ \
+                begin if old.source = 'no' then return null; end if; return new; end $$; \
+                create trigger no before update on outbox_events for each row execute function no();";
+    client.batch_execute(skip).await.expect("a trigger of the application");
+    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let later = NewRow::new(&topic.name, "later", "{}").insert(&client).await;
+    wait_until("the others are written, and the one is named", PATIENCE, async || {
+        let letters = number(&client, "select count(*) from outbox_events where dead_letter_of is not null").await;
+        if letters == 5 && relay.log_text().contains("27000") { Ok(()) } else { Err(letters.to_string()) }
+    })
+    .await;
+    wait_for_status(&client, later, "PUBLISHED").await;
+    assert_eq!(number(&client, "select count(*) from outbox_events where dead_letter_to is not null").await, 1);
+    relay.terminate().await;
+    for action in ["retry", "discard"] {
+        let call = outbox_relay(&["events", action, "--all", "--status", "failed,held", "--yes", "-o", "json"]);
+        let ended = call.env("DATABASE_URL", &database.url).run().await.expect_code(5);
+        let report = ended.json();
+        assert_eq!((&report["changed"], &report["refused"][0]["id"]), (&5.into(), &ids[2].into()), "{report}");
+        assert!(ended.stderr.contains("SQLSTATE 27000"), "{}", ended.stderr);
+    }
+    assert_eq!(row(&client, ids[2]).await.status, "FAILED");
+}

@@ -2,7 +2,8 @@
 -- $3 bigint[]: of these alone, or null for any.
 -- Key, payload, headers and created_at are those of the event. Headers that are no strings, which can be why it failed, become
 -- strings; one of ours that is there already gets its newest value, and retry_count goes up by one.
--- Of an event whose row refuses to be changed the outcome says all this, and is changed in its stead. Returns how many were written.
+-- Of an event whose row refuses to be changed the outcome says all this, and is changed in its stead. Returns how many were written, and the
+-- events of which none was, since a trigger of somebody else's kept the note: it would be written again and again.
 -- An event is locked while it is copied, and the note goes in the same transaction, so nobody copies it twice.
 with due_rows as (
   select id, dead_letter_to, dead_letter_from, last_error, failed_at from outbox_events
@@ -22,6 +23,14 @@ due as (
   select o.id, o.dead_letter_to, o.dead_letter_from, o.last_error, o.at from due_outcomes o
   join outbox_events e on e.id = o.id and e.event_id = o.event_id
 ),
+noted as (
+  update outbox_events e set dead_letter_to = null from due_rows d where e.id = d.id
+  returning e.id, e.dead_letter_to is null as gone
+),
+noted_outcomes as (
+  update outbox_outcomes o set dead_letter_to = null from due_outcomes d where o.id = d.id
+  returning o.id
+),
 written as (
   insert into outbox_events (
     event_id, aggregate_type, aggregate_id, event_type, event_version, topic, partition_key, payload, payload_raw, headers,
@@ -40,16 +49,11 @@ written as (
     e.correlation_id, e.causation_id, e.source, e.traceparent, e.created_at, e.id
   from outbox_events e
   join due using (id)
+  join (select id from noted where gone union all select id from noted_outcomes) n using (id)
   cross join lateral (
     select jsonb_object_agg(h.key, case jsonb_typeof(h.value) when 'string' then h.value else to_jsonb(h.value::text) end) as headers
     from jsonb_each(case jsonb_typeof(e.headers) when 'object' then e.headers else '{}' end) as h
   ) own
   returning id
-),
-noted as (
-  update outbox_events e set dead_letter_to = null from due_rows d where e.id = d.id
-),
-noted_outcomes as (
-  update outbox_outcomes o set dead_letter_to = null from due_outcomes d where o.id = d.id
 )
-select count(*) as letters from written
+select (select count(*) from written) as letters, array(select id from due_rows except select id from noted where gone) as kept
