@@ -44,6 +44,8 @@ pub struct TopicFacts {
     pub min_insync_replicas: Option<u32>,
     /// How much older and younger than the broker's clock a record may be.
     pub timestamps: Timestamps,
+    /// `cleanup.policy` contains `compact`: records without a key are refused.
+    pub compacted: bool,
     /// In the order of the partitions.
     pub places: Vec<Place>,
 }
@@ -121,6 +123,9 @@ impl Found {
             max_message_bytes: number("max.message.bytes"),
             min_insync_replicas: number("min.insync.replicas").and_then(|value| u32::try_from(value).ok()),
             timestamps: Timestamps::read(settings),
+            compacted: settings
+                .get("cleanup.policy")
+                .is_some_and(|policies| policies.split(',').any(|policy| policy.trim() == "compact")),
             places: self.places,
         }
     }

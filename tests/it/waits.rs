@@ -72,13 +72,13 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     ("broker/partitions.rs", "notified", "5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
     ("broker/topics.rs", "notified", "500 ms; 5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
     (
-        "broker/transaction.rs",
+        "broker/transaction/open.rs",
         "init_transactions",
         "as in producer.rs",
         "kafka_that_can_be_reached_in_one_direction_only_is_waited_for",
     ),
     (
-        "broker/transaction.rs",
+        "broker/transaction/open.rs",
         "committed_offsets",
         "2 s, 10 s together; watched",
         "kafka_that_can_be_reached_in_one_direction_only_is_waited_for",
