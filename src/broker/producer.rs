@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::call::CallWatch;
 use super::lost::LostBrokers;
 use super::{Headers, Record, client_config};
 use crate::clock::{Permit, monotonic};
@@ -22,35 +23,6 @@ use crate::clock::{Permit, monotonic};
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it is asked again before the producer is given up. As long as a transaction may take.
 const CALLS_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Since when a thread has been inside of one call of the client, by the monotonic clock; for who waits for that thread.
-///
-/// A call has a timeout of its own, which librdkafka 2.12 does not always keep: `send_offsets_to_transaction` waits for as long as the
-/// broker stays away that coordinated the group when it was last asked (seen with one of three brokers down).
-#[derive(Debug, Default)]
-pub(super) struct CallWatch {
-    since: Mutex<Option<Duration>>,
-}
-
-impl CallWatch {
-    fn set(&self, since: Option<Duration>) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
-    }
-
-    /// Makes a call that others watch.
-    pub(super) fn during<T>(&self, call: impl FnOnce() -> T) -> T {
-        self.set(Some(monotonic()));
-        let ended = call();
-        self.set(None);
-        ended
-    }
-
-    /// How long the call has lasted by now; zero when there is none.
-    pub(super) fn lasts(&self) -> Duration {
-        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.map_or(Duration::ZERO, |since| monotonic().saturating_sub(since))
-    }
-}
 
 /// The answer for one record, by its index in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,11 +216,11 @@ impl Producer {
 
     /// Fences every older producer with the same `transactional.id` and ends what they had open: commits where a commit had
     /// begun, aborts otherwise. Waits for `blocked` at most where a transaction cannot be ended now.
-    pub(super) fn init_transactions(&self, permit: &Permit, blocked: Duration) -> KafkaResult<()> {
+    pub(super) fn fence(&self, permit: &Permit, blocked: Duration) -> KafkaResult<()> {
         let started = monotonic();
         self.patiently_while(
             permit,
-            |timeout| self.inner.init_transactions(timeout),
+            |timeout| self.watch.init(&self.inner, timeout),
             |code| code != RDKafkaErrorCode::ConcurrentTransactions || monotonic().saturating_sub(started) < blocked,
         )
     }
@@ -267,26 +239,22 @@ impl Producer {
         group: &ConsumerGroupMetadata,
         permit: &Permit,
     ) -> KafkaResult<()> {
-        self.patiently(permit, |timeout| self.inner.send_offsets_to_transaction(offsets, group, timeout))
+        self.patiently(permit, |timeout| self.watch.send_offsets(&self.inner, offsets, group, timeout))
     }
 
     /// Every record must have been reported before: the client would wait for reports that nobody takes.
     pub(super) fn commit(&self, permit: &Permit) -> KafkaResult<()> {
-        self.patiently(permit, |timeout| self.inner.commit_transaction(timeout))
+        self.patiently(permit, |timeout| self.watch.commit(&self.inner, timeout))
     }
 
     pub(super) fn abort(&self, permit: &Permit) -> KafkaResult<()> {
-        self.patiently(permit, |timeout| self.inner.abort_transaction(timeout))
+        self.patiently(permit, |timeout| self.watch.abort(&self.inner, timeout))
     }
 
     /// Aborts whatever the permit says: it has ended, mostly.
     pub(super) fn abort_at_once(&self, timeout: Duration) -> KafkaResult<()> {
         self.inner.purge(PurgeConfig::default().queue().inflight());
-        self.call(|| self.inner.abort_transaction(timeout))
-    }
-
-    fn call(&self, call: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
-        self.watch.during(call)
+        self.watch.abort(&self.inner, timeout)
     }
 
     /// Calls of transactions go on in the background when they time out, and the next one takes them up. So each is asked
@@ -303,7 +271,7 @@ impl Producer {
     ) -> KafkaResult<()> {
         let started = monotonic();
         loop {
-            match self.call(|| call(permit.remaining().min(CALL_TIMEOUT))) {
+            match call(permit.remaining().min(CALL_TIMEOUT)) {
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable()
                         && worth(error.code())

@@ -19,9 +19,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::batch::{BatchState, HandOver, POLL_EVERY, Sending, State, drain, hand_over};
-use super::call::close;
+use super::call::{CallWatch, close};
 use super::partitions::Partitions;
-use super::producer::{CallWatch, Producer};
+use super::producer::Producer;
 use super::{Record, client_config};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
@@ -189,7 +189,8 @@ impl TransactionalPublisher {
                 answered = &mut answer => return answered.map_err(|_| GONE),
                 () = tokio::time::sleep(WATCH_EVERY) => {}
             }
-            if thread.watch.lasts() > STUCK_CALL {
+            if let Some(call) = thread.watch.outlasts(STUCK_CALL) {
+                tracing::warn!(lane = self.settings.name, call, "a call of the Kafka client does not return");
                 let successor = Thread::start((*self.settings).clone(), Arc::clone(&self.brokers_up));
                 if let Ok(successor) = successor {
                     *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = successor;

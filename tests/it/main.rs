@@ -54,6 +54,7 @@ mod support;
 mod takeover;
 mod together;
 mod top;
+mod topic_matrix;
 mod topics;
 mod upgrade;
 mod waits;

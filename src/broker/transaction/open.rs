@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -80,7 +80,7 @@ impl Worker {
         let producer =
             Producer::new(&self.settings.client, 0, Arc::clone(&self.brokers_up)).map_err(|error| error.to_string())?;
         let producer = producer.watched_by(Arc::clone(&self.watch));
-        if let Err(error) = producer.init_transactions(permit, BLOCKED) {
+        if let Err(error) = producer.fence(permit, BLOCKED) {
             if is_concurrent(&error) {
                 close(producer);
                 let marker = self.marker(&reader, permit)?;
@@ -121,7 +121,7 @@ impl Worker {
             let mut list = TopicPartitionList::new();
             list.add_partition(topic, *partition);
             let left = end.saturating_sub(monotonic());
-            let asked = self.watch.during(|| reader.committed_offsets(list, left.min(ATTEMPT_TIMEOUT)));
+            let asked = self.watch.committed_by(reader, list, left.min(ATTEMPT_TIMEOUT));
             let found = asked.and_then(|list| {
                 let element = list.elements_for_topic(topic).into_iter().next();
                 element.map_or(Ok(None), |element| {

@@ -48,7 +48,7 @@ impl Worker {
         sending: &Sending<'_>,
         permit: &Permit,
     ) -> Result<(), String> {
-        producer.init_transactions(permit, BLOCKED).map_err(|error| error.to_string())?;
+        producer.fence(permit, BLOCKED).map_err(|error| error.to_string())?;
         let started = monotonic();
         let mut group = explore::group(batch, usize::MAX);
         let mut round = 0;
