@@ -340,6 +340,17 @@ pub struct Wait {
     group: Arc<WaitsGroup>,
 }
 
+impl Wait {
+    /// Goes on with other words, and lasts from when it began.
+    pub fn now(&self, what: &'static str) {
+        if let Some(group) = self.group.shared.lock().waits.get_mut(&self.group.id)
+            && let Some(waiting) = group.state.get_mut(&self.id)
+        {
+            waiting.what = what;
+        }
+    }
+}
+
 impl Drop for Wait {
     fn drop(&mut self) {
         if let Some(group) = self.group.shared.lock().waits.get_mut(&self.group.id) {

@@ -146,6 +146,7 @@ pub struct Metrics {
     pub poll_duration: Family<PollLabel, Histogram>,
     pub transactions: Family<TransactionLabel, Counter>,
     pub opens: Counter,
+    pub producers_left: Counter,
     pub dead_letters: Counter,
     pub paused: Family<TopicLabel, CountGauge>,
     pub partitions_unavailable: Family<StateLabel, CountGauge>,
@@ -233,6 +234,11 @@ impl Metrics {
         let opens = register!(
             "opens",
             "Times that a lane fenced its predecessors and read its marker: once per takeover, and after unusual transactions",
+            Counter::default()
+        );
+        let producers_left = register!(
+            "producers_left",
+            "Times that a shard went on with another transactional.id, because Kafka could not end its last transaction",
             Counter::default()
         );
         let dead_letters = register!(
@@ -336,6 +342,7 @@ impl Metrics {
             poll_duration,
             transactions,
             opens,
+            producers_left,
             dead_letters,
             paused,
             partitions_unavailable,

@@ -185,6 +185,8 @@ pub struct ShardState {
     pub marked: bool,
     /// `None`: an older version has claimed it, or at-least-once delivery.
     pub tag: Option<BatchTag>,
+    /// Which `transactional.id` its producer has.
+    pub producer: i32,
 }
 
 /// Whose outbox this is.
@@ -245,9 +247,22 @@ impl PgOutbox {
             batch_ids: row.get("batch_ids"),
             marked: row.get("marked"),
             tag: BatchTag::of_batch(row.get("batch_tag"), batch_seq),
+            producer: row.get("producer_generation"),
         };
         connection.done();
         Ok(state)
+    }
+
+    /// Goes on to the next `transactional.id` of a shard, from the one of this number. When the answer is lost, [`PgOutbox::state`] tells which
+    /// one counts.
+    pub async fn next_producer(&self, fence: Fence, from: i32) -> Result<i32, OutboxError> {
+        let connection = self.pool.get().await?;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&fence.shard, &fence.owner, &fence.epoch, &from];
+        let row = connection.query_opt(sql::NEXT_PRODUCER, &params).await?;
+        let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
+        let producer = row.get("producer_generation");
+        connection.done();
+        Ok(producer)
     }
 
     pub async fn installation(&self) -> Result<Installation, DbError> {

@@ -29,7 +29,7 @@ mod world;
 use checks::Violation::{self, *};
 use checks::check;
 use relay::Mode::{self, AtLeastOnce, ExactlyOnce};
-use rules::{Rules, Safeguard};
+use rules::{Luck, Rules, Safeguard};
 use search::{exhaustive, random, storm};
 use world::{Action, Budget, Setting, World};
 
@@ -38,10 +38,28 @@ const SEEDS: u64 = 1_500;
 const SEEDS_TO_FIND: u64 = 10_000;
 const STEPS: usize = 250;
 
-const STORM: Budget =
-    Budget { restarts: 6, misfortunes: 12, waits: 8, rows: 10, barriers: 40, timeouts: 2, failovers: 0, expiries: 0 };
-const CALM: Budget =
-    Budget { restarts: 0, misfortunes: 0, waits: 0, rows: 0, barriers: 0, timeouts: 0, failovers: 0, expiries: 0 };
+const STORM: Budget = Budget {
+    restarts: 6,
+    misfortunes: 12,
+    waits: 8,
+    rows: 10,
+    barriers: 40,
+    timeouts: 2,
+    failovers: 0,
+    expiries: 0,
+    elections: 0,
+};
+const CALM: Budget = Budget {
+    restarts: 0,
+    misfortunes: 0,
+    waits: 0,
+    rows: 0,
+    barriers: 0,
+    timeouts: 0,
+    failovers: 0,
+    expiries: 0,
+    elections: 0,
+};
 
 const ONCE: Setting = setting(&[ExactlyOnce; 2], &[ExactlyOnce], STORM);
 const AT_LEAST: Setting = setting(&[AtLeastOnce; 2], &[AtLeastOnce], STORM);
@@ -101,7 +119,7 @@ fn kafka_that_lost_transactions_is_refused_by_whoever_starts_then() {
             world.apply(Action::Restart(relay, ExactlyOnce));
         }
         world.apply(Action::TransactionTimesOut);
-        world.kafka.finish();
+        world.kafka.finish_all();
         let Some(former) = past.len().checked_sub(2 + (seed % 3) as usize) else { continue };
         world.kafka.go_back(&past[former]);
         world.history_lost = true;
@@ -111,6 +129,56 @@ fn kafka_that_lost_transactions_is_refused_by_whoever_starts_then() {
         refused += u64::from(world.refused());
     }
     assert!(refused > SEEDS / 4, "{refused}");
+}
+
+/// Transactions that cannot be ended, and relays that go on without waiting for that.
+const ELECTIONS: Setting = Setting { budget: Budget { elections: 3, ..STORM }, ..ONCE };
+
+#[test]
+fn partitions_that_lose_their_leaders_inside_transactions_lose_and_repeat_nothing() {
+    holds(ELECTIONS);
+    holds(Setting { modes: &[ExactlyOnce; 3], ..ELECTIONS });
+    holds(Setting { budget: Budget { elections: 3, ..STORM }, ..MIXED });
+}
+
+/// A lane whose transaction cannot be ended goes on with what is for other partitions, and so does its successor.
+#[test]
+fn a_transaction_that_cannot_be_ended_keeps_nobody_waiting() {
+    let budget = Budget { rows: 3, elections: 1, ..CALM };
+    let mut world = World::new(Setting { modes: &[ExactlyOnce], budget, ..ONCE }).with_rows(&[0]);
+    let steps = |world: &mut World, count: usize| {
+        for _ in 0..count {
+            let before = (world.relays[0].at, world.relays[0].batch.sent);
+            world.apply(Action::Relay(0, Luck::Fine));
+            if before.0 == relay::At::Produce && before == (world.relays[0].at, world.relays[0].batch.sent) {
+                // It has waited long enough.
+                world.apply(Action::Relay(0, Luck::LostBefore));
+            }
+            world.apply(Action::TransactionFinishes);
+            world.apply(Action::Time(1));
+        }
+    };
+    // The first transaction is that of the marker alone.
+    let commits = |world: &World| world.relays[0].at == relay::At::Commit && !world.relays[0].batch.ids.is_empty();
+    while !commits(&world) {
+        steps(&mut world, 1);
+    }
+    world.apply(Action::Leader(false));
+    steps(&mut world, 5);
+    for restarted in [false, true] {
+        if restarted {
+            world.apply(Action::Restart(0, ExactlyOnce));
+            world.apply(Action::Time(postgres::LEASE));
+        }
+        world.apply(Action::WriterOpens(1));
+        world.apply(Action::WriterInserts(0));
+        world.apply(Action::WriterEnds(0, true));
+        steps(&mut world, 60);
+        assert!(world.db.rows.iter().all(|row| row.published), "restarted: {restarted}, {:?}", world.relays[0]);
+        assert!(world.kafka.leaderless && world.kafka.is_ending(), "the first transaction is still not ended");
+    }
+    assert!(world.comes_to_rest(|_| {}));
+    assert_eq!(check(&world), None);
 }
 
 // Every interleaving within small bounds.
@@ -131,6 +199,12 @@ fn every_switch_of_modes_is_survived() {
 fn every_failover_is_survived_or_refused() {
     let budget = Budget { waits: 1, rows: 1, failovers: 1, ..CALM };
     every(10_000, Setting { budget, ..ONCE }, &[0]);
+}
+
+#[test]
+fn every_election_with_every_kill_is_survived() {
+    let budget = Budget { restarts: 1, waits: 1, rows: 2, elections: 1, ..CALM };
+    every(10_000, Setting { budget, ..ONCE }, &[0, 1]);
 }
 
 // Without a safeguard.
@@ -195,6 +269,16 @@ fn a_mark_that_at_least_once_leaves_on_breaks_up_its_batch() {
 #[test]
 fn a_mark_set_before_the_first_marker_is_refused_for_nothing() {
     breaks(Safeguard::ResendUnmarked, MIXED, &[RefusedForNothing]);
+}
+
+#[test]
+fn a_transactional_id_that_is_left_too_early_repeats_a_batch() {
+    breaks(Safeguard::LeaveDecided, ELECTIONS, &[Twice, RefusedForNothing]);
+}
+
+#[test]
+fn a_transactional_id_that_no_successor_knows_of_repeats_a_batch() {
+    breaks(Safeguard::LeaveNoted, ELECTIONS, &[Twice, RefusedForNothing]);
 }
 
 #[track_caller]

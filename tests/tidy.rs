@@ -153,6 +153,11 @@ fn only_output_prints() {
 }
 
 #[test]
+fn calls_of_the_kafka_client_that_wait_have_limits() {
+    assert_none(kafka_without_limit(&rust_files("src")));
+}
+
+#[test]
 fn errors_of_postgresql_are_printed_in_one_place() {
     assert_none(quoting_errors(&rust_files("src")));
 }

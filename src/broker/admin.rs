@@ -10,13 +10,13 @@ use rdkafka::admin::{
 };
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::call::{answered, blocking, close_later};
+use super::call::{Question, answered, close_later};
 use super::client_config;
 use super::partitions::Place;
 use super::raw;
@@ -25,6 +25,9 @@ use crate::error::{Code, Error, Result};
 
 /// Longest wait for one answer of the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
+const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);
+const COMMITTED: Question = Question::new("committed_offsets", ANSWER_TIMEOUT);
 
 /// Topics whose settings are asked for in one request.
 const SETTINGS_AT_ONCE: usize = 500;
@@ -45,6 +48,8 @@ pub struct TopicFacts {
     pub min_insync_replicas: Option<u32>,
     /// How much older and younger than the broker's clock a record may be.
     pub timestamps: Timestamps,
+    /// `cleanup.policy` contains `compact`: records without a key are refused.
+    pub compacted: bool,
     /// In the order of the partitions.
     pub places: Vec<Place>,
 }
@@ -122,6 +127,9 @@ impl Found {
             max_message_bytes: number("max.message.bytes"),
             min_insync_replicas: number("min.insync.replicas").and_then(|value| u32::try_from(value).ok()),
             timestamps: Timestamps::read(settings),
+            compacted: settings
+                .get("cleanup.policy")
+                .is_some_and(|policies| policies.split(',').any(|policy| policy.trim() == "compact")),
             places: self.places,
         }
     }
@@ -192,9 +200,7 @@ impl Admin {
     }
 
     async fn ask_cluster(&self, topics: HashSet<String>) -> Result<(ClusterFacts, HashMap<String, Vec<Place>>)> {
-        let client = self.client();
-        blocking(move || {
-            let metadata = client.inner().fetch_metadata(None, ANSWER_TIMEOUT).map_err(unreachable)?;
+        let read = move |metadata: &Metadata| {
             let brokers = metadata
                 .brokers()
                 .iter()
@@ -204,8 +210,8 @@ impl Admin {
             let places =
                 found.filter_map(|topic| Some((topic.name().to_owned(), Found::read(topic).ok()??.places))).collect();
             Ok((ClusterFacts { brokers }, places))
-        })
-        .await
+        };
+        METADATA.metadata(self.client(), None, read).await
     }
 
     /// `None` when the topic does not exist. Errors: [`Code::KafkaDenied`] without the right to describe it.
@@ -213,13 +219,12 @@ impl Admin {
         if !super::is_topic_name(name) {
             return Ok(None);
         }
-        let (client, topic) = (self.client(), name.to_owned());
-        let found = blocking(move || {
-            let metadata = client.inner().fetch_metadata(Some(&topic), ANSWER_TIMEOUT).map_err(unreachable)?;
+        let topic = name.to_owned();
+        let read = move |metadata: &Metadata| {
             let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
             Ok(Found::read(found)?.map(|found| (found, metadata.orig_broker_id())))
-        })
-        .await?;
+        };
+        let found = METADATA.metadata(self.client(), Some(name.to_owned()), read).await?;
         let Some((found, broker)) = found else { return Ok(None) };
         let mut settings = self.topic_settings(&[name], broker).await;
         Ok(Some(found.with(&settings.remove(name).unwrap_or_default())))
@@ -228,15 +233,14 @@ impl Admin {
     /// Those of these topics that the cluster lists, with one question for all. A topic that is missing here does not exist, or this client
     /// may not see it.
     pub async fn listed(&self, names: &HashSet<String>) -> Result<HashMap<String, TopicFacts>> {
-        let (client, wanted) = (self.client(), names.clone());
-        let (mut found, broker) = blocking(move || {
-            let metadata = client.inner().fetch_metadata(None, ANSWER_TIMEOUT).map_err(unreachable)?;
+        let wanted = names.clone();
+        let read = move |metadata: &Metadata| {
             let topics = metadata.topics().iter().filter(|topic| wanted.contains(topic.name()));
             let found: HashMap<String, Found> =
                 topics.filter_map(|topic| Some((topic.name().to_owned(), Found::read(topic).ok()??))).collect();
             Ok((found, metadata.orig_broker_id()))
-        })
-        .await?;
+        };
+        let (mut found, broker) = METADATA.metadata(self.client(), None, read).await?;
         let names: Vec<String> = found.keys().cloned().collect();
         let mut facts = HashMap::with_capacity(names.len());
         for some in names.chunks(SETTINGS_AT_ONCE) {
@@ -255,7 +259,8 @@ impl Admin {
         let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-        let answers = answered(self.client().create_topics([&topic], &options)).await?.map_err(unreachable)?;
+        let answers =
+            answered("create_topics", self.client().create_topics([&topic], &options)).await?.map_err(unreachable)?;
         match answers.into_iter().next() {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(Error::new(
                 Code::KafkaUnreachable,
@@ -270,7 +275,9 @@ impl Admin {
     pub async fn grow_topic(&self, name: &str, partitions: usize) -> Result<()> {
         let wanted = NewPartitions::new(name, partitions);
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
-        let answers = answered(self.client().create_partitions([&wanted], &options)).await?.map_err(unreachable)?;
+        let answers = answered("create_partitions", self.client().create_partitions([&wanted], &options))
+            .await?
+            .map_err(unreachable)?;
         let Some(Err((_, code))) = answers.into_iter().next() else { return Ok(()) };
         // Another instance may have been faster.
         if self.topic(name).await?.is_some_and(|facts| facts.partitions >= partitions) {
@@ -292,7 +299,8 @@ impl Admin {
             list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(unreachable)?;
         }
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
-        let answers = answered(self.client().delete_records(&list, &options)).await?.map_err(unreachable)?;
+        let answers =
+            answered("delete_records", self.client().delete_records(&list, &options)).await?.map_err(unreachable)?;
         let refused = answers.elements().into_iter().filter_map(|element| {
             let error = element.error().err()?;
             Some((element.topic().to_owned(), element.partition(), error.to_string()))
@@ -303,18 +311,9 @@ impl Admin {
     /// Low and end offset of each partition. Empty when the topic does not exist.
     pub async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>> {
         let Some(facts) = self.topic(topic).await? else { return Ok(Vec::new()) };
-        let (client, topic) = (self.client(), topic.to_owned());
-        blocking(move || {
-            (0..facts.partitions)
-                .map(|partition| {
-                    let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-                    let (low, end) =
-                        client.inner().fetch_watermarks(&topic, partition, ANSWER_TIMEOUT).map_err(unreachable)?;
-                    Ok(PartitionOffsets { partition, low, end })
-                })
-                .collect()
-        })
-        .await
+        let partitions = (0..facts.partitions).map(|partition| i32::try_from(partition).unwrap_or(i32::MAX)).collect();
+        let found = WATERMARKS.watermarks(self.client(), topic.to_owned(), partitions).await?;
+        Ok(found.into_iter().map(|(partition, low, end)| PartitionOffsets { partition, low, end }).collect())
     }
 
     /// What a group has committed in Kafka; `None` for a partition without a commit.
@@ -336,33 +335,25 @@ impl Admin {
     ) -> Result<Vec<(String, i32, Option<(i64, String)>)>> {
         let mut config = client_config::common(&self.settings, "outbox-relay-admin");
         config.set("group.id", group).set("enable.auto.commit", "false");
-        let wanted = partitions.to_vec();
-        blocking(move || {
-            // Committed offsets are asked for by a consumer of the group that never subscribes, so it takes nothing over.
-            let consumer: BaseConsumer = config.create().map_err(refused_settings)?;
-            let mut list = TopicPartitionList::new();
-            for (topic, partition) in &wanted {
-                list.add_partition(topic, *partition);
-            }
-            let committed = consumer.committed_offsets(list, ANSWER_TIMEOUT).map_err(unreachable)?;
-            Ok(committed
-                .elements()
-                .iter()
-                .map(|element| {
-                    let found = match element.offset() {
-                        Offset::Offset(offset) => {
-                            let note = raw::committed_note(&committed, element.topic(), element.partition());
-                            Some((offset, note))
-                        }
-                        Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => {
-                            None
-                        }
-                    };
-                    (element.topic().to_owned(), element.partition(), found)
-                })
-                .collect())
-        })
-        .await
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition);
+        }
+        let read = |committed: &TopicPartitionList| {
+            let found = committed.elements().into_iter().map(|element| {
+                let found = match element.offset() {
+                    Offset::Offset(offset) => {
+                        Some((offset, raw::committed_note(committed, element.topic(), element.partition())))
+                    }
+                    Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+                };
+                (element.topic().to_owned(), element.partition(), found)
+            });
+            found.collect()
+        };
+        // By a consumer of the group that never subscribes, so it takes nothing over.
+        let consumer = move || config.create_with_context(QuietContext).map_err(refused_settings);
+        COMMITTED.committed_by(consumer, list, read).await
     }
 
     /// Settings of topics by name; none of a topic where the broker does not tell. Any broker may be asked; we ask one that has just
@@ -371,7 +362,7 @@ impl Admin {
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).broker_id(broker);
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let client = self.client();
-        let asked = answered(client.describe_configs(&resources, &options)).await;
+        let asked = answered("describe_configs", client.describe_configs(&resources, &options)).await;
         match asked.and_then(|answer| answer.map_err(unreachable)) {
             Ok(resources) => resources
                 .into_iter()

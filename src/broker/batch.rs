@@ -10,7 +10,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::failure::{Class, classify};
 use super::partitions::{Partitions, Trouble};
-use super::producer::{Producer, Report, SendError};
+use super::producer::{Producer, Rejection, Report, SendError};
 use super::{Delivery, Record};
 use crate::clock::monotonic;
 
@@ -64,6 +64,8 @@ pub(super) struct BatchState {
     places: HashMap<usize, i32>,
     /// Errors that are no record's: index, partition, code.
     troubles: Vec<(usize, i32, RDKafkaErrorCode)>,
+    /// Which records have a key; empty if that is not known.
+    keyed: Vec<bool>,
 }
 
 impl BatchState {
@@ -75,20 +77,32 @@ impl BatchState {
             refusals: false,
             places: HashMap::new(),
             troubles: Vec::new(),
+            keyed: Vec::new(),
         }
     }
 
+    pub(super) fn of(records: &[&Record]) -> Self {
+        let keyed = records.iter().map(|record| record.key.is_some()).collect();
+        Self { keyed, ..Self::new(records.len()) }
+    }
+
     /// Takes delivery reports in. A broker refuses whole requests: a record counts as refused when the broker named it or it was alone.
-    /// Kafka names records since 2.4; but when it names one alone, librdkafka (2.12) gives its error to all of the request.
+    /// Kafka names records since 2.4; but when it names one alone, librdkafka (2.12) gives its error to all of the request. When it names several,
+    /// each has INVALID_RECORD, whatever is wrong with it; one that is named alone has that only where a key is missing.
     pub(super) fn take(&mut self, reports: &[Report]) {
         for request in reports.chunk_by(|one, next| one.request == next.request) {
             let named = request
                 .iter()
                 .any(|report| report.outcome.is_err_and(|code| matches!(classify(code), Class::Innocent)));
+            let all_named = request.iter().all(|report| {
+                let keyed = self.keyed.get(report.index).is_some_and(|keyed| *keyed);
+                keyed && report.outcome == Err(RDKafkaErrorCode::InvalidRecord)
+            });
+            let certain = named || all_named || request.len() == 1;
             for report in request {
                 self.states[report.index] = match report.outcome {
                     Ok(offset) => State::Acked { partition: report.partition, offset },
-                    Err(code) => self.failed(*report, code, named || request.len() == 1),
+                    Err(code) => self.failed(*report, code, certain),
                 };
             }
         }
@@ -125,6 +139,32 @@ impl BatchState {
     /// Whether Kafka has refused records since the last call.
     pub(super) fn met_refusals(&mut self) -> bool {
         std::mem::take(&mut self.refusals)
+    }
+
+    /// Partitions could not become part of the transaction, so all of it was given up: those are to blame, and not the others.
+    pub(super) fn reject(&mut self, records: &[&Record], partitions: &Partitions, rejections: &[Rejection]) {
+        for Rejection { topic, partition, code } in rejections {
+            // Another partition of the same request was to blame.
+            if *code == RDKafkaErrorCode::OperationNotAttempted {
+                continue;
+            }
+            let class = classify(*code);
+            for (index, record) in records.iter().enumerate().filter(|(_, record)| record.topic == *topic) {
+                if !matches!(self.states[index], State::Waiting | State::Sent) {
+                    continue;
+                }
+                let place = partitions.of(topic, record.key.as_deref());
+                match class {
+                    Class::Denied => self.states[index] = State::Denied,
+                    Class::Topic(class) => self.states[index] = State::Refused { class, code: *code },
+                    Class::Infrastructure | Class::Record(_) if place.is_none_or(|place| place == *partition) => {
+                        self.troubles.push((index, *partition, *code));
+                        self.states[index] = State::Unsent;
+                    }
+                    Class::Infrastructure | Class::Record(_) | Class::Innocent | Class::Fatal => {}
+                }
+            }
+        }
     }
 
     /// Tells what this batch found out about partitions.
@@ -207,6 +247,8 @@ pub(super) struct Sending<'a> {
     pub(super) timeout: Duration,
     /// All of it or nothing: after the first failure the rest is of no interest.
     pub(super) whole: bool,
+    /// Partitions are to blame for silence. Not so in a transaction that perhaps has not begun, because the one before it is not ended.
+    pub(super) begun: bool,
 }
 
 pub(super) enum HandOver {
@@ -310,7 +352,7 @@ fn warn_of_silence(producer: &Producer, batch: &BatchState, sending: &Sending<'_
 fn unblock(
     producer: &mut Producer,
     batch: &mut BatchState,
-    Sending { records, partitions, .. }: &Sending<'_>,
+    Sending { records, partitions, begun, .. }: &Sending<'_>,
     since: Duration,
 ) -> Option<Pass> {
     let sent = |batch: &BatchState| -> Vec<usize> {
@@ -322,13 +364,33 @@ fn unblock(
     if producer.is_down() {
         return None;
     }
-    let stuck: Vec<(usize, Trouble)> = waiting
+    let gone: Vec<usize> =
+        waiting.iter().copied().filter(|index| partitions.is_gone(&records[*index].topic, since)).collect();
+    if !gone.is_empty() {
+        collect_rest(producer, batch);
+        batch.reset_sent();
+        for index in gone {
+            if batch.states[index] == State::Waiting {
+                batch.failures += 1;
+                batch.states[index] = State::Unsent;
+            }
+        }
+        return Some(Pass::Again("a topic is gone"));
+    }
+    let mut stuck: Vec<(usize, Trouble)> = waiting
         .into_iter()
         .filter_map(|index| {
             let record = records[index];
             Some((index, partitions.stuck(&record.topic, record.key.as_deref(), since)?))
         })
         .collect();
+    if !begun && !batch.states.iter().any(|state| matches!(state, State::Acked { .. })) {
+        let silent = stuck.iter().any(|(_, trouble)| *trouble == Trouble::Silent);
+        stuck.retain(|(_, trouble)| *trouble != Trouble::Silent);
+        if stuck.is_empty() && (silent || partitions.any_leaderless()) {
+            return Some(give_up(producer, batch, "the transaction does not begin"));
+        }
+    }
     if stuck.is_empty() {
         return None;
     }
@@ -416,6 +478,48 @@ mod tests {
         batch.take(&[report(3, 2, named), report(4, 2, named)]);
         assert_eq!(batch.states[3..], [State::Suspect, State::Suspect]);
         assert_eq!(batch.flagged(), HashSet::from([3, 4]));
+    }
+
+    #[test]
+    fn records_with_keys_that_are_all_named_are_certain() {
+        let named = Err(RDKafkaErrorCode::InvalidRecord);
+        let mut batch = BatchState { keyed: vec![true, true, false, true], ..BatchState::new(4) };
+        batch.take(&[report(0, 1, named), report(1, 1, named)]);
+        assert!(batch.states[..2].iter().all(|state| matches!(state, State::Refused { .. })));
+        batch.take(&[report(2, 2, named), report(3, 2, named)]);
+        assert_eq!(batch.states[2..], [State::Suspect, State::Suspect], "a missing key is named alone, too");
+        let alone = Err(RDKafkaErrorCode::InvalidTimestamp);
+        batch.take(&[report(0, 3, alone), report(1, 3, alone)]);
+        assert_eq!(batch.states[..2], [State::Suspect, State::Suspect], "one of them was named");
+    }
+
+    #[test]
+    fn partitions_that_were_not_added_to_a_transaction_are_to_blame_alone() {
+        let partitions = Partitions::default();
+        let record = |topic: &str, key: &str| Record {
+            topic: topic.to_owned(),
+            key: Some(key.to_owned()),
+            value: None,
+            headers: crate::broker::Headers::default(),
+            timestamp_ms: 0,
+        };
+        let records = [record("denied", "a"), record("good", "b"), record("other", "c")];
+        let records: Vec<&Record> = records.iter().collect();
+        let reject = |topic: &str, code| Rejection { topic: topic.to_owned(), partition: 0, code };
+        let mut batch = BatchState::of(&records);
+        batch.reject(
+            &records,
+            &partitions,
+            &[
+                reject("denied", RDKafkaErrorCode::TopicAuthorizationFailed),
+                reject("good", RDKafkaErrorCode::OperationNotAttempted),
+                reject("other", RDKafkaErrorCode::KafkaStorageError),
+            ],
+        );
+        assert_eq!(batch.states, [State::Denied, State::Waiting, State::Unsent]);
+        let mut batch = BatchState::of(&records);
+        batch.reject(&records, &partitions, &[reject("good", RDKafkaErrorCode::InvalidTransactionalState)]);
+        assert_eq!(batch.states, [State::Waiting; 3], "the producer is to blame");
     }
 
     #[test]

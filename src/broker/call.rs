@@ -1,4 +1,10 @@
 //! Calls of librdkafka that block, each with a limit of ours. Its own timeouts are not always kept, and closing a client has none.
+//!
+//! Nobody else in `broker` makes such a call: the tidy test finds the names of the methods. Questions of tasks and commands are in `question`,
+//! what the thread of a lane calls is in `watch`.
+
+mod question;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -6,9 +12,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
+pub(super) use question::Question;
+pub(super) use watch::CallWatch;
 
-/// Longest wait for a call that asks several questions of up to five seconds each.
-const LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait for one answer that has a timeout of five seconds already.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Calls that have not returned, before no other is begun: each has a thread.
@@ -25,11 +31,8 @@ const ENDED: u8 = 1;
 const GIVEN_UP: u8 = 2;
 
 /// Runs a call on a thread where it may block. A call that does not return in time is left to itself.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    blocking_within(LIMIT, work).await
-}
-
-async fn blocking_within<T: Send + 'static>(
+pub(super) async fn blocking_within<T: Send + 'static>(
+    name: &'static str,
     limit: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -54,19 +57,18 @@ async fn blocking_within<T: Send + 'static>(
             if call.swap(GIVEN_UP, Ordering::AcqRel) == ENDED {
                 STUCK.fetch_sub(1, Ordering::Relaxed);
             }
-            Err(silent(format!("a call of the Kafka client did not return within {} s", limit.as_secs_f64())))
+            Err(late(name, limit))
         }
     }
 }
 
 /// Waits for a question that the client answers by itself.
-pub(super) async fn answered<T>(question: impl Future<Output = T>) -> Result<T> {
-    answered_within(ANSWER, question).await
+pub(super) async fn answered<T>(name: &'static str, question: impl Future<Output = T>) -> Result<T> {
+    answered_within(name, ANSWER, question).await
 }
 
-async fn answered_within<T>(limit: Duration, question: impl Future<Output = T>) -> Result<T> {
-    let late = || silent(format!("Kafka did not answer within {} s", limit.as_secs_f64()));
-    tokio::time::timeout(limit, question).await.map_err(|_| late())
+async fn answered_within<T>(name: &'static str, limit: Duration, question: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(limit, question).await.map_err(|_| late(name, limit))
 }
 
 /// Closes a client on another thread, and waits for that a little. Blocks.
@@ -86,6 +88,10 @@ pub(super) fn close_later<T: Send + 'static>(client: T) {
     drop(std::thread::Builder::new().name("kafka-closing".to_owned()).spawn(move || drop(client)));
 }
 
+fn late(name: &str, limit: Duration) -> Error {
+    silent(format!("Kafka did not answer within {} s ({name})", limit.as_secs_f64()))
+}
+
 fn silent(reason: String) -> Error {
     Error::new(Code::KafkaUnreachable, reason)
         .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
@@ -98,7 +104,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_does_not_return_is_given_up() {
         let (release, held) = channel::<()>();
-        let error = blocking_within(Duration::from_millis(20), move || {
+        let error = blocking_within("metadata", Duration::from_millis(20), move || {
             held.recv().unwrap_or_default();
             Ok(())
         })
@@ -110,12 +116,12 @@ mod tests {
         while STUCK.load(Ordering::Relaxed) > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(blocking(|| Ok(7)).await.expect("an answer"), 7);
+        assert_eq!(blocking_within("metadata", ANSWER, || Ok(7)).await.expect("an answer"), 7);
     }
 
     #[tokio::test]
     async fn a_question_that_is_not_answered_is_given_up() {
-        let ended = answered_within(Duration::from_millis(20), std::future::pending::<()>()).await;
+        let ended = answered_within("create_topics", Duration::from_millis(20), std::future::pending::<()>()).await;
         assert_eq!(ended.expect_err("nobody answers").code(), Code::KafkaUnreachable);
     }
 

@@ -9,7 +9,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::admin::{Admin, QuietContext, unreachable};
-use super::call::blocking;
+use super::call::blocking_within;
 use super::reader::{consumer, watermarks};
 use crate::config::KafkaConfig;
 use crate::error::Result;
@@ -18,6 +18,9 @@ use crate::error::Result;
 const AT_ONCE: usize = 8;
 /// Longest wait for the first record of an open transaction.
 const RECORD_WAIT: Duration = Duration::from_secs(5);
+
+/// Longest wait for all of one partition.
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// The log of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +52,7 @@ pub async fn ends(admin: &Admin, settings: &KafkaConfig, topics: Vec<String>) ->
         let places = facts.places.into_iter().enumerate();
         partitions.extend(places.map(|(n, place)| (topic.clone(), i32::try_from(n).unwrap_or(i32::MAX), place)));
     }
-    let (all, committed) =
-        (Arc::new(consumer(settings, "read_uncommitted")?), Arc::new(consumer(settings, "read_committed")?));
+    let (all, committed) = (consumer(settings, "read_uncommitted")?, consumer(settings, "read_committed")?);
     let told = stream::iter(partitions).map(|(topic, partition, place)| {
         let (all, committed, settings) = (Arc::clone(&all), Arc::clone(&committed), settings.clone());
         async move {
@@ -58,7 +60,8 @@ pub async fn ends(admin: &Admin, settings: &KafkaConfig, topics: Vec<String>) ->
                 return (topic, partition, Err("the partition has no leader".to_owned()));
             }
             let name = topic.clone();
-            let asked = blocking(move || ask(&all, &committed, &settings, &name, partition)).await;
+            let asked =
+                blocking_within("ends", LIMIT, move || ask(&all, &committed, &settings, &name, partition)).await;
             (topic, partition, asked.map_err(|error| error.chain().to_string()))
         }
     });
@@ -66,8 +69,8 @@ pub async fn ends(admin: &Admin, settings: &KafkaConfig, topics: Vec<String>) ->
 }
 
 fn ask(
-    all: &BaseConsumer<QuietContext>,
-    committed: &BaseConsumer<QuietContext>,
+    all: &Arc<BaseConsumer<QuietContext>>,
+    committed: &Arc<BaseConsumer<QuietContext>>,
     settings: &KafkaConfig,
     topic: &str,
     partition: i32,

@@ -14,14 +14,15 @@ use rdkafka::admin::AdminClient;
 use rdkafka::config::FromClientConfigAndContext;
 
 use super::admin::QuietContext;
+use super::call::Question;
 use super::client_config;
 use crate::clock::monotonic;
 
 /// Time without any broker before another client asks, and between two questions. A client that can finds its brokers again within a
 /// second or two (`reconnect.backoff.max.ms`).
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest wait for the answer of the other client.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the other client is asked.
+const BROKERS: Question = Question::new("brokers", Duration::from_secs(2));
 /// Settings that would make the other client more than a visitor.
 const NOT_FOR_A_VISITOR: [&str; 5] =
     ["transactional.id", "transaction.timeout.ms", "enable.idempotence", "enable.gapless.guarantee", "group.id"];
@@ -75,7 +76,7 @@ impl LostBrokers {
     }
 }
 
-/// Asks whether there are brokers. The answer comes within [`ANSWER_TIMEOUT`] and a moment.
+/// Asks whether there are brokers. The answer comes within a few seconds.
 fn ask(settings: ClientConfig) -> Mutex<Receiver<bool>> {
     let (sender, answer) = channel();
     let visit = move || sender.send(any_brokers(settings)).unwrap_or_default();
@@ -90,12 +91,7 @@ fn any_brokers(settings: ClientConfig) -> bool {
     for name in NOT_FOR_A_VISITOR {
         settings.remove(name);
     }
-    let visitor = AdminClient::from_config_and_context(&settings, QuietContext);
-    let answer = visitor.and_then(|visitor| {
-        let metadata = visitor.inner().fetch_metadata(Some(TOPIC), ANSWER_TIMEOUT)?;
-        Ok(!metadata.brokers().is_empty())
-    });
-    answer.unwrap_or(false)
+    BROKERS.any_brokers(move || AdminClient::from_config_and_context(&settings, QuietContext), TOPIC)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ const STRIKES: u32 = 3;
 /// Time until a partition in trouble that metadata does not explain is tried with an event; doubled each time.
 const PROBE: Duration = Duration::from_secs(10);
 const PROBE_MAX: Duration = Duration::from_secs(60);
+/// What a batch takes on top of its records, as the client counts them.
+const FRAMING: u64 = 200;
 /// Partitions that `/readyz?verbose` names.
 const NAMED: usize = 10;
 
@@ -110,17 +112,37 @@ struct Known {
     steady_since: Duration,
     /// `min.insync.replicas`.
     min_in_sync: Option<u32>,
+    /// `max.message.bytes`, which is for whole batches of records.
+    max_bytes: Option<u64>,
     entries: BTreeMap<i32, Entry>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     topics: Mutex<HashMap<String, Known>>,
     /// Entries of all topics, so that nobody takes the lock while all is well.
     entries: AtomicUsize,
+    /// The smallest limit of any topic, so that nobody looks at topics where it is large enough for all.
+    smallest: AtomicU64,
     suspects: Mutex<HashSet<String>>,
     recovered: Mutex<BTreeSet<String>>,
+    /// Topics that were there, and when the cluster said that they are not any more.
+    gone: Mutex<HashMap<String, Duration>>,
     wake: Notify,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            topics: Mutex::default(),
+            entries: AtomicUsize::default(),
+            smallest: AtomicU64::new(u64::MAX),
+            suspects: Mutex::default(),
+            recovered: Mutex::default(),
+            gone: Mutex::default(),
+            wake: Notify::default(),
+        }
+    }
 }
 
 /// Shared by lanes and publishers. Cheap to clone.
@@ -151,9 +173,31 @@ impl Partitions {
         self.seen(topic, places);
     }
 
+    /// How large a batch of records may be in a topic.
+    pub(super) fn limited(&self, topic: &str, max_bytes: Option<u64>) {
+        let mut topics = self.topics();
+        topics.entry(topic.to_owned()).or_default().max_bytes = max_bytes;
+        let smallest = topics.values().filter_map(|known| known.max_bytes).min();
+        self.0.smallest.store(smallest.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The largest batch that all of these topics take, if that is less than `usual`.
+    pub(super) fn smaller_batch<'a>(&self, usual: u64, used: impl Iterator<Item = &'a str>) -> Option<u64> {
+        let after_framing = |limit: u64| limit.saturating_sub(FRAMING).max(1);
+        if after_framing(self.0.smallest.load(Ordering::Relaxed)) >= usual {
+            return None;
+        }
+        let topics = self.topics();
+        let mut last = None;
+        let different = used.filter(|topic| last.replace(*topic) != Some(*topic));
+        let limits = different.filter_map(|topic| topics.get(topic)?.max_bytes);
+        limits.min().map(after_framing).filter(|limit| *limit < usual)
+    }
+
     /// The same without the topic's settings.
     pub fn seen(&self, topic: &str, places: &[Place]) {
         let now = monotonic();
+        self.gone().remove(topic);
         let mut topics = self.topics();
         let known = topics.entry(topic.to_owned()).or_default();
         known.count = i32::try_from(places.len()).unwrap_or(i32::MAX);
@@ -200,6 +244,24 @@ impl Partitions {
             drop(topics);
             self.recover(topic);
         }
+    }
+
+    /// The cluster says that a topic does not exist.
+    pub(super) fn vanished(&self, topic: &str) {
+        let was_there = self.topics().contains_key(topic);
+        if was_there || self.gone().contains_key(topic) {
+            self.gone().insert(topic.to_owned(), monotonic());
+        }
+        self.forget(topic);
+    }
+
+    /// Whether a topic that was there does not exist any more, as the cluster has said after `since`.
+    pub(super) fn is_gone(&self, topic: &str, since: Duration) -> bool {
+        self.gone().get(topic).is_some_and(|asked| *asked >= since)
+    }
+
+    fn gone(&self) -> MutexGuard<'_, HashMap<String, Duration>> {
+        self.0.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether what has this key must wait now. Where only an attempt can tell whether a partition works again, one event passes now and then.
@@ -348,6 +410,25 @@ impl Partitions {
         topics.iter().filter(|(_, known)| !known.entries.is_empty()).map(|(topic, _)| topic.clone()).collect()
     }
 
+    pub(super) fn any_leaderless(&self) -> bool {
+        let leaderless = |entry: &Entry| entry.trouble == Trouble::NoLeader;
+        !self.all_well() && self.topics().values().any(|known| known.entries.values().any(leaderless))
+    }
+
+    /// Partitions that have no leader, in words, as far as they are known.
+    pub fn leaderless(&self) -> Vec<String> {
+        if self.all_well() {
+            return Vec::new();
+        }
+        let topics = self.topics();
+        let entries = topics.iter().flat_map(|(topic, known)| known.entries.iter().map(move |entry| (topic, entry)));
+        let down =
+            entries.filter(|(_, (_, entry))| entry.trouble == Trouble::NoLeader).map(|(topic, (partition, entry))| {
+                Down { topic: topic.clone(), partition: *partition, trouble: entry.trouble }.to_string()
+            });
+        down.take(NAMED).collect()
+    }
+
     /// For `/readyz?verbose`: the partitions that keys wait for, and how many of each state there are.
     pub fn report(&self) -> (Vec<String>, [i64; 4]) {
         let (mut notes, mut counts) = (Vec::new(), [0; 4]);
@@ -432,6 +513,34 @@ mod tests {
         partitions.learnt("t", &[GOOD, GOOD], Some(1));
         assert_eq!(down(&partitions, 1), None);
         assert_eq!(partitions.recovered(), BTreeSet::from(["t".to_owned()]));
+    }
+
+    #[test]
+    fn batches_are_as_small_as_the_topics_in_them_ask_for() {
+        let partitions = Partitions::default();
+        partitions.limited("large", Some(1_048_588));
+        partitions.limited("unknown", None);
+        let batch = |topics: &[&'static str]| partitions.smaller_batch(1_000_000, topics.iter().copied());
+        assert_eq!(batch(&["large", "unknown"]), None);
+        partitions.limited("small", Some(20_000));
+        assert_eq!(batch(&["large", "large", "never heard of"]), None);
+        assert_eq!(batch(&["large", "small", "large"]), Some(20_000 - FRAMING));
+        partitions.limited("small", Some(2_000_000));
+        assert_eq!(batch(&["large", "small", "large"]), None);
+    }
+
+    #[test]
+    fn a_topic_that_was_there_and_is_not_any_more_is_gone() {
+        let partitions = Partitions::default();
+        let before = monotonic();
+        partitions.vanished("never");
+        assert!(!partitions.is_gone("never", before), "it may be made soon");
+        partitions.learnt("t", &[GOOD], None);
+        partitions.vanished("t");
+        assert!(partitions.is_gone("t", before));
+        assert!(!partitions.is_gone("t", monotonic() + Duration::from_secs(1)), "that was told before");
+        partitions.learnt("t", &[GOOD], None);
+        assert!(!partitions.is_gone("t", before));
     }
 
     #[test]

@@ -12,7 +12,9 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
 
+use super::call::CallWatch;
 use super::lost::LostBrokers;
 use super::{Headers, Record, client_config};
 use crate::clock::{Permit, monotonic};
@@ -21,35 +23,6 @@ use crate::clock::{Permit, monotonic};
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it is asked again before the producer is given up. As long as a transaction may take.
 const CALLS_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Since when a thread has been inside of one call of the client, by the monotonic clock; for who waits for that thread.
-///
-/// A call has a timeout of its own, which librdkafka 2.12 does not always keep: `send_offsets_to_transaction` waits for as long as the
-/// broker stays away that coordinated the group when it was last asked (seen with one of three brokers down).
-#[derive(Debug, Default)]
-pub(super) struct CallWatch {
-    since: Mutex<Option<Duration>>,
-}
-
-impl CallWatch {
-    fn set(&self, since: Option<Duration>) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
-    }
-
-    /// Makes a call that others watch.
-    pub(super) fn during<T>(&self, call: impl FnOnce() -> T) -> T {
-        self.set(Some(monotonic()));
-        let ended = call();
-        self.set(None);
-        ended
-    }
-
-    /// How long the call has lasted by now; zero when there is none.
-    pub(super) fn lasts(&self) -> Duration {
-        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.map_or(Duration::ZERO, |since| monotonic().saturating_sub(since))
-    }
-}
 
 /// The answer for one record, by its index in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +36,38 @@ pub(super) struct Report {
     pub(super) outcome: Result<i64, RDKafkaErrorCode>,
 }
 
+/// A partition that could not become part of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejection {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) code: RDKafkaErrorCode,
+}
+
+impl Rejection {
+    /// From a line of the client's log, which is the only place where librdkafka says which partition it was: its error names none.
+    fn read(facility: &str, line: &str) -> Option<Self> {
+        if facility != "ADDPARTS" {
+            return None;
+        }
+        let (_, rest) = line.split_once("Failed to add partition \"")?;
+        let (topic, rest) = rest.split_once("\" [")?;
+        let (partition, text) = rest.split_once("] to transaction: ")?;
+        let known = (-200..=1_000).filter_map(|code| RDKafkaRespErr::try_from(code).ok()).map(RDKafkaErrorCode::from);
+        // It prints as a name, with the text of librdkafka in brackets behind it.
+        let code = known.into_iter().find(|code| code.to_string().ends_with(&format!("({})", text.trim())));
+        Some(Self {
+            topic: topic.to_owned(),
+            partition: partition.parse().ok()?,
+            code: code.unwrap_or(RDKafkaErrorCode::Unknown),
+        })
+    }
+}
+
 /// Gathers delivery reports until the publisher takes them, and tells whether the brokers answer.
 struct Context {
     reports: Mutex<Vec<Report>>,
+    rejections: Mutex<Vec<Rejection>>,
     /// Of the request whose reports come in.
     request: AtomicU64,
     brokers_up: Arc<AtomicBool>,
@@ -83,6 +85,9 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some(rejection) = Rejection::read(facility, message) {
+            self.rejections.lock().unwrap_or_else(PoisonError::into_inner).push(rejection);
+        }
         tracing::debug!(target: "librdkafka", facility, message);
     }
 
@@ -137,6 +142,7 @@ impl Producer {
         let reports = Mutex::new(Vec::with_capacity(records_max));
         let context = Context {
             reports,
+            rejections: Mutex::default(),
             request: AtomicU64::new(0),
             brokers_up,
             down: AtomicBool::new(false),
@@ -209,9 +215,14 @@ impl Producer {
     }
 
     /// Fences every older producer with the same `transactional.id` and ends what they had open: commits where a commit had
-    /// begun, aborts otherwise.
-    pub(super) fn init_transactions(&self, permit: &Permit) -> KafkaResult<()> {
-        self.patiently(permit, |timeout| self.inner.init_transactions(timeout))
+    /// begun, aborts otherwise. Waits for `blocked` at most where a transaction cannot be ended now.
+    pub(super) fn fence(&self, permit: &Permit, blocked: Duration) -> KafkaResult<()> {
+        let started = monotonic();
+        self.patiently_while(
+            permit,
+            |timeout| self.watch.init(&self.inner, timeout),
+            |code| code != RDKafkaErrorCode::ConcurrentTransactions || monotonic().saturating_sub(started) < blocked,
+        )
     }
 
     /// Begins a transaction. Errors on connections that were seen before do not count against it.
@@ -228,36 +239,42 @@ impl Producer {
         group: &ConsumerGroupMetadata,
         permit: &Permit,
     ) -> KafkaResult<()> {
-        self.patiently(permit, |timeout| self.inner.send_offsets_to_transaction(offsets, group, timeout))
+        self.patiently(permit, |timeout| self.watch.send_offsets(&self.inner, offsets, group, timeout))
     }
 
     /// Every record must have been reported before: the client would wait for reports that nobody takes.
     pub(super) fn commit(&self, permit: &Permit) -> KafkaResult<()> {
-        self.patiently(permit, |timeout| self.inner.commit_transaction(timeout))
+        self.patiently(permit, |timeout| self.watch.commit(&self.inner, timeout))
     }
 
     pub(super) fn abort(&self, permit: &Permit) -> KafkaResult<()> {
-        self.patiently(permit, |timeout| self.inner.abort_transaction(timeout))
+        self.patiently(permit, |timeout| self.watch.abort(&self.inner, timeout))
     }
 
     /// Aborts whatever the permit says: it has ended, mostly.
     pub(super) fn abort_at_once(&self, timeout: Duration) -> KafkaResult<()> {
         self.inner.purge(PurgeConfig::default().queue().inflight());
-        self.call(|| self.inner.abort_transaction(timeout))
-    }
-
-    fn call(&self, call: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
-        self.watch.during(call)
+        self.watch.abort(&self.inner, timeout)
     }
 
     /// Calls of transactions go on in the background when they time out, and the next one takes them up. So each is asked
     /// again as long as the permit holds: a broker that starts again needs longer than a short lease is at its shortest.
     fn patiently(&self, permit: &Permit, call: impl Fn(Duration) -> KafkaResult<()>) -> KafkaResult<()> {
+        self.patiently_while(permit, call, |_| true)
+    }
+
+    fn patiently_while(
+        &self,
+        permit: &Permit,
+        call: impl Fn(Duration) -> KafkaResult<()>,
+        worth: impl Fn(RDKafkaErrorCode) -> bool,
+    ) -> KafkaResult<()> {
         let started = monotonic();
         loop {
-            match self.call(|| call(permit.remaining().min(CALL_TIMEOUT))) {
+            match call(permit.remaining().min(CALL_TIMEOUT)) {
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable()
+                        && worth(error.code())
                         && permit.holds()
                         && monotonic().saturating_sub(started) < CALLS_TIMEOUT =>
                 {
@@ -266,6 +283,12 @@ impl Producer {
                 ended => return ended,
             }
         }
+    }
+
+    /// Partitions that could not become part of the transaction, since the last call.
+    pub(super) fn rejections(&self) -> Vec<Rejection> {
+        self.inner.poll(Duration::ZERO);
+        std::mem::take(&mut *self.inner.context().rejections.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether something unusual happened since the transaction began. Then a request of it may still be on its way, and
@@ -323,4 +346,20 @@ fn owned_headers(headers: &Headers) -> OwnedHeaders {
         owned = owned.insert(Header { key, value: Some(value) });
     }
     owned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_was_not_added_is_read_from_the_log_of_the_client() {
+        let line = "[thrd:main]: 127.0.0.1:9092/1: Failed to add partition \"orders.v1\" [2] to transaction: \
+                    Broker: Topic authorization failed";
+        let found = Rejection::read("ADDPARTS", line).expect("a rejection");
+        let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+        assert_eq!(found, Rejection { topic: "orders.v1".to_owned(), partition: 2, code });
+        assert_eq!(Rejection::read("TXNERR", line), None);
+        assert_eq!(Rejection::read("ADDPARTS", "[thrd:main]: 127.0.0.1:9092/1: something else"), None);
+    }
 }

@@ -21,7 +21,7 @@ use super::call::close;
 use super::explore::{self, Blocked, Take};
 use super::partitions::Partitions;
 use super::producer::Producer;
-use super::{Delivery, Record};
+use super::{Delivery, Record, client_config};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
@@ -202,7 +202,7 @@ impl Worker {
     fn publish(&mut self, jobs: Vec<Job>) {
         let batches: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.records)).collect();
         let records: Vec<&Record> = batches.iter().flat_map(|records| records.iter()).collect();
-        let mut batch = BatchState::new(records.len());
+        let mut batch = BatchState::of(&records);
         let unanswered = Unanswered::new(jobs);
         let partitions = self.settings.partitions.clone();
         let sending = Sending {
@@ -212,7 +212,9 @@ impl Worker {
             progress: &|batch| unanswered.answer(batch, false),
             timeout: self.settings.publish_timeout,
             whole: false,
+            begun: true,
         };
+        self.fit(&records);
         while unanswered.may_send() {
             let Some(mut producer) = self.producer(records.len()) else {
                 std::thread::sleep(CREATE_RETRY.min(unanswered.remaining()));
@@ -250,6 +252,20 @@ impl Worker {
         }
         batch.tell(&records, &partitions);
         unanswered.answer(&batch, true);
+    }
+
+    /// A broker refuses batches that are larger than the topic's `max.message.bytes`, whatever is in them. The client makes them of one size
+    /// for all topics.
+    fn fit(&mut self, records: &[&Record]) {
+        let usual = client_config::batch_bytes(&self.settings.client);
+        let topics = records.iter().map(|record| record.topic.as_str());
+        if let Some(bytes) = self.settings.partitions.smaller_batch(usual, topics) {
+            tracing::info!(lane = self.settings.name, bytes, "a topic takes smaller batches; the producer is replaced");
+            client_config::set_batch_bytes(&mut self.settings.client, bytes);
+            for old in [self.producer.take(), self.finder.take()].into_iter().flatten() {
+                close(old);
+            }
+        }
     }
 
     /// After a refusal: walks with a producer that does not end there, until every record has its outcome.

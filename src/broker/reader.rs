@@ -1,19 +1,25 @@
 //! Reads ranges of topics, record by record: what is committed, and each record whole.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::metadata::{Metadata, MetadataPartition};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
 use super::admin::{QuietContext, refused_settings, unreachable};
+use super::call::Question;
 use super::{client_config, raw};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
+const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);
+pub(super) const OFFSETS: Question = Question::new("offsets_for_times", ANSWER_TIMEOUT);
 /// Longest wait for the next record before a reader gives up: a broker that went away in the middle. Longer than the broker
 /// needs to abort a transaction that a dead relay left open: its timeout of 30 s, and 10 s between two looks.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -52,10 +58,9 @@ pub fn ranges(settings: &KafkaConfig, topics: &[String]) -> Result<Vec<Range>> {
     let consumer = consumer(settings, "read_uncommitted")?;
     let mut ranges = Vec::new();
     for topic in topics.iter().filter(|topic| super::is_topic_name(topic)) {
-        let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(unreachable)?;
-        for partition in metadata.topics().first().map_or(&[][..], |found| found.partitions()) {
-            let (from, to) = watermarks(&consumer, topic, partition.id())?;
-            ranges.push(Range { topic: topic.clone(), partition: partition.id(), from, to });
+        for partition in METADATA.metadata_here(&consumer, topic, partitions)? {
+            let (from, to) = watermarks(&consumer, topic, partition)?;
+            ranges.push(Range { topic: topic.clone(), partition, from, to });
         }
     }
     Ok(ranges)
@@ -117,18 +122,28 @@ pub(super) fn follow(
 }
 
 /// A consumer that joins no group.
-pub(super) fn consumer(settings: &KafkaConfig, isolation: &str) -> Result<BaseConsumer<QuietContext>> {
+pub(super) fn consumer(settings: &KafkaConfig, isolation: &str) -> Result<Arc<BaseConsumer<QuietContext>>> {
     let mut config = client_config::common(settings, "outbox-relay-scan");
     config
         .set("group.id", format!("outbox-relay-scan-{}", Uuid::new_v4()))
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "earliest")
         .set("isolation.level", isolation);
-    config.create_with_context(QuietContext).map_err(refused_settings)
+    config.create_with_context(QuietContext).map(Arc::new).map_err(refused_settings)
 }
 
-pub(super) fn watermarks(consumer: &BaseConsumer<QuietContext>, topic: &str, partition: i32) -> Result<(i64, i64)> {
-    consumer.fetch_watermarks(topic, partition, ANSWER_TIMEOUT).map_err(unreachable)
+/// The partitions of the one topic that was asked about; none if it does not exist.
+pub(super) fn partitions(metadata: &Metadata) -> Vec<i32> {
+    let found = metadata.topics().first().map_or(&[][..], |found| found.partitions());
+    found.iter().map(MetadataPartition::id).collect()
+}
+
+pub(super) fn watermarks(
+    consumer: &Arc<BaseConsumer<QuietContext>>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64)> {
+    WATERMARKS.watermarks_here(consumer, topic, partition)
 }
 
 fn found(message: &BorrowedMessage<'_>) -> Found {

@@ -1,10 +1,8 @@
 //! Reads topics from a moment on and says which outbox rows are in them.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use uuid::Uuid;
@@ -14,7 +12,6 @@ use super::{raw, reader};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A record that came from an outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
@@ -44,25 +41,24 @@ pub fn scan(
     let (mut wanted, mut ends) = (TopicPartitionList::new(), HashMap::new());
     // A row that names something else cannot be in Kafka.
     for topic in topics.iter().filter(|topic| super::is_topic_name(topic)) {
-        let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(unreachable)?;
-        let partitions = metadata.topics().first().map_or(&[][..], |found| found.partitions());
+        let partitions = reader::METADATA.metadata_here(&consumer, topic, reader::partitions)?;
         if partitions.is_empty() {
             return Err(Error::new(Code::NotFound, format!("the topic {topic} does not exist"))
                 .hint("name the topics that the rows went to with --topic"));
         }
         for partition in partitions {
-            let (low, end) = reader::watermarks(&everything, topic, partition.id())?;
+            let (low, end) = reader::watermarks(&everything, topic, partition)?;
             if low < end {
-                ends.insert((topic.clone(), partition.id()), end);
+                ends.insert((topic.clone(), partition), end);
                 let start = Offset::Offset(since.as_millisecond().max(0));
-                wanted.add_partition_offset(topic, partition.id(), start).map_err(unreachable)?;
+                wanted.add_partition_offset(topic, partition, start).map_err(unreachable)?;
             }
         }
     }
     if ends.is_empty() {
         return Ok(0);
     }
-    let starts = consumer.offsets_for_times(wanted, ANSWER_TIMEOUT).map_err(unreachable)?;
+    let starts = reader::OFFSETS.offsets_for_times_here(&consumer, wanted)?;
     for element in starts.elements() {
         // No record is that young: nothing to read here.
         if element.offset() == Offset::End {

@@ -36,6 +36,8 @@ pub struct Limits {
     /// `max.message.bytes`.
     pub max_message_bytes: Option<u64>,
     pub timestamps: Timestamps,
+    /// It takes no records without a key.
+    pub compacted: bool,
     /// When the cluster said so.
     pub asked: Duration,
 }
@@ -76,6 +78,8 @@ const MISSING_RETRY: Duration = Duration::from_secs(2);
 const UNUSED: Duration = Duration::from_mins(10);
 /// Up to as many topics are asked for one by one; of more, all that the cluster lists are read at once.
 const FEW: usize = 4;
+/// What was learnt a moment ago is not asked for again because of a refusal.
+const DOUBT: Duration = Duration::from_secs(1);
 /// Topics that are not in the list and are asked for by name in one go.
 const BY_NAME: usize = 64;
 
@@ -277,8 +281,11 @@ impl TopicCatalog {
     fn note(&self, topic: &str, found: Option<&TopicFacts>, by_name: bool) {
         let now = monotonic();
         match found {
-            Some(found) => self.partitions.learnt(topic, &found.places, found.min_insync_replicas),
-            None => self.partitions.forget(topic),
+            Some(found) => {
+                self.partitions.learnt(topic, &found.places, found.min_insync_replicas);
+                self.partitions.limited(topic, found.max_message_bytes);
+            }
+            None => self.partitions.vanished(topic),
         }
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
         let before = facts.get(topic).map(|entry| entry.fact);
@@ -292,6 +299,7 @@ impl TopicCatalog {
                 Fact::Exists(Limits {
                     max_message_bytes: found.max_message_bytes,
                     timestamps: found.timestamps,
+                    compacted: found.compacted,
                     asked: now,
                 })
             }
@@ -312,6 +320,15 @@ impl TopicCatalog {
             None => {
                 facts.insert(topic.to_owned(), Entry { fact, used: AtomicU64::new(millis(now)) });
             }
+        }
+    }
+
+    /// Kafka refused a record that the topic seemed to take: its limits were changed, and what comes next is judged by new ones.
+    pub fn doubt(&self, topic: &str) {
+        let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
+        if facts.get(topic).is_some_and(|entry| matches!(entry.fact, Fact::Exists(limits) if ago(limits.asked) > DOUBT))
+        {
+            facts.remove(topic);
         }
     }
 

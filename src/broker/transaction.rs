@@ -5,6 +5,7 @@
 //! whose transaction met anything unusual is never used again. Knows nothing of manifests: the lane compares.
 //! Invariants: the marker is read only after the fence, so that it is final; nothing is committed after the permit has ended.
 
+mod open;
 mod search;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,33 +14,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
-use super::admin::QuietContext;
 use super::batch::{BatchState, HandOver, POLL_EVERY, Sending, State, drain, hand_over};
-use super::call::close;
+use super::call::{CallWatch, close};
 use super::partitions::Partitions;
-use super::producer::{CallWatch, Producer};
-use super::{Record, client_config, raw};
+use super::producer::Producer;
+use super::{Record, client_config};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
+pub use open::{Blocked, OpenError};
 
-/// Longest wait for the marker before the attempt to open counts as failed.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same for one attempt, so that the end of a permit is noticed.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A commit that took longer may have been sent twice by the client, which does not tell. Half of its request timeout.
 const COMMIT_SUSPICIOUS: Duration = Duration::from_secs(5);
 /// Longest wait for the abort of a transaction that is given up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Batches that are refused while their records are not get smaller by this.
+const SMALLER: u64 = 8;
 /// A call of the client that lasts longer is not waited for: its timeout is a second. The thread is left to itself, with its producer.
 const STUCK_CALL: Duration = Duration::from_secs(10);
 /// Time between two looks at that.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// Wait before asking again for a marker that a transaction in its end phase still covers.
-const MARKER_RETRY: Duration = Duration::from_millis(20);
 
 /// Where the marker of a shard stands: the committed offset of a group that never reads, on a topic without records.
 #[derive(Debug, Clone)]
@@ -61,11 +58,11 @@ pub struct Marker {
 /// What a transactional publisher needs to know.
 #[derive(Debug, Clone)]
 pub struct TransactionSettings {
-    /// From [`client_config::transactional`], to which the lane adds the `transactional.id`.
+    /// From [`transactional`](super::client_config::transactional); the `transactional.id` is set with each opening.
     pub client: ClientConfig,
-    /// The `transactional.id` of a shard is this and its number.
+    /// What the `transactional.id` of every shard begins with.
     pub id_prefix: String,
-    /// From [`client_config::common`].
+    /// From [`common`](super::client_config::common).
     pub reader: ClientConfig,
     pub place: MarkerPlace,
     /// Time without any acknowledgement after which a transaction is given up.
@@ -126,7 +123,7 @@ struct Thread {
 #[derive(Debug)]
 enum Job {
     Peek { permit: Permit, reply: oneshot::Sender<Result<Option<Marker>, String>> },
-    Open { permit: Permit, reply: oneshot::Sender<Result<Option<Marker>, String>> },
+    Open { number: i32, permit: Permit, reply: oneshot::Sender<Result<Option<Marker>, OpenError>> },
     Publish { records: Arc<Vec<Record>>, marker: Marker, permit: Permit, reply: oneshot::Sender<Ended> },
 }
 
@@ -151,17 +148,18 @@ impl TransactionalPublisher {
         self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(reason.to_owned()))
     }
 
-    /// Fences every older producer of this shard, ends what they had open, and reads the marker, which is final then.
+    /// Fences every older producer of this shard under the `transactional.id` of this number, ends what they had open, and reads the marker,
+    /// which is final then.
     ///
-    /// Errors: a text for the log; nothing is lost by trying again. Cancel safe, since the next call starts anew.
-    pub async fn open(&self, permit: Permit) -> Result<Option<Marker>, String> {
+    /// Errors: nothing is lost by trying again. Cancel safe, since the next call starts anew.
+    pub async fn open(&self, number: i32, permit: Permit) -> Result<Option<Marker>, OpenError> {
         let (reply, answer) = oneshot::channel();
         let thread = self.thread();
         // Full while the thread is still at a job whose answer nobody waits for any more.
-        if thread.jobs.try_send(Job::Open { permit, reply }).is_err() {
-            return Err(GONE.to_owned());
+        if thread.jobs.try_send(Job::Open { number, permit, reply }).is_err() {
+            return Err(OpenError::Failed(GONE.to_owned()));
         }
-        self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(reason.to_owned()))
+        self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(OpenError::Failed(reason.to_owned())))
     }
 
     /// Publishes the records and the marker in one transaction. Without records only the marker moves.
@@ -191,7 +189,8 @@ impl TransactionalPublisher {
                 answered = &mut answer => return answered.map_err(|_| GONE),
                 () = tokio::time::sleep(WATCH_EVERY) => {}
             }
-            if thread.watch.lasts() > STUCK_CALL {
+            if let Some(call) = thread.watch.outlasts(STUCK_CALL) {
+                tracing::warn!(lane = self.settings.name, call, "a call of the Kafka client does not return");
                 let successor = Thread::start((*self.settings).clone(), Arc::clone(&self.brokers_up));
                 if let Ok(successor) = successor {
                     *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = successor;
@@ -211,7 +210,7 @@ impl Thread {
     fn start(settings: TransactionSettings, brokers_up: Arc<AtomicBool>) -> std::io::Result<Self> {
         let (jobs, inbox) = sync_channel(1);
         let watch = Arc::new(CallWatch::default());
-        let worker = Worker { settings, open: None, brokers_up, watch: Arc::clone(&watch) };
+        let worker = Worker { settings, open: None, fenced: None, mute: false, brokers_up, watch: Arc::clone(&watch) };
         std::thread::Builder::new().name(worker.settings.name.clone()).spawn(move || worker.run(&inbox))?;
         Ok(Self { jobs, watch })
     }
@@ -228,6 +227,10 @@ struct Open {
 struct Worker {
     settings: TransactionSettings,
     open: Option<Open>,
+    /// The number of the `transactional.id` whose former producers this thread has fenced: those since then were all its own.
+    fenced: Option<i32>,
+    /// No record of the last transaction was acknowledged, and nobody knows why.
+    mute: bool,
     brokers_up: Arc<AtomicBool>,
     watch: Arc<CallWatch>,
 }
@@ -238,75 +241,10 @@ impl Worker {
             // A lane that is gone has no use for the answer; its successor reads the marker.
             match job {
                 Job::Peek { permit, reply } => drop(reply.send(self.peek(&permit))),
-                Job::Open { permit, reply } => drop(reply.send(self.open(&permit))),
+                Job::Open { number, permit, reply } => drop(reply.send(self.open(number, &permit))),
                 Job::Publish { records, marker, permit, reply } => {
                     drop(reply.send(self.publish(&records, &marker, &permit)));
                 }
-            }
-        }
-    }
-
-    fn open(&mut self, permit: &Permit) -> Result<Option<Marker>, String> {
-        // The former producer goes first: two of one process would fence each other.
-        if let Some(former) = self.open.take() {
-            close(former);
-        }
-        // It connects while the producer does.
-        let reader = self.reader("read_committed")?;
-        let producer =
-            Producer::new(&self.settings.client, 0, Arc::clone(&self.brokers_up)).map_err(|error| error.to_string())?;
-        let producer = producer.watched_by(Arc::clone(&self.watch));
-        producer.init_transactions(permit).map_err(|error| {
-            self.brokers_up.store(false, Ordering::Relaxed);
-            format!("the transactional producer cannot be initialised: {error}")
-        })?;
-        failpoint::reach(Point::FenceDone)?;
-        let marker = self.marker(&reader, permit)?;
-        failpoint::reach(Point::MarkerRead)?;
-        let group = reader.group_metadata().ok_or("the group of the marker is not known")?;
-        self.brokers_up.store(true, Ordering::Relaxed);
-        self.open = Some(Open { producer, group, committing: false });
-        Ok(marker)
-    }
-
-    fn peek(&self, permit: &Permit) -> Result<Option<Marker>, String> {
-        // A transaction that its producer has left open is not waited for.
-        self.marker(&self.reader("read_uncommitted")?, permit)
-    }
-
-    /// It never subscribes, so it takes nothing over.
-    fn reader(&self, isolation: &str) -> Result<BaseConsumer<QuietContext>, String> {
-        let mut reader = client_config::fresh(&self.settings.reader);
-        reader
-            .set("group.id", &self.settings.place.group)
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", isolation);
-        reader.create_with_context(QuietContext).map_err(|error| error.to_string())
-    }
-
-    fn marker(&self, reader: &BaseConsumer<QuietContext>, permit: &Permit) -> Result<Option<Marker>, String> {
-        let MarkerPlace { topic, partition, .. } = &self.settings.place;
-        let end = monotonic() + ANSWER_TIMEOUT;
-        loop {
-            let mut list = TopicPartitionList::new();
-            list.add_partition(topic, *partition);
-            let left = end.saturating_sub(monotonic());
-            let asked = self.watch.during(|| reader.committed_offsets(list, left.min(ATTEMPT_TIMEOUT)));
-            let found = asked.and_then(|list| {
-                let element = list.elements_for_topic(topic).into_iter().next();
-                element.map_or(Ok(None), |element| {
-                    element.error()?;
-                    let Offset::Offset(seq) = element.offset() else { return Ok(None) };
-                    Ok(Some(Marker { seq, note: raw::committed_note(&list, topic, *partition) }))
-                })
-            });
-            match found {
-                Ok(marker) => return Ok(marker),
-                // Also where a transaction that is being ended still covers the marker: it is final a moment later.
-                Err(error) if left.is_zero() || !permit.holds() => {
-                    return Err(format!("the marker cannot be read: {error}"));
-                }
-                Err(_) => std::thread::sleep(MARKER_RETRY.min(left)),
             }
         }
     }
@@ -316,8 +254,18 @@ impl Worker {
             return Ended { outcome: Outcome::Unknown("the producer is not open".to_owned()), usable: false };
         };
         let records: Vec<&Record> = records.iter().collect();
-        let mut batch = BatchState::new(records.len());
         let partitions = self.settings.partitions.clone();
+        let usual = client_config::batch_bytes(&self.settings.client);
+        if let Some(bytes) = partitions.smaller_batch(usual, records.iter().map(|record| record.topic.as_str())) {
+            // The client makes batches of one size for all topics.
+            client_config::set_batch_bytes(&mut self.settings.client, bytes);
+            close(open);
+            return Ended {
+                outcome: Outcome::Unknown(format!("a topic takes batches of {bytes} bytes")),
+                usable: false,
+            };
+        }
+        let mut batch = BatchState::of(&records);
         let sending = Sending {
             records: &records,
             partitions: &partitions,
@@ -325,11 +273,19 @@ impl Worker {
             progress: &|_| {},
             timeout: self.settings.publish_timeout,
             whole: true,
+            begun: self.mute,
         };
         let mut outcome = match self.transaction(&mut open, marker, permit, &mut batch, &sending) {
             Ok(()) => Outcome::Committed(batch.places()),
-            Err(reason) => batch.at_fault().unwrap_or(Outcome::Unknown(reason)),
+            Err(reason) => {
+                batch.reject(&records, &partitions, &open.producer.rejections());
+                batch.at_fault().unwrap_or(Outcome::Unknown(reason))
+            }
         };
+        // If a new producer does not change that, partitions are to blame.
+        self.mute = matches!(outcome, Outcome::Unknown(_))
+            && !batch.states.iter().any(|state| matches!(state, State::Acked { .. }))
+            && !records.is_empty();
         let usable = matches!(outcome, Outcome::Committed(_)) && !open.producer.is_suspicious();
         if usable {
             self.open = Some(open);
@@ -343,6 +299,10 @@ impl Worker {
             if !committing && batch.met_refusals() {
                 batch.begin_again();
                 outcome = self.search(&mut batch, &sending, permit);
+                if matches!(outcome, Outcome::Unknown(_)) && usual > 1 {
+                    // Each of them alone was taken: they were too large together, and nobody has told how much the topic takes.
+                    client_config::set_batch_bytes(&mut self.settings.client, (usual / SMALLER).max(1));
+                }
             }
         }
         batch.tell(&records, &partitions);

@@ -473,6 +473,7 @@ impl Lane {
                 Delivery::Refused { class, reason } => {
                     let labels = FailureLabels { topic: metrics.topic_label(&record.topic), reason: class };
                     metrics.publish_failures.get_or_create(&labels).inc();
+                    self.shared.catalog.doubt(&record.topic);
                     settlement.failed.push(Failed {
                         id,
                         key: record.key.clone(),

@@ -185,6 +185,16 @@ pub fn foresee(manifest: Manifest, marker: Option<Seen>) -> Option<Disagreement>
     }
 }
 
+/// Whether a `transactional.id` whose last transaction cannot be ended may be left behind, unfenced. Then nobody may be able to commit anything
+/// under it that is not decided already. `own`: its producers were this lane's own since it fenced it, and none is left.
+///
+/// Otherwise a former owner may still have a producer. Without a batch in flight it has nothing to send, since a claim needs the epoch; and a
+/// batch that is committed is not sent again. A batch that is not committed could still be: its transaction may only have to wait for the end
+/// of the one before it, as we do.
+pub fn may_leave(own: bool, manifest: Manifest, marker: Option<Seen>) -> bool {
+    own || !manifest.in_flight || resolve(manifest, marker) == Resolution::Settle
+}
+
 /// Decides. `marker` is what Kafka has committed for the shard, read after its former producers were fenced; `manifest` was read
 /// after that.
 pub fn resolve(manifest: Manifest, marker: Option<Seen>) -> Resolution {

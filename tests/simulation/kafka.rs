@@ -1,5 +1,7 @@
-//! Kafka as the relay sees it: two partitions, the marker, and the coordinator of the one transactional id of the shard.
+//! Kafka as the relay sees it: two partitions, the marker, and the coordinator of the transactional ids of the shard.
 //!
+//! The first partition may lose its leader: then it takes no records, and no transaction that contains it can be ended. The coordinator gives
+//! its transactional id to nobody until then.
 //! The client is one without a new epoch per transaction: a late EndTxn of the same epoch ends whatever transaction is open.
 //! Brokers check that a partition belongs to the open transaction when a record or a marker comes in for it.
 
@@ -24,6 +26,8 @@ pub struct Record {
     pub key: Key,
     /// Which sending of which batch.
     pub attempt: usize,
+    /// Of its producer.
+    number: usize,
     pub fate: Fate,
 }
 
@@ -52,9 +56,9 @@ pub struct Marker {
 /// A request that its sender does not wait for any more.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Straggler {
-    Init,
-    Marker { epoch: i64, marker: Marker },
-    End { epoch: i64, commit: bool },
+    Init { number: usize },
+    Marker { number: usize, epoch: i64, marker: Marker },
+    End { number: usize, epoch: i64, commit: bool },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -63,15 +67,26 @@ pub enum KafkaError {
     Fenced,
     /// Not in the transaction that is open.
     InvalidState,
+    /// The former transaction is not ended everywhere, or the partition has no leader.
+    NotNow,
+}
+
+/// A transactional id.
+#[derive(Debug, Clone, Hash)]
+struct Producer {
+    epoch: i64,
+    transaction: Transaction,
+    marker_sent: Option<Marker>,
 }
 
 #[derive(Debug, Clone, Hash)]
 pub struct Kafka {
     pub logs: [Vec<Record>; PARTITIONS],
     pub marker: Option<Marker>,
-    marker_sent: Option<Marker>,
-    epoch: i64,
-    transaction: Transaction,
+    /// By number.
+    producers: Vec<Producer>,
+    /// The first partition has no leader.
+    pub leaderless: bool,
     pub stragglers: Vec<Straggler>,
 }
 
@@ -84,19 +99,34 @@ impl Kafka {
         Self {
             logs: Default::default(),
             marker: None,
-            marker_sent: None,
-            epoch: 0,
-            transaction: Transaction::None,
+            producers: Vec::new(),
+            leaderless: false,
             stragglers: Vec::new(),
         }
     }
 
-    /// A new producer: finishes what was decided, aborts what was not, and every former producer is fenced.
-    pub fn init(&mut self) -> i64 {
-        self.epoch += 1;
-        self.abort();
-        self.transaction = Transaction::None;
-        self.epoch
+    fn producer(&mut self, number: usize) -> &mut Producer {
+        while self.producers.len() <= number {
+            self.producers.push(Producer { epoch: 0, transaction: Transaction::None, marker_sent: None });
+        }
+        &mut self.producers[number]
+    }
+
+    /// A new producer: finishes what was decided, aborts what was not, and every former producer is fenced. `None`: a transaction cannot be
+    /// ended now. If it was open it is aborted from now on, under a new epoch; if it was decided, nothing has changed.
+    pub fn init(&mut self, number: usize) -> Option<i64> {
+        if matches!(self.producer(number).transaction, Transaction::Open(_)) {
+            self.producer(number).epoch += 1;
+            self.abort(number);
+        }
+        self.finish(number);
+        let producer = self.producer(number);
+        if matches!(producer.transaction, Transaction::Ending { .. }) {
+            return None;
+        }
+        producer.epoch += 1;
+        producer.transaction = Transaction::None;
+        Some(producer.epoch)
     }
 
     /// An unclean election, or a topic made anew from a copy: records and marker as they once were.
@@ -107,48 +137,61 @@ impl Kafka {
         }
     }
 
-    /// The open transaction takes too long, and the coordinator ends it under a new epoch.
+    /// Open transactions take too long, and the coordinator ends them under a new epoch.
     pub fn time_out(&mut self) {
-        if matches!(self.transaction, Transaction::Open(_)) {
-            self.epoch += 1;
-            self.abort();
+        for number in 0..self.producers.len() {
+            if matches!(self.producers[number].transaction, Transaction::Open(_)) {
+                self.producers[number].epoch += 1;
+                self.abort(number);
+            }
         }
     }
 
     pub fn has_open_transaction(&self) -> bool {
-        matches!(self.transaction, Transaction::Open(_))
+        self.producers.iter().any(|producer| matches!(producer.transaction, Transaction::Open(_)))
     }
 
     pub fn is_ending(&self) -> bool {
-        matches!(self.transaction, Transaction::Ending { .. })
+        self.producers.iter().any(|producer| matches!(producer.transaction, Transaction::Ending { .. }))
     }
 
     /// `new` for the first record that this client has for the partition in its transaction: it adds the partition.
-    pub fn produce(&mut self, epoch: i64, new: bool, id: Id, key: Key, attempt: usize) -> Result<(), KafkaError> {
+    pub fn produce(
+        &mut self,
+        (number, epoch): (usize, i64),
+        new: bool,
+        id: Id,
+        key: Key,
+        attempt: usize,
+    ) -> Result<(), KafkaError> {
         let partition = partition_of(key);
-        self.enter(epoch, new, partition)?;
-        self.logs[partition].push(Record { id, key, attempt, fate: Fate::Open });
+        self.enter(number, epoch, new, partition)?;
+        if self.leaderless && partition == 0 {
+            return Err(KafkaError::NotNow);
+        }
+        self.logs[partition].push(Record { id, key, attempt, number, fate: Fate::Open });
         Ok(())
     }
 
     /// Outside of any transaction.
     pub fn produce_plain(&mut self, id: Id, key: Key, attempt: usize) {
-        self.logs[partition_of(key)].push(Record { id, key, attempt, fate: Fate::Plain });
+        self.logs[partition_of(key)].push(Record { id, key, attempt, number: 0, fate: Fate::Plain });
     }
 
-    pub fn send_marker(&mut self, epoch: i64, new: bool, marker: Marker) -> Result<(), KafkaError> {
-        self.enter(epoch, new, MARKER)?;
-        self.marker_sent = Some(marker);
+    pub fn send_marker(&mut self, (number, epoch): (usize, i64), new: bool, marker: Marker) -> Result<(), KafkaError> {
+        self.enter(number, epoch, new, MARKER)?;
+        self.producer(number).marker_sent = Some(marker);
         Ok(())
     }
 
-    pub fn end(&mut self, epoch: i64, commit: bool) -> Result<(), KafkaError> {
-        if epoch != self.epoch {
+    pub fn end(&mut self, (number, epoch): (usize, i64), commit: bool) -> Result<(), KafkaError> {
+        let producer = self.producer(number);
+        if epoch != producer.epoch {
             return Err(KafkaError::Fenced);
         }
-        match self.transaction {
+        match producer.transaction {
             Transaction::Open(contains) => {
-                self.transaction = Transaction::Ending { commit, contains };
+                producer.transaction = Transaction::Ending { commit, contains };
                 Ok(())
             }
             // Asked again: the coordinator knows only how the last one ended.
@@ -163,75 +206,93 @@ impl Kafka {
 
     /// The marker as a reader of stable offsets gets it. `None`: not yet, a transaction contains it.
     pub fn read_marker(&mut self) -> Option<Option<Marker>> {
-        self.finish();
-        match self.transaction {
-            Transaction::Open(contains) if contains[MARKER] => None,
-            Transaction::Open(_) | Transaction::None | Transaction::Ending { .. } | Transaction::Ended { .. } => {
-                Some(self.marker.clone())
-            }
+        self.finish_all();
+        let open =
+            |producer: &Producer| matches!(producer.transaction, Transaction::Open(contains) if contains[MARKER]);
+        (!self.producers.iter().any(open)).then(|| self.marker.clone())
+    }
+
+    pub fn finish_all(&mut self) {
+        for number in 0..self.producers.len() {
+            self.finish(number);
         }
     }
 
-    /// Writes the decision to everything that the transaction contains.
-    pub fn finish(&mut self) {
-        let Transaction::Ending { commit, contains } = self.transaction else { return };
+    /// Writes the decision to everything that the transaction contains, as far as it takes it.
+    fn finish(&mut self, number: usize) {
+        let leaderless = self.leaderless;
+        let Transaction::Ending { commit, contains } = self.producer(number).transaction else { return };
         let fate = if commit { Fate::Committed } else { Fate::Aborted };
-        for (log, _) in self.logs.iter_mut().zip(contains).filter(|(_, contained)| *contained) {
-            for record in log.iter_mut().filter(|record| record.fate == Fate::Open) {
-                record.fate = fate;
+        for (partition, log) in self.logs.iter_mut().enumerate() {
+            if contains[partition] && !(leaderless && partition == 0) {
+                for record in log.iter_mut().filter(|record| record.fate == Fate::Open && record.number == number) {
+                    record.fate = fate;
+                }
             }
         }
+        let producer = &mut self.producers[number];
         if contains[MARKER] {
-            let sent = self.marker_sent.take();
+            let sent = producer.marker_sent.take();
             if commit {
                 self.marker = sent;
             }
         }
-        self.transaction = Transaction::Ended { commit };
+        producer.transaction = if leaderless && contains[0] {
+            let mut left = [false; PARTITIONS + 1];
+            left[0] = true;
+            Transaction::Ending { commit, contains: left }
+        } else {
+            Transaction::Ended { commit }
+        };
     }
 
     /// A request arrives that nobody waits for. A retried record needs no such thing: its sequence number gives it away.
     pub fn arrives(&mut self, straggler: usize) {
         match self.stragglers.remove(straggler) {
-            Straggler::Init => drop(self.init()),
-            Straggler::Marker { epoch, marker } => drop(self.send_marker(epoch, false, marker)),
-            Straggler::End { epoch, commit } => drop(self.end(epoch, commit)),
+            Straggler::Init { number } => drop(self.init(number)),
+            Straggler::Marker { number, epoch, marker } => drop(self.send_marker((number, epoch), false, marker)),
+            Straggler::End { number, epoch, commit } => drop(self.end((number, epoch), commit)),
         }
     }
 
     /// What a `read_committed` reader of a partition sees or will see: a decided transaction counts.
     pub fn visible(&self, partition: usize) -> impl Iterator<Item = &Record> {
-        let decided = matches!(self.transaction,
-            Transaction::Ending { commit: true, contains } if contains[partition]);
+        let decided = move |number: usize| {
+            self.producers.get(number).is_some_and(|producer| {
+                matches!(producer.transaction,
+                    Transaction::Ending { commit: true, contains } if contains[partition])
+            })
+        };
         self.logs[partition].iter().filter(move |record| match record.fate {
             Fate::Plain | Fate::Committed => true,
-            Fate::Open => decided,
+            Fate::Open => decided(record.number),
             Fate::Aborted => false,
         })
     }
 
-    fn abort(&mut self) {
-        if let Transaction::Open(contains) = self.transaction {
-            self.transaction = Transaction::Ending { commit: false, contains };
+    fn abort(&mut self, number: usize) {
+        if let Transaction::Open(contains) = self.producer(number).transaction {
+            self.producer(number).transaction = Transaction::Ending { commit: false, contains };
         }
-        self.finish();
+        self.finish(number);
     }
 
-    fn enter(&mut self, epoch: i64, new: bool, what: usize) -> Result<(), KafkaError> {
-        if epoch != self.epoch {
+    fn enter(&mut self, number: usize, epoch: i64, new: bool, what: usize) -> Result<(), KafkaError> {
+        if epoch != self.producer(number).epoch {
             return Err(KafkaError::Fenced);
         }
         if new {
             // The client waits until the former transaction has ended everywhere.
-            self.finish();
-            let mut contains = match self.transaction {
+            self.finish(number);
+            let mut contains = match self.producer(number).transaction {
                 Transaction::Open(contains) => contains,
-                Transaction::None | Transaction::Ending { .. } | Transaction::Ended { .. } => [false; PARTITIONS + 1],
+                Transaction::Ending { .. } => return Err(KafkaError::NotNow),
+                Transaction::None | Transaction::Ended { .. } => [false; PARTITIONS + 1],
             };
             contains[what] = true;
-            self.transaction = Transaction::Open(contains);
+            self.producer(number).transaction = Transaction::Open(contains);
         }
-        match self.transaction {
+        match self.producer(number).transaction {
             Transaction::Open(contains) if contains[what] => Ok(()),
             Transaction::Open(_) | Transaction::None | Transaction::Ending { .. } | Transaction::Ended { .. } => {
                 Err(KafkaError::InvalidState)

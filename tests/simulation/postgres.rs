@@ -36,6 +36,8 @@ pub struct Shard {
     pub marked: bool,
     /// Of the last batch that exactly-once delivery has claimed: its number, and one that no other batch has.
     pub tag: Option<Tag>,
+    /// The transactional id that its owner uses.
+    pub producer: usize,
     pub low_id: Id,
 }
 
@@ -148,6 +150,7 @@ impl Database {
             batch_ids: None,
             marked: false,
             tag: None,
+            producer: 0,
             low_id: 0,
         };
         Self {
@@ -192,6 +195,20 @@ impl Database {
             return Err(PgError::Fenced);
         }
         self.shard.lease_left = LEASE;
+        Ok(())
+    }
+
+    /// Another transactional id, in place of `from`. `noted`: so that others know it.
+    pub fn next_producer(&mut self, fence: Fence, from: usize, noted: bool) -> Result<(), PgError> {
+        if self.doubt.is_some() {
+            return Err(PgError::Busy);
+        }
+        if !self.owns(fence) || (noted && self.shard.producer != from) {
+            return Err(PgError::Fenced);
+        }
+        if noted {
+            self.shard.producer = from + 1;
+        }
         Ok(())
     }
 

@@ -26,6 +26,8 @@ pub enum At {
     /// Before a new producer: whoever has lost the shard must not fence its owner's.
     CheckFence,
     Init,
+    /// The transactional id cannot be used now: is there another way?
+    Leave,
     ReadMarker,
     ReadManifestAndResolve,
     SettleInherited,
@@ -68,7 +70,10 @@ pub struct Relay {
     pub mode: Mode,
     pub at: At,
     pub fence: Option<Fence>,
-    pub(crate) epoch: i64,
+    /// Its transactional id, and the epoch under it.
+    pub(crate) producer: (usize, i64),
+    /// Whose former producers it has fenced.
+    pub(crate) fenced: Option<usize>,
     pub(crate) marker: Option<Marker>,
     pub(crate) manifest: Manifest,
     pub(crate) manifest_ids: Vec<Id>,
@@ -108,7 +113,8 @@ impl Relay {
             mode,
             at: At::Acquire,
             fence: None,
-            epoch: 0,
+            producer: (0, 0),
+            fenced: None,
             marker: None,
             manifest: Manifest { seq: 0, in_flight: false, marked: false },
             manifest_ids: Vec::new(),
@@ -126,7 +132,7 @@ impl Relay {
     /// All of it but the horizon: a search that compares states opens no writers.
     pub fn hash_into(&self, hasher: &mut impl Hasher) {
         let manifest = (self.manifest.seq, self.manifest.in_flight, self.manifest.marked, &self.manifest_ids, self.tag);
-        let kafka = (self.epoch, &self.marker, self.suspicious, &self.batch);
+        let kafka = (self.producer, self.fenced, &self.marker, self.suspicious, &self.batch);
         (self.instance, self.mode, self.at, self.fence, &self.hand, self.seq, manifest, kafka).hash(hasher);
     }
 
@@ -142,6 +148,7 @@ impl Relay {
             // Reads are asked again; a record without a transaction is sent again by the client, under its sequence number.
             At::Acquire
             | At::CheckFence
+            | At::Leave
             | At::ReadMarker
             | At::ReadManifestAndResolve
             | At::Recover
@@ -165,6 +172,7 @@ impl Relay {
             }
             At::CheckFence => return self.check_fence(parts),
             At::Init => self.init(luck, parts),
+            At::Leave => return self.leave(parts),
             At::ReadMarker => self.read_marker(parts),
             At::ReadManifestAndResolve => return self.read_manifest_and_resolve(parts),
             At::SettleInherited => return self.settle_inherited(luck, parts),

@@ -26,6 +26,10 @@ pub enum Safeguard {
     MarkTakenOff,
     /// A batch that is sent again for the first time in a transaction keeps its manifest without the mark.
     ResendUnmarked,
+    /// A transactional id that cannot be fenced now is left for another one only where nobody can commit anything new under it. Without: always.
+    LeaveDecided,
+    /// The transactional id that a shard goes on with is in its row before it is used. Without: after.
+    LeaveNoted,
 }
 
 /// All safeguards, or all but one.

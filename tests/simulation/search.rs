@@ -93,6 +93,13 @@ fn choose(world: &World, dice: &mut fastrand::Rng, asleep: &mut [u32]) -> Option
         Action::Relay(_, Luck::Fine) => 120,
         Action::Relay(_, _) | Action::Restart(..) | Action::Time(_) => 3,
         Action::Straggler(_) | Action::DoubtEnds(_) | Action::TransactionFinishes => 15,
+        Action::Leader(back) => {
+            if *back {
+                2
+            } else {
+                3
+            }
+        }
         Action::TransactionTimesOut | Action::PostgresGoesBack(_) | Action::MarkerExpires => 1,
         Action::WriterOpens(_) | Action::WriterInserts(_) | Action::WriterEnds(..) => 10,
         Action::BarrierReadsId(_) | Action::BarrierLists(_) => 10,

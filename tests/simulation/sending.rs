@@ -34,7 +34,7 @@ impl Relay {
         if luck == Luck::LostBefore {
             return self.recycle();
         }
-        match parts.kafka.produce(self.epoch, new, id, key, self.batch.attempt) {
+        match parts.kafka.produce(self.producer, new, id, key, self.batch.attempt) {
             Ok(()) if luck == Luck::Fine || !parts.rules.has(Safeguard::Recycle) => {
                 self.batch.added[partition_of(key)] = true;
                 self.batch.sent += 1;
@@ -42,39 +42,44 @@ impl Relay {
                     self.at = At::SendMarker;
                 }
             }
+            // The client waits, until it gives up.
+            Err(KafkaError::NotNow) => {}
             Ok(()) | Err(KafkaError::Fenced | KafkaError::InvalidState) => self.recycle(),
         }
     }
 
     pub(crate) fn send_marker(&mut self, luck: Luck, parts: &mut Parts<'_>) {
+        let (number, epoch) = self.producer;
         if luck == Luck::LostBefore {
             return self.recycle();
         }
         let marker = Marker { seq: self.batch.seq, tag: self.tag };
-        match parts.kafka.send_marker(self.epoch, !self.batch.marker_added, marker.clone()) {
+        match parts.kafka.send_marker(self.producer, !self.batch.marker_added, marker.clone()) {
             Ok(()) => {
                 self.batch.marker_added = true;
                 self.at = At::Commit;
                 if luck == Luck::Twice {
                     self.suspicious = true;
-                    parts.kafka.stragglers.push(Straggler::Marker { epoch: self.epoch, marker });
+                    parts.kafka.stragglers.push(Straggler::Marker { number, epoch, marker });
                 }
             }
+            Err(KafkaError::NotNow) => {}
             Err(KafkaError::Fenced | KafkaError::InvalidState) => self.recycle(),
         }
     }
 
     pub(crate) fn commit(&mut self, luck: Luck, parts: &mut Parts<'_>) {
+        let (number, epoch) = self.producer;
         if matches!(luck, Luck::Late | Luck::Twice) {
-            parts.kafka.stragglers.push(Straggler::End { epoch: self.epoch, commit: true });
+            parts.kafka.stragglers.push(Straggler::End { number, epoch, commit: true });
         }
         let answer = match luck {
             Luck::LostBefore | Luck::Late => None,
-            Luck::Fine | Luck::Twice | Luck::LostAfter => Some(parts.kafka.end(self.epoch, true)),
+            Luck::Fine | Luck::Twice | Luck::LostAfter => Some(parts.kafka.end(self.producer, true)),
         };
         self.suspicious |= luck != Luck::Fine;
         match answer {
-            Some(Err(KafkaError::Fenced | KafkaError::InvalidState)) => self.recycle(),
+            Some(Err(KafkaError::Fenced | KafkaError::InvalidState | KafkaError::NotNow)) => self.recycle(),
             _ if self.suspicious && parts.rules.has(Safeguard::Recycle) => self.recycle(),
             Some(Ok(())) if luck != Luck::LostAfter => {
                 self.hand = self.batch.ids.clone();

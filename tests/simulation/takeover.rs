@@ -1,7 +1,7 @@
 //! The takeover in exactly-once delivery: check the fence, init, read the marker, read the manifest, and do what
 //! `outbox_relay::relay::takeover::resolve` says. The function is the production's.
 
-use outbox_relay::relay::takeover::{Resolution, Seen, resolve};
+use outbox_relay::relay::takeover::{Resolution, Seen, may_leave, resolve};
 
 use crate::kafka::{Marker, Straggler};
 use crate::postgres::PgError;
@@ -13,7 +13,10 @@ impl Relay {
     pub(crate) fn check_fence(&mut self, parts: &mut Parts<'_>) -> Process {
         match parts.db.renew(self.fence()) {
             Err(error) if parts.rules.has(Safeguard::EpochFence) => return self.failed(&error, At::CheckFence),
-            Ok(()) | Err(_) => self.at = if init_first(parts) { At::Init } else { At::ReadMarker },
+            Ok(()) | Err(_) => {
+                self.producer.0 = parts.db.shard.producer;
+                self.at = if init_first(parts) { At::Init } else { At::ReadMarker };
+            }
         }
         Process::GoesOn
     }
@@ -21,14 +24,51 @@ impl Relay {
     pub(crate) fn init(&mut self, luck: Luck, parts: &mut Parts<'_>) {
         match luck {
             Luck::Fine | Luck::Twice => {
-                self.epoch = parts.kafka.init();
-                self.at = if init_first(parts) { At::ReadMarker } else { At::ReadManifestAndResolve };
+                let number = self.producer.0;
+                match parts.kafka.init(number) {
+                    Some(epoch) => {
+                        self.producer.1 = epoch;
+                        self.fenced = Some(number);
+                        self.at = if init_first(parts) { At::ReadMarker } else { At::ReadManifestAndResolve };
+                    }
+                    None => self.at = At::Leave,
+                }
             }
             // The client asks again.
-            Luck::LostAfter => drop(parts.kafka.init()),
-            Luck::Late => parts.kafka.stragglers.push(Straggler::Init),
+            Luck::LostAfter => drop(parts.kafka.init(self.producer.0)),
+            Luck::Late => parts.kafka.stragglers.push(Straggler::Init { number: self.producer.0 }),
             Luck::LostBefore => {}
         }
+    }
+
+    /// Another transactional id, if nobody can commit anything under this one that is not decided.
+    pub(crate) fn leave(&mut self, parts: &mut Parts<'_>) -> Process {
+        let Some(marker) = parts.kafka.read_marker() else { return Process::GoesOn };
+        self.marker = marker;
+        if let Err(error) = parts.db.state(parts.rules, self.fence()) {
+            return self.failed(&error, At::CheckFence);
+        }
+        self.remember(parts.db);
+        let (number, rules) = (self.producer.0, parts.rules);
+        let own = self.fenced == Some(number);
+        if !rules.has(Safeguard::LeaveDecided) || may_leave(own, self.manifest, self.seen(rules)) {
+            if let Err(error) = parts.db.next_producer(self.fence(), number, rules.has(Safeguard::LeaveNoted)) {
+                return self.failed(&error, At::CheckFence);
+            }
+            self.producer.0 = number + 1;
+            self.at = At::Init;
+        } else {
+            // Waits for the partition, and asks for the lease meanwhile.
+            self.at = At::CheckFence;
+        }
+        Process::GoesOn
+    }
+
+    fn seen(&self, rules: Rules) -> Option<Seen> {
+        self.marker.as_ref().map(|marker| Seen {
+            seq: marker.seq,
+            same_batch: self.agrees(marker) || !rules.has(Safeguard::BatchNamed),
+        })
     }
 
     pub(crate) fn read_marker(&mut self, parts: &mut Parts<'_>) {
@@ -69,11 +109,7 @@ impl Relay {
             let seq = self.seq - i64::from(self.manifest.in_flight);
             return resolve(self.manifest, Some(Seen { seq, same_batch: true }));
         }
-        let marker = self.marker.as_ref().map(|marker| Seen {
-            seq: marker.seq,
-            same_batch: self.agrees(marker) || !rules.has(Safeguard::BatchNamed),
-        });
-        resolve(self.manifest, marker)
+        resolve(self.manifest, self.seen(rules))
     }
 
     /// As `Known::agrees` has it.

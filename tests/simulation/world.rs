@@ -34,6 +34,8 @@ pub enum Action {
     /// So many commits are lost, with everything that was open.
     PostgresGoesBack(usize),
     MarkerExpires,
+    /// The first partition loses its leader, or has one again.
+    Leader(bool),
 }
 
 /// What may still happen, so that a search ends.
@@ -49,6 +51,8 @@ pub struct Budget {
     pub timeouts: u32,
     pub failovers: u32,
     pub expiries: u32,
+    /// Times that a partition loses its leader.
+    pub elections: u32,
 }
 
 /// What kind of run this is.
@@ -161,6 +165,11 @@ impl World {
         if left.expiries > 0 && self.kafka.marker.is_some() {
             actions.push(Action::MarkerExpires);
         }
+        if self.kafka.leaderless {
+            actions.push(Action::Leader(true));
+        } else if left.elections > 0 {
+            actions.push(Action::Leader(false));
+        }
         actions
     }
 
@@ -207,7 +216,7 @@ impl World {
                     self.repeatable.extend(self.db.shard.batch_ids.iter().flatten());
                 }
             }
-            Action::TransactionFinishes => self.kafka.finish(),
+            Action::TransactionFinishes => self.kafka.finish_all(),
             Action::TransactionTimesOut => {
                 left.timeouts = left.timeouts.saturating_sub(1);
                 self.kafka.time_out();
@@ -236,6 +245,10 @@ impl World {
                 self.history_lost = true;
                 self.db.go_back(commits);
             }
+            Action::Leader(back) => {
+                left.elections -= u32::from(!back);
+                self.kafka.leaderless = !back;
+            }
             Action::MarkerExpires => {
                 left.expiries -= 1;
                 self.history_lost = true;
@@ -252,7 +265,9 @@ impl World {
     /// Nothing goes wrong any more. Everything that was delayed arrives, everyone goes on, and after a while all is delivered.
     /// False when it is not.
     pub fn comes_to_rest(&mut self, mut look: impl FnMut(&Self)) -> bool {
-        self.left = Budget { misfortunes: 0, restarts: 0, rows: 0, failovers: 0, expiries: 0, ..self.left };
+        self.left =
+            Budget { misfortunes: 0, restarts: 0, rows: 0, failovers: 0, expiries: 0, elections: 0, ..self.left };
+        self.kafka.leaderless = false;
         for round in 0..400 {
             if self.is_at_rest() {
                 return true;

@@ -188,6 +188,33 @@ pub fn quoting_errors(files: &[Source]) -> Vec<String> {
         .collect()
 }
 
+/// Calls of the Kafka client that wait for a broker. Of those that return a future, the wait must be limited on the same line.
+pub fn kafka_without_limit(files: &[Source]) -> Vec<String> {
+    let blocking = Regex::new(
+        r"\.(fetch_metadata|fetch_watermarks|fetch_group_list|committed_offsets|committed|offsets_for_times|init_transactions|send_offsets_to_transaction|commit_transaction|abort_transaction|flush|seek|seek_partitions)\s*\(",
+    )
+    .expect("a valid expression");
+    let asked = Regex::new(
+        r"\.(create_topics|delete_topics|create_partitions|delete_records|delete_groups|describe_configs|alter_configs)\s*\(",
+    )
+    .expect("a valid expression");
+    let mut complaints = Vec::new();
+    let clients = files.iter().filter(|file| file.text.contains("rdkafka::"));
+    // The consumer has a thread that readiness watches, the demo has servers of its own.
+    for file in
+        clients.filter(|file| !file.is_in(&["broker/call.rs", "broker/call/", "projection/", "demo.rs", "demo/"]))
+    {
+        let code = code_of(&without_tests(&file.text));
+        for (number, line) in (1..).zip(code.lines()) {
+            if blocking.is_match(line) || (asked.is_match(line) && !line.contains("answered(")) {
+                complaints
+                    .push(format!("{}:{number}: calls of the Kafka client that wait belong in broker/call", file.path));
+            }
+        }
+    }
+    complaints
+}
+
 pub fn unreachable_files(files: &[Source]) -> Vec<String> {
     let declaration = Regex::new(r"(?m)^\s*(?:pub(?:\([a-z ]+\))? )?mod (\w+);").expect("a valid expression");
     let by_path: BTreeMap<PathBuf, &Source> = files.iter().map(|file| (PathBuf::from(&file.path), file)).collect();
@@ -426,6 +453,24 @@ fn sees_printing_outside_output() {
     sees(&printers(&one("src/app.rs", "io::stdout().lock()")), &["src/app.rs:1"]);
     sees(&printers(&one("src/output.rs", "println!(\"x\");")), &[]);
     sees(&printers(&one("src/app.rs", "#[cfg(test)]\nmod tests { fn f() { println!() } } // println!()")), &[]);
+}
+
+#[test]
+fn sees_a_call_of_the_kafka_client_without_a_limit() {
+    let file = |path, line: &str| one(path, &format!("use rdkafka::consumer::Consumer;\n{line}"));
+    let call = "fn f() { consumer.fetch_metadata(None, LONG) }";
+    sees(&kafka_without_limit(&file("src/broker/admin.rs", call)), &["src/broker/admin.rs:2"]);
+    sees(&kafka_without_limit(&file("src/broker/call/watch.rs", call)), &[]);
+    sees(
+        &kafka_without_limit(&file("src/broker/producer.rs", "fn f() { inner\n.commit_transaction(LONG) }")),
+        &["src/broker/producer.rs:3"],
+    );
+    sees(&kafka_without_limit(&file("src/broker/a.rs", "client.create_topics(a).await")), &["src/broker/a.rs:2"]);
+    sees(
+        &kafka_without_limit(&file("src/broker/a.rs", "answered(\"create_topics\", client.create_topics(a)).await")),
+        &[],
+    );
+    sees(&kafka_without_limit(&one("src/output.rs", "io.flush()")), &[]);
 }
 
 #[test]

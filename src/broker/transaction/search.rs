@@ -15,8 +15,10 @@ use crate::clock::{Permit, monotonic};
 const LINGER_MS: &str = "5";
 /// Longest wait for the reports of what was purged.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
+/// Longest wait for a former transaction to be ended.
+const BLOCKED: Duration = Duration::from_secs(4);
 /// After this long, what was found so far is reported. The rest is met again.
-const LONG_ENOUGH: Duration = Duration::from_secs(10);
+const LONG_ENOUGH: Duration = Duration::from_secs(4);
 
 impl Worker {
     /// Every record that Kafka refuses, as far as it can be found in a few seconds. The producer of the lane must be gone: this one fences it.
@@ -46,10 +48,12 @@ impl Worker {
         sending: &Sending<'_>,
         permit: &Permit,
     ) -> Result<(), String> {
-        producer.init_transactions(permit).map_err(|error| error.to_string())?;
+        producer.fence(permit, BLOCKED).map_err(|error| error.to_string())?;
         let started = monotonic();
         let mut group = explore::group(batch, usize::MAX);
+        let mut round = 0;
         loop {
+            round += 1;
             if !permit.holds() {
                 return Err("the lease is over".to_owned());
             }
@@ -70,6 +74,9 @@ impl Worker {
                     *state = State::Waiting;
                 }
             }
+            let refused = batch.states.iter().filter(|state| matches!(state, State::Refused { .. })).count();
+            let lane = std::thread::current();
+            tracing::debug!(lane = lane.name(), round, refused, "looked for records that Kafka refuses");
             if !batch.any(State::Suspect) && !batch.any(State::Waiting) {
                 return Ok(());
             }

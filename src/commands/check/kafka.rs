@@ -274,6 +274,7 @@ mod tests {
             max_message_bytes: Some(1_048_588),
             min_insync_replicas: Some(2),
             timestamps: crate::broker::admin::Timestamps::default(),
+            compacted: false,
             places: Vec::new(),
         }
     }

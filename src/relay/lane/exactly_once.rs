@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Ended, Hand, Lane, Sender};
-use crate::broker::transaction::{Marker, Outcome, Refused, TransactionSettings, TransactionalPublisher};
+use crate::broker::transaction::{
+    Blocked, Marker, OpenError, Outcome, Refused, TransactionSettings, TransactionalPublisher,
+};
 use crate::broker::{Delivery, Record};
 use crate::clock::monotonic;
 use crate::db::DbError;
@@ -19,7 +21,9 @@ use crate::event::ShardId;
 use crate::failpoint::{self, Point};
 use crate::metrics::TransactionLabel;
 use crate::outbox::{BatchTag, LastBatch, OutboxError, Settlement, ShardState};
-use crate::relay::takeover::{Disagreement, Known, Manifest, Resolution, Seen, foresee, is_ours, note, resolve};
+use crate::relay::takeover::{
+    Disagreement, Known, Manifest, Resolution, Seen, foresee, is_ours, may_leave, note, resolve,
+};
 use crate::retry::Backoff;
 
 /// An idle lane writes its marker again after this long: by default Kafka forgets offsets of a group that commits nothing for
@@ -46,8 +50,6 @@ impl Transactions {
         shard: ShardId,
         installation: Uuid,
     ) -> std::io::Result<Self> {
-        let id = format!("{}{shard}", settings.id_prefix);
-        settings.client.set("transactional.id", id);
         settings.place.partition = i32::from(shard);
         Ok(Self {
             publisher: TransactionalPublisher::start(settings)?,
@@ -104,6 +106,8 @@ enum Obstacle {
     Refused(Disagreement),
     Postgres(DbError),
     Kafka(String),
+    /// A transaction of a former owner cannot be ended, and whether its batch is committed depends on that. With partitions that have no leader.
+    Blocked(Vec<String>),
 }
 
 impl From<OutboxError> for Obstacle {
@@ -137,6 +141,15 @@ impl Lane {
                     self.shared.health.kafka_failed(&reason);
                     tracing::warn!(shard = self.fence.shard, reason, "the shard cannot be opened yet");
                 }
+                Err(Obstacle::Blocked(partitions)) => {
+                    // Kafka works, and other shards may be open.
+                    self.waits_for_former_owner();
+                    tracing::warn!(
+                        shard = self.fence.shard,
+                        partitions = partitions.join(", "),
+                        "the batch of a former owner is undecided while a partition of its transaction has no leader; the shard waits for that"
+                    );
+                }
             }
             if stop.is_cancelled() {
                 return Opened::Ended(Ended::Drained);
@@ -160,7 +173,32 @@ impl Lane {
                 return Err(Obstacle::Refused(why));
             }
         }
-        let marker = transactions.publisher.open(self.permit.clone()).await.map_err(Obstacle::Kafka)?;
+        let marker = match transactions.publisher.open(state.producer, self.permit.clone()).await {
+            Ok(marker) => marker,
+            Err(OpenError::Failed(reason)) => return Err(Obstacle::Kafka(reason)),
+            Err(OpenError::Blocked(Blocked { own, marker })) => {
+                let state = outbox.state(self.fence).await?;
+                let seen = transactions.seen(&state, marker).map_err(Obstacle::Refused)?;
+                let leaderless = self.shared.catalog.partitions().leaderless();
+                if !may_leave(own, manifest_of(&state), seen) {
+                    return Err(Obstacle::Blocked(leaderless));
+                }
+                // Whoever owns the shard next fences this one, so PostgreSQL has it before Kafka does.
+                let producer = outbox.next_producer(self.fence, state.producer).await?;
+                tracing::warn!(
+                    shard = self.fence.shard,
+                    producer,
+                    partitions = leaderless.join(", "),
+                    "Kafka cannot end the last transaction of the shard now; the shard goes on with another transactional.id"
+                );
+                self.shared.metrics.producers_left.inc();
+                let opened = transactions.publisher.open(producer, self.permit.clone()).await;
+                opened.map_err(|error| match error {
+                    OpenError::Failed(reason) => Obstacle::Kafka(reason),
+                    OpenError::Blocked(_) => Obstacle::Kafka("another transactional.id is blocked, too".to_owned()),
+                })?
+            }
+        };
         // And after it, in case the lease was lost in between: then the successor opens again, and we are out.
         let state = outbox.state(self.fence).await?;
         self.shared.health.postgres_works();

@@ -154,6 +154,10 @@ fn beyond(record: &Record, limits: &Limits) -> Option<(&'static str, String)> {
         let reason = format!("the record takes {size} bytes and the topic {topic} allows max.message.bytes = {limit}");
         return Some(("too-large", reason));
     }
+    if limits.compacted && record.key.is_none() {
+        let reason = format!("the record has no key and the topic {topic} has cleanup.policy = compact");
+        return Some(("invalid-record", reason));
+    }
     let times = limits.timestamps;
     if times == Timestamps::default() {
         return None;
@@ -194,6 +198,9 @@ mod tests {
         assert_eq!(class(-25 * HOUR), Some("invalid-timestamp"));
         assert_eq!(class(HOUR + 30_000), None, "so near to the limit the clock of the broker decides");
         assert_eq!(beyond(&record(1_000 * HOUR), &Limits::default()), None, "no limit is known");
+        let compacted = Limits { compacted: true, ..Limits::default() };
+        assert_eq!(beyond(&record(0), &compacted).map(|(class, _)| class), Some("invalid-record"), "it has no key");
+        assert_eq!(beyond(&Record { key: Some("k".to_owned()), ..record(0) }, &compacted), None);
         assert_eq!(beyond(&record(i64::MAX / 2), &limits).map(|(class, _)| class), Some("invalid-timestamp"));
     }
 }

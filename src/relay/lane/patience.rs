@@ -28,4 +28,12 @@ impl Lane {
         let (waits, shard) = (&self.shared.health.waits, Some(self.fence.shard));
         self.stepping.get_or_insert_with(|| waits.begin(shard, "has been opening", OPEN));
     }
+
+    /// Until a transaction of a former owner is ended.
+    pub(super) fn waits_for_former_owner(&mut self) {
+        self.waits_to_open();
+        if let Some(wait) = &self.stepping {
+            wait.now("has a batch of a former owner in a transaction with a partition that has no leader, and has been opening");
+        }
+    }
 }
