@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::care::Care;
 use super::failure::{Case, Failed, FailurePolicy, Sentence};
-use super::outcomes::{self, Outcome, answers};
+use super::outcomes::{self, DueLetter, Outcome, Placed, answers};
 use super::statements as sql;
-use super::{Finish, OutboxError};
-use crate::db::Transaction;
+use super::{Finish, OutboxError, rows};
+use crate::db::{Transaction, stored_text};
 use crate::event::ShardId;
 
 /// What became of the batch in hand. An event of it that is in neither list stays PENDING and is claimed again.
@@ -27,6 +28,22 @@ impl Settlement {
 
     pub(super) fn len(&self) -> usize {
         self.published.len() + self.failed.len()
+    }
+
+    /// One of the published events is claimed again in the transaction that has settled it: its row did not become what it was told to be.
+    /// `claimed` is in id order.
+    pub(super) fn comes_back_in(&self, claimed: &[Row]) -> Result<bool, OutboxError> {
+        let Some(last) = self.published.iter().map(|(id, _)| *id).max() else { return Ok(false) };
+        for row in claimed {
+            let id = rows::id(row)?;
+            if id > last {
+                break;
+            }
+            if self.published.iter().any(|(published, _)| *published == id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = i64> {
@@ -96,8 +113,26 @@ pub(super) async fn finish(
     Ok(all.saturating_sub(settled))
 }
 
-/// An event that is published, and where, if that is known.
-type Placed = (i64, Option<(i32, i64)>);
+/// Rows that an update has taken to another state, of those that it returns.
+fn moved(rows: &[Row]) -> u64 {
+    rows.iter().filter(|row| row.get::<_, bool>("moved")).count() as u64
+}
+
+/// Sees to it that the rows of an update have left the state `from`. Of an update without care the number of rows that it changed is enough.
+pub(super) async fn left_state(
+    tx: &Transaction<'_>,
+    care: Care,
+    ids: &[i64],
+    changed: u64,
+    from: &str,
+) -> Result<(), OutboxError> {
+    if ids.is_empty() || (matches!(care, Care::Plain) && changed == ids.len() as u64) {
+        return Ok(());
+    }
+    // Rows that were deleted, or that somebody else has changed, have left it, too.
+    let unchanged = tx.query_opt(&tx.prepare_cached(sql::UNCHANGED).await?, &[&ids, &from]).await?;
+    if unchanged.is_none() { Ok(()) } else { Err(OutboxError::Unchanged) }
+}
 
 /// Marks rows PUBLISHED. Returns how many were PENDING. Of a row that cannot be marked the outcome is noted.
 pub(super) async fn mark(
@@ -114,7 +149,9 @@ pub(super) async fn mark(
         let ids: Vec<i64> = part.iter().map(|(id, _)| *id).collect();
         let partitions: Vec<Option<i32>> = part.iter().map(|(_, place)| place.map(|place| place.0)).collect();
         let offsets: Vec<Option<i64>> = part.iter().map(|(_, place)| place.map(|place| place.1)).collect();
-        Ok(tx.execute(statement, &[&ids, &partitions, &offsets]).await?)
+        let changed = tx.execute(statement, &[&ids, &partitions, &offsets]).await?;
+        left_state(tx, care, &ids, changed, "PENDING").await?;
+        Ok(changed)
     };
     let cut = care.over(tx, &published, mark).await?;
     let kept: Vec<_> =
@@ -128,7 +165,11 @@ pub(super) async fn mark_held(tx: &Transaction<'_>, care: Care, ids: &[i64]) -> 
         return Ok(());
     }
     let statement = &tx.prepare_cached(sql::SETTLE_HELD).await?;
-    let cut = care.over(tx, ids, |ids: Vec<i64>| async move { Ok(tx.execute(statement, &[&ids]).await?) }).await?;
+    let mark = |ids: Vec<i64>| async move {
+        let moved = moved(&tx.query(statement, &[&ids]).await?);
+        left_state(tx, care, &ids, moved, "PENDING").await
+    };
+    let cut = care.over(tx, ids, mark).await?;
     let kept: Vec<_> = answers(cut.refused, cut.left).map(|(id, code)| Outcome::held(id, code)).collect();
     outcomes::keep(tx, &kept).await?;
     Ok(())
@@ -161,7 +202,7 @@ struct Sentenced {
     dead_letter_topic: Option<String>,
     topic: Option<String>,
     wait: Option<Wait>,
-    /// If its row refuses to become what it should: its key waits then, whatever the policy says, or the event would be lost sight of.
+    /// If its row refuses to become what it should: its key waits then, unless its dead letter goes out, or the event would be lost sight of.
     key: Key,
 }
 
@@ -185,7 +226,8 @@ pub(super) async fn fail(
         let letters: Vec<Option<&str>> = part.iter().map(|event| event.dead_letter_topic.as_deref()).collect();
         let topics: Vec<Option<&str>> = part.iter().map(|event| event.topic.as_deref()).collect();
         let params: [&(dyn ToSql + Sync); 5] = [&ids, &states, &reasons, &letters, &topics];
-        Ok(tx.execute(statement, &params).await?)
+        let moved = moved(&tx.query(statement, &params).await?);
+        left_state(tx, care, &ids, moved, "PENDING").await
     };
     let cut = care.over(tx, &sentenced, settle).await?;
     let refused: Vec<_> = answers(cut.refused, cut.left).collect();
@@ -197,7 +239,12 @@ pub(super) async fn fail(
     let mut kept = Vec::new();
     for (event, code) in refused {
         let reason = format!("{} (the row refuses to be changed: SQLSTATE {})", event.reason, code.code());
-        kept.push(Outcome::failed(event.id, reason, code));
+        let (topic, outcome) = (event.topic, Outcome::failed(event.id, reason, code));
+        if let Some(to) = event.dead_letter_topic {
+            kept.push(Outcome { letter: Some(DueLetter { to, from: topic }), ..outcome });
+            continue;
+        }
+        kept.push(outcome);
         if event.key != Key::None {
             waits.push(Wait {
                 first_id: event.id,
@@ -224,18 +271,20 @@ async fn sentence(
     let statement = &tx.prepare_cached(sql::ATTEMPTS).await?;
     let cut = care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.query(statement, &[&ids]).await?) }).await?;
     // What the row says: attempts, type, whether it is a dead letter. Nothing of one that cannot be read.
-    let read = cut.done.iter().flatten().map(|row| {
-        let attempts = u32::try_from(row.get::<_, i32>("retry_count")).unwrap_or(0);
-        (row.get::<_, i64>("id"), attempts, row.get::<_, &str>("event_type"), row.get::<_, bool>("is_dead_letter"))
-    });
-    let unread = answers(cut.refused.clone(), cut.left.clone()).map(|(id, _)| (id, 0, "", false));
+    let mut read = Vec::with_capacity(failed.len());
+    for row in cut.done.iter().flatten() {
+        let attempts = u32::try_from(row.try_get::<_, i32>("retry_count")?).unwrap_or(0);
+        let event_type = stored_text(row, "event_type")?.unwrap_or_default();
+        read.push((row.try_get("id")?, attempts, event_type, row.try_get("is_dead_letter")?));
+    }
+    let unread = answers(cut.refused.clone(), cut.left.clone()).map(|(id, _)| (id, 0, String::new(), false));
     let mut sentenced = Vec::with_capacity(failed.len());
-    for (id, attempts, event_type, is_dead_letter) in read.chain(unread) {
+    for (id, attempts, event_type, is_dead_letter) in read.into_iter().chain(unread) {
         let Some(failed) = failed.iter().find(|failed| failed.id == id) else { continue };
         let case = Case {
             class: failed.class,
             topic: failed.topic.as_deref(),
-            event_type,
+            event_type: &event_type,
             attempts: attempts.saturating_add(1),
         };
         let mut sentence = policy.sentence(&case);
