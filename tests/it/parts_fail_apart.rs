@@ -21,9 +21,9 @@ async fn relay_panics(delivery: &str) {
         .set("relay.batch_rows", "20")
         .set("run.deployment", &unique("panic"))
         .set("relay.lease", "3s");
-    let mut relay = settings
-        .env("FAILPOINTS", "step.before_commit=9*off->1*return(panic)->off;commit.after=30*off->1*return(panic)->off")
-        .start();
+    let points = "step.before_commit=9*off->1*return(panic)->off;commit.after=30*off->1*return(panic)->off;\
+                  produce.mid=40*off->1*return(panic)->off";
+    let mut relay = settings.env("FAILPOINTS", points).start();
     wait_until_published(&database, PATIENCE).await;
     assert!(relay.is_running(), "{}", relay.log_text());
     assert!(relay.log_text().contains("failed and is started again"), "{}", relay.log_text());
