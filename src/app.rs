@@ -37,7 +37,7 @@ use crate::supervisor::{Attempt, Part, Supervisor};
 
 /// How long the loop that owns the leases, and that of the consumer, may be silent before `/livez` fails: longer than every timeout of the
 /// database calls in it together, so that an outage is not taken for a loop that hangs. Such a part is replaced after two thirds of this.
-const PART_SILENCE: Duration = Duration::from_secs(180);
+const PART_SILENCE: Duration = Duration::from_secs(if cfg!(feature = "failpoints") { 30 } else { 180 });
 
 /// Parts of `run.shutdown_timeout`: when what has not drained is dropped, and when the HTTP server is. The relay gives up what is in flight
 /// before (`ownership.rs`), and a watchdog ends the process after.
@@ -52,6 +52,9 @@ const POSTGRES_SILENCE: Duration = Duration::from_secs(15);
 
 /// The same for Kafka, which is asked every five seconds, and which may be asked about many topics in between.
 const KAFKA_SILENCE: Duration = Duration::from_secs(60);
+
+/// Before the start is tried again after PostgreSQL refused it: first and longest wait.
+const REFUSED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// The same for the thread of the consumer, which may fold for as long as a statement may take.
 const CONSUMER_SILENCE: Duration = Duration::from_secs(90);
@@ -197,7 +200,10 @@ impl App {
             supervisor.keep(self.part("consumer", ends::never), move |attempt| {
                 let app = Arc::clone(&app);
                 Box::pin(async move {
-                    preflight::consumer_passes(&app.config, &app.database).await?;
+                    tokio::select! {
+                        () = attempt.stop.cancelled() => return Ok(()),
+                        passes = preflight::consumer_passes(&app.config, &app.database) => passes?,
+                    }
                     let consumer = app.consumer(&attempt);
                     drop(attempt.starting);
                     consumer.run(attempt.stop).await
@@ -236,7 +242,7 @@ impl App {
         if !self.config.relay.enabled && !self.config.consumer.enabled {
             return Ok(true);
         }
-        let mut backoff = Backoff::for_connection();
+        let (mut backoff, mut refused) = (Backoff::for_connection(), Backoff::new(REFUSED_WAIT.0, REFUSED_WAIT.1));
         loop {
             let prepare = async {
                 self.migrate().await?;
@@ -247,22 +253,24 @@ impl App {
                 () = stop.cancelled() => return Ok(false),
                 prepared = prepare => prepared,
             };
-            match prepared {
+            let wait = match prepared {
                 Ok(()) => return Ok(true),
                 Err(error) if ends::at_start(error.code()) => return Err(error),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
                     check.failing(error.to_string());
                     tracing::warn!(error = %error.chain(), "waiting for PostgreSQL");
+                    backoff.next_wait()
                 }
                 Err(error) => {
                     let (code, help) = (error.code().as_str(), error.hint_text().unwrap_or_default());
                     check.failing(format!("{error} ({code})"));
                     tracing::error!(code, error = %error.chain(), help, "PostgreSQL refuses the start; it is tried again");
+                    refused.next_wait()
                 }
-            }
+            };
             tokio::select! {
                 () = stop.cancelled() => return Ok(false),
-                () = tokio::time::sleep(backoff.next_wait()) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }

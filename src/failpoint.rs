@@ -28,6 +28,8 @@ pub enum Point {
     CommitBefore,
     /// After the commit in Kafka, or after the last acknowledgement in at-least-once delivery: nothing is settled yet.
     CommitAfter,
+    /// The thread of the consumer begins another turn.
+    ConsumerTurn,
     /// The consumer has folded a batch, before its commit.
     FoldBeforeCommit,
     /// The same, after its commit.
@@ -49,6 +51,7 @@ impl Point {
         Self::OffsetsSent,
         Self::CommitBefore,
         Self::CommitAfter,
+        Self::ConsumerTurn,
         Self::FoldBeforeCommit,
         Self::FoldAfterCommit,
         Self::ShutdownDraining,
@@ -67,6 +70,7 @@ impl Point {
             Self::OffsetsSent => "offsets.sent",
             Self::CommitBefore => "commit.before",
             Self::CommitAfter => "commit.after",
+            Self::ConsumerTurn => "consumer.turn",
             Self::FoldBeforeCommit => "fold.before_commit",
             Self::FoldAfterCommit => "fold.after_commit",
             Self::ShutdownDraining => "shutdown.draining",

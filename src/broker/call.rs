@@ -50,7 +50,8 @@ pub(super) async fn blocking_within<T: Send + 'static>(
     };
     match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
         Ok(ended) => {
-            ended.unwrap_or_else(|join| Err(Error::new(Code::Unexpected, "a call to Kafka panicked").caused_by(join)))
+            // What it says may quote data; the report of the panic says where it was.
+            ended.unwrap_or_else(|_| Err(Error::new(Code::Unexpected, "a call to Kafka panicked")))
         }
         Err(_) => {
             STUCK.fetch_add(1, Ordering::Relaxed);

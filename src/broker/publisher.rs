@@ -137,8 +137,10 @@ impl Publisher {
     ) -> (oneshot::Receiver<Vec<Delivery>>, Arc<AtomicBool>) {
         let (reply, answer) = oneshot::channel();
         let decided = Arc::new(AtomicBool::new(false));
-        // When the thread is gone the job is dropped, and the answer with it.
-        drop(self.jobs.send(Job { records, permit, decided: Arc::clone(&decided), company, reply }));
+        let job = Job { records, permit, decided: Arc::clone(&decided), company, reply };
+        // The thread lives as long as this handle, unless it has panicked. Then whoever sends panics as well: the relay is started again with
+        // another producer, and what was on its way is sent again like after a crash.
+        assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer has panicked");
         (answer, decided)
     }
 

@@ -25,8 +25,8 @@ pub type Headers = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 /// The headers of a record that a consumer was given.
 pub fn headers(message: &BorrowedMessage<'_>) -> Headers {
     let mut list = ptr::null_mut();
-    // SAFETY: the message is alive as long as its borrow, and so is the list of headers, which belongs to the message. It is parsed by the
-    // first call, on the thread that has the message; nobody else reads it meanwhile, because nobody keeps the pointer.
+    // SAFETY: the message is alive as long as its borrow, and so is the list of headers, which belongs to the message. librdkafka parses it at
+    // the first call, which two threads must not make at once: readers copy a message on the thread that has polled it, and share none.
     let error = unsafe { bindings::rd_kafka_message_headers(message.ptr(), &mut list) };
     if error != bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || list.is_null() {
         return Headers::new();

@@ -9,7 +9,7 @@ mod open;
 mod search;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -128,6 +128,9 @@ enum Job {
 }
 
 const GONE: &str = "the thread of the lane is gone or busy";
+/// A thread lives as long as its handle, unless it has panicked. Then its lane panics as well: the relay is started again, and what was in
+/// flight is judged by the marker like after a crash.
+const PANICKED: &str = "the thread of the Kafka producer has panicked";
 
 impl TransactionalPublisher {
     pub fn start(settings: TransactionSettings) -> std::io::Result<Self> {
@@ -142,9 +145,7 @@ impl TransactionalPublisher {
     pub async fn peek(&self, permit: Permit) -> Result<Option<Marker>, String> {
         let (reply, answer) = oneshot::channel();
         let thread = self.thread();
-        if thread.jobs.send(Job::Peek { permit, reply }).is_err() {
-            return Err(GONE.to_owned());
-        }
+        assert!(thread.jobs.send(Job::Peek { permit, reply }).is_ok(), "{PANICKED}");
         self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(reason.to_owned()))
     }
 
@@ -156,7 +157,7 @@ impl TransactionalPublisher {
         let (reply, answer) = oneshot::channel();
         let thread = self.thread();
         // Full while the thread is still at a job whose answer nobody waits for any more.
-        if thread.jobs.try_send(Job::Open { number, permit, reply }).is_err() {
+        if !thread.takes(Job::Open { number, permit, reply }) {
             return Err(OpenError::Failed(GONE.to_owned()));
         }
         self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(OpenError::Failed(reason.to_owned())))
@@ -170,7 +171,7 @@ impl TransactionalPublisher {
         let unknown = |reason: &str| Ended { outcome: Outcome::Unknown(reason.to_owned()), usable: false };
         let thread = self.thread();
         // The thread holds one job at most, and the lane waits for each, so there is always room.
-        if thread.jobs.try_send(Job::Publish { records, marker, permit, reply }).is_err() {
+        if !thread.takes(Job::Publish { records, marker, permit, reply }) {
             return unknown(GONE);
         }
         self.watched(&thread, answer).await.unwrap_or_else(unknown)
@@ -213,6 +214,15 @@ impl Thread {
         let worker = Worker { settings, open: None, fenced: None, mute: false, brokers_up, watch: Arc::clone(&watch) };
         std::thread::Builder::new().name(worker.settings.name.clone()).spawn(move || worker.run(&inbox))?;
         Ok(Self { jobs, watch })
+    }
+
+    /// False when it is still at another job.
+    fn takes(&self, job: Job) -> bool {
+        match self.jobs.try_send(job) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => false,
+            Err(TrySendError::Disconnected(_)) => panic!("{PANICKED}"),
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use crate::clock;
 use crate::config::ConsumerConfig;
 use crate::db::Database;
 use crate::error::{Code, Error, Result};
+use crate::failpoint::{self, Point};
 use crate::health::Heartbeat;
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
@@ -242,6 +243,7 @@ impl Reader {
     fn run_until_stopped(&mut self) -> Result<()> {
         while !self.stop.is_cancelled() {
             self.heartbeat.iter().for_each(Heartbeat::beat);
+            failpoint::reach(Point::ConsumerTurn).map_err(|error| Error::new(Code::Unexpected, error))?;
             self.answer_rebalances()?;
             self.take_due_partitions()?;
             self.report();
@@ -487,7 +489,7 @@ impl Reader {
         if self.brokers_down {
             problems.insert("no Kafka broker is connected".to_owned(), None);
         }
-        problems.extend(self.folding.waits().map(|wait| (format!("a fold {wait}"), None)));
+        problems.extend(self.folding.waits().map(|wait| (wait, None)));
         problems.extend(self.errors.keys().map(|error| (error.clone(), Some(Code::KafkaUnreachable))));
         for why in self.assignment.problems() {
             match why {

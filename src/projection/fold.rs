@@ -122,7 +122,9 @@ impl<'a> Batch<'a> {
                         tracing::warn!(partition = %self.place, records = range.len(), "{error}: trying half of it");
                     }
                     Cause::Unavailable if repeats < REPEATS_MAX => repeats += 1,
-                    Cause::Unavailable | Cause::Locked | Cause::Program => return End::Failed(error),
+                    // It has waited at the server, and waits there again. The reader goes on meanwhile, and says for whom.
+                    Cause::Locked => {}
+                    Cause::Unavailable | Cause::Program => return End::Failed(error),
                 },
             }
         }

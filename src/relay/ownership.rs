@@ -217,7 +217,8 @@ impl Owner {
     async fn lane_ended(&mut self, joined: Result<(ShardId, i64, Ended), tokio::task::JoinError>) -> Option<Error> {
         let (shard, epoch, ended) = match joined {
             Ok(ended) => ended,
-            Err(join) => return Some(Error::new(Code::Unexpected, "a lane panicked").caused_by(join)),
+            // What it says may quote data; the report of the panic says where it was.
+            Err(_) => return Some(Error::new(Code::Unexpected, "a lane panicked")),
         };
         let owned = self.owned.remove(&shard);
         self.lanes.health.lane_ended(shard);

@@ -44,7 +44,7 @@ impl Case {
             Point::FenceDone | Point::MarkerRead | Point::Resolved | Point::OffsetsSent | Point::CommitBefore => {
                 self.delivery == "exactly-once"
             }
-            Point::FoldBeforeCommit | Point::FoldAfterCommit => false,
+            Point::ConsumerTurn | Point::FoldBeforeCommit | Point::FoldAfterCommit => false,
             Point::LeaseAcquired
             | Point::StepBeforeCommit
             | Point::StepAfterCommit

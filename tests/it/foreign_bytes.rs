@@ -33,7 +33,7 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    fn like(partition: i32) -> Self {
+    pub fn like(partition: i32) -> Self {
         let value = Some(br#"{"productId": 1}"#.to_vec());
         Self { partition, value, ..Self::default() }.header(b"ce_type", b"LikeAddedEvent")
     }
@@ -70,15 +70,15 @@ pub async fn produce(topic: &Topic, records: Vec<Foreign>) {
     tokio::task::spawn_blocking(write).await.expect("produce");
 }
 
-struct Bench {
-    database: TestDatabase,
-    client: Client,
-    topic: Topic,
-    other: Topic,
+pub struct Bench {
+    pub database: TestDatabase,
+    pub client: Client,
+    pub topic: Topic,
+    pub other: Topic,
 }
 
 impl Bench {
-    async fn open(name: &str) -> Self {
+    pub async fn open(name: &str) -> Self {
         let (database, topic, other) = tokio::join!(
             TestDatabase::migrated(name),
             Topic::planned(name).created_with(
@@ -95,9 +95,10 @@ impl Bench {
         Self { database, client, topic, other }
     }
 
-    fn settings(&self) -> RelaySettings {
+    pub fn settings(&self) -> RelaySettings {
         let file = format!(
-            "[consumer]\ngroup = \"{}\"\ntopics = [\"{}\"]\n[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n",
+            "[consumer]\ngroup = \"{}\"\ntopics = [\"{}\"]\n[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n\
+             \"max.poll.interval.ms\" = \"10000\"\n",
             unique("foreign"),
             self.topic.name
         );
@@ -108,7 +109,7 @@ impl Bench {
         self.client.query_one(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
     }
 
-    async fn wait_until_read(&self, records: i64) {
+    pub async fn wait_until_read(&self, records: i64) {
         wait_until(&format!("{records} records are read"), PATIENCE, async || {
             let read = self.number("select coalesce(sum(next_offset), 0)::bigint from consumer_partitions").await;
             if read == records { Ok(()) } else { Err(format!("{read}")) }
@@ -116,7 +117,7 @@ impl Bench {
         .await;
     }
 
-    async fn likes(&self) -> i64 {
+    pub async fn likes(&self) -> i64 {
         self.number("select coalesce(sum(like_count), 0)::bigint from product_metrics").await
     }
 }

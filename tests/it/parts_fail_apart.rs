@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::consumer::{Shop, expect_the_fold};
+use crate::foreign_bytes::{Bench, Foreign, produce};
 use crate::support::kafka::sent_ids;
 use crate::support::outbox::{committed_ids, insert_many, wait_until_published};
 use crate::support::relay::RelaySettings;
-use crate::support::{TestDatabase, Topic, http, order, parts::parts, unique, wait_until};
+use crate::support::{NewRow, TestDatabase, Topic, http, order, parts::parts, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const RESTARTED: &str = "panicked and is started again";
@@ -20,9 +21,9 @@ async fn relay_panics(delivery: &str) {
         .set("relay.batch_rows", "20")
         .set("run.deployment", &unique("panic"))
         .set("relay.lease", "3s");
-    let mut relay = settings
-        .env("FAILPOINTS", "step.before_commit=9*off->1*return(panic)->off;commit.after=30*off->1*return(panic)->off")
-        .start();
+    let points = "step.before_commit=9*off->1*return(panic)->off;commit.after=30*off->1*return(panic)->off;\
+                  produce.mid=40*off->1*return(panic)->off";
+    let mut relay = settings.env("FAILPOINTS", points).start();
     wait_until_published(&database, PATIENCE).await;
     assert!(relay.is_running(), "{}", relay.log_text());
     assert!(relay.log_text().contains("failed and is started again"), "{}", relay.log_text());
@@ -62,4 +63,30 @@ async fn a_consumer_that_panics_is_started_again_and_counts_nothing_twice() {
     let log = consumer.log_text();
     assert!(consumer.is_running() && log.contains("a fold panicked") && !log.contains(RESTARTED), "{log}");
     consumer.terminate().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_hangs_is_replaced_while_the_relay_goes_on() {
+    let bench = Bench::open("hang").await;
+    produce(&bench.topic, vec![Foreign::like(0), Foreign::like(1)]).await;
+    let hangs = "consumer.turn=10*off->1*return(100000000)->off";
+    let mut relay = bench.settings().env("FAILPOINTS", hangs).start();
+    wait_until("the consumer is replaced", PATIENCE, async || {
+        let log = relay.log_text();
+        if log.contains("abandoned and replaced") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    NewRow::new(&bench.other.name, "k", "{}").insert(&bench.client).await;
+    wait_until_published(&bench.database, PATIENCE).await;
+    produce(&bench.topic, vec![Foreign::like(0), Foreign::like(1)]).await;
+    bench.wait_until_read(4).await;
+    assert_eq!(bench.likes().await, 4);
+    wait_until("it is ready again", PATIENCE, async || match http::get(relay.admin(), "/readyz?verbose").await? {
+        (200, _) => Ok(()),
+        (status, body) => Err(format!("{status} {body}")),
+    })
+    .await;
+    let (status, _) = http::get(relay.admin(), "/livez").await.expect("it answers");
+    assert_eq!(status, 200);
+    relay.terminate().await;
 }

@@ -42,7 +42,8 @@ const DEFAULTS: [(&str, &str); 5] = [
     // How soon a topic that is created later, and new partitions, are noticed.
     ("topic.metadata.refresh.interval.ms", "10000"),
     ("session.timeout.ms", "30000"),
-    ("max.poll.interval.ms", "300000"),
+    // Polling goes on while something is folded. A member that hangs keeps the others from their partitions for as long.
+    ("max.poll.interval.ms", "120000"),
     // Prefetched over all partitions: bounds memory (records of 300 bytes take some ten times as much). librdkafka lowers fetch.max.bytes to the same.
     ("queued.max.messages.kbytes", "4096"),
     // A full prefetch queue is looked at again after this; the default of a second would starve a fast fold.

@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(3);
 /// A fold that lasts longer is looked at: it may wait for a lock.
 const SUSPICIOUS: Duration = Duration::from_secs(5);
+/// A fold that lasts longer makes the consumer unready, whatever it does.
+const SLOW: Duration = Duration::from_secs(30);
 /// Between two looks, and the longest wait for the answer.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
@@ -99,8 +101,11 @@ impl Folding {
     }
 
     /// What folds have waited for, for readiness. Without figures that change, so that each is told once.
-    pub(super) fn waits(&self) -> impl Iterator<Item = &String> {
-        self.locks.iter()
+    pub(super) fn waits(&self) -> impl Iterator<Item = String> {
+        let now = monotonic();
+        let slow = self.underway.iter().filter(move |(_, fold)| now.saturating_sub(fold.since) >= SLOW);
+        let slow = slow.map(|(place, _)| format!("a fold of {place} takes longer than {} s", SLOW.as_secs()));
+        self.locks.iter().map(|wait| format!("a fold {wait}")).chain(slow)
     }
 }
 

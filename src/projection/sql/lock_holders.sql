@@ -8,5 +8,5 @@ from pg_stat_activity waiting
 cross join lateral unnest(pg_blocking_pids(waiting.pid)) as blocking (pid)
 join pg_stat_activity holder on holder.pid = blocking.pid
 where waiting.datname = current_database() and waiting.application_name = $1 and waiting.usename = current_user
-  and waiting.wait_event_type = 'Lock' and holder.application_name <> $1
+  and waiting.wait_event_type = 'Lock' and holder.application_name is distinct from $1
 order by holder.pid, relation nulls last

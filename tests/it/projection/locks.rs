@@ -1,6 +1,9 @@
-//! A lock that somebody keeps on a read model: told as a lock, by whom, and nobody else waits for it.
+//! What keeps the consumer waiting is told for what it is: a lock that somebody keeps on a read model, a group that cannot be joined.
 
 use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use tokio_util::sync::CancellationToken;
 
 use super::kafka::Bench;
 use super::*;
@@ -62,4 +65,32 @@ async fn the_consumer_keeps_no_temporary_table() {
     assert!(number(&bench.client, sessions).await > 0, "its sessions are open");
     assert_eq!(number(&bench.client, "select count(*) from pg_class where relpersistence = 't'").await, 0);
     running.stop().await.expect("a clean stop");
+}
+
+/// Another member of the group assigns partitions in a way that this one does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_cannot_be_joined_is_named() {
+    let bench = Bench::new("cooperative", 1).await;
+    let mut config = bench.kafka.clone();
+    config.set("group.id", &bench.settings.group).set("partition.assignment.strategy", "cooperative-sticky");
+    let other: BaseConsumer = config.create().expect("a consumer");
+    other.subscribe(&[&bench.topic.name]).expect("subscribed");
+    let (leave, joined) = (CancellationToken::new(), CancellationToken::new());
+    let (left, is_member) = (leave.clone(), joined.clone());
+    let polling = tokio::task::spawn_blocking(move || {
+        while !left.is_cancelled() {
+            drop(other.poll(Duration::from_millis(100)));
+            if other.assignment().is_ok_and(|list| list.count() > 0) {
+                is_member.cancel();
+            }
+        }
+    });
+    tokio::time::timeout(PATIENCE, joined.cancelled()).await.expect("the other member has its partition");
+    let running = bench.start();
+    running.wait_for_reason("InconsistentGroupProtocol").await;
+    leave.cancel();
+    polling.await.expect("no panic");
+    bench.produce_likes(3, 1).await;
+    bench.wait_for_likes(3).await;
+    running.ready().await.stop().await.expect("a clean stop");
 }
