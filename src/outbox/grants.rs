@@ -191,6 +191,8 @@ pub const GRANTS: &[Grant] = &[
     of(Operator, Work, "outbox_events", "insert", EVENT),
     of(Operator, Work, "outbox_events", "insert", REPLAY_OF),
     on(Operator, Work, "outbox_current", "select"),
+    // `lag` compares the bounds of shards with the last id.
+    on(Operator, Work, "outbox_events_id_seq", "select"),
     on(Operator, Work, "outbox_shards", "select"),
     on(Operator, Work, "outbox_shards", "update"),
     on(Operator, Work, "outbox_held_keys", "select"),
