@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::murmur2::murmur2;
 use crate::clock::monotonic;
+use crate::failpoint::{Fault, fault};
 
 /// A leader is elected within less; keys are not held for that.
 const ELECTION: Duration = Duration::from_secs(2);
@@ -206,7 +207,7 @@ impl Partitions {
     /// `at_once`: an election counts, too. A transaction with a partition that has no leader can neither be committed nor aborted, and
     /// blocks the next one of its shard.
     pub fn down(&self, topic: &str, key: Option<&str>, at_once: bool) -> Option<Down> {
-        if self.all_well() {
+        if self.all_well() || fault(Fault::PartitionsIgnored) {
             return None;
         }
         let now = monotonic();

@@ -24,7 +24,7 @@ use super::partitions::Partitions;
 use super::producer::{CallWatch, Producer};
 use super::{Record, client_config, raw};
 use crate::clock::{Permit, monotonic};
-use crate::failpoint::{self, Point};
+use crate::failpoint::{self, Fault, Point};
 
 /// Longest wait for the marker before the attempt to open counts as failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -340,7 +340,7 @@ impl Worker {
             }
             let committing = open.committing;
             close(open);
-            if !committing && batch.met_refusals() {
+            if !committing && batch.met_refusals() && !failpoint::fault(Fault::RefusedNotSearched) {
                 batch.begin_again();
                 outcome = self.search(&mut batch, &sending, permit);
             }

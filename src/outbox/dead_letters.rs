@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::isolate::{self, Blame, MayBlame, Refused};
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool};
+use crate::failpoint::{Fault, fault};
 
 const WRITE: &str = include_str!("sql/write_dead_letters.sql");
 const DUE: &str = include_str!("sql/dead_letters_due.sql");
@@ -54,7 +55,7 @@ impl Writer {
                 connection.done();
                 Ok(Written { letters, refused: Vec::new() })
             }
-            Err(error) if error.blame() == Blame::Row => {
+            Err(error) if error.blame() == Blame::Row && !fault(Fault::LettersNotCut) => {
                 connection.done();
                 self.write_apart(&put_off).await
             }
