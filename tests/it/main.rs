@@ -38,6 +38,7 @@ mod odd_rows;
 mod ordering;
 mod outage;
 mod outbox;
+mod outcome_watermark;
 mod partitions;
 #[cfg(feature = "failpoints")]
 mod parts_fail_apart;
