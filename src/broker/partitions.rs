@@ -13,6 +13,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
 use super::murmur2::murmur2;
+use super::request_size::RequestLimits;
 use crate::clock::monotonic;
 use crate::failpoint::{Fault, fault};
 
@@ -122,6 +123,7 @@ struct Inner {
     suspects: Mutex<HashSet<String>>,
     recovered: Mutex<BTreeSet<String>>,
     wake: Notify,
+    requests: RequestLimits,
 }
 
 /// Shared by lanes and publishers. Cheap to clone.
@@ -193,8 +195,14 @@ impl Partitions {
         }
     }
 
+    /// What topics take at once.
+    pub fn requests(&self) -> &RequestLimits {
+        &self.0.requests
+    }
+
     /// Nothing is kept of a topic that is gone or that nobody uses.
     pub fn forget(&self, topic: &str) {
+        self.0.requests.forget(topic);
         let mut topics = self.topics();
         if topics.remove(topic).is_some_and(|known| !known.entries.is_empty()) {
             self.recount(&topics);

@@ -277,7 +277,10 @@ impl TopicCatalog {
     fn note(&self, topic: &str, found: Option<&TopicFacts>, by_name: bool) {
         let now = monotonic();
         match found {
-            Some(found) => self.partitions.learnt(topic, &found.places, found.min_insync_replicas),
+            Some(found) => {
+                self.partitions.requests().told(topic, found.max_message_bytes);
+                self.partitions.learnt(topic, &found.places, found.min_insync_replicas);
+            }
             None => self.partitions.forget(topic),
         }
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);

@@ -48,6 +48,7 @@ mod refused_moves;
 mod refused_outcomes;
 mod refused_writes;
 mod replay;
+mod request_size;
 mod resharding;
 mod restart;
 mod roles;
