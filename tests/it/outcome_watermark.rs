@@ -18,8 +18,8 @@ use crate::support::NewRow;
 async fn a_step_without_a_new_claim_passes_no_event_that_waits() {
     let bench = Bench::new("outcome-watermark").await;
     let refusing = NewRow::new("t", "another key", "{}").insert(&bench.client).await;
-    let outcome = "insert into outbox_outcomes (id, event_id, status, sqlstate) \
-         select id, event_id, 'FAILED', 'P0001' from outbox_events where id = $1";
+    let outcome = "insert into outbox_outcomes (id, event_id, status, sqlstate, last_error) \
+         select id, event_id, 'FAILED', 'P0001', 'x: y' from outbox_events where id = $1";
     bench.client.execute(outcome, &[&refusing]).await.expect("an outcome");
     let mut ids = Vec::new();
     for _ in 0..6 {
