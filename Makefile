@@ -118,10 +118,10 @@ test-watermark: ## The tests of the promises once more, with relay.tracking = "w
 	  --skip rows_that_vanish --skip settled_with_their_place --skip recover_marks
 
 .PHONY: chaos
-chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BROKERS=3 TRACKING=mixed)
+chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BROKERS=3 TRACKING=mixed HOSTILE=1)
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
-	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(TRACKING),--tracking $(TRACKING))
+	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(TRACKING),--tracking $(TRACKING)) $(if $(HOSTILE),--hostile)
 
 .PHONY: hostile
 hostile: ## Rows, topics and databases of strangers against every promise (SEED=1 MINUTES=60)
@@ -130,12 +130,18 @@ hostile: ## Rows, topics and databases of strangers against every promise (SEED=
 	cargo test --locked --test it --no-run
 	HOSTILE_SEED=$(or $(SEED),1) HOSTILE_SECONDS=$$(( $(or $(MINUTES),60) * 60 )) scripts/with-parts.sh cargo test --locked --test it -- hostile:: --nocapture
 
+.PHONY: hostile-faults
+hostile-faults: ## Known mistakes switched back on, one at a time: does the judge find them? (SECONDS=120 SEED=1)
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	SECONDS_PER_FAULT=$(or $(SECONDS),120) SEED=$(or $(SEED),1) scripts/hostile-faults.sh
+
 .PHONY: hostile-load
-hostile-load: ## A hundred keys with bad rows among a thousand: rate and delay of the others (ROWS_PER_KEY=100)
+hostile-load: ## A hundred keys with bad rows among a thousand: rate and delay of the others (ROWS_PER_KEY=100 BINARY=target/release/outbox-relay)
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
 	cargo test --locked --test it --no-run
-	HOSTILE_ROWS=$(or $(ROWS_PER_KEY),100) scripts/with-parts.sh cargo test --locked --test it -- hostile:: --ignored --nocapture
+	HOSTILE_ROWS=$(or $(ROWS_PER_KEY),100) $(if $(BINARY),OUTBOX_TEST_BINARY=$(abspath $(BINARY))) scripts/with-parts.sh cargo test --locked --test it -- hostile::a_hundred --ignored --nocapture
 
 .PHONY: check
 check: ## Formatting, lints and documentation, as CI does

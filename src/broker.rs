@@ -12,6 +12,7 @@ pub mod partitions;
 pub mod publisher;
 pub mod raw;
 pub mod reader;
+pub mod request_size;
 pub mod scan;
 pub mod topics;
 pub mod transaction;

@@ -3,6 +3,10 @@
 //! Only with the feature `failpoints`, which a release build refuses to have: see the check at the end of this file. Tests set
 //! `FAILPOINTS`, for example `commit.after=3*off->1*return(kill)->off`; the grammar is that of the crate `fail`.
 
+mod fault;
+
+pub use fault::{Fault, fault};
+
 /// A step between two of which a crash makes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {

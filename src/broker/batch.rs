@@ -11,6 +11,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::failure::{Class, classify};
 use super::partitions::{Partitions, Trouble};
 use super::producer::{Producer, Rejection, Report, SendError};
+use super::request_size::{self, PORTION_WAIT, Portions};
 use super::{Delivery, Record};
 use crate::clock::monotonic;
 
@@ -66,6 +67,9 @@ pub(super) struct BatchState {
     troubles: Vec<(usize, i32, RDKafkaErrorCode)>,
     /// Which records have a key; empty if that is not known.
     keyed: Vec<bool>,
+    /// Records that were suspects at some time.
+    suspected: Vec<usize>,
+    portions: Portions,
 }
 
 impl BatchState {
@@ -78,6 +82,8 @@ impl BatchState {
             places: HashMap::new(),
             troubles: Vec::new(),
             keyed: Vec::new(),
+            suspected: Vec::new(),
+            portions: Portions::default(),
         }
     }
 
@@ -119,6 +125,7 @@ impl BatchState {
             Class::Record(class) if certain => State::Refused { class, code },
             Class::Record(_) => {
                 self.flagged.push(report.index);
+                self.suspected.push(report.index);
                 State::Suspect
             }
             Class::Topic(class) => State::Refused { class, code },
@@ -173,6 +180,11 @@ impl BatchState {
             if matches!(self.states[index], State::Unsent) && partition >= 0 {
                 partitions.failed(&records[index].topic, partition, code);
             }
+        }
+        if !self.suspected.is_empty() {
+            self.suspected.sort_unstable();
+            self.suspected.dedup();
+            request_size::learn(records, &self.states, &self.suspected, partitions.requests());
         }
         if partitions.is_watching() {
             let mut told = HashSet::new();
@@ -263,6 +275,7 @@ pub(super) fn hand_over(
     sending: &Sending<'_>,
 ) -> Result<(), HandOver> {
     let record = sending.records[index];
+    wait_for_portion(producer, index, batch, sending)?;
     let partition = if record.key.is_none() { sending.partitions.alternative(&record.topic) } else { None };
     loop {
         match producer.send(record, index, partition) {
@@ -292,6 +305,27 @@ pub(super) fn hand_over(
             },
         }
     }
+}
+
+/// Waits while the topic takes no more at once than is on its way to it.
+fn wait_for_portion(
+    producer: &mut Producer,
+    index: usize,
+    batch: &mut BatchState,
+    sending: &Sending<'_>,
+) -> Result<(), HandOver> {
+    let (record, limits, since) = (sending.records[index], sending.partitions.requests(), monotonic());
+    while batch.portions.is_full(index, record, &batch.states, limits) {
+        batch.take(&producer.poll(REPORT_WAIT));
+        if !(sending.may_send)() {
+            return Err(HandOver::Ended(interrupt(producer, batch)));
+        }
+        let in_vain = monotonic().saturating_sub(since) > PORTION_WAIT || producer.fatal().is_some();
+        if in_vain || sending.whole && batch.failures > 0 {
+            batch.portions.give_up();
+        }
+    }
+    Ok(())
 }
 
 /// Waits until every record handed over has its report. `Some` is an end of the pass.

@@ -119,15 +119,6 @@ fn tuned(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) -> Clie
     config
 }
 
-/// The most that a client puts into one batch.
-pub(super) fn batch_bytes(settings: &ClientConfig) -> u64 {
-    settings.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(1_000_000)
-}
-
-pub(super) fn set_batch_bytes(settings: &mut ClientConfig, bytes: u64) {
-    settings.set("batch.size", bytes.to_string());
-}
-
 /// The settings with the secrets that their files hold now. For whoever makes a client: librdkafka reads the files of
 /// certificates itself when a client is made, but passwords are handed to it.
 pub fn fresh(settings: &ClientConfig) -> ClientConfig {

@@ -10,6 +10,7 @@ use super::Record;
 use super::batch::{BatchState, HandOver, Pass, Sending, State, drain, hand_over};
 use super::partitions::Partitions;
 use super::producer::Producer;
+use crate::failpoint::{Fault, fault};
 
 /// From walk to walk, requests of suspects get smaller by this.
 const SHRINK: usize = 8;
@@ -74,7 +75,7 @@ impl<'a> Blocked<'a> {
             return Some(*state);
         }
         let key = record.key.as_deref()?;
-        if self.refused_keys.get(key).is_some_and(|first| *first < index) {
+        if self.refused_keys.get(key).is_some_and(|first| *first < index) && !fault(Fault::RefusedPassed) {
             return Some(State::Withheld);
         }
         let stuck = || {
@@ -90,6 +91,7 @@ impl<'a> Blocked<'a> {
 pub(super) fn group(batch: &BatchState, last: usize) -> usize {
     match batch.count(State::Suspect) {
         0 => usize::MAX,
+        _ if fault(Fault::SuspectsStayTogether) => usize::MAX,
         suspects => smaller(last, suspects),
     }
 }

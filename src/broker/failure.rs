@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::types::RDKafkaRespErr as Error;
 
+use crate::failpoint::{Fault, fault};
+
 /// Whose fault it is, hence what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -37,6 +39,7 @@ fn class_of(error: Error) -> Class {
         | Error::RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE => Class::Record("too-large"),
         Error::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED => Class::Denied,
         Error::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION => Class::Topic("invalid-topic"),
+        Error::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD if fault(Fault::NeighboursWait) => Class::Infrastructure,
         Error::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD => Class::Innocent,
         Error::RD_KAFKA_RESP_ERR_INVALID_MSG
         | Error::RD_KAFKA_RESP_ERR_INVALID_RECORD

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
 use super::murmur2::murmur2;
+use super::request_size::RequestLimits;
 use crate::clock::monotonic;
+use crate::failpoint::{Fault, fault};
 
 /// A leader is elected within less; keys are not held for that.
 const ELECTION: Duration = Duration::from_secs(2);
@@ -26,8 +28,6 @@ const STRIKES: u32 = 3;
 /// Time until a partition in trouble that metadata does not explain is tried with an event; doubled each time.
 const PROBE: Duration = Duration::from_secs(10);
 const PROBE_MAX: Duration = Duration::from_secs(60);
-/// What a batch takes on top of its records, as the client counts them.
-const FRAMING: u64 = 200;
 /// Partitions that `/readyz?verbose` names.
 const NAMED: usize = 10;
 
@@ -112,37 +112,20 @@ struct Known {
     steady_since: Duration,
     /// `min.insync.replicas`.
     min_in_sync: Option<u32>,
-    /// `max.message.bytes`, which is for whole batches of records.
-    max_bytes: Option<u64>,
     entries: BTreeMap<i32, Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     topics: Mutex<HashMap<String, Known>>,
     /// Entries of all topics, so that nobody takes the lock while all is well.
     entries: AtomicUsize,
-    /// The smallest limit of any topic, so that nobody looks at topics where it is large enough for all.
-    smallest: AtomicU64,
     suspects: Mutex<HashSet<String>>,
     recovered: Mutex<BTreeSet<String>>,
     /// Topics that were there, and when the cluster said that they are not any more.
     gone: Mutex<HashMap<String, Duration>>,
     wake: Notify,
-}
-
-impl Default for Inner {
-    fn default() -> Self {
-        Self {
-            topics: Mutex::default(),
-            entries: AtomicUsize::default(),
-            smallest: AtomicU64::new(u64::MAX),
-            suspects: Mutex::default(),
-            recovered: Mutex::default(),
-            gone: Mutex::default(),
-            wake: Notify::default(),
-        }
-    }
+    requests: RequestLimits,
 }
 
 /// Shared by lanes and publishers. Cheap to clone.
@@ -171,27 +154,6 @@ impl Partitions {
     pub fn learnt(&self, topic: &str, places: &[Place], min_in_sync: Option<u32>) {
         self.topics().entry(topic.to_owned()).or_default().min_in_sync = min_in_sync;
         self.seen(topic, places);
-    }
-
-    /// How large a batch of records may be in a topic.
-    pub(super) fn limited(&self, topic: &str, max_bytes: Option<u64>) {
-        let mut topics = self.topics();
-        topics.entry(topic.to_owned()).or_default().max_bytes = max_bytes;
-        let smallest = topics.values().filter_map(|known| known.max_bytes).min();
-        self.0.smallest.store(smallest.unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// The largest batch that all of these topics take, if that is less than `usual`.
-    pub(super) fn smaller_batch<'a>(&self, usual: u64, used: impl Iterator<Item = &'a str>) -> Option<u64> {
-        let after_framing = |limit: u64| limit.saturating_sub(FRAMING).max(1);
-        if after_framing(self.0.smallest.load(Ordering::Relaxed)) >= usual {
-            return None;
-        }
-        let topics = self.topics();
-        let mut last = None;
-        let different = used.filter(|topic| last.replace(*topic) != Some(*topic));
-        let limits = different.filter_map(|topic| topics.get(topic)?.max_bytes);
-        limits.min().map(after_framing).filter(|limit| *limit < usual)
     }
 
     /// The same without the topic's settings.
@@ -236,8 +198,14 @@ impl Partitions {
         }
     }
 
+    /// What topics take at once.
+    pub fn requests(&self) -> &RequestLimits {
+        &self.0.requests
+    }
+
     /// Nothing is kept of a topic that is gone or that nobody uses.
     pub fn forget(&self, topic: &str) {
+        self.0.requests.forget(topic);
         let mut topics = self.topics();
         if topics.remove(topic).is_some_and(|known| !known.entries.is_empty()) {
             self.recount(&topics);
@@ -268,7 +236,7 @@ impl Partitions {
     /// `at_once`: an election counts, too. A transaction with a partition that has no leader can neither be committed nor aborted, and
     /// blocks the next one of its shard.
     pub fn down(&self, topic: &str, key: Option<&str>, at_once: bool) -> Option<Down> {
-        if self.all_well() {
+        if self.all_well() || fault(Fault::PartitionsIgnored) {
             return None;
         }
         let now = monotonic();
@@ -513,20 +481,6 @@ mod tests {
         partitions.learnt("t", &[GOOD, GOOD], Some(1));
         assert_eq!(down(&partitions, 1), None);
         assert_eq!(partitions.recovered(), BTreeSet::from(["t".to_owned()]));
-    }
-
-    #[test]
-    fn batches_are_as_small_as_the_topics_in_them_ask_for() {
-        let partitions = Partitions::default();
-        partitions.limited("large", Some(1_048_588));
-        partitions.limited("unknown", None);
-        let batch = |topics: &[&'static str]| partitions.smaller_batch(1_000_000, topics.iter().copied());
-        assert_eq!(batch(&["large", "unknown"]), None);
-        partitions.limited("small", Some(20_000));
-        assert_eq!(batch(&["large", "large", "never heard of"]), None);
-        assert_eq!(batch(&["large", "small", "large"]), Some(20_000 - FRAMING));
-        partitions.limited("small", Some(2_000_000));
-        assert_eq!(batch(&["large", "small", "large"]), None);
     }
 
     #[test]

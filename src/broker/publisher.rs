@@ -216,7 +216,6 @@ impl Worker {
             whole: false,
             begun: true,
         };
-        self.fit(&records);
         while unanswered.may_send() {
             let Some(mut producer) = self.producer(records.len()) else {
                 std::thread::sleep(CREATE_RETRY.min(unanswered.remaining()));
@@ -254,20 +253,6 @@ impl Worker {
         }
         batch.tell(&records, &partitions);
         unanswered.answer(&batch, true);
-    }
-
-    /// A broker refuses batches that are larger than the topic's `max.message.bytes`, whatever is in them. The client makes them of one size
-    /// for all topics.
-    fn fit(&mut self, records: &[&Record]) {
-        let usual = client_config::batch_bytes(&self.settings.client);
-        let topics = records.iter().map(|record| record.topic.as_str());
-        if let Some(bytes) = self.settings.partitions.smaller_batch(usual, topics) {
-            tracing::info!(lane = self.settings.name, bytes, "a topic takes smaller batches; the producer is replaced");
-            client_config::set_batch_bytes(&mut self.settings.client, bytes);
-            for old in [self.producer.take(), self.finder.take()].into_iter().flatten() {
-                close(old);
-            }
-        }
     }
 
     /// After a refusal: walks with a producer that does not end there, until every record has its outcome.

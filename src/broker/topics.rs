@@ -282,8 +282,8 @@ impl TopicCatalog {
         let now = monotonic();
         match found {
             Some(found) => {
+                self.partitions.requests().told(topic, found.max_message_bytes);
                 self.partitions.learnt(topic, &found.places, found.min_insync_replicas);
-                self.partitions.limited(topic, found.max_message_bytes);
             }
             None => self.partitions.vanished(topic),
         }

@@ -24,15 +24,13 @@ use super::partitions::Partitions;
 use super::producer::Producer;
 use super::{Record, client_config};
 use crate::clock::{Permit, monotonic};
-use crate::failpoint::{self, Point};
+use crate::failpoint::{self, Fault, Point};
 pub use open::{Blocked, OpenError};
 
 /// A commit that took longer may have been sent twice by the client, which does not tell. Half of its request timeout.
 const COMMIT_SUSPICIOUS: Duration = Duration::from_secs(5);
 /// Longest wait for the abort of a transaction that is given up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Batches that are refused while their records are not get smaller by this.
-const SMALLER: u64 = 8;
 /// A call of the client that lasts longer is not waited for: its timeout is a second. The thread is left to itself, with its producer.
 const STUCK_CALL: Duration = Duration::from_secs(10);
 /// Time between two looks at that.
@@ -265,16 +263,6 @@ impl Worker {
         };
         let records: Vec<&Record> = records.iter().collect();
         let partitions = self.settings.partitions.clone();
-        let usual = client_config::batch_bytes(&self.settings.client);
-        if let Some(bytes) = partitions.smaller_batch(usual, records.iter().map(|record| record.topic.as_str())) {
-            // The client makes batches of one size for all topics.
-            client_config::set_batch_bytes(&mut self.settings.client, bytes);
-            close(open);
-            return Ended {
-                outcome: Outcome::Unknown(format!("a topic takes batches of {bytes} bytes")),
-                usable: false,
-            };
-        }
         let mut batch = BatchState::of(&records);
         let sending = Sending {
             records: &records,
@@ -306,13 +294,9 @@ impl Worker {
             }
             let committing = open.committing;
             close(open);
-            if !committing && batch.met_refusals() {
+            if !committing && batch.met_refusals() && !failpoint::fault(Fault::RefusedNotSearched) {
                 batch.begin_again();
                 outcome = self.search(&mut batch, &sending, permit);
-                if matches!(outcome, Outcome::Unknown(_)) && usual > 1 {
-                    // Each of them alone was taken: they were too large together, and nobody has told how much the topic takes.
-                    client_config::set_batch_bytes(&mut self.settings.client, (usual / SMALLER).max(1));
-                }
             }
         }
         batch.tell(&records, &partitions);

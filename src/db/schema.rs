@@ -7,6 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Client, DbError};
+use crate::failpoint::{Fault, fault};
 
 const CHOOSE: &str = include_str!("sql/choose_schema.sql");
 
@@ -29,6 +30,9 @@ impl Schema {
 
     /// Makes a new session use the schema. One statement, once in the life of a connection.
     pub(super) async fn choose(&self, client: &Client) -> Result<(), DbError> {
+        if fault(Fault::SearchPathNotSet) {
+            return Ok(());
+        }
         let Some(row) = client.query_opt(CHOOSE, &[&self.name()]).await? else { return Ok(()) };
         let chosen: String = row.try_get("schema")?;
         if self.name().is_none() && *self.found.get_or_init(|| chosen.clone()) != chosen {

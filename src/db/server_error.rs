@@ -10,6 +10,8 @@ use std::fmt;
 
 use tokio_postgres::error::{DbError as Reported, SqlState};
 
+use crate::failpoint::{Fault, fault};
+
 /// An error of the server or of its client. Prints the SQLSTATE with its name, the names of the constraint, table and column
 /// concerned, and the message only where that cannot hold data.
 pub struct ServerError(tokio_postgres::Error);
@@ -105,7 +107,8 @@ fn write_safely(error: &tokio_postgres::Error, f: &mut fmt::Formatter<'_>) -> fm
 fn write_reported(reported: &Reported, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let code = reported.code().code();
     let raised = is_raised(reported);
-    if !raised && CLASSES_WITH_MESSAGE.contains(&code.get(..2).unwrap_or_default()) {
+    let has_message = CLASSES_WITH_MESSAGE.contains(&code.get(..2).unwrap_or_default());
+    if !raised && has_message || fault(Fault::MessagesPrinted) {
         return write!(f, "{} (SQLSTATE {code})", reported.message());
     }
     match condition(code) {

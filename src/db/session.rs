@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::{Client, DbError, Role};
+use crate::failpoint::{Fault, fault};
 
 const APPLY: &str = include_str!("sql/session.sql");
 
@@ -143,7 +144,12 @@ const FROM_THE_START: &[&str] = &[
 ];
 
 fn of(role: Role) -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(move |setting| setting.who.covers(role))
+    let isolation = "default_transaction_isolation";
+    SETTINGS
+        .iter()
+        .filter(|_| !fault(Fault::SessionNotSet))
+        .filter(move |setting| setting.name != isolation || !fault(Fault::IsolationNotSet))
+        .filter(move |setting| setting.who.covers(role))
 }
 
 /// The `options` of a connection's start.

@@ -16,6 +16,7 @@ use super::{Claim, Found, OutboxError, Source, claim, rows};
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
 use crate::event::ShardId;
+use crate::failpoint::{Fault, fault};
 
 /// Steps of a shard with care after one that failed. A guess: bad rows come in groups, and a step that has to fail first takes as long as
 /// `statement_timeout`.
@@ -261,12 +262,15 @@ pub(super) async fn read(
     careful.cut_short = first_left.is_some();
     careful.found.full = full || careful.cut_short;
     let last_again = ids.get(..again).and_then(<[i64]>::last).copied();
+    // Of other rows than those of a claim nothing is known: a watermark that passed them would lose them.
+    let claimed = matches!(claim.source, Source::Waiting) || fault(Fault::WatermarkGuesses);
     careful.found.covered = match (first_left, ids.last()) {
         (Some(left), _) if last_again.is_some_and(|last| left <= last) => None,
         (Some(left), _) => Some(left - 1),
         (None, Some(last)) if full => (ids.len() > again).then_some(*last),
         (None, _) => Some(range.1),
-    };
+    }
+    .filter(|_| claimed);
     add_keys(tx, care, &mut careful.unread).await?;
     Ok(careful)
 }

@@ -11,6 +11,7 @@ use super::statements as sql;
 use super::{Claim, Limits, OutboxError, Source};
 use crate::db::Transaction;
 use crate::event::ShardId;
+use crate::failpoint::{Fault, fault};
 
 /// Rows of the first claim, when nothing is known of their size yet.
 const FIRST_ROWS: u64 = 256;
@@ -166,6 +167,8 @@ struct Bounds {
 
 impl Bounds {
     fn new(record: u64, all: u64, rows: i64) -> Self {
+        let record = if fault(Fault::LargeRowLoaded) { u64::MAX } else { record };
+        let all = if fault(Fault::BytesNotCounted) { u64::MAX } else { all };
         // Rows of an ordinary size, which is up to twice the average that fits, cost nothing to count.
         let ordinary = all.saturating_mul(2).checked_div(rows.unsigned_abs()).unwrap_or(all);
         // The texts and the payload of a row that is not counted have three times as much at most: it need not be compared with `record`, either.

@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 use super::isolate::{self, Blame, MayBlame, Refused};
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool};
+use crate::failpoint::{Fault, fault};
 
 const WRITE: &str = include_str!("sql/write_dead_letters.sql");
 const DUE: &str = include_str!("sql/dead_letters_due.sql");
@@ -58,7 +59,7 @@ impl Writer {
                 self.put_off(&refused);
                 Ok(Written { letters, refused })
             }
-            Err(error) if error.blame() == Blame::Row => {
+            Err(error) if error.blame() == Blame::Row && !fault(Fault::LettersNotCut) => {
                 connection.done();
                 self.write_apart(&put_off).await
             }

@@ -11,6 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
+use crate::failpoint::{Fault, fault};
 
 /// Whose fault an error may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,9 @@ const NOBODY: &[SqlState] = &[
 fn blame_of(code: &SqlState) -> Blame {
     if *code == SqlState::QUERY_CANCELED {
         return Blame::Row;
+    }
+    if fault(Fault::CheckBlamedOnServer) && *code == SqlState::CHECK_VIOLATION {
+        return Blame::Nobody;
     }
     let class = code.code().get(..2).unwrap_or_default();
     if NOBODY_CLASSES.contains(&class) || NOBODY.contains(code) { Blame::Nobody } else { Blame::Row }

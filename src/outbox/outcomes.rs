@@ -12,6 +12,7 @@ use super::isolate::{Refused, cut};
 use super::statements as sql;
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction};
+use crate::failpoint::{Fault, fault};
 
 /// What is noted of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +60,7 @@ pub(super) fn answers<T>(refused: Vec<Refused<T>>, left: Vec<T>) -> impl Iterato
 
 /// Notes outcomes. Returns of how many events: those that are finished, or gone, are left out.
 pub(super) async fn keep(tx: &Transaction<'_>, outcomes: &[Outcome]) -> Result<u64, DbError> {
-    if outcomes.is_empty() {
+    if outcomes.is_empty() || fault(Fault::OutcomeNotStored) {
         return Ok(0);
     }
     let ids: Vec<i64> = outcomes.iter().map(|outcome| outcome.id).collect();

@@ -6,6 +6,7 @@
 pub mod trial;
 
 use crate::db::{Database, DbError, Role};
+use crate::failpoint::{Fault, fault};
 use tokio_postgres::error::SqlState;
 
 const SERVER: &str = include_str!("sql/preflight_server.sql");
@@ -131,6 +132,7 @@ fn server(encoding: &str, read_only: Option<&str>) -> Vec<Obstacle> {
 
 fn table(kind: &str, relation: &str, name: &str) -> Option<Obstacle> {
     Some(match kind {
+        "row-security" if fault(Fault::RowSecurityNotSeen) => return None,
         "row-security" => Obstacle::new(
             Gravity::Refuse,
             ROW_SECURITY,

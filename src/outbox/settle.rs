@@ -12,6 +12,7 @@ use super::statements as sql;
 use super::{Finish, OutboxError, rows};
 use crate::db::{Transaction, stored_text};
 use crate::event::ShardId;
+use crate::failpoint::{Fault, fault};
 
 /// What became of the batch in hand. An event of it that is in neither list stays PENDING and is claimed again.
 #[derive(Debug, Default)]
@@ -317,6 +318,9 @@ async fn sentence(
 
 /// Holds keys. The state of the rows is the caller's affair.
 pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits: &[Wait]) -> Result<(), OutboxError> {
+    if fault(Fault::KeyNotHeld) {
+        return Ok(());
+    }
     let (of_rows, known): (Vec<Wait>, Vec<Wait>) = waits.iter().cloned().partition(|wait| wait.key == Key::OfRow);
     let seconds = |part: &[Wait]| -> Vec<Option<f64>> {
         part.iter().map(|wait| wait.release_in.map(|wait| wait.as_secs_f64())).collect()

@@ -21,7 +21,7 @@ use super::{
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
 use crate::event::OutboxEvent;
-use crate::failpoint::{self, Point};
+use crate::failpoint::{self, Fault, Point};
 
 /// How long a transaction of several shards waits for the lock of a row. Whoever holds it keeps all of them waiting; alone, each waits for
 /// as long as it may.
@@ -96,7 +96,7 @@ impl PgOutbox {
         let shard = fence.shard;
         if !self.watch.is_on(shard) {
             match self.try_step(fence, settlement, claim, &mut judge, None).await {
-                Err(error) if error.blame() == Blame::Row => {
+                Err(error) if error.blame() == Blame::Row && !failpoint::fault(Fault::StatementNotCut) => {
                     // Not the message: it may quote the row.
                     let sqlstate = error.sqlstate();
                     let sqlstate = sqlstate.as_ref().map_or("none", |code| code.code());

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::it::support::cli::clean_environment;
 use crate::it::support::relay::leave_to_the_reaper;
-use crate::it::support::{BINARY, wait_until};
+use crate::it::support::{binary, wait_until};
 use crate::plan::Who;
 
 /// Exit status of a process that found itself fenced.
@@ -70,7 +70,7 @@ impl Fleet {
 
     fn start_one(&self, member: &Member, life: &mut Life) {
         let log = OpenOptions::new().create(true).append(true).open(self.log(member)).expect("the log opens");
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["run", "--only", member.part]).args(&member.arguments).current_dir(&self.folder);
         clean_environment(&mut command);
         let child = command

@@ -15,6 +15,11 @@
 mod it {
     pub mod support;
 }
+use it::support;
+
+#[path = "../it/hostile/rows.rs"]
+#[expect(dead_code, reason = "it uses a part of them")]
+mod rows;
 
 mod checker;
 mod faults;
@@ -27,6 +32,7 @@ mod plan;
 mod proxy;
 mod run;
 mod stack;
+mod strangers;
 mod time;
 mod traps;
 mod writers;

@@ -24,13 +24,15 @@ const BOUND_ABOVE_WAITING: &str = "select format('shard %s: low_id %s, row %s is
 /// I6: an epoch has one owner, and rows are marked by the owner of their shard alone.
 const TWO_OWNERS: &str = "select format('shard %s, epoch %s: %s owners (%s)', shard, epoch, count(distinct owner), \
      string_agg(distinct name, ', ')) from chaos_owners group by shard, epoch having count(distinct owner) > 1";
+/// What operators discard is theirs to say.
 const STRAYS: &str = "select format('%s set %s rows to %s without owning their shard, the first is %s at %s', \
-     name, count(*), status, min(id), min(at)) from chaos_strays group by name, status";
+     name, count(*), status, min(id), min(at)) from chaos_strays where status <> 'DISCARDED' group by name, status";
 
 /// I7: only what was published, and long enough ago, is deleted.
 const REMOVED: &str = "select format('%s %s rows were deleted, the first is %s, %s after it was published', count(*), status, \
-     min(id), min(removed_at - published_at)) from chaos_removed where status <> 'PUBLISHED' \
-     or removed_at < published_at + $1::text::interval group by status";
+     min(id), min(removed_at - published_at)) \
+     from (select * from chaos_removed where chaos_is_judged(partition_key, aggregate_type) offset 0) as removed \
+     where status <> 'PUBLISHED' or removed_at < published_at + $1::text::interval group by status";
 
 /// I9, when it is quiet.
 const OLD_TRANSACTIONS: &str = "select format('%s: a transaction open for %s, %s', application_name, \
@@ -39,9 +41,11 @@ const OLD_TRANSACTIONS: &str = "select format('%s: a transaction open for %s, %s
 
 /// From the partial indexes, so that asking costs little.
 pub const UNPUBLISHED: &str = "select (select count(*) from outbox_shards s join outbox_events e on e.shard = s.shard and e.status = 'PENDING' \
-       and e.id > s.done_id where e.id not in (select unnest(ahead_ids) from outbox_shards)) \
-     + (select count(*) from outbox_again) + (select coalesce(sum(cardinality(batch_ids)), 0) from outbox_shards) \
-     + (select count(*) from outbox_events where status = 'HELD') + (select count(*) from outbox_events where status = 'FAILED')";
+       and e.id > s.done_id where e.id not in (select unnest(ahead_ids) from outbox_shards) and chaos_is_judged(e.partition_key, e.aggregate_type)) \
+     + (select count(*) from outbox_again a join outbox_events e using (id) where chaos_is_judged(e.partition_key, e.aggregate_type)) \
+     + (select coalesce(sum(cardinality(batch_ids)), 0) from outbox_shards) \
+     + (select count(*) from outbox_events where status = 'HELD' and chaos_is_judged(partition_key, aggregate_type)) \
+     + (select count(*) from outbox_events where status = 'FAILED' and chaos_is_judged(partition_key, aggregate_type))";
 
 /// Where every shard stands, for a run that does not converge.
 const SHARDS: &str = "select format('shard %s: %s, epoch %s, lease over in %s, low_id %s, batch %s of %s rows, %s PENDING from %s, %s held', \

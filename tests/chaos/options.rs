@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::plan::Mode;
 
 pub const USAGE: &str = "\
-usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=…] [MINUTES=…] [MODE=…] [KILLS=…] [RATE=…] [BROKERS=3] [TRACKING=…]
+usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=…] [MINUTES=…] [MODE=…] [KILLS=…] [RATE=…] [BROKERS=3] [TRACKING=…] [HOSTILE=1]
 
   --seed N       one seed is one plan of faults (default: 1 for the smoke run)
   --minutes X    how long faults go on, per mode (default: the smoke run, a quarter of a minute)
@@ -16,6 +16,7 @@ usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=�
   --tracking T   rows, watermark, or mixed: each relay another one (default: mixed)
   --set K=V      a setting of the relays and consumers, repeatable
   --plan         print the plan and do nothing
+  --hostile      rows of strangers among the load, and judged keys that they hold for a while
   --keep-on      with several runs: go on after one that broke a promise";
 
 /// The smoke run: with the start of the servers and the checks about a minute, all modes together.
@@ -60,6 +61,8 @@ pub struct Options {
     pub settings: Vec<String>,
     pub only_plan: bool,
     pub keep_on: bool,
+    /// Rows of strangers are among the load.
+    pub hostile: bool,
 }
 
 /// What the command line asks for.
@@ -84,6 +87,7 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
         settings: Vec::new(),
         only_plan: false,
         keep_on: false,
+        hostile: false,
     };
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
@@ -119,6 +123,10 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
                 options.keep_on = true;
                 true
             }
+            "--hostile" => {
+                options.hostile = true;
+                true
+            }
             "--list" => return Asked::Nothing,
             // Of libtest, for the other targets of the same `cargo test`.
             "--nocapture" | "--no-capture" | "--quiet" | "-q" | "--show-output" | "--exact" | "--include-ignored" => {
@@ -143,12 +151,14 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
 
 pub fn self_check() {
     let asked = |line: &str| parse(line.split_whitespace().map(str::to_owned), &[Mode::AtLeastOnce, Mode::ExactlyOnce]);
-    let Asked::Run(options) = asked("--seed 7 --minutes 0.5 --mode exactly-once --kills 9 --brokers 3 --nocapture")
+    let Asked::Run(options) =
+        asked("--seed 7 --minutes 0.5 --mode exactly-once --kills 9 --brokers 3 --hostile --nocapture")
     else {
         panic!("a good command line")
     };
     assert_eq!((options.seed, options.length, options.kills), (7, Duration::from_secs(30), Some(9)));
     assert_eq!((options.modes.as_slice(), options.brokers), ([Mode::ExactlyOnce].as_slice(), 3));
+    assert!(options.hostile && matches!(asked(""), Asked::Run(options) if !options.hostile));
     assert!(matches!(asked(""), Asked::Run(options) if options.modes.len() == 2));
     assert_eq!(asked("a_test_of_another_target"), Asked::Nothing);
     for wrong in ["--sed 7", "--seed x", "--minutes 0", "--mode twice", "--rate 0", "--brokers 2", "--tracking x"] {

@@ -13,6 +13,7 @@ use crate::history;
 use crate::options::Options;
 use crate::plan::{Mode, Plan};
 use crate::stack::{CONVERGENCE, Servers, Stack};
+use crate::strangers::Strangers;
 use crate::time::pass;
 use crate::writers::Writers;
 use crate::{fold, monitor};
@@ -37,14 +38,23 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
     let stack = Stack::start(servers, &plan, options).await;
     let (tally, seen) = (Tally::default(), Mutex::new(Vec::new()));
     let writers = Writers::new(&stack.database, &stack.topics, plan.seed, options.rate);
+    let strangers = match options.hostile {
+        true => Some(Strangers::new(&stack.database, servers.direct(), plan.seed).await),
+        false => None,
+    };
     let converged = {
         let work = async {
+            let strange = async {
+                let Some(strangers) = &strangers else { return };
+                println!("{} rows of strangers", strangers.run().await);
+            };
             let faults = async {
                 faults::run(&stack, &plan, &tally).await;
                 println!("the faults are over");
                 writers.stop();
+                strangers.iter().for_each(Strangers::stop);
             };
-            tokio::join!(writers.run(), faults);
+            tokio::join!(writers.run(), strange, faults);
             converge(&stack).await
         };
         tokio::select! {
@@ -71,7 +81,7 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
         Err(state) => violations.push(format!("I5: not within {CONVERGENCE:?} after the last fault: {state}")),
     }
     println!("{}\ntraps: {:?}", stack.fleet.story(), tally.sprung.lock().expect("nobody panicked with it"));
-    let row = row(&plan, &verdict, &tally, &stack, converged.ok(), &violations);
+    let row = row(&plan, options, &verdict, &tally, &stack, converged.ok(), &violations);
     Outcome { plan, row, violations }
 }
 
@@ -144,6 +154,7 @@ async fn judge(stack: &Stack<'_>, plan: &Plan, client: &Client, tally: &Tally) -
 
 fn row(
     plan: &Plan,
+    options: &Options,
     verdict: &Verdict,
     tally: &Tally,
     stack: &Stack<'_>,
@@ -156,10 +167,11 @@ fn row(
     let result = if violations.is_empty() { "kept".to_owned() } else { format!("{} violations", violations.len()) };
     let Verdict { events, lost, out_of_order, repeats, late, unexplained, .. } = verdict;
     format!(
-        "| {}, {}, {} | {} | {:.1} | {events} | {} | {} ({}) | {} | {} | {} | {} | {lost} | {out_of_order} | {repeats} ({late}, {unexplained}) | {converged} | {result} |",
+        "| {}, {}, {}{} | {} | {:.1} | {events} | {} | {} ({}) | {} | {} | {} | {} | {lost} | {out_of_order} | {repeats} ({late}, {unexplained}) | {converged} | {result} |",
         plan.mode.as_str(),
         plan.ordering(),
         plan.brokers,
+        if options.hostile { ", hostile rows" } else { "" },
         plan.seed,
         plan.length.as_secs_f64() / 60.0,
         n(kills),

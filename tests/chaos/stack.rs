@@ -65,7 +65,7 @@ impl Servers {
     }
 
     /// Past the proxies.
-    fn direct(&self) -> String {
+    pub fn direct(&self) -> String {
         let addresses: Vec<&str> = self.brokers(Brokers::All).map(|broker| broker.direct.as_str()).collect();
         addresses.join(",")
     }

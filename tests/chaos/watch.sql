@@ -85,7 +85,13 @@ $$;
 create trigger chaos_keep_removed after delete on outbox_events
   referencing old table as removed for each statement execute function chaos_keep_removed();
 
+-- Rows of strangers have no partition key, or an aggregate type of their own.
+create function chaos_is_judged(partition_key text, aggregate_type text) returns boolean language sql immutable
+  return partition_key is not null and aggregate_type is distinct from 'Hostile';
+
 create view chaos_committed as
 select id, event_id, aggregate_type, aggregate_id, event_type, topic, partition_key, payload, status, retry_count, shard from outbox_current
+where chaos_is_judged(partition_key, aggregate_type)
 union all
-select id, event_id, aggregate_type, aggregate_id, event_type, topic, partition_key, payload, status, retry_count, shard from chaos_removed;
+select id, event_id, aggregate_type, aggregate_id, event_type, topic, partition_key, payload, status, retry_count, shard from chaos_removed
+where chaos_is_judged(partition_key, aggregate_type);

@@ -39,6 +39,7 @@ mod odd_rows;
 mod ordering;
 mod outage;
 mod outbox;
+mod outcome_watermark;
 mod partitions;
 #[cfg(feature = "failpoints")]
 mod parts_fail_apart;
@@ -49,6 +50,7 @@ mod refused_moves;
 mod refused_outcomes;
 mod refused_writes;
 mod replay;
+mod request_size;
 mod resharding;
 mod restart;
 mod roles;

@@ -94,6 +94,9 @@ async fn every_command_that_reads_takes_every_row() {
         good: unique("odd"),
         small: unique("odd-small"),
         punctual: unique("odd-punctual"),
+        compacted: unique("odd-compacted"),
+        starved: unique("odd-starved"),
+        doomed: unique("odd-doomed"),
         missing: unique("odd-missing"),
         secret: secret.clone(),
     };

@@ -29,6 +29,11 @@ use std::path::{Path, PathBuf};
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 
+/// The binary that relays and commands are started from: `OUTBOX_TEST_BINARY`, for example a release build, or the one under test.
+pub fn binary() -> PathBuf {
+    std::env::var_os("OUTBOX_TEST_BINARY").map_or_else(|| BINARY.into(), PathBuf::from)
+}
+
 /// The root of the repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -10,6 +10,7 @@ use crate::broker::partitions::Down;
 use crate::broker::topics::{DENIED_RETRY, Limits, Topic};
 use crate::clock::wall;
 use crate::event::OutboxEvent;
+use crate::failpoint::{Fault, fault};
 use crate::metrics::FailureLabels;
 use crate::outbox::{TopicWait, Verdict};
 use crate::relay::pauses::Paused;
@@ -87,7 +88,7 @@ impl Judge {
                 let first = self.denied.insert(record.topic.clone());
                 Verdict::Wait(TopicWait::Denied(record.topic, if first { DENIED_RETRY } else { DENIED_WAIT }))
             }
-            Topic::Awaited(_) if self.again => {
+            Topic::Awaited(_) if self.again || fault(Fault::MissingTopicWaitedFor) => {
                 self.awaited = true;
                 self.later(record.topic)
             }
@@ -126,7 +127,7 @@ impl Judge {
     /// The cluster is asked first; what comes behind it in other keys goes on, unless this goes out whole or not at all.
     fn later(&mut self, topic: String) -> Verdict<Record> {
         self.unknown.insert(topic);
-        if self.again { Verdict::Stop } else { Verdict::Later }
+        if self.again || fault(Fault::MissingTopicWaitedFor) { Verdict::Stop } else { Verdict::Later }
     }
 
     fn refuse(&mut self, class: &'static str, topic: String, reason: String) -> Verdict<Record> {

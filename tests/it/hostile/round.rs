@@ -1,17 +1,17 @@
-//! One round: a database, topics and a relay drawn from a seed, good and bad rows mixed, and the judge's look at what came of it.
+//! One round: a database, topics and a relay drawn from a seed, good and bad rows mixed, and the judge's look at what
+//! came of it.
 
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio_postgres::Client;
 
 use super::judge::{self, Written};
 use super::rows::{self, Targets, oddities};
-use super::settings::{self, DEFAULTS};
+use super::settings::DEFAULTS;
+use super::stage::{Stage, url_of};
 use crate::plan::{Direction, Weather};
 use crate::proxy::Proxy;
-use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, TestDatabase, Topic, parts::parts, unique};
+use crate::support::NewRow;
 use crate::time::pass;
 use crate::traps::Protocol;
 
@@ -32,8 +32,18 @@ pub struct Plan {
     pub kills: usize,
     /// What happens to the relay's link to PostgreSQL for some seconds while rows wait.
     pub weather: Option<Weather>,
-    /// The application's own rules, which some rows break: a check that is not valid and a trigger.
+    /// What happens to Kafka meanwhile.
+    pub kafka: Option<Trouble>,
+    /// The application's own rules, which some rows break: a check that is not valid and triggers.
     pub rules: bool,
+    /// The relay works as a role of its own, from which row-level security hides the rows at first.
+    pub role: bool,
+    /// One of the topics is deleted while rows for it wait.
+    pub deletes: bool,
+    /// How long topics that do not exist are waited for.
+    pub grace: &'static str,
+    /// One odd value, in as many rows, each with a key of its own, before all others.
+    pub flood: Option<(usize, usize)>,
     pub good_keys: usize,
     pub bad_keys: usize,
     pub rows_per_key: usize,
@@ -48,6 +58,30 @@ pub enum Settling {
     Watermark,
 }
 
+/// What may happen to Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Its process does not run for some seconds.
+    Frozen,
+    /// The way to it.
+    Link(Weather),
+}
+
+/// Odd values of which many come at once, by column and expression: each has its own way to take from others.
+const FLOODS: &[(&str, &str)] = &[
+    ("topic", "MISSING EACH"),
+    ("topic", "KEYLESS"),
+    ("topic", "TARDY"),
+    ("topic", "PUNCTUAL"),
+    ("topic", "STARVED"),
+    ("topic", "'__consumer_offsets'"),
+    ("payload", "(select jsonb_agg(1e131071::numeric) from generate_series(1, 6))"),
+    ("payload", "(select jsonb_agg(1e131071::numeric) from generate_series(1, 10))"),
+    ("headers", "'[]'"),
+    ("retry_count", "2147483647"),
+];
+const FLOOD_ROWS: usize = 300;
+
 impl Plan {
     pub fn draw(seed: u64, delivery: &'static str) -> Self {
         let mut random = Rng::with_seed(seed);
@@ -57,16 +91,31 @@ impl Plan {
             _ => Settling::Mark,
         };
         let on_exhausted = ["hold", "dead-letter", "skip"][random.usize(..3)];
-        let defaults = (0..random.usize(..4)).map(|_| random.usize(..DEFAULTS.len())).collect();
+        let mut defaults: Vec<usize> = (0..DEFAULTS.len()).collect();
+        random.shuffle(&mut defaults);
+        defaults.truncate(match random.u8(..4) {
+            0 => DEFAULTS.len(),
+            1 => 3,
+            _ => 0,
+        });
         let kills = random.usize(..3).saturating_sub(1);
         let rules = random.bool();
-        let weather = match random.u8(..6) {
-            0 => Some(Weather::Hold),
-            1 => Some(Weather::Swallow),
-            2 => Some(Weather::Delay(Duration::from_millis(150))),
-            3 => Some(Weather::Throttle { bytes_per_second: 200_000 }),
-            _ => None,
+        let (weather, kafka) = match random.u8(..10) {
+            0 => (Some(Weather::Hold), None),
+            1 => (Some(Weather::Swallow), None),
+            2 => (Some(Weather::Delay(Duration::from_millis(150))), None),
+            3 => (Some(Weather::Throttle { bytes_per_second: 200_000 }), None),
+            4 => {
+                let link = [Weather::Swallow, Weather::Hold, Weather::Throttle { bytes_per_second: 50_000 }];
+                (None, [Some(Trouble::Frozen), Some(Trouble::Link(link[random.usize(..3)]))][random.usize(..2)])
+            }
+            _ => (None, None),
         };
+        let flood = random.bool().then(|| {
+            let wanted = FLOODS[random.usize(..FLOODS.len())];
+            let place = oddities().iter().position(|oddity| (oddity.column, oddity.expression.as_str()) == wanted);
+            (place.expect("one of them"), FLOOD_ROWS)
+        });
         Self {
             seed,
             delivery,
@@ -75,81 +124,42 @@ impl Plan {
             defaults,
             kills,
             weather,
+            kafka,
             rules,
+            role: random.u8(..4) == 0,
+            deletes: random.u8(..3) == 0,
+            grace: if random.bool() { "1s" } else { "10m" },
+            flood,
             good_keys: 40,
             bad_keys: 40,
             rows_per_key: 6,
             in_turn: false,
         }
     }
-}
 
-/// What a round stands on.
-pub struct Stage {
-    pub database: TestDatabase,
-    /// A session of the application, with the defaults that the database had before the round.
-    pub application: Client,
-    pub good: Topic,
-    pub targets: Targets,
-}
-
-impl Stage {
-    pub async fn set(plan: &Plan) -> Self {
-        let mut random = Rng::with_seed(plan.seed ^ 0x5eed);
-        let database = TestDatabase::migrated("hostile").await;
-        let good = Topic::create("hostile-good", 3).await;
-        let small = Topic::planned("hostile-small").created_with(1, &[("max.message.bytes", "20000")]).await;
-        let future = [("message.timestamp.type", "CreateTime"), ("message.timestamp.after.max.ms", "60000")];
-        let punctual = Topic::planned("hostile-punctual").created_with(1, &future).await;
-        let targets = Targets {
-            good: good.name.clone(),
-            small: small.name,
-            punctual: punctual.name,
-            missing: unique("hostile-missing"),
-            secret: format!("s3cret{:08x}", random.u32(..)),
-        };
-        // Before the defaults of the database change, so that they are not those of this session.
-        let application = database.connect().await;
-        for place in &plan.defaults {
-            let statement = settings::alter(database.name(), DEFAULTS[*place]);
-            application.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
-        }
-        if plan.rules {
-            application.batch_execute(RULES).await.expect("the application's rules");
-        }
-        Self { database, application, good, targets }
-    }
-
-    pub fn relay(&self, plan: &Plan) -> RelaySettings {
-        let settings = RelaySettings::new(&self.database, &parts().kafka)
-            .set("run.deployment", &unique("hostile"))
-            .set("relay.delivery", plan.delivery)
-            // Whatever the defaults say of the search_path.
-            .set("outbox.schema", "public")
-            .set("relay.lease", "6s")
-            .set("relay.unknown_topic_grace", "1s")
-            .set("retry.initial_backoff", "200ms")
-            .set("retry.max_backoff", "400ms")
-            .set("retry.on_exhausted", plan.on_exhausted)
-            .instance("hostile");
-        match plan.settling {
-            Settling::Mark => settings.set("relay.tracking", "rows"),
-            Settling::Delete => settings.set("relay.tracking", "rows").set("relay.after_publish", "delete"),
-            Settling::Watermark => settings.set("relay.tracking", "watermark"),
-        }
+    /// Nothing happens to any server or process.
+    pub fn is_calm(&self) -> bool {
+        self.kills == 0 && self.weather.is_none() && self.kafka.is_none()
     }
 }
 
-/// Runs it. Panics with the seed when the judge is not content.
+/// Runs it. Panics with the seed and the rule when the judge is not content.
 pub async fn run(plan: &Plan) {
     eprintln!("hostile round: {plan:?}");
     let stage = Stage::set(plan).await;
-    let Stage { database, application, good, targets } = &stage;
+    let (application, targets) = (&stage.application, &stage.targets);
     let secret = &targets.secret;
-    let written = write(plan, &mut Rng::with_seed(plan.seed), application, targets).await;
-    let proxy = Proxy::to(Protocol::Postgres, database.port()).await;
-    let settings = stage.relay(plan).env("DATABASE_URL", &database.through(proxy.port));
-    let mut relay = settings.start_ready().await;
+    let mut written = write(plan, &mut Rng::with_seed(plan.seed), &stage).await;
+    let proxy = Proxy::to(Protocol::Postgres, stage.database.port()).await;
+    let url = stage.database.through(proxy.port);
+    let mut settings = stage.relay(plan).env("DATABASE_URL", &url);
+    if plan.role {
+        let role = stage.hide_rows().await;
+        settings = settings.env("DATABASE_URL", &url_of(&url, &role));
+        judge::refuses_to_start(plan, settings.start()).await;
+        stage.open_rows().await;
+    }
+    let mut relay = judge::ready(plan, settings.start()).await;
     if let Some(weather) = plan.weather {
         proxy.set_weather(Direction::Both, Some(weather));
         pass(WEATHER).await;
@@ -157,40 +167,66 @@ pub async fn run(plan: &Plan) {
         // What was swallowed is never answered, as behind a firewall that forgot the connection.
         proxy.reset();
     }
+    upset_kafka(plan, &stage).await;
+    if plan.deletes {
+        judge::wait_for_some_progress(plan, application, &written, &relay).await;
+        stage.doomed.delete().await;
+        write_late(plan, &stage, &mut written).await;
+    }
     for _ in 0..plan.kills {
-        judge::wait_for_some_progress(application, &written).await;
+        judge::wait_for_some_progress(plan, application, &written, &relay).await;
         relay.kill().await;
-        relay = settings.start_ready().await;
+        relay = judge::ready(plan, settings.start()).await;
     }
     judge::wait_for_the_end(plan, application, &written, &relay).await;
-    judge::records(plan, good, &written).await;
+    judge::records(plan, &stage.topics, application, &written).await;
     judge::process(plan, &mut relay, secret).await;
     judge::no_secret_in_rows(plan, application, secret).await;
-    judge::commands(plan, database, application, &written, secret).await;
+    judge::commands(plan, &stage, &written).await;
+    eprintln!("hostile round {} kept, {} MB of memory", plan.seed, relay.peak_bytes() >> 20);
 }
 
-/// Rows that break the first may wait from before it was added; the second refuses every change of some rows.
-const RULES: &str = "
-    create function hostile_refuse() returns trigger language plpgsql as $$
-    begin
-      if new.source = 'unchangeable' then raise exception 'not this one: %', new.payload; end if;
-      return new;
-    end $$;
-    create trigger hostile_refuse before update on outbox_events for each row execute function hostile_refuse();
-";
+async fn upset_kafka(plan: &Plan, stage: &Stage) {
+    let Some(kafka) = &stage.kafka else { return };
+    match plan.kafka {
+        None => {}
+        Some(Trouble::Frozen) => {
+            kafka.broker.pause().await;
+            pass(WEATHER).await;
+            kafka.broker.resume().await;
+        }
+        Some(Trouble::Link(weather)) => {
+            kafka.proxy.set_weather(Direction::Both, Some(weather));
+            pass(WEATHER).await;
+            kafka.proxy.set_weather(Direction::Both, None);
+            kafka.proxy.reset();
+        }
+    }
+}
 
+/// Rows that break the first may wait from before it was added.
 const CHECK_NOT_VALID: &str = "alter table outbox_events add constraint hostile_check check (correlation_id is distinct from 'unchecked') not valid";
 
-/// Good keys have good rows only; of a bad key every second row is bad. Keys take turns, so that bad rows stand among good ones.
-async fn write(plan: &Plan, random: &mut Rng, client: &Client, targets: &Targets) -> Written {
+/// Good keys have good rows only; of a bad key every second row is bad. Keys take turns, so that bad rows stand among
+/// good ones.
+async fn write(plan: &Plan, random: &mut Rng, stage: &Stage) -> Written {
+    let (client, targets) = (&stage.application, &stage.targets);
     let mut written = Written::default();
     let mut odd_keys = rows::odd_keys(targets);
+    if let Some((place, rows)) = plan.flood {
+        let oddity = &oddities()[place];
+        let row = oddity.row(targets, "flood");
+        let keyless = !row.statement().contains("'flood'");
+        let row = if keyless { row } else { row.sql("aggregate_id", "'flood-' || n") };
+        let statement = row.statement_of_many(rows);
+        let found = client.query(&statement, &[]).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        written.bad.extend(found.iter().map(|row| (row.get(0), oddity.name.clone())));
+    }
     for turn in 0..plan.rows_per_key {
         for place in 0..plan.good_keys.max(plan.bad_keys) {
             if place < plan.good_keys {
-                let key = format!("good-{place}");
-                let id = rows::good(targets, &key).insert(client).await;
-                written.good.entry(key).or_default().push(id);
+                let (key, row) = rows::good_of(targets, place);
+                written.good.entry(key).or_default().push(row.insert(client).await);
             }
             if place < plan.bad_keys {
                 let key = format!("bad-{place}");
@@ -221,12 +257,27 @@ async fn write(plan: &Plan, random: &mut Rng, client: &Client, targets: &Targets
     written
 }
 
+/// Rows for the topic that is gone, and some for the others.
+async fn write_late(plan: &Plan, stage: &Stage, written: &mut Written) {
+    let (client, targets) = (&stage.application, &stage.targets);
+    for place in 0..plan.good_keys {
+        let late = rows::good(targets, &format!("late-{place}")).text("topic", &targets.doomed).insert(client).await;
+        written.bad.push((late, "for a topic that was deleted".to_owned()));
+        let (key, row) = rows::good_of(targets, place);
+        written.good.entry(key).or_default().push(row.insert(client).await);
+    }
+}
+
 fn bad(plan: &Plan, random: &mut Rng, targets: &Targets, key: &str) -> (String, NewRow) {
     let oddity = &oddities()[random.usize(..oddities().len())];
     let row = oddity.row(targets, key);
     match random.u8(..8) {
         0 if plan.rules => (format!("{}, unchangeable", oddity.name), row.text("source", "unchangeable")),
         1 if plan.rules => (format!("{}, unchecked", oddity.name), row.text("correlation_id", "unchecked")),
+        2 if plan.rules => (
+            "a dead letter is refused".to_owned(),
+            rows::good(targets, key).text("topic", "").text("source", "unlettered"),
+        ),
         _ => (oddity.name.clone(), row),
     }
 }

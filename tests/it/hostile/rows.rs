@@ -14,8 +14,14 @@ pub struct Targets {
     pub good: String,
     /// Takes records of 20 kB at most.
     pub small: String,
-    /// Refuses records from the future.
+    /// Refuses records from more than an hour ahead.
     pub punctual: String,
+    /// Compacted: refuses records without a key.
+    pub compacted: String,
+    /// Has fewer replicas than it asks for, so it takes no records at all.
+    pub starved: String,
+    /// Exists at first, and is deleted while the relay works.
+    pub doomed: String,
     /// Does not exist.
     pub missing: String,
     /// Stands in each payload, key and header value that must not be printed.
@@ -144,7 +150,7 @@ static ODDITIES: LazyLock<Vec<Oddity>> = LazyLock::new(|| {
     // These wait for longer than any round.
     add("available_at", &["'infinity'", "'294276-12-31 23:59:59+00'", "now() + interval '10 hours'"]);
     add("topic", ODD_TOPICS);
-    add("topic", &["MISSING", "SMALL", "PUNCTUAL"]);
+    add("topic", &["MISSING", "MISSING EACH", "SMALL", "PUNCTUAL", "TARDY", "KEYLESS", "STARVED", "DOOMED"]);
     add("event_version", &["-2147483648", "-1", "0", "2147483647"]);
     add("retry_count", &["1", "2147483646", "2147483647"]);
     add(
@@ -183,7 +189,11 @@ impl Oddity {
         let expression = match self.expression.as_str() {
             "MISSING" => text(&targets.missing),
             "SMALL" => text(&targets.small),
-            "PUNCTUAL" => text(&targets.punctual),
+            "MISSING EACH" => format!("{} || (random() * 1e9)::bigint", text(&targets.missing)),
+            "PUNCTUAL" | "TARDY" => text(&targets.punctual),
+            "KEYLESS" => text(&targets.compacted),
+            "STARVED" => text(&targets.starved),
+            "DOOMED" => text(&targets.doomed),
             other => other.to_owned(),
         };
         let mut row = good(targets, key);
@@ -195,6 +205,13 @@ impl Oddity {
         }
         if self.expression == "PUNCTUAL" {
             row = row.sql("created_at", "now() + interval '2 hours'");
+        }
+        if self.expression == "TARDY" {
+            // So little beyond the limit that the relay leaves the decision to the broker.
+            row = row.sql("created_at", "now() + interval '1 hour 50 seconds'");
+        }
+        if self.expression == "KEYLESS" {
+            row = row.without("aggregate_id");
         }
         if self.column == "payload_raw" {
             row = row.without("payload");
@@ -212,6 +229,23 @@ pub fn good(targets: &Targets, key: &str) -> NewRow {
     let secret = &targets.secret;
     NewRow::new(&targets.good, key, &format!(r#"{{"note":"{secret}"}}"#))
         .text("headers", &format!(r#"{{"x-note":"{secret}"}}"#))
+}
+
+/// The same of the good key with this number. Several keys share a topic with records that it refuses.
+pub fn good_of(targets: &Targets, place: usize) -> (String, NewRow) {
+    let key = format!("good-{place}");
+    let row = good(targets, &key);
+    let row = match place % 5 {
+        // Three of these are more than the topic takes in one request.
+        2 => row.text("topic", &targets.small).sql(
+            "payload",
+            "jsonb_build_object('pad', (select string_agg(md5(random()::text), '') from generate_series(1, 220)))",
+        ),
+        3 => row.text("topic", &targets.punctual),
+        4 => row.text("topic", &targets.compacted),
+        _ => row,
+    };
+    (key, row)
 }
 
 /// Keys that are no ordinary text. Each must be a key of its own, and hold nobody else.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::BINARY;
+use super::binary;
 
 /// A command line of `outbox-relay`, in an empty folder and with no settings but those given here.
 pub struct Call {
@@ -40,7 +40,7 @@ impl Call {
     /// Starts it and returns at once. Killed when dropped.
     pub fn start(self) -> Started {
         let empty = tempfile::tempdir().expect("a temporary folder");
-        let mut command = tokio::process::Command::new(BINARY);
+        let mut command = tokio::process::Command::new(binary());
         command.args(&self.args).current_dir(self.folder.as_deref().unwrap_or(empty.path()));
         clean_environment(command.as_std_mut());
         let running = command

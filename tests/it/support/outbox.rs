@@ -52,6 +52,14 @@ impl NewRow {
         format!("insert into outbox_events ({}) values ({}) returning id", names.join(", "), values.join(", "))
     }
 
+    /// The same for as many rows; expressions may use `n`, which counts them from 1.
+    pub fn statement_of_many(&self, rows: usize) -> String {
+        let (names, values): (Vec<_>, Vec<_>) =
+            self.columns.iter().map(|(name, value)| (*name, value.as_str())).unzip();
+        let (names, values) = (names.join(", "), values.join(", "));
+        format!("insert into outbox_events ({names}) select {values} from generate_series(1, {rows}) n returning id")
+    }
+
     /// Inserts in a transaction of its own (or in the one that the client has open) and returns the id.
     pub async fn insert(&self, client: &Client) -> i64 {
         let statement = self.statement();

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio_postgres::Client;
 
 use super::cli::clean_environment;
-use super::{BINARY, TestDatabase, http, wait_until};
+use super::{TestDatabase, binary, http, wait_until};
 
 /// What to start. Defaults: the relay and its HTTP server on a free port, no consumer, a lease of 3 s so that takeovers
 /// are quick.
@@ -75,7 +75,7 @@ impl RelaySettings {
     pub fn start(&self) -> Relay {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let log = folder.path().join("stderr");
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["run", "--only", &self.only]).current_dir(folder.path());
         if let Some(text) = &self.file {
             let file = folder.path().join("relay.toml");
@@ -280,7 +280,7 @@ pub fn leave_to_the_reaper(process: u32) {
         use std::os::unix::process::CommandExt;
         let reap = r#"pids=(); while read -r pid; do pids+=("$pid"); done
             for pid in "${pids[@]}"; do [[ $(readlink "/proc/$pid/exe") != "$1" ]] || kill -KILL "$pid"; done"#;
-        let binary = std::fs::canonicalize(BINARY).expect("the binary is built");
+        let binary = std::fs::canonicalize(binary()).expect("the binary is built");
         #[expect(clippy::zombie_processes, reason = "it outlives this process, which is its purpose")]
         let helper = Command::new("bash")
             .args(["-c", reap, "reaper"])
