@@ -21,7 +21,7 @@ use super::call::close;
 use super::explore::{self, Blocked, Take};
 use super::partitions::Partitions;
 use super::producer::Producer;
-use super::{Delivery, Record, client_config};
+use super::{Delivery, Record};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 

@@ -18,11 +18,11 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
+use super::Record;
 use super::batch::{BatchState, HandOver, POLL_EVERY, Sending, State, drain, hand_over};
 use super::call::{CallWatch, close};
 use super::partitions::Partitions;
 use super::producer::Producer;
-use super::{Record, client_config};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Fault, Point};
 pub use open::{Blocked, OpenError};
