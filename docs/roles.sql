@@ -66,9 +66,9 @@ grant select, insert, update, delete on outbox_redriven to outbox_operator;
 grant select, insert on outbox_audit to outbox_operator;
 grant select on outbox_instances to outbox_operator;
 grant select on outbox_installation to outbox_operator;
-grant select on consumer_partitions to outbox_operator;
-grant select on event_handled to outbox_operator;
-grant select on consumer_parked to outbox_operator;
+grant select, insert, update, delete on consumer_partitions to outbox_operator;
+grant select, insert, update, delete on event_handled to outbox_operator;
+grant select, update on consumer_parked to outbox_operator;
 grant select on outbox_schema_history to outbox_operator;
 grant execute on function outbox_shard_count() to outbox_operator;
 grant execute on function outbox_key_of(text, text) to outbox_operator;
@@ -83,7 +83,7 @@ do $$ begin execute format('grant usage on schema %I to outbox_consumer', curren
 do $$ begin execute format('grant temporary on database %I to outbox_consumer', current_database()); end $$;
 grant select, insert, update on consumer_partitions to outbox_consumer;
 grant select, insert on event_handled to outbox_consumer;
-grant select, insert on consumer_parked to outbox_consumer;
+grant select, insert, update, delete on consumer_parked to outbox_consumer;
 grant select on outbox_schema_history to outbox_consumer;
 -- The projection that is built in. Projections of your own need what their SQL needs.
 grant select, insert, update on product_metrics to outbox_consumer;

@@ -94,6 +94,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
             "outbox.rs",
             "outbox/",
             "projection/store.rs",
+            "projection/store/",
+            "projection/decisions/",
             "demo.rs",
             "demo/",
         ],

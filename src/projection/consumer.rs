@@ -10,8 +10,10 @@
 //! that taking its fence returned, and what was read under one epoch is folded under that epoch or dropped.
 
 mod client;
+mod positions;
+mod released;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -24,14 +26,16 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::client::{Context, Rebalance, client_settings, is_missing_topic, needs_operator, to_record};
+use self::positions::LOOK_INTERVAL;
 use super::Projection;
 use super::assignment::{Assignment, Reading, Why};
 use super::failure::{Cause, FoldError};
 use super::fold::{End, fold_batch};
 use super::meters::Meters;
+use super::position::Stopped;
 use super::record::Place;
 use super::status::{ConsumerStatus, Problems};
-use super::store::{Counts, Fence, Store};
+use super::store::{Counts, Store};
 use crate::clock;
 use crate::config::ConsumerConfig;
 use crate::db::Database;
@@ -179,6 +183,9 @@ struct Reader {
     /// Offsets that Kafka does not know yet.
     uncommitted: BTreeMap<Place, i64>,
     committed_at: Duration,
+    looked_at: Duration,
+    /// Partitions with parked events that are to be folded again.
+    released: BTreeSet<Place>,
 }
 
 impl Reader {
@@ -208,6 +215,8 @@ impl Reader {
             errors: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
             committed_at: Duration::ZERO,
+            looked_at: Duration::ZERO,
+            released: BTreeSet::new(),
         })
     }
 
@@ -225,10 +234,15 @@ impl Reader {
             self.take_due_partitions()?;
             self.report();
             self.gather()?;
+            self.stop_strange_partitions()?;
             self.fold()?;
+            self.fold_released()?;
             if clock::monotonic().saturating_sub(self.committed_at) >= COMMIT_INTERVAL {
                 self.pass_markers();
                 self.commit_offsets();
+            }
+            if clock::monotonic().saturating_sub(self.looked_at) >= LOOK_INTERVAL {
+                self.look()?;
             }
             self.observe();
             if (self.lost)(self.brokers_down) {
@@ -277,73 +291,11 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes the fence of each partition whose time has come, and hands the assignment to Kafka if it has changed.
-    fn take_due_partitions(&mut self) -> Result<()> {
-        let due = self.assignment.due(clock::monotonic());
-        let logs = self.log_ranges(&due);
-        let mut changed = self.unanswered;
-        if !logs.is_empty() {
-            let taking: Vec<_> = logs.iter().map(|(place, (start, _))| (place.clone(), *start)).collect();
-            match self.runtime.block_on(self.store.take(&taking)) {
-                Ok(fences) => {
-                    for fence in fences {
-                        let (start, end) = logs[&fence.place];
-                        changed |= self.begin(&fence, start, end);
-                    }
-                }
-                Err(error) => {
-                    let why = why_not(&FoldError::from(error));
-                    for (place, _) in taking {
-                        self.assignment.wait(&place, why.clone(), clock::monotonic());
-                    }
-                }
-            }
-        }
-        if changed { self.hand_over() } else { Ok(()) }
-    }
-
-    /// First offset and end of the logs. A partition whose log cannot be asked waits, and so do those after it.
-    fn log_ranges(&mut self, places: &[Place]) -> BTreeMap<Place, (i64, i64)> {
-        let mut ranges = BTreeMap::new();
-        let mut failed = None;
-        for place in places {
-            if failed.is_none() {
-                match self.consumer.fetch_watermarks(&place.topic, place.partition, WATERMARK_WAIT) {
-                    Ok(range) => {
-                        ranges.insert(place.clone(), range);
-                        continue;
-                    }
-                    Err(error) => failed = Some(format!("Kafka does not answer: {error}")),
-                }
-            }
-            let why = Why::Unavailable(failed.clone().expect("set just above"));
-            self.assignment.wait(place, why, clock::monotonic());
-        }
-        ranges
-    }
-
-    /// The fence is taken: the partition is read from its offset, unless the log does not hold it. Returns whether it is.
-    fn begin(&mut self, fence: &Fence, log_start: i64, log_end: i64) -> bool {
-        let (place, next) = (&fence.place, fence.next_offset);
-        self.meters.set_lag(place, log_end - next);
-        if (log_start..=log_end).contains(&next) {
-            self.assignment.read(place, fence.epoch, next);
-            return true;
-        }
-        let lost = if next < log_start {
-            format!("{place}: the records from {next} to {} are gone", log_start - 1)
-        } else {
-            format!("{place}: the log ends at {log_end}, before offset {next}: was the topic made anew?")
-        };
-        self.assignment.wait(place, Why::Lost(lost), clock::monotonic());
-        false
-    }
-
     /// Tells Kafka which partitions to read and from where. Whatever was prefetched is fetched again.
     fn hand_over(&mut self) -> Result<()> {
         let mut list = TopicPartitionList::new();
-        for Reading { place, next_offset, .. } in self.assignment.reading() {
-            list.add_partition_offset(&place.topic, place.partition, Offset::Offset(next_offset))
+        for Reading { place, from, .. } in self.assignment.reading() {
+            list.add_partition_offset(&place.topic, place.partition, Offset::Offset(from))
                 .map_err(|error| refused_assignment(&error))?;
         }
         self.assignment.reset_buffer();
@@ -385,7 +337,8 @@ impl Reader {
             return Ok(());
         }
         let store = &self.store;
-        let folds = batches.iter().map(|batch| fold_batch(store, &batch.place, batch.epoch, &batch.records));
+        let folds =
+            batches.iter().map(|batch| fold_batch(store, &batch.place, batch.epoch, batch.next_offset, &batch.records));
         let outcomes = self.runtime.block_on(join_all(folds));
         let mut interrupted = false;
         for (batch, folded) in batches.iter().zip(outcomes) {
@@ -396,9 +349,14 @@ impl Reader {
             }
             let why = match folded.end {
                 End::Done => continue,
-                End::Fenced => {
-                    tracing::warn!(partition = %batch.place, "another instance has the partition: batch dropped");
-                    Why::Fenced
+                End::Elsewhere(standing) => {
+                    let believed = folded.next_offset.unwrap_or(batch.next_offset);
+                    if !self.check(&batch.place, batch.epoch, believed, standing.as_ref()) {
+                        // It was changed and changed back under our eyes.
+                        self.assignment.wait(&batch.place, Why::New, clock::monotonic());
+                    }
+                    interrupted = true;
+                    continue;
                 }
                 End::Failed(error) => why_not(&error),
             };
@@ -438,7 +396,7 @@ impl Reader {
     fn pass_markers(&mut self) {
         let Ok(positions) = self.consumer.position() else { return };
         let mut passed = Vec::new();
-        for Reading { place, epoch, next_offset } in self.assignment.reading() {
+        for Reading { place, epoch, next_offset, .. } in self.assignment.reading() {
             let position = positions.find_partition(&place.topic, place.partition).map(|element| element.offset());
             if let Some(Offset::Offset(to)) = position
                 && to > next_offset
@@ -492,14 +450,18 @@ impl Reader {
             problems.insert("no Kafka broker is connected".to_owned(), None);
         }
         problems.extend(self.errors.keys().map(|error| (error.clone(), Some(Code::KafkaUnreachable))));
-        for why in self.assignment.problems() {
+        for (place, why) in self.assignment.problems() {
             match why {
                 Why::New | Why::Fenced => {}
                 Why::Unavailable(text) => drop(problems.insert(text.clone(), None)),
                 Why::Blocked(text) => drop(problems.insert(text.clone(), Some(Code::ProjectionInvalid))),
-                Why::Lost(text) => drop(problems.insert(text.clone(), Some(Code::ConsumerDataLoss))),
+                Why::Stopped(Stopped { reason, detail, since }) => {
+                    let text = format!("{place}: {detail} ({reason}, stopped since {since:.0})");
+                    problems.insert(text, Some(Code::ConsumerDataLoss));
+                }
             }
         }
+        self.meters.set_stopped(self.assignment.stopped());
         self.status.report(self.joined, problems);
     }
 }

@@ -35,6 +35,7 @@ mod ordering;
 mod outage;
 mod outbox;
 mod partitions;
+mod positions;
 mod projection;
 mod query_plans;
 mod refused_writes;

@@ -1,6 +1,6 @@
 //! `lag --fail-over`: whether the figures are still good enough for a monitoring check.
 
-use super::{Report, State};
+use super::Report;
 use crate::cli::LagArgs;
 use crate::error::{Code, Error};
 use crate::output;
@@ -44,11 +44,7 @@ fn counts(report: &Report, limit: u64, reasons: &mut Vec<String>) {
     }
     // Their lag says nothing: what is not there any more cannot be behind.
     for partition in &consumer.partitions {
-        let what = match partition.state {
-            State::Ok | State::NotStarted => continue,
-            State::RecordsLost => "records were deleted that the group has not read",
-            State::AheadOfLog => "the position is after the end: was the topic made again?",
-        };
+        let Some(what) = partition.state.trouble() else { continue };
         reasons.push(format!("{}/{}: {what}", partition.topic, partition.partition));
     }
 }
@@ -57,7 +53,7 @@ fn counts(report: &Report, limit: u64, reasons: &mut Vec<String>) {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{GroupLag, OutboxLag, PartitionLag, Source};
+    use super::super::{GroupLag, OutboxLag, PartitionLag, Source, State};
     use super::*;
     use crate::commands::pause::PauseLine;
 
@@ -100,6 +96,7 @@ mod tests {
             lag: 0,
             source: Source::Postgres,
             state,
+            stopped_at: None,
         };
         for (state, fails) in
             [(State::Ok, false), (State::NotStarted, false), (State::RecordsLost, true), (State::AheadOfLog, true)]
