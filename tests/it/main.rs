@@ -34,6 +34,7 @@ mod network;
 mod ordering;
 mod outage;
 mod outbox;
+mod parked;
 mod partitions;
 mod positions;
 mod projection;

@@ -23,21 +23,26 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A topic of likes, a database and a group.
-struct Likes {
-    database: TestDatabase,
-    topic: Topic,
-    group: String,
+pub struct Likes {
+    pub database: TestDatabase,
+    pub topic: Topic,
+    pub group: String,
 }
 
 impl Likes {
-    async fn new(name: &str, partitions: i32) -> Self {
+    pub async fn new(name: &str, partitions: i32) -> Self {
         let (database, topic) = tokio::join!(TestDatabase::migrated(name), Topic::create(name, partitions));
         Self { database, topic, group: unique(name) }
     }
 
-    fn settings(&self) -> RelaySettings {
+    pub fn settings(&self) -> RelaySettings {
+        self.settings_with("")
+    }
+
+    /// With more lines in the file.
+    pub fn settings_with(&self, more: &str) -> RelaySettings {
         let file = format!(
-            "[consumer]\ngroup = \"{}\"\ntopics = [\"{}\"]\n[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n",
+            "[consumer]\ngroup = \"{}\"\ntopics = [\"{}\"]\n[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n{more}",
             self.group, self.topic.name
         );
         RelaySettings::new(&self.database, &parts().kafka).file(&file).only("consumer,admin")
@@ -52,7 +57,7 @@ impl Likes {
         ids
     }
 
-    async fn write(&self, events: Vec<(Uuid, &'static str, String)>, partitions: i32) {
+    pub async fn write(&self, events: Vec<(Uuid, &'static str, String)>, partitions: i32) {
         let topic = self.topic.clone();
         let write = move || {
             let mut config = rdkafka::ClientConfig::new();
@@ -88,7 +93,7 @@ impl Likes {
     }
 
     /// A command of this group.
-    async fn command(&self, args: &[&str]) -> Finished {
+    pub async fn command(&self, args: &[&str]) -> Finished {
         let args: Vec<&str> = args.iter().copied().chain(["-o", "json"]).collect();
         outbox_relay(&args)
             .env("DATABASE_URL", &self.database.url)
