@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod client_config;
+pub mod ends;
 pub mod failure;
 pub mod lost;
 pub mod partitions;

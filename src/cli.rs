@@ -326,8 +326,8 @@ pub struct LagArgs {
     #[arg(long)]
     pub group: Option<String>,
 
-    /// Exit 6 when more than N events wait in the outbox (PENDING and HELD), or the group is more than N records behind, or has a
-    /// position that Kafka no longer has
+    /// Exit 6 when more than N events wait in the outbox (PENDING and HELD), or the group is more than N records behind, has a position
+    /// that Kafka no longer has, or reads a topic or partition whose end is not known
     #[arg(long, value_name = "N")]
     pub fail_over: Option<u64>,
 

@@ -45,11 +45,27 @@ struct Named<T> {
 struct Standing {
     outcome: Result<(), String>,
     reported: Duration,
+    /// Since when it has been failing, after it had been good: the start is no outage.
+    failing_since: Option<Duration>,
     /// How long a success counts; `None`: until the next report.
     lasts: Option<Duration>,
 }
 
 impl Standing {
+    /// Returns how long it had been failing, when that is over.
+    fn report(&mut self, outcome: Result<(), String>, now: Duration) -> Option<Duration> {
+        let over = match (&self.outcome, &outcome) {
+            (Ok(()), Err(_)) => {
+                self.failing_since = Some(now);
+                None
+            }
+            (Err(_), Ok(())) => self.failing_since.take().map(|since| now.saturating_sub(since)),
+            (Ok(()), Ok(())) | (Err(_), Err(_)) => None,
+        };
+        (self.outcome, self.reported) = (outcome, now);
+        over
+    }
+
     fn at(&self, now: Duration) -> Result<(), String> {
         self.outcome.clone()?;
         let age = now.saturating_sub(self.reported);
@@ -98,7 +114,8 @@ impl Health {
         let mut entries = self.shared.lock();
         let id = entries.next;
         entries.next += 1;
-        let state = Standing { outcome: Err("starting".to_owned()), reported: clock::monotonic(), lasts };
+        let state =
+            Standing { outcome: Err("starting".to_owned()), reported: clock::monotonic(), failing_since: None, lasts };
         entries.checks.insert(id, Named { name, state });
         Check { id, shared: Arc::clone(&self.shared) }
     }
@@ -211,9 +228,13 @@ impl Check {
     }
 
     fn set(&self, state: Result<(), String>) {
-        if let Some(check) = self.shared.lock().checks.get_mut(&self.id) {
-            check.state.outcome = state;
-            check.state.reported = clock::monotonic();
+        let recovered = self.shared.lock().checks.get_mut(&self.id).and_then(|check| {
+            let lasted = check.state.report(state, clock::monotonic())?;
+            Some((check.name.clone(), lasted))
+        });
+        // Not under the lock, which the admin server waits for.
+        if let Some((check, lasted)) = recovered {
+            tracing::info!(check = %check, failed_for = ?lasted, "a failing check is good again");
         }
     }
 }
@@ -392,6 +413,19 @@ mod tests {
         assert!(health.readiness_at(now + LIMIT * 2).is_ok());
         drop(lanes);
         assert_eq!(health.readiness().to_string(), "");
+    }
+
+    #[test]
+    fn the_end_of_an_outage_is_news_and_the_end_of_a_start_is_not() {
+        let second = Duration::from_secs(1);
+        let mut standing =
+            Standing { outcome: Err("starting".to_owned()), reported: second, failing_since: None, lasts: None };
+        assert_eq!(standing.report(Ok(()), second), None, "it has started");
+        assert_eq!(standing.report(Ok(()), second * 2), None);
+        assert_eq!(standing.report(Err("no answer".to_owned()), second * 3), None);
+        assert_eq!(standing.report(Err("no answer yet".to_owned()), second * 4), None);
+        assert_eq!(standing.report(Ok(()), second * 9), Some(second * 6));
+        assert_eq!(standing.report(Ok(()), second * 10), None, "told once");
     }
 
     #[test]

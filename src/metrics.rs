@@ -3,10 +3,12 @@
 //! Labels come from closed or configured sets (topics, shards, outcomes), never from keys, ids or error texts.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::{EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -98,17 +100,50 @@ pub struct CleanupLabel {
     pub kind: &'static str,
 }
 
-pub type FloatGauge = Gauge<f64, AtomicU64>;
 pub type CountGauge = Gauge<i64, AtomicI64>;
+
+/// A gauge that is not shown while its value is unknown: an old figure, or a zero that nobody has measured, would look like a good one.
+#[derive(Debug, Clone, Default)]
+pub struct Measured<N>(Arc<Mutex<Option<N>>>);
+
+impl<N: Copy> Measured<N> {
+    pub fn set(&self, value: N) {
+        *self.lock() = Some(value);
+    }
+
+    /// Until the next value.
+    pub fn unknown(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<N>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<N: Copy + EncodeGaugeValue> EncodeMetric for Measured<N> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let value = *self.lock();
+        value.map_or(Ok(()), |value| encoder.encode_gauge(&value))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_none()
+    }
+}
 
 /// All metrics of a process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    pub pending_events: CountGauge,
-    pub oldest_pending_age_seconds: FloatGauge,
-    pub failed_events: CountGauge,
-    pub held_events: CountGauge,
+    pub pending_events: Measured<i64>,
+    pub oldest_pending_age_seconds: Measured<f64>,
+    pub failed_events: Measured<i64>,
+    pub held_events: Measured<i64>,
     pub claimed_events: Family<TopicLabel, Counter>,
     pub published_events: Family<TopicLabel, Counter>,
     pub publish_failures: Family<FailureLabels, Counter>,
@@ -166,15 +201,16 @@ impl Metrics {
         let latency = || Histogram::new(LATENCY_BUCKETS);
         let pending_events = register!(
             "pending_events",
-            "Rows that wait to be published; estimated where more than 10,000 of one shard do",
-            CountGauge::default()
+            "Rows that wait to be published; estimated where more than 10,000 of one shard do; absent while it cannot be counted",
+            Measured::<i64>::default()
         );
-        let oldest_pending_age_seconds = register!("oldest_pending_age", "Age of the oldest row that waits: alert on this first", seconds FloatGauge::default());
-        let failed_events = register!("failed_events", "Rows that failed and need a decision", CountGauge::default());
+        let oldest_pending_age_seconds = register!("oldest_pending_age", "Age of the oldest row that waits: alert on this first, and on its absence", seconds Measured::<f64>::default());
+        let failed_events =
+            register!("failed_events", "Rows that failed and need a decision", Measured::<i64>::default());
         let held_events = register!(
             "held_events",
             "Rows that wait behind a failed or delayed row of their key",
-            CountGauge::default()
+            Measured::<i64>::default()
         );
         let claimed_events = register!("claimed_events", "Rows claimed", Family::<TopicLabel, Counter>::default());
         let published_events =
@@ -376,6 +412,23 @@ fn rdkafka_version() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gauge_that_is_not_known_is_not_shown() {
+        let metrics = Metrics::new();
+        assert!(!metrics.encode().contains("outbox_relay_pending_events "), "nobody has counted yet");
+        metrics.pending_events.set(7);
+        metrics.oldest_pending_age_seconds.set(1.5);
+        let shown = metrics.encode();
+        assert!(shown.contains("\noutbox_relay_pending_events 7\n"), "{shown}");
+        assert!(shown.contains("\noutbox_relay_oldest_pending_age_seconds 1.5\n"), "{shown}");
+        metrics.pending_events.unknown();
+        let shown = metrics.encode();
+        assert!(
+            !shown.contains("outbox_relay_pending_events 7") && shown.contains("pending_age_seconds 1.5"),
+            "{shown}"
+        );
+    }
 
     #[test]
     fn as_many_topics_as_rows_may_name_make_a_bounded_number_of_series() {

@@ -75,6 +75,9 @@ pub enum OutboxError {
     /// The shard's last batch is not the one that the caller knows of. Nothing was changed.
     #[error("the last batch of shard {shard} is {found:?}, and {expected:?} was expected")]
     Moved { shard: ShardId, expected: LastBatch, found: LastBatch },
+    /// An update of rows did nothing to some of them and raised no error: a trigger of somebody else's. Nothing was changed.
+    #[error("an update of outbox_events left rows as they were; look for triggers that are not the relay's")]
+    Unchanged,
     #[error(transparent)]
     Db(#[from] DbError),
 }

@@ -9,15 +9,18 @@ mod view;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::pause::{self, PauseLine};
 use super::{Context, Result, admin_pool};
-use crate::broker::admin::{Admin, PartitionOffsets};
+use crate::broker::admin::Admin;
+use crate::broker::ends::{self, Told};
 use crate::cli::LagArgs;
 use crate::config::{Config, Needs};
 use crate::db::{Pool, StoredTime};
 use crate::error::Error;
+use crate::event::ShardId;
 use crate::outbox::inspect::{self, TopicBacklog};
 use crate::projection::decisions::positions::{self, Line};
 use crate::projection::position::reason;
@@ -75,6 +78,10 @@ enum State {
     OtherGroup,
     /// For a reason that this version does not know.
     Stopped,
+    /// Records of a transaction that is still open end what consumers of committed records get.
+    OpenTransaction,
+    /// Kafka does not say where the partition ends.
+    Unknown,
 }
 
 impl State {
@@ -94,7 +101,7 @@ impl State {
     /// What an operator has to know of it; `None`: nothing is wrong.
     fn trouble(self) -> Option<&'static str> {
         match self {
-            Self::Ok | Self::NotStarted => None,
+            Self::Ok | Self::NotStarted | Self::OpenTransaction => None,
             Self::RecordsLost => Some("records were deleted that the group has not read"),
             Self::AheadOfLog => Some("the position is after the end: was the topic created again?"),
             Self::TopicRecreated => Some("the topic was created again"),
@@ -102,6 +109,7 @@ impl State {
             Self::MovedByHand => Some("the position was changed by hand"),
             Self::OtherGroup => Some("other groups have read the topic, and this one waits for a decision"),
             Self::Stopped => Some("it waits for a decision"),
+            Self::Unknown => Some("Kafka does not say where the partition ends"),
         }
     }
 }
@@ -113,10 +121,16 @@ struct PartitionLag {
     partition: i32,
     /// Where the group goes on; `null` if it has not begun.
     next_offset: Option<i64>,
-    end_offset: i64,
-    lag: i64,
+    /// The offset of the next record, whether those before it are committed or not; `null` if Kafka does not say.
+    end_offset: Option<i64>,
+    /// Consumers of committed records get nothing from here on: where the first open transaction begins, or the end.
+    stable_offset: Option<i64>,
+    /// `null`: unknown, which is not zero.
+    lag: Option<i64>,
     source: Source,
     state: State,
+    /// More about the state: since when the transaction is open, why the partition is stopped, or why the end is unknown.
+    detail: Option<String>,
     /// Since when it is stopped.
     stopped_at: Option<String>,
 }
@@ -124,6 +138,7 @@ struct PartitionLag {
 #[derive(Debug, Serialize)]
 struct GroupLag {
     group: String,
+    /// Of the partitions whose lag is known.
     total: i64,
     partitions: Vec<PartitionLag>,
     /// Topics of the group that do not exist in Kafka.
@@ -133,6 +148,8 @@ struct GroupLag {
 #[derive(Debug, Serialize)]
 struct Report {
     outbox: OutboxLag,
+    /// Shards of which the figures of the outbox say nothing: their bounds are above the last id, since the sequence was set back.
+    unmeasured_shards: Vec<ShardId>,
     /// Pauses in force: they explain a backlog.
     pauses: Vec<PauseLine>,
     /// `null` when Kafka could not be asked, or there is no consumer here and no `--group`.
@@ -146,6 +163,7 @@ pub(super) async fn run(context: &Context, args: &LagArgs) -> Result<()> {
     let settings = if group.is_some() { context.settings(Needs::BOTH)? } else { settings };
     let pool = admin_pool(&settings)?;
     let outbox = OutboxLag::from(inspect::backlog_by_topic(&pool).await?);
+    let unmeasured_shards = inspect::shards_beyond(&pool).await?;
     let pauses = pause::in_force(&pool).await?;
     // Without Kafka the half that is known is still worth printing.
     let (consumer, failed) = match group {
@@ -155,7 +173,7 @@ pub(super) async fn run(context: &Context, args: &LagArgs) -> Result<()> {
             Err(error) => (None, Some(error)),
         },
     };
-    let report = Report { outbox, pauses, consumer };
+    let report = Report { outbox, unmeasured_shards, pauses, consumer };
     view::print(context.format(), &report)?;
     if let Some(error) = failed {
         return Err(error);
@@ -195,25 +213,21 @@ async fn group_lag(settings: &Config, pool: &Pool, group: String) -> Result<Grou
     topics.extend(positions.iter().map(|position| position.topic.clone()));
 
     let admin = Admin::new(&settings.kafka)?;
-    let mut ends: Vec<(String, PartitionOffsets)> = Vec::new();
-    let mut missing_topics = Vec::new();
-    for topic in topics {
-        let offsets = admin.offsets(&topic).await?;
-        if offsets.is_empty() {
-            missing_topics.push(topic);
-        } else {
-            ends.extend(offsets.into_iter().map(|offsets| (topic.clone(), offsets)));
-        }
-    }
+    let (ends, missing_topics) = ends::ends(&admin, &settings.kafka, topics.into_iter().collect()).await?;
     let known = known_positions(&positions);
     let unknown: Vec<(String, i32)> = ends
         .iter()
-        .map(|(topic, offsets)| (topic.clone(), offsets.partition))
+        .map(|(topic, partition, _)| (topic.clone(), *partition))
         .filter(|(topic, partition)| !known.contains_key(&(topic.as_str(), *partition)))
         .collect();
     let committed = committed(&admin, &group, &unknown).await?;
     let partitions = partition_lags(&group, &ends, &known, &committed);
-    Ok(GroupLag { total: partitions.iter().map(|partition| partition.lag).sum(), group, partitions, missing_topics })
+    Ok(GroupLag {
+        total: partitions.iter().filter_map(|partition| partition.lag).sum(),
+        group,
+        partitions,
+        missing_topics,
+    })
 }
 
 /// What Kafka has as committed. A cluster that has just started has no coordinator yet, so it is asked a few times.
@@ -241,7 +255,7 @@ fn known_positions(positions: &[Line]) -> Known<'_> {
 
 fn partition_lags(
     group: &str,
-    ends: &[(String, PartitionOffsets)],
+    ends: &[Told],
     known: &Known<'_>,
     committed: &[(String, i32, Option<i64>)],
 ) -> Vec<PartitionLag> {
@@ -250,45 +264,71 @@ fn partition_lags(
         .filter_map(|(topic, partition, offset)| offset.map(|offset| ((topic.as_str(), *partition), offset)))
         .collect();
     ends.iter()
-        .map(|(topic, offsets)| {
-            let at = (topic.as_str(), offsets.partition);
+        .map(|(topic, partition, told)| {
+            let at = (topic.as_str(), *partition);
             let line = known.get(&at);
             let (next_offset, source) = match (line, committed.get(&at)) {
                 (Some(line), _) => (Some(line.next_offset), Source::Postgres),
                 (None, Some(next)) => (Some(*next), Source::Kafka),
                 (None, None) => (None, Source::None),
             };
-            let stopped = line.and_then(|line| Some((line.stopped.as_deref()?, line.stopped_at)));
-            let state = match next_offset {
-                Some(_) if let Some((reason, _)) = stopped => State::of_stop(reason),
-                None => State::NotStarted,
-                Some(next) if next < offsets.low => State::RecordsLost,
-                Some(next) if next > offsets.end => State::AheadOfLog,
-                Some(_) => State::Ok,
-            };
-            // Records that are gone are not behind but lost; the state says so.
-            let from = next_offset.unwrap_or(offsets.low).max(offsets.low);
-            PartitionLag {
+            let stopped = line.and_then(|line| Some((State::of_stop(line.stopped.as_deref()?), line.detail.clone())));
+            let nothing = PartitionLag {
                 group: group.to_owned(),
                 topic: topic.clone(),
-                partition: offsets.partition,
+                partition: *partition,
                 next_offset,
-                end_offset: offsets.end,
-                lag: (offsets.end - from).max(0),
+                end_offset: None,
+                stable_offset: None,
+                lag: None,
                 source,
+                state: State::Unknown,
+                detail: None,
+                stopped_at: line.and_then(|line| line.stopped_at).map(StoredTime::to_seconds),
+            };
+            let ends = match told {
+                Ok(ends) => ends,
+                Err(reason) => {
+                    let (state, detail) = stopped.unwrap_or((State::Unknown, Some(reason.clone())));
+                    return PartitionLag { state, detail, ..nothing };
+                }
+            };
+            let (state, detail) = match next_offset {
+                Some(_) if let Some(stopped) = stopped => stopped,
+                Some(next) if next < ends.low => (State::RecordsLost, None),
+                Some(next) if next > ends.high => (State::AheadOfLog, None),
+                _ if ends.stable < ends.high => (State::OpenTransaction, Some(open_since(ends.open_since_ms))),
+                None => (State::NotStarted, None),
+                Some(_) => (State::Ok, None),
+            };
+            // Records that are gone are not behind but lost; the state says so.
+            let from = next_offset.unwrap_or(ends.low).max(ends.low);
+            PartitionLag {
+                end_offset: Some(ends.high),
+                stable_offset: Some(ends.stable),
+                lag: Some((ends.high - from).max(0)),
                 state,
-                stopped_at: stopped.and_then(|(_, at)| at).map(StoredTime::to_seconds),
+                detail,
+                ..nothing
             }
         })
         .collect()
 }
 
+fn open_since(ms: Option<i64>) -> String {
+    match ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
+        Some(at) => format!("a transaction is open since {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")),
+        None => "a transaction is open".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::ends::LogEnds;
 
-    fn ends(low: i64, end: i64) -> Vec<(String, PartitionOffsets)> {
-        vec![("orders".to_owned(), PartitionOffsets { partition: 0, low, end })]
+    fn ends(low: i64, stable: i64, high: i64) -> Vec<Told> {
+        vec![("orders".to_owned(), 0, Ok(LogEnds { low, stable, high, open_since_ms: Some(0) }))]
     }
 
     fn line(next_offset: i64, stopped: Option<&str>) -> Line {
@@ -314,37 +354,52 @@ mod tests {
         for why in reason::ALL {
             let line = line(50, Some(why));
             let known: Known<'_> = [(("orders", 0), &line)].into();
-            let lags = partition_lags("g", &ends(0, 100), &known, &[]);
+            let lags = partition_lags("g", &ends(0, 100, 100), &known, &[]);
             assert_eq!(serde_json::to_value(lags[0].state).unwrap(), why);
             assert!(lags[0].stopped_at.is_some() && lags[0].state.trouble().is_some());
         }
         assert_eq!(State::of_stop("something new"), State::Stopped);
     }
 
-    fn lag(next: Option<i64>, committed: Option<i64>, low: i64, end: i64) -> (i64, Source, State) {
+    fn lag(next: Option<i64>, committed: Option<i64>, ends: &[Told]) -> (Option<i64>, Source, State) {
         let line = next.map(|next| line(next, None));
         let known: Known<'_> = line.iter().map(|line| (("orders", 0), line)).collect();
-        let lags = partition_lags("g", &ends(low, end), &known, &[("orders".to_owned(), 0, committed)]);
+        let lags = partition_lags("g", ends, &known, &[("orders".to_owned(), 0, committed)]);
         (lags[0].lag, lags[0].source, lags[0].state)
     }
 
     #[test]
     fn our_own_position_counts_before_kafkas() {
-        assert_eq!(lag(Some(90), Some(10), 0, 100), (10, Source::Postgres, State::Ok));
-        assert_eq!(lag(None, Some(10), 0, 100), (90, Source::Kafka, State::Ok));
+        assert_eq!(lag(Some(90), Some(10), &ends(0, 100, 100)), (Some(10), Source::Postgres, State::Ok));
+        assert_eq!(lag(None, Some(10), &ends(0, 100, 100)), (Some(90), Source::Kafka, State::Ok));
     }
 
     #[test]
     fn a_partition_that_was_never_read_is_behind_by_all_there_is() {
-        assert_eq!(lag(None, None, 40, 100), (60, Source::None, State::NotStarted));
+        assert_eq!(lag(None, None, &ends(40, 100, 100)), (Some(60), Source::None, State::NotStarted));
     }
 
     #[test]
     fn lost_records_and_a_new_log_are_told_apart_from_lag() {
-        assert_eq!(lag(Some(40), None, 40, 100), (60, Source::Postgres, State::Ok));
-        assert_eq!(lag(Some(100), None, 40, 100), (0, Source::Postgres, State::Ok));
-        assert_eq!(lag(Some(10), None, 40, 100), (60, Source::Postgres, State::RecordsLost));
-        assert_eq!(lag(Some(500), None, 0, 100), (0, Source::Postgres, State::AheadOfLog));
+        let of = |next, low| lag(Some(next), None, &ends(low, 100, 100));
+        assert_eq!(of(40, 40), (Some(60), Source::Postgres, State::Ok));
+        assert_eq!(of(100, 40), (Some(0), Source::Postgres, State::Ok));
+        assert_eq!(of(10, 40), (Some(60), Source::Postgres, State::RecordsLost));
+        assert_eq!(of(500, 0), (Some(0), Source::Postgres, State::AheadOfLog));
+    }
+
+    #[test]
+    fn what_lies_behind_an_open_transaction_is_lag() {
+        let open = ends(0, 100, 600);
+        assert_eq!(lag(Some(100), None, &open), (Some(500), Source::Postgres, State::OpenTransaction));
+        let lags = partition_lags("g", &open, &Known::new(), &[]);
+        assert_eq!(lags[0].detail.as_deref(), Some("a transaction is open since 1970-01-01T00:00:00Z"));
+    }
+
+    #[test]
+    fn an_end_that_is_not_known_is_no_zero() {
+        let told = [("orders".to_owned(), 0, Err("the partition has no leader".to_owned()))];
+        assert_eq!(lag(Some(100), None, &told), (None, Source::Postgres, State::Unknown));
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl MayBlame for OutboxError {
     fn blame(&self) -> Blame {
         match self {
             Self::Db(error) => error.blame(),
+            Self::Unchanged => Blame::Row,
             Self::Fenced(_) | Self::Moved { .. } => Blame::Nobody,
         }
     }
@@ -36,6 +37,8 @@ impl MayBlame for OutboxError {
     fn sqlstate(&self) -> Option<SqlState> {
         match self {
             Self::Db(error) => MayBlame::sqlstate(error),
+            // What PostgreSQL calls the same between its own statements.
+            Self::Unchanged => Some(SqlState::TRIGGERED_DATA_CHANGE_VIOLATION),
             Self::Fenced(_) | Self::Moved { .. } => None,
         }
     }

@@ -27,6 +27,9 @@ pub(super) struct Released {
 pub(super) async fn all(tx: &Transaction<'_>, shard: ShardId, portion: i64) -> Result<Released, OutboxError> {
     let params: [&(dyn ToSql + Sync); 3] = [&shard, &portion, &portion];
     let row = tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &params).await?;
+    if row.get::<_, i64>("unchanged") > 0 {
+        return Err(OutboxError::Unchanged);
+    }
     Ok(Released { low_id: row.get("low_id"), events: u64::try_from(row.get::<_, i64>("released")).unwrap_or(0) })
 }
 
@@ -58,7 +61,11 @@ pub(super) async fn each(
     let due = due(tx, shard, portion).await?;
     let ids: Vec<i64> = due.iter().flat_map(|key| key.waiting.iter().take(share(key))).copied().collect();
     let statement = &tx.prepare_cached(sql::RELEASE_ROWS).await?;
-    let cut = care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.execute(statement, &[&ids]).await?) }).await?;
+    let release = |ids: Vec<i64>| async move {
+        let changed = tx.execute(statement, &[&ids]).await?;
+        settle::left_state(tx, care, &ids, changed, "HELD").await
+    };
+    let cut = care.over(tx, &ids, release).await?;
     let stuck: BTreeMap<i64, SqlState> = outcomes::answers(cut.refused, cut.left).collect();
     let (mut note, mut failed, mut back) = (Note::default(), Vec::new(), HashSet::new());
     for key in due {

@@ -40,6 +40,10 @@ pub(super) fn is_busy(row: &Row) -> Result<bool, Error> {
     row.try_get(22)
 }
 
+pub(super) fn id(row: &Row) -> Result<i64, Error> {
+    row.try_get(0)
+}
+
 pub(super) fn shard(row: &Row) -> Result<ShardId, Error> {
     row.try_get(21)
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::care::Care;
 use super::failure::{Case, Failed, FailurePolicy, Sentence};
 use super::outcomes::{self, Outcome, answers};
 use super::statements as sql;
-use super::{Finish, OutboxError};
+use super::{Finish, OutboxError, rows};
 use crate::db::Transaction;
 use crate::event::ShardId;
 
@@ -27,6 +28,22 @@ impl Settlement {
 
     pub(super) fn len(&self) -> usize {
         self.published.len() + self.failed.len()
+    }
+
+    /// One of the published events is claimed again in the transaction that has settled it: its row did not become what it was told to be.
+    /// `claimed` is in id order.
+    pub(super) fn comes_back_in(&self, claimed: &[Row]) -> Result<bool, OutboxError> {
+        let Some(last) = self.published.iter().map(|(id, _)| *id).max() else { return Ok(false) };
+        for row in claimed {
+            let id = rows::id(row)?;
+            if id > last {
+                break;
+            }
+            if self.published.iter().any(|(published, _)| *published == id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = i64> {
@@ -96,6 +113,27 @@ pub(super) async fn finish(
     Ok(all.saturating_sub(settled))
 }
 
+/// Rows that an update has taken to another state, of those that it returns.
+fn moved(rows: &[Row]) -> u64 {
+    rows.iter().filter(|row| row.get::<_, bool>("moved")).count() as u64
+}
+
+/// Sees to it that the rows of an update have left the state `from`. Of an update without care the number of rows that it changed is enough.
+pub(super) async fn left_state(
+    tx: &Transaction<'_>,
+    care: Care,
+    ids: &[i64],
+    changed: u64,
+    from: &str,
+) -> Result<(), OutboxError> {
+    if ids.is_empty() || (matches!(care, Care::Plain) && changed == ids.len() as u64) {
+        return Ok(());
+    }
+    // Rows that were deleted, or that somebody else has changed, have left it, too.
+    let unchanged = tx.query_opt(&tx.prepare_cached(sql::UNCHANGED).await?, &[&ids, &from]).await?;
+    if unchanged.is_none() { Ok(()) } else { Err(OutboxError::Unchanged) }
+}
+
 /// An event that is published, and where, if that is known.
 type Placed = (i64, Option<(i32, i64)>);
 
@@ -114,7 +152,9 @@ pub(super) async fn mark(
         let ids: Vec<i64> = part.iter().map(|(id, _)| *id).collect();
         let partitions: Vec<Option<i32>> = part.iter().map(|(_, place)| place.map(|place| place.0)).collect();
         let offsets: Vec<Option<i64>> = part.iter().map(|(_, place)| place.map(|place| place.1)).collect();
-        Ok(tx.execute(statement, &[&ids, &partitions, &offsets]).await?)
+        let changed = tx.execute(statement, &[&ids, &partitions, &offsets]).await?;
+        left_state(tx, care, &ids, changed, "PENDING").await?;
+        Ok(changed)
     };
     let cut = care.over(tx, &published, mark).await?;
     let kept: Vec<_> =
@@ -128,7 +168,11 @@ pub(super) async fn mark_held(tx: &Transaction<'_>, care: Care, ids: &[i64]) -> 
         return Ok(());
     }
     let statement = &tx.prepare_cached(sql::SETTLE_HELD).await?;
-    let cut = care.over(tx, ids, |ids: Vec<i64>| async move { Ok(tx.execute(statement, &[&ids]).await?) }).await?;
+    let mark = |ids: Vec<i64>| async move {
+        let moved = moved(&tx.query(statement, &[&ids]).await?);
+        left_state(tx, care, &ids, moved, "PENDING").await
+    };
+    let cut = care.over(tx, ids, mark).await?;
     let kept: Vec<_> = answers(cut.refused, cut.left).map(|(id, code)| Outcome::held(id, code)).collect();
     outcomes::keep(tx, &kept).await?;
     Ok(())
@@ -185,7 +229,8 @@ pub(super) async fn fail(
         let letters: Vec<Option<&str>> = part.iter().map(|event| event.dead_letter_topic.as_deref()).collect();
         let topics: Vec<Option<&str>> = part.iter().map(|event| event.topic.as_deref()).collect();
         let params: [&(dyn ToSql + Sync); 5] = [&ids, &states, &reasons, &letters, &topics];
-        Ok(tx.execute(statement, &params).await?)
+        let moved = moved(&tx.query(statement, &params).await?);
+        left_state(tx, care, &ids, moved, "PENDING").await
     };
     let cut = care.over(tx, &sentenced, settle).await?;
     let refused: Vec<_> = answers(cut.refused, cut.left).collect();

@@ -96,9 +96,10 @@ impl PgOutbox {
         let shard = fence.shard;
         if !self.watch.is_on(shard) {
             match self.try_step(fence, settlement, claim, &mut judge, None).await {
-                Err(OutboxError::Db(error)) if error.blame() == Blame::Row => {
+                Err(error) if error.blame() == Blame::Row => {
                     // Not the message: it may quote the row.
-                    let sqlstate = error.sqlstate().map_or("none", |code| code.code());
+                    let sqlstate = error.sqlstate();
+                    let sqlstate = sqlstate.as_ref().map_or("none", |code| code.code());
                     tracing::warn!(
                         shard,
                         sqlstate,
@@ -139,6 +140,9 @@ impl PgOutbox {
         let missing = settle::finish(&tx, before, iter::once(settlement), self.finish).await?;
         let open = self.begin(&tx, before, fence, locked, settlement, claim).await?;
         let found = self.claim(&tx, reading, &open).await?;
+        if budget.is_none() && settlement.comes_back_in(&found.found.rows)? {
+            return Err(OutboxError::Unchanged);
+        }
         let busy = !found.unread.is_empty();
         let (mut step, manifest) = self.end(&tx, after, open, found, judge).await?;
         step.missing = missing;
@@ -190,7 +194,12 @@ impl PgOutbox {
         if let Err(reason) = failpoint::reach(Point::StepBeforeCommit) {
             return Ok(undone(count, &DbError::of_a_test(reason).into()));
         }
-        tx.commit().await?;
+        match tx.commit().await {
+            Ok(()) => {}
+            // A deferred constraint: PostgreSQL has undone all of it.
+            Err(error) if error.blame() == Blame::Row => return Ok(undone(count, &error.into())),
+            Err(error) => return Err(error),
+        }
         connection.done();
         failpoint::reach(Point::StepAfterCommit).map_err(DbError::of_a_test)?;
         Ok(steps)
@@ -262,6 +271,9 @@ impl PgOutbox {
                     Some(found) => Careful::plain(found),
                     None => self.claim(tx, Care::Plain, &open).await?,
                 };
+                if part.settlement.comes_back_in(&found.found.rows)? {
+                    return Err(OutboxError::Unchanged);
+                }
                 Ok::<_, OutboxError>(Some(Ok(self.end(tx, Care::Plain, open, found, &mut part.judge).await?)))
             }
             Some(Err(moved)) => Ok(Some(Err(moved))),

@@ -197,7 +197,7 @@ impl Lane {
             let step = match self.step(&mut hand, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
-                Err(error @ OutboxError::Moved { .. }) => {
+                Err(error @ (OutboxError::Moved { .. } | OutboxError::Unchanged)) => {
                     tracing::warn!(shard = self.fence.shard, error = %error, "the shard is opened again");
                     drop(turn);
                     if let Sender::ExactlyOnce(transactions) = &mut self.sender {

@@ -16,6 +16,8 @@ use crate::metrics::StateLabel;
 use crate::outbox::{backlog, barrier, outcomes};
 
 const PAUSE_MIN: Duration = Duration::from_secs(5);
+/// After a look that failed.
+const FAILED_PAUSE: Duration = Duration::from_secs(15);
 /// Rows that wait in a shard are counted up to here, and estimated beyond.
 const COUNTED: u32 = 10_000;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -52,28 +54,46 @@ async fn count_and_sweep(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
             () = tokio::time::sleep(pause) => {}
         }
         let started = monotonic();
-        count(lanes, pool).await;
+        let counted = count(lanes, pool).await;
         if started.saturating_sub(swept) >= SWEEP_INTERVAL {
             swept = started;
             sweep(lanes, pool).await;
             mended = mend(pool, mended).await;
         }
-        pause = (monotonic().saturating_sub(started) * 100).max(PAUSE_MIN);
+        pause = match counted {
+            true => (monotonic().saturating_sub(started) * 100).max(PAUSE_MIN),
+            // How long a server has been silent says nothing of what a look costs.
+            false => FAILED_PAUSE,
+        };
     }
 }
 
-async fn count(lanes: &Lanes, pool: &Pool) {
-    if let Ok(backlog) = backlog::count(pool, COUNTED).await {
-        lanes.metrics.pending_events.set(backlog.pending);
-        lanes.metrics.failed_events.set(backlog.failed);
-        lanes.metrics.held_events.set(backlog.held);
-        lanes.metrics.oldest_pending_age_seconds.set(backlog.oldest_age_seconds.unwrap_or(0.0));
+/// Returns whether it could be counted.
+async fn count(lanes: &Lanes, pool: &Pool) -> bool {
+    let metrics = &lanes.metrics;
+    let counted = backlog::count(pool, COUNTED).await;
+    let worked = counted.is_ok();
+    match counted {
+        Ok(backlog) => {
+            metrics.pending_events.set(backlog.pending);
+            metrics.failed_events.set(backlog.failed);
+            metrics.held_events.set(backlog.held);
+            metrics.oldest_pending_age_seconds.set(backlog.oldest_age_seconds.unwrap_or(0.0));
+        }
+        Err(error) => {
+            tracing::debug!(error = %error.chain(), "the backlog could not be counted; its gauges are absent");
+            metrics.pending_events.unknown();
+            metrics.failed_events.unknown();
+            metrics.held_events.unknown();
+            metrics.oldest_pending_age_seconds.unknown();
+        }
     }
     let (used, idle, max) = lanes.outbox.pool_usage();
     for (state, count) in [("used", used), ("idle", idle), ("max", max)] {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        lanes.metrics.db_pool_connections.get_or_create(&StateLabel { state }).set(count);
+        metrics.db_pool_connections.get_or_create(&StateLabel { state }).set(count);
     }
+    worked
 }
 
 /// Checks the scan bound: nothing may wait below it.

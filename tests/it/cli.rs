@@ -203,6 +203,41 @@ async fn lag_fails_over_what_a_consumer_group_is_behind_and_over_a_position_that
     lag(&["--fail-over", "1000"]).run().await.expect_code(6);
 }
 
+/// What cannot be measured is no zero: records behind an open transaction, a topic that does not exist, bounds above the sequence.
+#[tokio::test]
+async fn lag_fails_over_what_it_cannot_measure() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("no-lag"), Topic::create("no-lag", 1));
+    let client = database.connect().await;
+    let open = topic.open_transaction(5).await;
+    let read = "insert into consumer_partitions (consumer_group, topic, partition, epoch, next_offset) values ('shop', $1, 0, 1, 0)";
+    client.execute(read, &[&topic.name]).await.unwrap();
+    let lag = |topics: &str, args: &[&str]| {
+        call(&database, &[&["lag", "--group", "shop", "-o", "json"], args].concat())
+            .env("OUTBOX_RELAY_CONSUMER__ENABLED", "false")
+            .env("OUTBOX_RELAY_CONSUMER__TOPICS", topics)
+    };
+    let over = lag(&topic.name, &["--fail-over", "4"]).run().await.expect_code(6);
+    let shown = over.json();
+    let partition = &shown["consumer"]["partitions"][0];
+    assert_eq!((&partition["lag"], &partition["state"]), (&5.into(), &"open-transaction".into()), "{shown}");
+    assert_eq!((&partition["stable_offset"], &partition["end_offset"]), (&0.into(), &5.into()), "{shown}");
+    assert!(partition["detail"].as_str().is_some_and(|detail| detail.contains("is open since 20")), "{shown}");
+    drop(open);
+
+    let misspelt = format!("{},{}-misspelt", topic.name, topic.name);
+    let over = lag(&misspelt, &["--fail-over", "1000"]).run().await.expect_code(6);
+    assert!(over.stderr.contains("-misspelt does not exist"), "{}", over.stderr);
+
+    crate::support::outbox::insert_many(&client, &topic.name, 10, 25).await;
+    client.batch_execute("update outbox_shards set low_id = 1000000 where shard = 0").await.unwrap();
+    for threshold in [["--fail-over", "1000"], ["--fail-over-age", "1h"]] {
+        let over = lag(&topic.name, &threshold).run().await.expect_code(6);
+        assert!(over.stderr.contains("what waits in shard 0 is not counted"), "{}", over.stderr);
+        assert_eq!(over.json()["unmeasured_shards"][0], 0);
+    }
+    lag(&topic.name, &[]).run().await.expect_code(0);
+}
+
 #[tokio::test]
 async fn check_is_content_with_a_good_deployment_and_names_what_is_missing() {
     let (good, empty) = tokio::join!(TestDatabase::migrated("check"), TestDatabase::empty("check"));

@@ -317,3 +317,33 @@ async fn a_runtime_whose_threads_are_all_stuck_is_reported_and_stopped_in_time()
     assert_eq!(wait_until_published(&database, PATIENCE).await, 800);
     order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await)).expect_kept();
 }
+
+/// While PostgreSQL cannot be asked, the gauges of the backlog are absent, and come back with it.
+#[tokio::test]
+async fn the_gauges_of_the_backlog_are_absent_while_it_cannot_be_counted() {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("gauges"), Topic::create("gauges", 1));
+    let client = database.connect().await;
+    let proxy = Proxy::to(Protocol::Postgres, port_of(address_of(&database.url))).await;
+    let url = database.url.replace(address_of(&database.url), &format!("127.0.0.1:{}", proxy.port));
+    let relay = RelaySettings::new(&database, &parts().kafka)
+        .env("DATABASE_URL", &url)
+        .set("database.statement_timeout", "2s")
+        .start_ready()
+        .await;
+    let gauges = ["pending_events", "failed_events", "held_events", "oldest_pending_age_seconds"];
+    let shown = async |wanted: bool| {
+        wait_until(&format!("gauges are shown: {wanted}"), PATIENCE, async || {
+            let (_, metrics) = http::get(relay.admin(), "/metrics").await?;
+            let is_shown = |name: &&str| metrics.contains(&format!("\noutbox_relay_{name} "));
+            if gauges.iter().all(|name| is_shown(name) == wanted) { Ok(()) } else { Err(metrics) }
+        })
+        .await;
+    };
+    shown(true).await;
+    proxy.set_weather(Direction::Both, Some(Weather::Hold));
+    insert_many(&client, &topic.name, 5, 30).await;
+    shown(false).await;
+    proxy.set_weather(Direction::Both, None);
+    shown(true).await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 30);
+}

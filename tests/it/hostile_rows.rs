@@ -21,9 +21,18 @@ begin
   if old.event_type like 'Guarded%' then raise exception 'guarded: %', old.payload; end if;
   if old.event_type like 'Slow%' then perform pg_advisory_xact_lock_shared(4711); end if;
   if old.event_type like 'Late%' and old.status = 'HELD' then raise exception 'not any more' using errcode = 'ZZ999'; end if;
+  if old.event_type like 'Silent%' then return null; end if;
   if tg_op = 'DELETE' then return old; end if;
+  if old.event_type like 'Reverted%' then new.status := old.status; end if;
   return new;
 end $$;
+create function shop_objection() returns trigger language plpgsql as $$
+begin
+  if new.event_type like 'Deferred%' then raise exception 'too late' using errcode = 'ZZ998'; end if;
+  return null;
+end $$;
+create constraint trigger shop_objection after update on outbox_events deferrable initially deferred
+  for each row execute function shop_objection();
 create trigger shop_guard before update or delete on outbox_events for each row execute function shop_guard();
 ";
 
@@ -65,9 +74,20 @@ enum Kind {
     GuardedBehind,
     Slow,
     Unreadable,
+    /// A trigger skips each update and delete, without an error.
+    Silent,
+    SilentNoTopic,
+    SilentBehind,
+    /// A trigger puts the state back.
+    Reverted,
+    RevertedNoTopic,
+    RevertedBehind,
+    /// Refused when the transaction commits.
+    Deferred,
+    DeferredNoTopic,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 16] = [
     Kind::Attempts,
     Kind::Checked,
     Kind::CheckedNoTopic,
@@ -76,6 +96,14 @@ const KINDS: [Kind; 8] = [
     Kind::GuardedBehind,
     Kind::Slow,
     Kind::Unreadable,
+    Kind::Silent,
+    Kind::SilentNoTopic,
+    Kind::SilentBehind,
+    Kind::Reverted,
+    Kind::RevertedNoTopic,
+    Kind::RevertedBehind,
+    Kind::Deferred,
+    Kind::DeferredNoTopic,
 ];
 
 impl Kind {
@@ -89,6 +117,14 @@ impl Kind {
             Self::Guarded => ("Guarded", true, 0, PublishedUnmarked("P0001"), Published),
             Self::GuardedNoTopic => ("Guarded", false, 0, Failed("P0001"), Held),
             Self::GuardedBehind => ("GuardedBehind", true, 0, Held, Held),
+            Self::Silent => ("Silent", true, 0, PublishedUnmarked("27000"), Published),
+            Self::SilentNoTopic => ("Silent", false, 0, Failed("27000"), Held),
+            Self::SilentBehind => ("SilentBehind", true, 0, Held, Held),
+            Self::Reverted => ("Reverted", true, 0, PublishedUnmarked("27"), Published),
+            Self::RevertedNoTopic => ("Reverted", false, 0, Failed("27000"), Held),
+            Self::RevertedBehind => ("RevertedBehind", true, 0, Held, Held),
+            Self::Deferred => ("Deferred", true, 0, PublishedUnmarked("ZZ998"), Published),
+            Self::DeferredNoTopic => ("Deferred", false, 0, Failed("ZZ998"), Held),
             Self::Slow => ("Slow", true, 0, PublishedUnmarked("5"), Published),
             Self::Unreadable => (
                 "Unreadable",
@@ -148,7 +184,7 @@ impl Shop {
             for n in 0..bad {
                 let (event_type, has_topic, attempts, expected, behind) = kind.row();
                 let key = format!("{name}-bad-{index}-{n}");
-                if *kind == Kind::GuardedBehind {
+                if matches!(kind, Kind::GuardedBehind | Kind::SilentBehind | Kind::RevertedBehind) {
                     rows.push((key.clone(), "NoTopic", false, 0, Expected::Failed("no-topic")));
                 } else {
                     rows.push((key.clone(), "Good", true, 0, Expected::Published));
@@ -202,7 +238,9 @@ impl Shop {
     async fn is_as(&self, id: i64, expected: Expected) -> Result<(), String> {
         let state = self.state(id).await;
         let fits = match (&state, expected) {
-            (None, Expected::Published | Expected::PublishedUnmarked("23514")) => self.after_publish == "delete",
+            (None, Expected::Published | Expected::PublishedUnmarked("23514" | "27" | "ZZ998")) => {
+                self.after_publish == "delete"
+            }
             (None, _) => false,
             // In time, or after waiting for a slow one in vain.
             (Some((status, _, code)), Expected::Published) => {

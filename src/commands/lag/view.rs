@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::threshold;
 use super::{GroupLag, OutboxLag, PartitionLag, Report, Source, State, TopicLag};
 use crate::commands::pause::{self, PauseLine};
 use crate::error::Result;
@@ -22,6 +23,10 @@ pub(super) fn print(format: Format, report: &Report) -> Result<()> {
     let lines: Vec<Line<'_>> = report.outbox.topics.iter().map(Line::Topic).chain(pauses).chain(partitions).collect();
     output::data(format, report, &lines, || {
         let mut text = outbox(&report.outbox);
+        if !report.unmeasured_shards.is_empty() {
+            text.push_str(&threshold::unmeasured(&report.unmeasured_shards));
+            text.push('\n');
+        }
         if !report.pauses.is_empty() {
             text.push('\n');
             text.push_str(&pause::table(&report.pauses));
@@ -78,8 +83,8 @@ fn group(consumer: &GroupLag) -> String {
             Cell::new(&partition.topic),
             Cell::new(partition.partition),
             Cell::optional(partition.next_offset),
-            Cell::new(partition.end_offset),
-            Cell::new(partition.lag),
+            Cell::optional(partition.end_offset),
+            Cell::optional(partition.lag),
             note(partition),
         ]);
     }
@@ -96,7 +101,11 @@ fn group(consumer: &GroupLag) -> String {
 fn note(partition: &PartitionLag) -> Cell {
     if let Some(trouble) = partition.state.trouble() {
         let since = partition.stopped_at.as_ref().map(|at| format!(" (stopped since {at})"));
-        return Cell::new(format!("{trouble}{}", since.unwrap_or_default())).tone(Tone::Bad);
+        let what = partition.detail.as_deref().unwrap_or(trouble);
+        return Cell::new(format!("{what}{}", since.unwrap_or_default())).tone(Tone::Bad);
+    }
+    if partition.state == State::OpenTransaction {
+        return Cell::new(partition.detail.as_deref().unwrap_or_default()).tone(Tone::Warning);
     }
     if partition.state == State::NotStarted {
         return Cell::new("not read yet").tone(Tone::Faint);
@@ -118,10 +127,12 @@ mod tests {
             topic: "orders".to_owned(),
             partition: 3,
             next_offset: None,
-            end_offset: 9,
-            lag: 9,
+            end_offset: Some(9),
+            stable_offset: Some(9),
+            lag: Some(9),
             source: Source::None,
             state: State::NotStarted,
+            detail: None,
             stopped_at: None,
         };
         let consumer = GroupLag {
@@ -140,7 +151,9 @@ mod tests {
         }];
         let line = serde_json::to_string(&Line::Pause(&pauses[0])).unwrap();
         assert!(line.starts_with(r#"{"kind":"pause","topic":"*","#), "{line}");
-        let json = serde_json::to_value(Report { outbox, pauses, consumer: Some(consumer) }).unwrap();
+        let json =
+            serde_json::to_value(Report { outbox, unmeasured_shards: Vec::new(), pauses, consumer: Some(consumer) })
+                .unwrap();
         assert_eq!(json["pauses"][0]["by"], "ann");
         assert_eq!(json["outbox"]["pending"], 1);
         assert_eq!(json["consumer"]["partitions"][0]["state"], "not-started");

@@ -5,7 +5,7 @@
 -- million events behind a key do not keep the other keys of the shard waiting.
 -- Runs under the fence, so no claim of this shard can see half of it; low_id goes back to the lowest released event; events up to done_id are listed in
 -- outbox_again.
--- Returns low_id and the number of released events.
+-- Returns low_id, the number of released events, and how many were to be released and are not: a trigger may skip an update.
 with due as (
   select first_id, partition_key,
     case when released_to is null then 1 else greatest($3 / count(*) over (), 1) end as share
@@ -31,7 +31,7 @@ waiting as (
 ),
 released as (
   update outbox_events e set status = 'PENDING' from waiting w where e.id = w.id and w.place <= w.share
-  returning e.id
+  returning e.id, e.status
 ),
 again as (
   insert into outbox_again (id, shard)
@@ -50,4 +50,5 @@ finished as (
 )
 update outbox_shards s set low_id = greatest(least(s.low_id, (select min(id) from released)), least(s.done_id, 9223372036854775806) + 1)
 where s.shard = $1
-returning s.low_id, (select count(*) from released) as released
+returning s.low_id, (select count(*) from released) as released,
+  (select count(*) from waiting w where w.place <= w.share) - (select count(*) from released r where r.status = 'PENDING') as unchanged

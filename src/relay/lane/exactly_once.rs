@@ -111,7 +111,7 @@ impl From<OutboxError> for Obstacle {
         match error {
             OutboxError::Fenced(_) => Self::Fenced,
             OutboxError::Db(error) => Self::Postgres(error),
-            OutboxError::Moved { .. } => Self::Kafka(error.to_string()),
+            OutboxError::Moved { .. } | OutboxError::Unchanged => Self::Kafka(error.to_string()),
         }
     }
 }

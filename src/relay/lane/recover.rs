@@ -26,8 +26,8 @@ impl Lane {
                     });
                 }
                 Err(OutboxError::Fenced(_)) => return None,
-                // Only a step compares batches.
-                Err(OutboxError::Moved { .. }) => {}
+                // Only a step compares batches, and writes to rows.
+                Err(OutboxError::Moved { .. } | OutboxError::Unchanged) => {}
                 Err(OutboxError::Db(error)) => {
                     self.shared.health.postgres_failed(&error);
                     if !self.permit.holds() || self.permit.is_ended() {

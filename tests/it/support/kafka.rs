@@ -11,6 +11,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -161,6 +162,24 @@ impl Topic {
         self.read(Isolation::ReadCommitted).await
     }
 
+    /// Begins a transaction and leaves it open with acknowledged records; after the producer is dropped Kafka aborts it in a minute.
+    pub async fn open_transaction(&self, records: usize) -> BaseProducer {
+        let topic = self.clone();
+        blocking(move || {
+            let mut config = client_config(&topic.bootstrap);
+            config.set("transactional.id", unique("open")).set("transaction.timeout.ms", "60000");
+            let producer: BaseProducer = config.create().expect("producer");
+            producer.init_transactions(PATIENCE).expect("init");
+            producer.begin_transaction().expect("begin");
+            for n in 0..records {
+                producer.send(BaseRecord::to(&topic.name).key(&n.to_string()).payload("{}")).expect("queued");
+            }
+            producer.flush(PATIENCE).expect("acknowledged");
+            producer
+        })
+        .await
+    }
+
     /// All records up to the end of each partition at the time of the call, by partition and offset.
     pub async fn read(&self, isolation: Isolation) -> Vec<Record> {
         let topic = self.clone();
@@ -307,7 +326,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 #[tokio::test]
 async fn a_reader_sees_every_record_of_every_partition_as_it_was_written() {
     use rdkafka::message::{Header, OwnedHeaders};
-    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
     let topic = Topic::create("reader", 3).await;
     let producer: BaseProducer = client_config(&topic.bootstrap).create().expect("producer");
@@ -333,8 +351,6 @@ async fn a_reader_sees_every_record_of_every_partition_as_it_was_written() {
 
 #[tokio::test]
 async fn what_an_aborted_transaction_left_is_seen_by_uncommitted_readers_alone() {
-    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-
     let topic = Topic::create("aborted", 1).await;
     let mut config = client_config(&topic.bootstrap);
     let producer: BaseProducer = config.set("transactional.id", unique("aborted")).create().expect("producer");
