@@ -19,6 +19,7 @@ use rdkafka::types::RDKafkaRespErr;
 use super::call::{answered, blocking, close_later};
 use super::client_config;
 use super::partitions::Place;
+use super::raw;
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
@@ -349,7 +350,10 @@ impl Admin {
                 .iter()
                 .map(|element| {
                     let found = match element.offset() {
-                        Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+                        Offset::Offset(offset) => {
+                            let note = raw::committed_note(&committed, element.topic(), element.partition());
+                            Some((offset, note))
+                        }
                         Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => {
                             None
                         }

@@ -22,7 +22,7 @@ use super::batch::{BatchState, HandOver, POLL_EVERY, Sending, State, drain, hand
 use super::call::close;
 use super::partitions::Partitions;
 use super::producer::{CallWatch, Producer};
-use super::{Record, client_config};
+use super::{Record, client_config, raw};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
@@ -297,7 +297,7 @@ impl Worker {
                 element.map_or(Ok(None), |element| {
                     element.error()?;
                     let Offset::Offset(seq) = element.offset() else { return Ok(None) };
-                    Ok(Some(Marker { seq, note: element.metadata().to_owned() }))
+                    Ok(Some(Marker { seq, note: raw::committed_note(&list, topic, *partition) }))
                 })
             });
             match found {

@@ -1,22 +1,22 @@
 //! Reads the topics: group membership, assignment, gathering batches, and what to do when Kafka or PostgreSQL fails.
 //!
 //! The one place of the consumer that knows librdkafka. One thread owns the client and does everything in turn: it polls,
-//! folds what it has gathered (by [`super::fold`], waiting for it), and answers rebalances. While it folds it does not
-//! poll: a fold takes milliseconds, and at worst some statement timeouts, below `max.poll.interval.ms`. A partition that
-//! waits, because PostgreSQL is away or a projection is broken, is not assigned: nothing of it piles up, polling goes on,
+//! has folded what it has gathered (by [`super::fold`]; [`folding`] waits for it, a second at most), and answers rebalances. A
+//! partition that waits, because PostgreSQL is away or a projection is broken, is not assigned: nothing of it piles up, polling goes on,
 //! and it is read again from its offset afterwards.
 //!
 //! Invariant: where to read is decided by `consumer_partitions` alone. A partition is handed to Kafka only with the offset
 //! that taking its fence returned, and what was read under one epoch is folded under that epoch or dropped.
 
 mod client;
+mod folding;
 mod positions;
 mod released;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -24,13 +24,14 @@ use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::client::{Context, Rebalance, client_settings, is_missing_topic, needs_operator, to_record};
-use self::positions::LOOK_INTERVAL;
+use self::folding::Folding;
+use self::positions::{IDS_INTERVAL, LOOK_INTERVAL};
 use super::Projection;
 use super::assignment::{Assignment, Reading, Why};
 use super::failure::{Cause, FoldError};
-use super::fold::{End, fold_batch};
 use super::meters::Meters;
 use super::position::Stopped;
 use super::record::Place;
@@ -40,6 +41,7 @@ use crate::clock;
 use crate::config::ConsumerConfig;
 use crate::db::Database;
 use crate::error::{Code, Error, Result};
+use crate::health::Heartbeat;
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
 
@@ -70,6 +72,7 @@ pub struct Consumer {
     settings: ConsumerConfig,
     metrics: Metrics,
     status: ConsumerStatus,
+    heartbeat: Option<Heartbeat>,
 }
 
 impl Consumer {
@@ -84,7 +87,19 @@ impl Consumer {
     ) -> Self {
         let store = Store::new(database, settings.group.clone(), projections, metrics.clone());
         let kafka = client_settings(kafka, &settings.group);
-        Self { store, kafka, fresh: Clone::clone, lost, settings, metrics, status: ConsumerStatus::default() }
+        let status = ConsumerStatus::default();
+        Self { store, kafka, fresh: Clone::clone, lost, settings, metrics, status, heartbeat: None }
+    }
+
+    /// Beats as long as the consumer is not stuck, whatever it waits for.
+    #[must_use]
+    pub fn heard_by(mut self, heartbeat: Heartbeat) -> Self {
+        self.heartbeat = Some(heartbeat);
+        self
+    }
+
+    fn beat(&self) {
+        self.heartbeat.iter().for_each(Heartbeat::beat);
     }
 
     /// What makes of the settings those of another client, whose secrets may have changed.
@@ -142,6 +157,7 @@ impl Consumer {
     async fn wait_for_store(&self, stop: &CancellationToken) -> Result<bool> {
         let mut backoff = Backoff::for_connection();
         loop {
+            self.beat();
             match self.store.prepare().await {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
@@ -165,10 +181,15 @@ struct Reader {
     kafka: ClientConfig,
     fresh: Fresh,
     lost: IsLost,
-    store: Store,
+    /// The ids of topics as they were when their partitions were taken.
+    identities: BTreeMap<String, Uuid>,
+    identified_at: Duration,
+    store: Arc<Store>,
+    folding: Folding,
     settings: ConsumerConfig,
     meters: Meters,
     status: ConsumerStatus,
+    heartbeat: Option<Heartbeat>,
     runtime: Handle,
     stop: CancellationToken,
     assignment: Assignment,
@@ -190,7 +211,7 @@ struct Reader {
 
 impl Reader {
     fn new(consumer: Consumer, runtime: Handle, stop: CancellationToken) -> Result<Self> {
-        let Consumer { store, kafka, fresh, lost, settings, metrics, status } = consumer;
+        let Consumer { store, kafka, fresh, lost, settings, metrics, status, heartbeat } = consumer;
         let consumer = subscribe(&kafka, &settings.topics)?;
         let batch_records = usize::try_from(settings.batch_records.get()).expect("a u32 fits");
         let meters = Meters::new(metrics, settings.group.clone());
@@ -202,10 +223,14 @@ impl Reader {
             lost,
             kafka,
             fresh,
-            store,
+            identities: BTreeMap::new(),
+            identified_at: Duration::ZERO,
+            store: Arc::new(store),
+            folding: Folding::default(),
             settings,
             meters,
             status,
+            heartbeat,
             runtime,
             stop,
             assignment: Assignment::new(batch_records),
@@ -222,6 +247,7 @@ impl Reader {
 
     fn run(&mut self) -> Result<()> {
         let outcome = self.run_until_stopped();
+        self.fold_last();
         self.commit_offsets();
         // Dropping the client leaves the group, which asks for one more answer to a rebalance.
         self.consumer.context().close();
@@ -230,6 +256,7 @@ impl Reader {
 
     fn run_until_stopped(&mut self) -> Result<()> {
         while !self.stop.is_cancelled() {
+            self.heartbeat.iter().for_each(Heartbeat::beat);
             self.answer_rebalances()?;
             self.take_due_partitions()?;
             self.report();
@@ -243,6 +270,9 @@ impl Reader {
             }
             if clock::monotonic().saturating_sub(self.looked_at) >= LOOK_INTERVAL {
                 self.look()?;
+            }
+            if clock::monotonic().saturating_sub(self.identified_at) >= IDS_INTERVAL && !self.brokers_down {
+                self.look_at_topics()?;
             }
             self.observe();
             if (self.lost)(self.brokers_down) {
@@ -260,6 +290,8 @@ impl Reader {
         old.context().close();
         // It cannot leave its group, and may wait for that.
         drop(std::thread::Builder::new().name("consumer-closing".to_owned()).spawn(move || drop(old)));
+        self.folding.give_up();
+        self.folding.forget_paused();
         self.assignment.assign(Vec::new(), clock::monotonic());
         (self.joined, self.unanswered, self.brokers_down) = (false, false, false);
         self.uncommitted.clear();
@@ -272,12 +304,14 @@ impl Reader {
             match rebalance {
                 Rebalance::Assign(places) => {
                     tracing::info!(partitions = places.len(), group = self.store.group(), "partitions assigned");
+                    self.folding.give_up();
                     self.assignment.assign(places, clock::monotonic());
                     self.joined = true;
                     self.unanswered = true;
                 }
                 Rebalance::Revoke => {
                     tracing::info!(group = self.store.group(), "partitions revoked");
+                    self.folding.give_up();
                     self.commit_offsets();
                     for place in self.assignment.places() {
                         self.meters.forget_lag(place);
@@ -300,6 +334,7 @@ impl Reader {
         }
         self.assignment.reset_buffer();
         client::assign(&self.consumer, Some(&list)).map_err(|error| refused_assignment(&error))?;
+        self.resume(&list);
         self.unanswered = false;
         Ok(())
     }
@@ -328,42 +363,6 @@ impl Reader {
                 return Ok(());
             }
         }
-    }
-
-    /// Folds what is gathered, all partitions at the same time.
-    fn fold(&mut self) -> Result<()> {
-        let batches = self.assignment.take_batches();
-        if batches.is_empty() {
-            return Ok(());
-        }
-        let store = &self.store;
-        let folds =
-            batches.iter().map(|batch| fold_batch(store, &batch.place, batch.epoch, batch.next_offset, &batch.records));
-        let outcomes = self.runtime.block_on(join_all(folds));
-        let mut interrupted = false;
-        for (batch, folded) in batches.iter().zip(outcomes) {
-            self.meters.count(&batch.place.topic, folded.counts);
-            if let Some(next_offset) = folded.next_offset {
-                self.assignment.folded(&batch.place, next_offset);
-                self.uncommitted.insert(batch.place.clone(), next_offset);
-            }
-            let why = match folded.end {
-                End::Done => continue,
-                End::Elsewhere(standing) => {
-                    let believed = folded.next_offset.unwrap_or(batch.next_offset);
-                    if !self.check(&batch.place, batch.epoch, believed, standing.as_ref()) {
-                        // It was changed and changed back under our eyes.
-                        self.assignment.wait(&batch.place, Why::New, clock::monotonic());
-                    }
-                    interrupted = true;
-                    continue;
-                }
-                End::Failed(error) => why_not(&error),
-            };
-            self.assignment.wait(&batch.place, why, clock::monotonic());
-            interrupted = true;
-        }
-        if interrupted { self.hand_over() } else { Ok(()) }
     }
 
     /// An error event of the client. Errors: those from which it cannot recover.
@@ -449,6 +448,7 @@ impl Reader {
         if self.brokers_down {
             problems.insert("no Kafka broker is connected".to_owned(), None);
         }
+        problems.extend(self.folding.waits().map(|wait| (format!("a fold {wait}"), None)));
         problems.extend(self.errors.keys().map(|error| (error.clone(), Some(Code::KafkaUnreachable))));
         for (place, why) in self.assignment.problems() {
             match why {
@@ -481,7 +481,7 @@ fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Con
 /// Why a partition waits after PostgreSQL failed.
 fn why_not(error: &FoldError) -> Why {
     match error.cause() {
-        Cause::Unavailable => Why::Unavailable(error.to_string()),
+        Cause::Unavailable | Cause::Locked => Why::Unavailable(error.to_string()),
         Cause::TooSlow | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }
 }

@@ -200,6 +200,25 @@ async fn a_topic_made_anew_while_nobody_reads_is_found_out_by_its_last_record() 
     .await;
 }
 
+/// The client itself reads on in the new log as if it were the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_while_it_is_read_stops_its_partitions() {
+    let likes = Likes::new("remade-running", 2).await;
+    let client = likes.database.connect().await;
+    let consumer = likes.settings().start_ready().await;
+    likes.like(1, 20, 2).await;
+    likes.wait_for_likes(&client, 1, 20).await;
+    likes.recreate(2).await;
+    // Longer than the old one in both partitions, at once.
+    likes.like(1, 100, 2).await;
+    wait_for_stops(&client, &[(0, "topic-recreated"), (1, "topic-recreated")]).await;
+    wait_for_readiness(&consumer, "topic-recreated").await;
+    let topic = likes.topic.name.clone();
+    likes.command(&["consumer", "positions", "accept", "--topic", &topic, "--yes"]).await.expect_code(0);
+    // Whatever was folded before it was noticed counts once.
+    likes.wait_for_likes(&client, 1, 120).await;
+}
+
 /// A restart does not forget that a partition is stopped, and the others flow.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_outlives_a_restart_and_concerns_its_own_partition() {

@@ -3,12 +3,14 @@
 //!
 //! The judgements are in [`crate::projection::position`]; here is what they are fed with, and what follows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
+use uuid::Uuid;
 
 use super::{Reader, WATERMARK_WAIT, why_not};
+use crate::broker::raw;
 use crate::clock;
 use crate::error::Result;
 use crate::projection::assignment::{Reading, Why};
@@ -21,6 +23,10 @@ use crate::projection::store::positions::{Fence, Look};
 /// that gets no records, and so is what somebody has decided.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Between two questions for the ids of topics, and the longest wait for an answer.
+pub(super) const IDS_INTERVAL: Duration = Duration::from_secs(4);
+const IDS_WAIT: Duration = Duration::from_secs(2);
+
 impl Reader {
     /// Takes the fence of each partition whose time has come, and hands the assignment to Kafka if it has changed.
     pub(super) fn take_due_partitions(&mut self) -> Result<()> {
@@ -29,12 +35,15 @@ impl Reader {
         let mut changed = self.unanswered;
         if !logs.is_empty() {
             let cluster_id = self.consumer.client().fetch_cluster_id(WATERMARK_WAIT);
+            let topics: BTreeSet<String> = logs.keys().map(|place| place.topic.clone()).collect();
+            let ids = self.topic_ids(&topics.into_iter().collect::<Vec<_>>());
             let taking: Vec<_> = logs.iter().map(|(place, log)| (place.clone(), log.start)).collect();
             match self.runtime.block_on(self.store.take(&taking, self.settings.start.asks())) {
                 Ok(fences) => {
                     let mut news = Vec::new();
                     for fence in fences {
-                        let now = TopicIdentity { cluster_id: cluster_id.clone(), topic_id: None };
+                        let topic_id = ids.get(&fence.place.topic).copied();
+                        let now = TopicIdentity { cluster_id: cluster_id.clone(), topic_id };
                         let log = logs[&fence.place];
                         changed |= self.begin(fence, now, log, &mut news);
                     }
@@ -49,6 +58,36 @@ impl Reader {
             }
         }
         if changed { self.hand_over() } else { Ok(()) }
+    }
+
+    /// The ids of topics, as far as Kafka tells them: brokers before 2.8 give none.
+    fn topic_ids(&self, topics: &[String]) -> BTreeMap<String, Uuid> {
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        raw::topic_ids(self.consumer.client(), &topics, IDS_WAIT).unwrap_or_else(|error| {
+            tracing::debug!(error = %error.chain(), "the ids of topics are unknown");
+            BTreeMap::new()
+        })
+    }
+
+    /// Whether topics that are read were deleted and created again meanwhile. The client does not notice: it reads on in the new log.
+    pub(super) fn look_at_topics(&mut self) -> Result<()> {
+        self.identified_at = clock::monotonic();
+        let known = self.identities.clone();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let ids = self.topic_ids(&known.keys().cloned().collect::<Vec<_>>());
+        let anew = |topic: &str| ids.get(topic).is_some_and(|id| known.get(topic).is_some_and(|before| before != id));
+        let reading: Vec<(Place, i64)> = self
+            .assignment
+            .reading()
+            .filter(|reading| anew(&reading.place.topic))
+            .map(|Reading { place, epoch, .. }| (place.clone(), epoch))
+            .collect();
+        for (place, epoch) in &reading {
+            self.stop_partition(place, *epoch, &Stop::OtherTopic);
+        }
+        if reading.is_empty() { Ok(()) } else { self.hand_over() }
     }
 
     /// The logs as they are now. A partition whose log cannot be asked waits, and so do those after it.
@@ -85,10 +124,14 @@ impl Reader {
         if let Some(former) = position.former_offset {
             tracing::warn!(partition = %place, from = former, to = next_offset, "the position was changed by hand");
         }
+        let now_id = now.topic_id;
         match examine(&position, &now, log) {
             Verdict::Read { look_back, note } => {
                 if note {
                     news.push((place.clone(), epoch, now));
+                }
+                if let Some(id) = now_id {
+                    self.identities.insert(place.topic.clone(), id);
                 }
                 self.assignment.read(&place, epoch, next_offset, look_back);
                 true

@@ -1,5 +1,7 @@
 //! Parked events that an operator has released.
 
+use std::time::Duration;
+
 use super::{Reader, why_not};
 use crate::clock;
 use crate::error::Result;
@@ -10,6 +12,9 @@ use crate::projection::store::parked::Released;
 
 /// Released events of one partition that are folded before the client is polled again. A guess: well below a second.
 const TURN: usize = 100;
+
+/// The thread must go on polling, so it does not wait for longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Reader {
     /// Folds what was released of the partitions that are read, some at a time. What is left is found by the next look.
@@ -35,7 +40,11 @@ impl Reader {
     fn fold_released_of(&mut self, place: &Place, epoch: i64) -> bool {
         let (mut counts, mut refused, mut why) = (Counts::default(), 0_u64, None);
         for turn in 1.. {
-            match self.runtime.block_on(self.store.fold_released(place, epoch)) {
+            let store = &self.store;
+            let fold = async { tokio::time::timeout(PATIENCE, store.fold_released(place, epoch)).await };
+            // A lock on the read model, or a slow statement: it is tried again, and rolled back until then.
+            let Ok(outcome) = self.runtime.block_on(fold) else { break };
+            match outcome {
                 Ok(Released::Nothing) => break,
                 Ok(Released::Folded { offset }) => {
                     tracing::debug!(partition = %place, offset, "a released event was folded");
