@@ -147,4 +147,7 @@ async fn what_the_encoding_of_the_database_lacks_is_kept_as_bytes() {
 }
 
 /// The tables of the consumer alone: a database in another encoding is refused a new outbox.
-const CONSUMER_TABLES: &str = include_str!("../../../migrations/V2__consumer.sql");
+const CONSUMER_TABLES: &str = concat!(
+    include_str!("../../../migrations/V2__consumer.sql"),
+    include_str!("../../../migrations/V16__consumer_positions.sql")
+);
