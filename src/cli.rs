@@ -5,6 +5,7 @@
 
 mod adopt;
 mod cleanup;
+mod consumer;
 mod dlq;
 mod operate;
 mod replay;
@@ -21,6 +22,10 @@ use crate::event::EventStatus;
 use crate::output::{Colour, Format};
 pub use adopt::AdoptArgs;
 pub use cleanup::{CleanupArgs, Finished};
+pub use consumer::{
+    ConsumerCommand, ParkedCommand, ParkedDecideArgs, ParkedFilter, ParkedLsArgs, PositionsAcceptArgs,
+    PositionsCommand, PositionsLsArgs, PositionsSetArgs, WantedOffset,
+};
 pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
 pub use operate::{Consent, EventFilter, EventsTraceArgs, PauseArgs, RedoArgs};
 pub use replay::ReplayArgs;
@@ -122,6 +127,9 @@ pub enum Command {
     /// Look at dead letters, send them back, delete them
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// Look at what the consumer reads and what it could not fold, and decide about it
+    #[command(subcommand)]
+    Consumer(ConsumerCommand),
     /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
     Recover(RecoverArgs),
     /// After a move of the database, or on a copy of it: accept where it is now

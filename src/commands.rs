@@ -9,6 +9,7 @@ mod cleanup;
 mod completions;
 mod config;
 mod confirm;
+mod consumer;
 mod demo;
 mod dlq;
 mod events;
@@ -152,6 +153,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Shards(command) => Box::pin(shards::run(&context, &command)).await,
         Command::Replay(args) => Box::pin(replay::run(&context, &args)).await,
         Command::Dlq(command) => Box::pin(dlq::run(&context, &command)).await,
+        Command::Consumer(command) => Box::pin(consumer::run(&context, &command)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Adopt(args) => Box::pin(adopt::run(&context, &args)).await,
         Command::Config(command) => config::run(&context, &command),

@@ -83,6 +83,13 @@ pub struct PartitionLabels {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct StopLabels {
+    pub group: String,
+    /// As in `consumer_partitions`.
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ProjectionLabel {
     pub projection: String,
 }
@@ -157,6 +164,7 @@ pub struct Metrics {
     pub component_up: Family<ComponentLabel, CountGauge>,
     pub consumer_lag_records: Family<PartitionLabels, CountGauge>,
     pub consumer_events: Family<ConsumerLabels, Counter>,
+    pub consumer_partitions_stopped: Family<StopLabels, CountGauge>,
     pub process_duration: Family<ProjectionLabel, Histogram>,
     pub cleanup_deleted_rows: Family<CleanupLabel, Counter>,
     pub cleanup_batch_duration: Histogram,
@@ -283,6 +291,11 @@ impl Metrics {
             "Records read by the consumer, by outcome",
             Family::<ConsumerLabels, Counter>::default()
         );
+        let consumer_partitions_stopped = register!(
+            "consumer_partitions_stopped",
+            "Partitions of this instance that wait for a decision about their position, by reason",
+            Family::<StopLabels, CountGauge>::default()
+        );
         let process_duration = register!(
             "process_duration",
             "Time of one fold of a batch",
@@ -353,6 +366,7 @@ impl Metrics {
             component_up,
             consumer_lag_records,
             consumer_events,
+            consumer_partitions_stopped,
             process_duration,
             cleanup_deleted_rows,
             cleanup_batch_duration,

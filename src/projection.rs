@@ -2,19 +2,21 @@
 //!
 //! A projection is a SQL file. It reads the relation `new_events` and runs in the transaction that also records the events
 //! in `event_handled` and moves the offset in `consumer_partitions`; `product_metrics` is one of them and nothing special.
-//! [`consumer`] talks to Kafka, [`store`] to PostgreSQL, [`fold`] decides what happens to an event that does not fit;
-//! [`record`], [`plan`], [`assignment`] and [`failure`] are pure.
+//! [`decisions`] is what an operator may change. [`consumer`] talks to Kafka, [`store`] to PostgreSQL, [`fold`] decides what happens to an event that does not fit;
+//! [`record`], [`plan`], [`assignment`], [`position`] and [`failure`] are pure.
 //!
 //! Invariant: the effect of an event, its row in `event_handled` and the offset behind it are committed together or not at
 //! all, and only by the instance that holds the newest epoch of the partition. Kafka's own offsets are for lag tools.
 
 pub mod assignment;
 pub mod consumer;
+pub mod decisions;
 pub mod failure;
 pub mod fold;
 mod meters;
 mod new_events;
 pub mod plan;
+pub mod position;
 pub mod record;
 pub mod status;
 pub mod store;

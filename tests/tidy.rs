@@ -95,6 +95,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
             "outbox/",
             "projection/store.rs",
             "projection/store/",
+            "projection/decisions/",
             "demo.rs",
             "demo/",
         ],

@@ -18,10 +18,12 @@ use crate::broker::admin::Admin;
 use crate::broker::ends::{self, Told};
 use crate::cli::LagArgs;
 use crate::config::{Config, Needs};
-use crate::db::Pool;
+use crate::db::{Pool, StoredTime};
 use crate::error::Error;
 use crate::event::ShardId;
-use crate::outbox::inspect::{self, Position, TopicBacklog};
+use crate::outbox::inspect::{self, TopicBacklog};
+use crate::projection::decisions::positions::{self, Line};
+use crate::projection::position::reason;
 use crate::retry::Backoff;
 
 /// With growing waits, about three seconds: what a single broker took to make its first coordinator.
@@ -67,10 +69,49 @@ enum State {
     RecordsLost,
     /// The position is after the end: the topic was deleted and made again.
     AheadOfLog,
+    /// The record before the position is another one, or the topic has another id.
+    TopicRecreated,
+    OtherCluster,
+    /// The position was changed by hand while the partition was read.
+    MovedByHand,
+    /// Other groups have read the topic, and this one asks first.
+    OtherGroup,
+    /// For a reason that this version does not know.
+    Stopped,
     /// Records of a transaction that is still open end what consumers of committed records get.
     OpenTransaction,
     /// Kafka does not say where the partition ends.
     Unknown,
+}
+
+impl State {
+    /// Of a partition that is stopped in PostgreSQL.
+    fn of_stop(reason: &str) -> Self {
+        match reason {
+            reason::RECORDS_LOST => Self::RecordsLost,
+            reason::AHEAD_OF_LOG => Self::AheadOfLog,
+            reason::TOPIC_RECREATED => Self::TopicRecreated,
+            reason::OTHER_CLUSTER => Self::OtherCluster,
+            reason::MOVED => Self::MovedByHand,
+            reason::OTHER_GROUP => Self::OtherGroup,
+            _ => Self::Stopped,
+        }
+    }
+
+    /// What an operator has to know of it; `None`: nothing is wrong.
+    fn trouble(self) -> Option<&'static str> {
+        match self {
+            Self::Ok | Self::NotStarted | Self::OpenTransaction => None,
+            Self::RecordsLost => Some("records were deleted that the group has not read"),
+            Self::AheadOfLog => Some("the position is after the end: was the topic created again?"),
+            Self::TopicRecreated => Some("the topic was created again"),
+            Self::OtherCluster => Some("the topic is in another cluster"),
+            Self::MovedByHand => Some("the position was changed by hand"),
+            Self::OtherGroup => Some("other groups have read the topic, and this one waits for a decision"),
+            Self::Stopped => Some("it waits for a decision"),
+            Self::Unknown => Some("Kafka does not say where the partition ends"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -88,8 +129,10 @@ struct PartitionLag {
     lag: Option<i64>,
     source: Source,
     state: State,
-    /// More about the state: since when the transaction is open, or why the end is unknown.
+    /// More about the state: since when the transaction is open, why the partition is stopped, or why the end is unknown.
     detail: Option<String>,
+    /// Since when it is stopped.
+    stopped_at: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -165,7 +208,7 @@ impl From<TopicBacklog> for TopicLag {
 }
 
 async fn group_lag(settings: &Config, pool: &Pool, group: String) -> Result<GroupLag> {
-    let positions = inspect::consumer_positions(pool, &group).await?;
+    let positions = positions::list(pool, Some(&group), None).await?;
     let mut topics: BTreeSet<String> = settings.consumer.topics.iter().cloned().collect();
     topics.extend(positions.iter().map(|position| position.topic.clone()));
 
@@ -203,10 +246,11 @@ async fn committed(admin: &Admin, group: &str, partitions: &[(String, i32)]) -> 
 }
 
 type Committed = Vec<(String, i32, Option<i64>)>;
-type Known<'a> = HashMap<(&'a str, i32), i64>;
+type Offsets<'a> = HashMap<(&'a str, i32), i64>;
+type Known<'a> = HashMap<(&'a str, i32), &'a Line>;
 
-fn known_positions(positions: &[Position]) -> Known<'_> {
-    positions.iter().map(|at| ((at.topic.as_str(), at.partition), at.next_offset)).collect()
+fn known_positions(positions: &[Line]) -> Known<'_> {
+    positions.iter().map(|at| ((at.topic.as_str(), at.partition), at)).collect()
 }
 
 fn partition_lags(
@@ -215,18 +259,20 @@ fn partition_lags(
     known: &Known<'_>,
     committed: &[(String, i32, Option<i64>)],
 ) -> Vec<PartitionLag> {
-    let committed: Known<'_> = committed
+    let committed: Offsets<'_> = committed
         .iter()
         .filter_map(|(topic, partition, offset)| offset.map(|offset| ((topic.as_str(), *partition), offset)))
         .collect();
     ends.iter()
         .map(|(topic, partition, told)| {
             let at = (topic.as_str(), *partition);
-            let (next_offset, source) = match (known.get(&at), committed.get(&at)) {
-                (Some(next), _) => (Some(*next), Source::Postgres),
+            let line = known.get(&at);
+            let (next_offset, source) = match (line, committed.get(&at)) {
+                (Some(line), _) => (Some(line.next_offset), Source::Postgres),
                 (None, Some(next)) => (Some(*next), Source::Kafka),
                 (None, None) => (None, Source::None),
             };
+            let stopped = line.and_then(|line| Some((State::of_stop(line.stopped.as_deref()?), line.detail.clone())));
             let nothing = PartitionLag {
                 group: group.to_owned(),
                 topic: topic.clone(),
@@ -238,12 +284,17 @@ fn partition_lags(
                 source,
                 state: State::Unknown,
                 detail: None,
+                stopped_at: line.and_then(|line| line.stopped_at).map(StoredTime::to_seconds),
             };
             let ends = match told {
                 Ok(ends) => ends,
-                Err(reason) => return PartitionLag { detail: Some(reason.clone()), ..nothing },
+                Err(reason) => {
+                    let (state, detail) = stopped.unwrap_or((State::Unknown, Some(reason.clone())));
+                    return PartitionLag { state, detail, ..nothing };
+                }
             };
             let (state, detail) = match next_offset {
+                Some(_) if let Some(stopped) = stopped => stopped,
                 Some(next) if next < ends.low => (State::RecordsLost, None),
                 Some(next) if next > ends.high => (State::AheadOfLog, None),
                 _ if ends.stable < ends.high => (State::OpenTransaction, Some(open_since(ends.open_since_ms))),
@@ -280,8 +331,39 @@ mod tests {
         vec![("orders".to_owned(), 0, Ok(LogEnds { low, stable, high, open_since_ms: Some(0) }))]
     }
 
+    fn line(next_offset: i64, stopped: Option<&str>) -> Line {
+        let now = StoredTime::from(jiff::Timestamp::UNIX_EPOCH);
+        Line {
+            group: "g".to_owned(),
+            topic: "orders".to_owned(),
+            partition: 0,
+            projection: None,
+            next_offset,
+            stopped: stopped.map(str::to_owned),
+            detail: None,
+            stopped_at: stopped.map(|_| now),
+            updated_at: now,
+            last_offset: None,
+            cluster_id: None,
+            topic_id: None,
+        }
+    }
+
+    #[test]
+    fn every_reason_for_a_stop_is_a_state_of_its_own() {
+        for why in reason::ALL {
+            let line = line(50, Some(why));
+            let known: Known<'_> = [(("orders", 0), &line)].into();
+            let lags = partition_lags("g", &ends(0, 100, 100), &known, &[]);
+            assert_eq!(serde_json::to_value(lags[0].state).unwrap(), why);
+            assert!(lags[0].stopped_at.is_some() && lags[0].state.trouble().is_some());
+        }
+        assert_eq!(State::of_stop("something new"), State::Stopped);
+    }
+
     fn lag(next: Option<i64>, committed: Option<i64>, ends: &[Told]) -> (Option<i64>, Source, State) {
-        let known: Known<'_> = next.map(|next| (("orders", 0), next)).into_iter().collect();
+        let line = next.map(|next| line(next, None));
+        let known: Known<'_> = line.iter().map(|line| (("orders", 0), line)).collect();
         let lags = partition_lags("g", ends, &known, &[("orders".to_owned(), 0, committed)]);
         (lags[0].lag, lags[0].source, lags[0].state)
     }

@@ -277,6 +277,8 @@ section! {
         pub enabled: bool = true,
         /// Consumer group: the name in Kafka, in `event_handled` and in `consumer_partitions`.
         pub group: String = "outbox-relay".to_owned(),
+        /// What a group does with a topic that it has no positions on while other groups of this database have: `ask` stops until somebody decides with `outbox-relay consumer positions`, because a renamed group would fold everything a second time; `anew` reads it from its beginning.
+        pub start: ConsumerStart = ConsumerStart::Ask,
         /// Topics to read.
         pub topics: Vec<String> = vec!["catalog-events".to_owned(), "order-events".to_owned()],
         /// Most records that one PostgreSQL transaction folds.
@@ -285,6 +287,21 @@ section! {
         pub batch_wait: Duration = Duration::from_millis(20),
         /// What to do with an event whose type no projection handles: `skip` counts it and goes on.
         pub unknown_event: UnknownEvent = UnknownEvent::Skip,
+    }
+}
+
+choice! {
+    /// What a consumer group does with topics that only other groups have read.
+    pub enum ConsumerStart { Ask = "ask", Anew = "anew" }
+}
+
+impl ConsumerStart {
+    /// Whether it waits for a decision.
+    pub fn asks(self) -> bool {
+        match self {
+            Self::Ask => true,
+            Self::Anew => false,
+        }
     }
 }
 

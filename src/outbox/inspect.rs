@@ -15,7 +15,6 @@ use crate::db::{DbError, Pool, stored_text};
 use crate::event::ShardId;
 
 const BACKLOG_BY_TOPIC: &str = include_str!("sql/backlog_by_topic.sql");
-const CONSUMER_POSITIONS: &str = include_str!("sql/consumer_positions.sql");
 const SHARDS_BEYOND: &str = include_str!("sql/shards_beyond.sql");
 const PENDING_TOPICS: &str = include_str!("sql/pending_topics.sql");
 const RECENT_TOPICS: &str = include_str!("sql/recent_topics.sql");
@@ -83,27 +82,4 @@ pub async fn recent_topics(pool: &Pool) -> Result<Vec<String>, DbError> {
     let rows = connection.query(RECENT_TOPICS, &[&RECENT_TOPICS_ROWS]).await?;
     connection.done();
     rows.iter().map(|row| Ok(stored_text(row, "topic")?.unwrap_or_default())).collect()
-}
-
-/// Where a consumer group goes on in one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    pub topic: String,
-    pub partition: i32,
-    pub next_offset: i64,
-}
-
-/// How far a group has folded, by topic and partition. Empty for a group that is not ours.
-pub async fn consumer_positions(pool: &Pool, group: &str) -> Result<Vec<Position>, DbError> {
-    let connection = pool.get().await?;
-    let rows = connection.query(CONSUMER_POSITIONS, &[&group]).await?;
-    connection.done();
-    Ok(rows
-        .iter()
-        .map(|row| Position {
-            topic: row.get("topic"),
-            partition: row.get("partition"),
-            next_offset: row.get("next_offset"),
-        })
-        .collect())
 }

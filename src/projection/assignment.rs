@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::position::{Landmark, Stopped};
 use super::record::{Place, Record};
 use crate::retry::Backoff;
 
@@ -17,8 +18,8 @@ const BUFFER_BYTES_MAX: usize = 8 << 20;
 /// Before a partition that another instance took, while it is still assigned to us, is taken back. By then a rebalance
 /// would have told us (session timeout 30 s); if none came, nobody else may be reading it.
 const FENCED_WAIT: Duration = Duration::from_secs(45);
-/// Before a partition with lost records is looked at again, in case an operator has decided.
-const LOST_WAIT: Duration = Duration::from_secs(30);
+/// Before a partition that is stopped is looked at again. The consumer also looks for decisions, more often.
+const STOPPED_WAIT: Duration = Duration::from_secs(30);
 /// Before a projection that does not work is tried again: first and longest wait.
 const BLOCKED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -33,14 +34,21 @@ pub enum Why {
     Blocked(String),
     /// Another instance has taken it.
     Fenced,
-    /// The log does not hold the next offset.
-    Lost(String),
+    /// Somebody has to decide about its position.
+    Stopped(Stopped),
 }
 
 #[derive(Debug)]
 enum State {
-    Waiting { due: Duration },
-    Reading { epoch: i64, buffer: Vec<Record> },
+    Waiting {
+        due: Duration,
+    },
+    Reading {
+        epoch: i64,
+        buffer: Vec<Record>,
+        /// To be found unchanged before anything is buffered.
+        look_back: Option<Landmark>,
+    },
 }
 
 #[derive(Debug)]
@@ -64,6 +72,8 @@ struct Slot {
 pub struct Batch {
     pub place: Place,
     pub epoch: i64,
+    /// After the last folded record.
+    pub next_offset: i64,
     pub records: Vec<Record>,
 }
 
@@ -74,6 +84,8 @@ pub struct Reading<'a> {
     pub epoch: i64,
     /// After the last folded record.
     pub next_offset: i64,
+    /// Where Kafka begins: at the record to look back at, if there is one.
+    pub from: i64,
 }
 
 /// All partitions of this instance.
@@ -84,12 +96,14 @@ pub struct Assignment {
     buffered_bytes: usize,
     full: bool,
     buffered: bool,
+    /// Partitions whose record to look back at is another one.
+    strange: Vec<(Place, i64, i64)>,
 }
 
 impl Assignment {
     /// `batch_records`: most records buffered of one partition.
     pub fn new(batch_records: usize) -> Self {
-        Self { slots: Vec::new(), batch_records, buffered_bytes: 0, full: false, buffered: false }
+        Self { slots: Vec::new(), batch_records, buffered_bytes: 0, full: false, buffered: false, strange: Vec::new() }
     }
 
     /// The group has given us exactly these.
@@ -123,10 +137,10 @@ impl Assignment {
         waiting.min()
     }
 
-    /// Its fence is taken: it is read from `next_offset`, once the assignment is handed to Kafka.
-    pub fn read(&mut self, place: &Place, epoch: i64, next_offset: i64) {
+    /// Its fence is taken: it is read from `next_offset`, once the assignment is handed to Kafka and `look_back` was found.
+    pub fn read(&mut self, place: &Place, epoch: i64, next_offset: i64, look_back: Option<Landmark>) {
         if let Some(slot) = self.slot(place) {
-            slot.state = State::Reading { epoch, buffer: Vec::new() };
+            slot.state = State::Reading { epoch, buffer: Vec::new(), look_back };
             slot.next_offset = next_offset;
             slot.why.take_if(|why| !matches!(why, Why::Blocked(_)));
         }
@@ -140,10 +154,30 @@ impl Assignment {
             Why::Unavailable(_) => slot.unavailable.next_wait(),
             Why::Blocked(_) => slot.blocked.next_wait(),
             Why::Fenced => FENCED_WAIT,
-            Why::Lost(_) => LOST_WAIT,
+            Why::Stopped(_) => STOPPED_WAIT,
         };
         slot.state = State::Waiting { due: now + wait };
         slot.why = Some(why);
+    }
+
+    /// Somebody has decided about it: it is due at once.
+    pub fn hurry(&mut self, place: &Place, now: Duration) {
+        if let Some(Slot { state: State::Waiting { due }, .. }) = self.slot(place) {
+            *due = now;
+        }
+    }
+
+    /// Partitions that are stopped, with the reason.
+    pub fn stopped(&self) -> impl Iterator<Item = (&Place, &Stopped)> {
+        self.slots.iter().filter_map(|slot| match &slot.why {
+            Some(Why::Stopped(stopped)) => Some((&slot.place, stopped)),
+            Some(Why::New | Why::Unavailable(_) | Why::Blocked(_) | Why::Fenced) | None => None,
+        })
+    }
+
+    /// Partitions whose last folded record is another one now, with epoch and offset. They wait, and each is given once.
+    pub fn take_strange(&mut self) -> Vec<(Place, i64, i64)> {
+        std::mem::take(&mut self.strange)
     }
 
     /// Every partition that is read is looked at anew before it is read on.
@@ -181,14 +215,18 @@ impl Assignment {
     /// The partitions that are read, but for those whose fold is under way.
     pub fn reading(&self) -> impl Iterator<Item = Reading<'_>> {
         self.slots.iter().filter(|slot| slot.folding.is_none()).filter_map(|slot| match slot.state {
-            State::Reading { epoch, .. } => Some(Reading { place: &slot.place, epoch, next_offset: slot.next_offset }),
+            State::Reading { epoch, look_back, .. } => {
+                let next_offset = slot.next_offset;
+                let from = look_back.map_or(next_offset, |landmark| landmark.offset);
+                Some(Reading { place: &slot.place, epoch, next_offset, from })
+            }
             State::Waiting { .. } => None,
         })
     }
 
     /// Why partitions are not read, or were not when they were last tried.
-    pub fn problems(&self) -> impl Iterator<Item = &Why> {
-        self.slots.iter().filter_map(|slot| slot.why.as_ref())
+    pub fn problems(&self) -> impl Iterator<Item = (&Place, &Why)> {
+        self.slots.iter().filter_map(|slot| Some((&slot.place, slot.why.as_ref()?)))
     }
 
     pub fn places(&self) -> impl Iterator<Item = &Place> {
@@ -200,7 +238,17 @@ impl Assignment {
     pub fn push(&mut self, topic: &str, partition: i32, record: Record) {
         let batch_records = self.batch_records;
         let slot = self.slots.iter_mut().find(|slot| slot.place.partition == partition && slot.place.topic == topic);
-        let Some(Slot { state: State::Reading { buffer, .. }, next_offset, folding: None, .. }) = slot else { return };
+        let Some(Slot { place, state, next_offset, folding: None, .. }) = slot else { return };
+        let State::Reading { epoch, buffer, look_back } = state else { return };
+        if let Some(landmark) = look_back.take_if(|landmark| record.offset >= landmark.offset)
+            && record.offset == landmark.offset
+            && Landmark::of(&record) != landmark
+        {
+            // A landmark that is not there any more was compacted away, and tells nothing.
+            self.strange.push((place.clone(), *epoch, record.offset));
+            *state = State::Waiting { due: Duration::MAX };
+            return;
+        }
         if record.offset < buffer.last().map_or(*next_offset, |last| last.offset + 1) {
             return;
         }
@@ -222,9 +270,12 @@ impl Assignment {
     /// Takes what is buffered, one batch per partition.
     pub fn take_batches(&mut self) -> Vec<Batch> {
         let batches = self.slots.iter_mut().filter_map(|slot| match &mut slot.state {
-            State::Reading { epoch, buffer, .. } if !buffer.is_empty() => {
-                Some(Batch { place: slot.place.clone(), epoch: *epoch, records: std::mem::take(buffer) })
-            }
+            State::Reading { epoch, buffer, .. } if !buffer.is_empty() => Some(Batch {
+                place: slot.place.clone(),
+                epoch: *epoch,
+                next_offset: slot.next_offset,
+                records: std::mem::take(buffer),
+            }),
             State::Reading { .. } | State::Waiting { .. } => None,
         });
         let batches = batches.collect();
@@ -289,7 +340,7 @@ mod tests {
     fn reading_one(batch_records: usize) -> Assignment {
         let mut assignment = Assignment::new(batch_records);
         assignment.assign(vec![place(0), place(1)], NOW);
-        assignment.read(&place(0), 7, 10);
+        assignment.read(&place(0), 7, 10, None);
         assignment
     }
 
@@ -324,10 +375,11 @@ mod tests {
         let mut assignment = reading_one(10);
         assert_eq!(assignment.due(NOW), [place(1)]);
         assignment.wait(&place(0), Why::Fenced, NOW);
-        assignment.wait(&place(1), Why::Lost("gone".to_owned()), NOW);
-        assert!(assignment.due(NOW + LOST_WAIT - Duration::from_millis(1)).is_empty());
-        assert_eq!(assignment.next_due(), Some(NOW + LOST_WAIT));
-        assert_eq!(assignment.due(NOW + LOST_WAIT), [place(1)]);
+        let stopped = Stopped { reason: "moved".to_owned(), detail: "gone".to_owned(), since: jiff::Timestamp::MIN };
+        assignment.wait(&place(1), Why::Stopped(stopped), NOW);
+        assert!(assignment.due(NOW + STOPPED_WAIT - Duration::from_millis(1)).is_empty());
+        assert_eq!(assignment.next_due(), Some(NOW + STOPPED_WAIT));
+        assert_eq!(assignment.due(NOW + STOPPED_WAIT), [place(1)]);
         assert_eq!(assignment.due(NOW + FENCED_WAIT), [place(0), place(1)]);
         assert_eq!(assignment.reading().count(), 0);
     }
@@ -339,7 +391,7 @@ mod tests {
         for _ in 0..8 {
             assignment.wait(&place(0), Why::Unavailable("down".to_owned()), NOW);
             waits.push(assignment.slots[0].state.due() - NOW);
-            assignment.read(&place(0), 8, 10);
+            assignment.read(&place(0), 8, 10, None);
         }
         assert!(waits[7] > waits[0] * 8 && waits[7] <= Duration::from_secs(2), "{waits:?}");
         assignment.folded(&place(0), 11);
@@ -350,12 +402,12 @@ mod tests {
     #[test]
     fn a_blocked_partition_is_a_problem_until_a_fold_succeeds() {
         let mut assignment = reading_one(10);
-        let problem = |assignment: &Assignment| assignment.problems().next().cloned();
+        let problem = |assignment: &Assignment| assignment.problems().next().map(|(_, why)| why.clone());
         assignment.assign(vec![place(0)], NOW);
         for (why, stays) in [(Why::Blocked("broken".to_owned()), true), (Why::Unavailable("down".to_owned()), false)] {
             assignment.wait(&place(0), why.clone(), NOW);
             assert_eq!(problem(&assignment), Some(why.clone()));
-            assignment.read(&place(0), 8, 10);
+            assignment.read(&place(0), 8, 10, None);
             assert_eq!(problem(&assignment), stays.then_some(why));
             assignment.folded(&place(0), 11);
             assert_eq!(problem(&assignment), None);
@@ -370,7 +422,7 @@ mod tests {
         assignment.folded(&place(0), 11);
         assignment.push("orders", 0, record(10, 1));
         assert!(assignment.is_empty());
-        let expected = Reading { place: &place(0), epoch: 7, next_offset: 11 };
+        let expected = Reading { place: &place(0), epoch: 7, next_offset: 11, from: 11 };
         assert_eq!(assignment.reading().collect::<Vec<_>>(), [expected]);
         assignment.assign(vec![place(1)], NOW);
         assert_eq!(assignment.due(NOW), [place(1)], "an earlier assignment is forgotten");

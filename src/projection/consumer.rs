@@ -10,8 +10,10 @@
 
 mod client;
 mod folding;
+mod positions;
+mod released;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,16 +24,19 @@ use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::client::{Context, Rebalance, client_settings, is_missing_topic, needs_operator, to_record};
 use self::folding::Folding;
+use self::positions::{IDS_INTERVAL, LOOK_INTERVAL};
 use super::Projection;
 use super::assignment::{Assignment, Reading, Why};
 use super::failure::{Cause, FoldError};
 use super::meters::Meters;
+use super::position::Stopped;
 use super::record::Place;
 use super::status::{ConsumerStatus, Problems};
-use super::store::{Counts, Fence, Store};
+use super::store::{Counts, Store};
 use crate::clock;
 use crate::config::ConsumerConfig;
 use crate::db::Database;
@@ -177,6 +182,9 @@ struct Reader {
     kafka: ClientConfig,
     fresh: Fresh,
     lost: IsLost,
+    /// The ids of topics as they were when their partitions were taken.
+    identities: BTreeMap<String, Uuid>,
+    identified_at: Duration,
     store: Arc<Store>,
     folding: Folding,
     settings: ConsumerConfig,
@@ -197,6 +205,9 @@ struct Reader {
     /// Offsets that Kafka does not know yet.
     uncommitted: BTreeMap<Place, i64>,
     committed_at: Duration,
+    looked_at: Duration,
+    /// Partitions with parked events that are to be folded again.
+    released: BTreeSet<Place>,
 }
 
 impl Reader {
@@ -213,6 +224,8 @@ impl Reader {
             lost,
             kafka,
             fresh,
+            identities: BTreeMap::new(),
+            identified_at: Duration::ZERO,
             store: Arc::new(store),
             folding: Folding::default(),
             settings,
@@ -228,6 +241,8 @@ impl Reader {
             errors: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
             committed_at: Duration::ZERO,
+            looked_at: Duration::ZERO,
+            released: BTreeSet::new(),
         })
     }
 
@@ -248,10 +263,18 @@ impl Reader {
             self.take_due_partitions()?;
             self.report();
             self.gather()?;
+            self.stop_strange_partitions()?;
             self.fold()?;
+            self.fold_released()?;
             if clock::monotonic().saturating_sub(self.committed_at) >= COMMIT_INTERVAL {
                 self.pass_markers();
                 self.commit_offsets();
+            }
+            if clock::monotonic().saturating_sub(self.looked_at) >= LOOK_INTERVAL {
+                self.look()?;
+            }
+            if clock::monotonic().saturating_sub(self.identified_at) >= IDS_INTERVAL && !self.brokers_down {
+                self.look_at_topics()?;
             }
             self.observe();
             if (self.lost)(self.brokers_down) {
@@ -304,73 +327,11 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes the fence of each partition whose time has come, and hands the assignment to Kafka if it has changed.
-    fn take_due_partitions(&mut self) -> Result<()> {
-        let due = self.assignment.due(clock::monotonic());
-        let logs = self.log_ranges(&due);
-        let mut changed = self.unanswered;
-        if !logs.is_empty() {
-            let taking: Vec<_> = logs.iter().map(|(place, (start, _))| (place.clone(), *start)).collect();
-            match self.runtime.block_on(self.store.take(&taking)) {
-                Ok(fences) => {
-                    for fence in fences {
-                        let (start, end) = logs[&fence.place];
-                        changed |= self.begin(&fence, start, end);
-                    }
-                }
-                Err(error) => {
-                    let why = why_not(&FoldError::from(error));
-                    for (place, _) in taking {
-                        self.assignment.wait(&place, why.clone(), clock::monotonic());
-                    }
-                }
-            }
-        }
-        if changed { self.hand_over() } else { Ok(()) }
-    }
-
-    /// First offset and end of the logs. A partition whose log cannot be asked waits, and so do those after it.
-    fn log_ranges(&mut self, places: &[Place]) -> BTreeMap<Place, (i64, i64)> {
-        let mut ranges = BTreeMap::new();
-        let mut failed = None;
-        for place in places {
-            if failed.is_none() {
-                match self.consumer.fetch_watermarks(&place.topic, place.partition, WATERMARK_WAIT) {
-                    Ok(range) => {
-                        ranges.insert(place.clone(), range);
-                        continue;
-                    }
-                    Err(error) => failed = Some(format!("Kafka does not answer: {error}")),
-                }
-            }
-            let why = Why::Unavailable(failed.clone().expect("set just above"));
-            self.assignment.wait(place, why, clock::monotonic());
-        }
-        ranges
-    }
-
-    /// The fence is taken: the partition is read from its offset, unless the log does not hold it. Returns whether it is.
-    fn begin(&mut self, fence: &Fence, log_start: i64, log_end: i64) -> bool {
-        let (place, next) = (&fence.place, fence.next_offset);
-        self.meters.set_lag(place, log_end - next);
-        if (log_start..=log_end).contains(&next) {
-            self.assignment.read(place, fence.epoch, next);
-            return true;
-        }
-        let lost = if next < log_start {
-            format!("{place}: the records from {next} to {} are gone", log_start - 1)
-        } else {
-            format!("{place}: the log ends at {log_end}, before offset {next}: was the topic made anew?")
-        };
-        self.assignment.wait(place, Why::Lost(lost), clock::monotonic());
-        false
-    }
-
     /// Tells Kafka which partitions to read and from where. Whatever was prefetched is fetched again.
     fn hand_over(&mut self) -> Result<()> {
         let mut list = TopicPartitionList::new();
-        for Reading { place, next_offset, .. } in self.assignment.reading() {
-            list.add_partition_offset(&place.topic, place.partition, Offset::Offset(next_offset))
+        for Reading { place, from, .. } in self.assignment.reading() {
+            list.add_partition_offset(&place.topic, place.partition, Offset::Offset(from))
                 .map_err(|error| refused_assignment(&error))?;
         }
         self.assignment.reset_buffer();
@@ -436,7 +397,7 @@ impl Reader {
     fn pass_markers(&mut self) {
         let Ok(positions) = self.consumer.position() else { return };
         let mut passed = Vec::new();
-        for Reading { place, epoch, next_offset } in self.assignment.reading() {
+        for Reading { place, epoch, next_offset, .. } in self.assignment.reading() {
             let position = positions.find_partition(&place.topic, place.partition).map(|element| element.offset());
             if let Some(Offset::Offset(to)) = position
                 && to > next_offset
@@ -491,14 +452,18 @@ impl Reader {
         }
         problems.extend(self.folding.waits().map(|wait| (wait, None)));
         problems.extend(self.errors.keys().map(|error| (error.clone(), Some(Code::KafkaUnreachable))));
-        for why in self.assignment.problems() {
+        for (place, why) in self.assignment.problems() {
             match why {
                 Why::New | Why::Fenced => {}
                 Why::Unavailable(text) => drop(problems.insert(text.clone(), None)),
                 Why::Blocked(text) => drop(problems.insert(text.clone(), Some(Code::ProjectionInvalid))),
-                Why::Lost(text) => drop(problems.insert(text.clone(), Some(Code::ConsumerDataLoss))),
+                Why::Stopped(Stopped { reason, detail, since }) => {
+                    let text = format!("{place}: {detail} ({reason}, stopped since {since:.0})");
+                    problems.insert(text, Some(Code::ConsumerDataLoss));
+                }
             }
         }
+        self.meters.set_stopped(self.assignment.stopped());
         self.status.report(self.joined, problems);
     }
 }

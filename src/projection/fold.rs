@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::failure::{Cause, FoldError};
 use super::plan::Plan;
+use super::position::Standing;
 use super::record::{Place, Record};
 use super::store::{Counts, Fate, Outcome, Part, Store};
 
@@ -31,19 +32,20 @@ pub struct Folded {
 pub enum End {
     /// Every record is folded, parked or skipped.
     Done,
-    /// Another instance has the partition. The rest is dropped.
-    Fenced,
+    /// The partition is not where its reader believes, and the rest is dropped. `None`: its row is gone.
+    Elsewhere(Option<Standing>),
     /// The rest has to be read and folded again later.
     Failed(FoldError),
 }
 
-/// Folds `records` (offsets ascending) of one partition.
+/// Folds `records` (offsets ascending) of one partition, which stands at `next_offset` as far as its reader knows.
 ///
 /// Cancel safe: the parts that were committed stay so, with their offset.
-pub async fn fold_batch(store: &Store, place: &Place, epoch: i64, records: &[Record]) -> Folded {
-    let mut batch = Batch::new(store, place, epoch, records);
+pub async fn fold_batch(store: &Store, place: &Place, epoch: i64, next_offset: i64, records: &[Record]) -> Folded {
+    let mut batch = Batch::new(store, place, epoch, next_offset, records);
     let end = batch.run().await;
-    Folded { counts: batch.counts, next_offset: batch.next_offset, end }
+    let moved = batch.next_offset != next_offset;
+    Folded { counts: batch.counts, next_offset: moved.then_some(batch.next_offset), end }
 }
 
 struct Batch<'a> {
@@ -54,18 +56,22 @@ struct Batch<'a> {
     fates: Vec<Fate>,
     plan: Plan,
     counts: Counts,
-    next_offset: Option<i64>,
+    /// Where the partition stands.
+    next_offset: i64,
+    /// Ends of parts of which nobody knows whether they were committed.
+    unanswered: Vec<i64>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(store: &'a Store, place: &'a Place, epoch: i64, records: &'a [Record]) -> Self {
+    fn new(store: &'a Store, place: &'a Place, epoch: i64, next_offset: i64, records: &'a [Record]) -> Self {
         let handled = |record: &Record| {
             let event_type = record.event.event_type.as_deref();
             store.projections().iter().any(|projection| projection.handles(&place.topic, event_type))
         };
         let fates = records.iter().map(|record| first_fate(record, handled(record))).collect();
         let plan = Plan::new(records.len());
-        Self { store, place, epoch, records, fates, plan, counts: Counts::default(), next_offset: None }
+        let (counts, unanswered) = (Counts::default(), Vec::new());
+        Self { store, place, epoch, records, fates, plan, counts, next_offset, unanswered }
     }
 
     async fn run(&mut self) -> End {
@@ -76,6 +82,7 @@ impl<'a> Batch<'a> {
             let part = Part {
                 place: self.place,
                 epoch: self.epoch,
+                next_offset: self.next_offset,
                 records: &self.records[range.clone()],
                 fates: &self.fates[range.clone()],
             };
@@ -89,16 +96,18 @@ impl<'a> Batch<'a> {
                         tracing::warn!(partition = %self.place, events, from, to, "parked in consumer_parked: they cannot be folded");
                     }
                     self.counts.add(counts);
-                    self.next_offset = Some(self.records[range.end - 1].offset + 1);
+                    self.next_offset = self.records[range.end - 1].offset + 1;
                     self.plan.done();
                     (repeats, apart) = (0, false);
                 }
-                Ok(Outcome::Ahead { next_offset }) => {
+                Ok(Outcome::Elsewhere(standing)) => {
+                    let Some(next_offset) = standing.as_ref().and_then(|standing| self.answered_by(standing)) else {
+                        return End::Elsewhere(standing);
+                    };
                     tracing::info!(partition = %self.place, next_offset, "already folded: the answer to a commit was lost");
-                    self.next_offset = Some(next_offset);
+                    self.next_offset = next_offset;
                     self.plan.skip_to(self.records.partition_point(|record| record.offset < next_offset));
                 }
-                Ok(Outcome::Fenced) => return End::Fenced,
                 Ok(Outcome::Refused(refused)) => {
                     for (index, reason) in refused {
                         self.fates[range.start + index] = Fate::Park(reason);
@@ -121,7 +130,10 @@ impl<'a> Batch<'a> {
                         }
                         tracing::warn!(partition = %self.place, records = range.len(), "{error}: trying half of it");
                     }
-                    Cause::Unavailable if repeats < REPEATS_MAX => repeats += 1,
+                    Cause::Unavailable if repeats < REPEATS_MAX => {
+                        repeats += 1;
+                        self.unanswered.push(self.records[range.end - 1].offset + 1);
+                    }
                     // It has waited at the server, and waits there again. The reader goes on meanwhile, and says for whom.
                     Cause::Locked => {}
                     Cause::Unavailable | Cause::Program => return End::Failed(error),
@@ -129,6 +141,13 @@ impl<'a> Batch<'a> {
             }
         }
         End::Done
+    }
+
+    /// The end of a part of ours whose commit was not answered, when that is where the partition stands.
+    fn answered_by(&self, standing: &Standing) -> Option<i64> {
+        let next_offset = standing.next_offset;
+        let ours = standing.epoch == self.epoch && !standing.stopped && next_offset == standing.written_offset;
+        (ours && self.unanswered.contains(&next_offset)).then_some(next_offset)
     }
 
     /// The part holds an event that cannot even be recorded: halves it, or parks the event if it is alone, at last in a form that every database

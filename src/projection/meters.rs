@@ -1,8 +1,11 @@
 //! The consumer's metrics: what became of the records, and how many wait.
 
+use std::collections::BTreeMap;
+
+use super::position::{Stopped, reason};
 use super::record::Place;
 use super::store::Counts;
-use crate::metrics::{ConsumerLabels, Metrics, PartitionLabels};
+use crate::metrics::{ConsumerLabels, Metrics, PartitionLabels, StopLabels};
 
 /// The metrics of one consumer group.
 #[derive(Debug, Clone)]
@@ -37,6 +40,19 @@ impl Meters {
     /// The partition is not ours any more: whoever has it reports its lag.
     pub(super) fn forget_lag(&self, place: &Place) {
         self.metrics.consumer_lag_records.remove(&self.labels(place));
+    }
+
+    /// These partitions are stopped, and no others of ours.
+    pub(super) fn set_stopped<'a>(&self, stopped: impl Iterator<Item = (&'a Place, &'a Stopped)>) {
+        let mut counts: BTreeMap<&str, i64> = reason::ALL.iter().map(|reason| (*reason, 0)).collect();
+        for (_, Stopped { reason, .. }) in stopped {
+            // One that a newer version has added counts under its own name for as long as it is there.
+            *counts.entry(reason).or_default() += 1;
+        }
+        for (reason, partitions) in counts {
+            let labels = StopLabels { group: self.group.clone(), reason: reason.to_owned() };
+            self.metrics.consumer_partitions_stopped.get_or_create(&labels).set(partitions);
+        }
     }
 
     fn labels(&self, place: &Place) -> PartitionLabels {

@@ -1,7 +1,8 @@
 -- Likes, views and sales per product, from the six commerce events. No parameters; reads new_events.
 -- Returns (ordinal, reason) of the events that do not fit: the consumer then takes this transaction back, parks them and
 -- runs it again with the others, so nothing is ever counted as 0. Runs in the transaction that records the events as
--- handled, which is what makes it safe to repeat.
+-- handled, which is what makes it safe to repeat. A line has limits, so that it is the event with an absurd figure that is refused, and not the
+-- one after it, whose sum would be out of range: nine thousand million lines of the largest quantity fit into a bigint.
 with lines as materialized (
   -- One row per product that an event is about. An order without lines stays, as a line of null.
   select
@@ -34,9 +35,11 @@ judged as materialized (
       when product_id is null or product_id <> trunc(product_id) or abs(product_id) > 9223372036854775807
         then 'productId is missing or not an integer'
       when event_type not in ('OrderCreatedEvent', 'OrderCancelledEvent') then null
-      when quantity is null or quantity <> trunc(quantity) or quantity < 1 or quantity > 9223372036854775807
-        then 'quantity is missing or not an integer of at least 1'
+      when quantity is null or quantity <> trunc(quantity) or quantity < 1 then 'quantity is missing or not an integer of at least 1'
+      when quantity > 1000000000 then 'quantity is more than 1000000000'
       when amount is null or amount < 0 then 'amount is missing or not a number of at least 0'
+      when amount > 1000000000000000 then 'amount is more than 1000000000000000'
+      when scale(amount) > 100 then 'amount has more than 100 decimal places'
     end as reason
   from lines
 ),

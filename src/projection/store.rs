@@ -1,4 +1,4 @@
-//! The consumer's tables: taking partitions, folding a part of a batch in one transaction, comparing.
+//! The consumer's tables: taking partitions ([`positions`]), folding a part of a batch in one transaction, comparing.
 //!
 //! Decides nothing: which events are folded, parked or skipped is [`super::fold`]'s affair, and what to do when a fold
 //! fails too.
@@ -8,6 +8,8 @@
 mod apart;
 mod columns;
 mod locks;
+pub mod parked;
+pub mod positions;
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -16,8 +18,10 @@ use jiff::Timestamp;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use self::positions::{LOOK, NOTE_IDENTITY, STOP, TAKE_FENCES};
 use super::Projection;
 use super::failure::{Cause, FoldError};
+use super::position::{Landmark, Standing};
 use super::record::{Place, Record};
 use crate::db::{Connection, Database, DbError, Pool, Role, Transaction};
 use crate::error::{Code, Error, Result};
@@ -27,7 +31,6 @@ use columns::{Columns, NewEvents, kept};
 
 /// Runs on each new connection of the consumer.
 const SESSION: &str = include_str!("sql/async_commit.sql");
-const TAKE_FENCES: &str = include_str!("sql/take_fences.sql");
 const ADVANCE: &str = include_str!("sql/advance.sql");
 const STANDING: &str = include_str!("sql/standing.sql");
 const INSERT_HANDLED: &str = include_str!("sql/insert_handled.sql");
@@ -36,14 +39,6 @@ const PRODUCT_METRICS_DIFFERENCES: &str = include_str!("sql/product_metrics_diff
 
 /// Partitions folded at the same time. A fold keeps one core of PostgreSQL busy; more connections gain little. A guess.
 const FOLDS_AT_ONCE: usize = 4;
-
-/// Where a partition is read on, and by which epoch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fence {
-    pub place: Place,
-    pub epoch: i64,
-    pub next_offset: i64,
-}
 
 /// What is to happen to a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +58,8 @@ pub enum Fate {
 pub struct Part<'a> {
     pub place: &'a Place,
     pub epoch: i64,
+    /// Where the partition stands, as far as its reader knows.
+    pub next_offset: i64,
     pub records: &'a [Record],
     pub fates: &'a [Fate],
 }
@@ -83,10 +80,8 @@ pub enum Outcome {
     Folded(Counts),
     /// Nothing changed: a projection refuses these records (index in the part, reason).
     Refused(Vec<(usize, String)>),
-    /// Nothing changed: the offset is already past the beginning of the part. An earlier commit whose answer was lost.
-    Ahead { next_offset: i64 },
-    /// Nothing changed: another instance has taken the partition.
-    Fenced,
+    /// Nothing changed: the partition is not where its reader believes. `None`: its row is gone.
+    Elsewhere(Option<Standing>),
 }
 
 /// An event to keep in `consumer_parked`.
@@ -127,7 +122,8 @@ impl Store {
     /// Whether the statements prepare. Errors: [`Code::ProjectionInvalid`], and what [`DbError`] becomes.
     pub async fn prepare(&self) -> Result<()> {
         let connection = self.pool.get().await?;
-        for sql in [TAKE_FENCES, ADVANCE, STANDING, INSERT_HANDLED, INSERT_PARKED] {
+        let positions = [TAKE_FENCES, NOTE_IDENTITY, STOP, LOOK, ADVANCE, STANDING];
+        for sql in positions.into_iter().chain(parked::ALL).chain([INSERT_HANDLED, INSERT_PARKED]) {
             connection.prepare_cached(sql).await?;
         }
         for projection in &self.projections {
@@ -135,38 +131,6 @@ impl Store {
         }
         connection.done();
         Ok(())
-    }
-
-    /// Takes partitions: from now on folds by any earlier epoch change nothing. A partition that the group has never read
-    /// begins at `log_start`.
-    ///
-    /// Cancel safe: at worst the epochs have moved on, and the next taking moves them again.
-    pub async fn take(&self, partitions: &[(Place, i64)]) -> Result<Vec<Fence>, DbError> {
-        let topics: Vec<&str> = partitions.iter().map(|(place, _)| place.topic.as_str()).collect();
-        let numbers: Vec<i32> = partitions.iter().map(|(place, _)| place.partition).collect();
-        let starts: Vec<i64> = partitions.iter().map(|(_, log_start)| *log_start).collect();
-        let connection = self.pool.get().await?;
-        let statement = connection.prepare_cached(TAKE_FENCES).await?;
-        let rows = connection.query(&statement, &[&self.group, &topics, &numbers, &starts]).await?;
-        connection.done();
-        let fences = rows.iter().map(|row| Fence {
-            place: Place { topic: row.get(0), partition: row.get(1) },
-            epoch: row.get(2),
-            next_offset: row.get(3),
-        });
-        Ok(fences.collect())
-    }
-
-    /// Moves the offset of a partition over what holds no records: markers and aborted records of transactions. Returns
-    /// whether it moved; not if another instance has the partition.
-    pub async fn pass(&self, place: &Place, epoch: i64, next_offset: i64, to: i64) -> Result<bool, DbError> {
-        let connection = self.pool.get().await?;
-        let advance = connection.prepare_cached(ADVANCE).await?;
-        let moved = connection
-            .execute(&advance, &[&self.group, &place.topic, &place.partition, &epoch, &next_offset, &to])
-            .await?;
-        connection.done();
-        Ok(moved > 0)
     }
 
     /// Folds the part in one transaction. The part must not be empty.
@@ -215,18 +179,34 @@ impl Store {
         apart: bool,
     ) -> Result<Outcome, FoldError> {
         let (group, place) = (&self.group, part.place);
-        let first = part.records.first().expect("a part is not empty").offset;
-        let next = part.records.last().expect("a part is not empty").offset + 1;
+        let last = part.records.last().expect("a part is not empty");
+        let (landmark, next) = (Landmark::of(last), last.offset + 1);
         let advance = transaction.prepare_cached(ADVANCE).await?;
-        let moved =
-            transaction.execute(&advance, &[group, &place.topic, &place.partition, &part.epoch, &first, &next]).await?;
+        let moved = transaction
+            .execute(
+                &advance,
+                &[
+                    group,
+                    &place.topic,
+                    &place.partition,
+                    &part.epoch,
+                    &part.next_offset,
+                    &next,
+                    &landmark.offset,
+                    &landmark.digest,
+                    &last.recorded_at,
+                ],
+            )
+            .await?;
         if moved == 0 {
             let standing = transaction.prepare_cached(STANDING).await?;
             let row = transaction.query_opt(&standing, &[group, &place.topic, &place.partition]).await?;
-            return Ok(match row.map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1))) {
-                Some((epoch, next_offset)) if epoch == part.epoch => Outcome::Ahead { next_offset },
-                _ => Outcome::Fenced,
-            });
+            return Ok(Outcome::Elsewhere(row.map(|row| Standing {
+                epoch: row.get(0),
+                next_offset: row.get(1),
+                written_offset: row.get(2),
+                stopped: row.get::<_, Option<String>>(3).is_some(),
+            })));
         }
         let fresh = self.insert_handled(transaction, part).await?;
         let found: Vec<Fate>;

@@ -203,7 +203,7 @@ async fn a_topic_that_is_made_anew_has_another_id() {
             let mut config = ClientConfig::new();
             config.set("bootstrap.servers", &topic.bootstrap);
             let client: AdminClient<DefaultClientContext> = config.create().expect("a client");
-            raw::topic_ids(&client, &[&topic.name, "no-such-topic"], PATIENCE).expect("an answer")
+            raw::topic_ids(client.inner(), &[&topic.name, "no-such-topic"], PATIENCE).expect("an answer")
         };
         tokio::task::spawn_blocking(ask).await.expect("no panic")
     };

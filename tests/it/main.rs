@@ -40,9 +40,11 @@ mod ordering;
 mod outage;
 mod outbox;
 mod outcome_watermark;
+mod parked;
 mod partitions;
 #[cfg(feature = "failpoints")]
 mod parts_fail_apart;
+mod positions;
 mod projection;
 mod query_plans;
 mod refusals;

@@ -90,8 +90,20 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     ("broker/topics.rs", "notified", "500 ms; 5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
     ("broker/transaction.rs", "recv", "end of the lane", "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing"),
     // The consumer: one thread, which readiness watches; its calls of PostgreSQL have the limits of `db/client.rs`.
-    ("projection/consumer.rs", "fetch_watermarks", "5 s", "a_success_counts_for_as_long_as_its_check_says"),
+    ("projection/consumer/positions.rs", "fetch_watermarks", "5 s", "a_success_counts_for_as_long_as_its_check_says"),
     ("projection/consumer.rs", "block_on", "limits of the calls", "a_success_counts_for_as_long_as_its_check_says"),
+    (
+        "projection/consumer/positions.rs",
+        "block_on",
+        "limits of the calls",
+        "a_success_counts_for_as_long_as_its_check_says",
+    ),
+    (
+        "projection/consumer/released.rs",
+        "block_on",
+        "limits of the calls",
+        "a_success_counts_for_as_long_as_its_check_says",
+    ),
     ("projection/consumer/folding.rs", "block_on", "1 s, 3 s at the end", "a_lock_on_the_read_model_is_told_as_a_lock"),
     (
         "projection/consumer/folding.rs",

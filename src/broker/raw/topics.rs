@@ -6,9 +6,8 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::time::Duration;
 
-use rdkafka::admin::AdminClient;
 use rdkafka::bindings;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use uuid::Uuid;
 
 use crate::error::{Code, Error, Result};
@@ -18,7 +17,7 @@ use crate::error::{Code, Error, Result};
 ///
 /// Errors: [`Code::KafkaUnreachable`].
 pub fn topic_ids<C: ClientContext>(
-    client: &AdminClient<C>,
+    client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
 ) -> Result<BTreeMap<String, Uuid>> {
@@ -28,7 +27,7 @@ pub fn topic_ids<C: ClientContext>(
     }
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    let kafka = client.inner().native_ptr();
+    let kafka = client.native_ptr();
     // SAFETY: the client is alive until the end of this function, and with it `kafka`. The names are copied by the first call, and are alive
     // until then. What is made here is destroyed once, by its guard, before the client can be; an answer that comes after that finds no
     // queue and is dropped by librdkafka.

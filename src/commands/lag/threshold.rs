@@ -1,6 +1,6 @@
 //! `lag --fail-over`: whether the figures are still good enough for a monitoring check.
 
-use super::{Report, State};
+use super::Report;
 use crate::cli::LagArgs;
 use crate::error::{Code, Error};
 use crate::event::ShardId;
@@ -61,12 +61,8 @@ fn counts(report: &Report, limit: u64, reasons: &mut Vec<String>) {
     }
     // Their lag says nothing: what is not there any more cannot be behind.
     for partition in &consumer.partitions {
-        let what = match partition.state {
-            State::Ok | State::NotStarted | State::OpenTransaction => continue,
-            State::RecordsLost => "records were deleted that the group has not read",
-            State::AheadOfLog => "the position is after the end: was the topic made again?",
-            State::Unknown => partition.detail.as_deref().unwrap_or("Kafka does not say where the partition ends"),
-        };
+        let Some(trouble) = partition.state.trouble() else { continue };
+        let what = partition.detail.as_deref().unwrap_or(trouble);
         reasons.push(format!("{}/{}: {what}", partition.topic, partition.partition));
     }
 }
@@ -75,7 +71,7 @@ fn counts(report: &Report, limit: u64, reasons: &mut Vec<String>) {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{GroupLag, OutboxLag, PartitionLag, Source};
+    use super::super::{GroupLag, OutboxLag, PartitionLag, Source, State};
     use super::*;
     use crate::commands::pause::PauseLine;
 
@@ -120,6 +116,7 @@ mod tests {
             source: Source::Postgres,
             state,
             detail: None,
+            stopped_at: None,
         };
         for (state, fails) in [
             (State::Ok, false),

@@ -99,14 +99,20 @@ fn group(consumer: &GroupLag) -> String {
 }
 
 fn note(partition: &PartitionLag) -> Cell {
-    match (partition.state, partition.source) {
-        (State::Ok, Source::Postgres | Source::None) => Cell::new(""),
-        (State::Ok, Source::Kafka) => Cell::new("as committed in Kafka").tone(Tone::Faint),
-        (State::OpenTransaction, _) => Cell::new(partition.detail.as_deref().unwrap_or_default()).tone(Tone::Warning),
-        (State::Unknown, _) => Cell::new(partition.detail.as_deref().unwrap_or_default()).tone(Tone::Bad),
-        (State::NotStarted, _) => Cell::new("not read yet").tone(Tone::Faint),
-        (State::RecordsLost, _) => Cell::new("Kafka deleted records that were not read").tone(Tone::Bad),
-        (State::AheadOfLog, _) => Cell::new("after the end: was the topic made again?").tone(Tone::Bad),
+    if let Some(trouble) = partition.state.trouble() {
+        let since = partition.stopped_at.as_ref().map(|at| format!(" (stopped since {at})"));
+        let what = partition.detail.as_deref().unwrap_or(trouble);
+        return Cell::new(format!("{what}{}", since.unwrap_or_default())).tone(Tone::Bad);
+    }
+    if partition.state == State::OpenTransaction {
+        return Cell::new(partition.detail.as_deref().unwrap_or_default()).tone(Tone::Warning);
+    }
+    if partition.state == State::NotStarted {
+        return Cell::new("not read yet").tone(Tone::Faint);
+    }
+    match partition.source {
+        Source::Postgres | Source::None => Cell::new(""),
+        Source::Kafka => Cell::new("as committed in Kafka").tone(Tone::Faint),
     }
 }
 
@@ -127,6 +133,7 @@ mod tests {
             source: Source::None,
             state: State::NotStarted,
             detail: None,
+            stopped_at: None,
         };
         let consumer = GroupLag {
             group: "g".to_owned(),

@@ -65,7 +65,7 @@ impl Folding {
         let store = Arc::clone(store);
         self.underway.insert(batch.place.clone(), Underway { since: monotonic(), paused: false });
         let fold = async move {
-            let folded = fold_batch(&store, &batch.place, batch.epoch, &batch.records).await;
+            let folded = fold_batch(&store, &batch.place, batch.epoch, batch.next_offset, &batch.records).await;
             Ended { batch, folded }
         };
         self.tasks.spawn_on(fold, runtime);
@@ -153,9 +153,13 @@ impl Reader {
         }
         let why = match folded.end {
             End::Done => return left_out,
-            End::Fenced => {
-                tracing::warn!(partition = %place, "another instance has the partition: batch dropped");
-                Why::Fenced
+            End::Elsewhere(standing) => {
+                let believed = folded.next_offset.unwrap_or(batch.next_offset);
+                if !self.check(place, *epoch, believed, standing.as_ref()) {
+                    // It was changed and changed back under our eyes.
+                    self.assignment.wait(place, Why::New, monotonic());
+                }
+                return true;
             }
             End::Failed(error) => why_not(&error),
         };

@@ -11,8 +11,8 @@ fn place() -> Place {
 }
 
 async fn fold(store: &Store, records: &[Record]) -> Counts {
-    let epoch = store.take(&[(place(), 0)]).await.expect("take")[0].epoch;
-    let folded = fold_batch(store, &place(), epoch, records).await;
+    let fence = store.take(&[(place(), 0)], false).await.expect("take").remove(0);
+    let folded = fold_batch(store, &place(), fence.epoch, fence.position.next_offset, records).await;
     assert!(matches!(folded.end, End::Done), "{folded:?}");
     folded.counts
 }
@@ -147,4 +147,7 @@ async fn what_the_encoding_of_the_database_lacks_is_kept_as_bytes() {
 }
 
 /// The tables of the consumer alone: a database in another encoding is refused a new outbox.
-const CONSUMER_TABLES: &str = include_str!("../../../migrations/V2__consumer.sql");
+const CONSUMER_TABLES: &str = concat!(
+    include_str!("../../../migrations/V2__consumer.sql"),
+    include_str!("../../../migrations/V16__consumer_positions.sql")
+);

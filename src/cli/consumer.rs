@@ -1,0 +1,227 @@
+//! Flags of `consumer`.
+
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::operate::Consent;
+
+#[derive(Debug, Subcommand)]
+pub enum ConsumerCommand {
+    /// Where groups read, and what stopped them
+    #[command(subcommand)]
+    Positions(PositionsCommand),
+    /// Events that could not be folded
+    #[command(subcommand)]
+    Parked(ParkedCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PositionsCommand {
+    /// List where each group reads each partition, and what is stopped
+    Ls(PositionsLsArgs),
+    /// Let a group read on from another offset, or from where another group is
+    Set(Box<PositionsSetArgs>),
+    /// Let stopped partitions go on with the log as it is now
+    Accept(Box<PositionsAcceptArgs>),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay consumer positions ls
+  outbox-relay consumer positions ls --group metrics --topic order-events -o json
+
+STATE is ok, or why the partition is stopped: records-lost (Kafka deleted records that were not read), ahead-of-log (the log ends before the
+position), topic-recreated, other-cluster, moved-by-hand (next_offset was changed while the partition was read), other-group (other groups
+have read this topic and this one has not).")]
+pub struct PositionsLsArgs {
+    /// Only this group [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+
+    /// Only this topic
+    #[arg(long, value_name = "NAME")]
+    pub topic: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay consumer positions set --topic order-events --partition 2 --offset 1500
+  outbox-relay consumer positions set --topic order-events --partition 2 --offset earliest --yes
+  outbox-relay consumer positions set --from-group old-name      after consumer.group was renamed
+
+The running consumer goes on there within seconds. Events that it has handled before change nothing when they are read again; events that an
+offset leaves out are not folded. --from-group gives positions, handled events and parked events of another group to this one: stop the
+consumer of the other group first.")]
+pub struct PositionsSetArgs {
+    /// The topic
+    #[arg(long, value_name = "NAME", required_unless_present = "from_group")]
+    pub topic: Option<String>,
+
+    /// The partition
+    #[arg(long, value_name = "N", required_unless_present = "from_group", value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: Option<i32>,
+
+    /// The offset to read next, or earliest, or latest
+    #[arg(long, value_name = "OFFSET", required_unless_present = "from_group", value_parser = offset)]
+    pub offset: Option<WantedOffset>,
+
+    /// Take over everything of this group
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["topic", "partition", "offset"])]
+    pub from_group: Option<String>,
+
+    /// The group [default: consumer.group]
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+
+    #[command(flatten)]
+    pub consent: Consent,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay consumer positions accept --topic order-events --dry-run
+  outbox-relay consumer positions accept --topic order-events --partition 2 --yes
+
+Partitions whose records are gone, or whose topic was created again, are read from the beginning of the log; events that are known change
+nothing. A position that was changed by hand is taken as it is. --dry-run says where each partition would go on.")]
+pub struct PositionsAcceptArgs {
+    /// The topic
+    #[arg(long, value_name = "NAME")]
+    pub topic: String,
+
+    /// Only this partition [default: all that are stopped]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: Option<i32>,
+
+    /// The group [default: consumer.group]
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+
+    #[command(flatten)]
+    pub consent: Consent,
+}
+
+/// An offset as it is named on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedOffset {
+    At(i64),
+    Earliest,
+    Latest,
+}
+
+fn offset(text: &str) -> Result<WantedOffset, String> {
+    match text {
+        "earliest" => Ok(WantedOffset::Earliest),
+        "latest" => Ok(WantedOffset::Latest),
+        _ => match text.parse() {
+            Ok(at) if at >= 0 => Ok(WantedOffset::At(at)),
+            Ok(_) | Err(_) => Err("not an offset: a number from 0 on, earliest, or latest".to_owned()),
+        },
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ParkedCommand {
+    /// List parked events, those that were parked last first
+    Ls(Box<ParkedLsArgs>),
+    /// Show parked events with everything that is in them, key and payload included
+    Show {
+        /// As `consumer parked ls` has it
+        #[arg(required = true, value_name = "EVENT_ID")]
+        events: Vec<Uuid>,
+    },
+    /// Have parked events folded once more, after the cause was mended
+    Release(Box<ParkedDecideArgs>),
+    /// Give parked events up; they are kept as the record of that
+    Discard(Box<ParkedDecideArgs>),
+}
+
+/// Which parked events.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ParkedFilter {
+    /// Only the events with these ids
+    #[arg(long, value_name = "EVENT_ID", value_delimiter = ',')]
+    pub id: Vec<Uuid>,
+
+    /// Only events that this projection could not fold
+    #[arg(long, value_name = "NAME")]
+    pub projection: Option<String>,
+
+    /// Only this event type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub event_type: Option<String>,
+
+    /// Only events of this topic
+    #[arg(long, value_name = "NAME")]
+    pub topic: Option<String>,
+
+    /// Only events whose record has this key
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+
+    /// Only events whose reason holds these words
+    #[arg(long, value_name = "TEXT")]
+    pub error: Option<String>,
+
+    /// Only events of this group [default: consumer.group]
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay consumer parked ls
+  outbox-relay consumer parked ls --type OrderCreatedEvent --error quantity -o ndjson --limit 10000
+
+All filters must match. The payload is not listed; `consumer parked show EVENT_ID` prints it.")]
+pub struct ParkedLsArgs {
+    #[command(flatten)]
+    pub filter: ParkedFilter,
+
+    /// Also those that were given up
+    #[arg(long)]
+    pub discarded: bool,
+
+    /// Most events to list
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay consumer parked release --type OrderCreatedEvent --dry-run
+  outbox-relay consumer parked release --error 'relation \"totals\"' --yes
+  outbox-relay consumer parked discard --id 0198f2c4-0000-7000-8000-000000000001 --reason 'test data'
+
+A released event is folded by the running consumer that reads its partition, in the order of the partition, at most once more. Later events of
+its key have been folded meanwhile. One that still does not fit is parked again with the new reason. A discarded event is never folded.")]
+pub struct ParkedDecideArgs {
+    #[command(flatten)]
+    pub filter: ParkedFilter,
+
+    /// All that are parked
+    #[arg(long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    pub consent: Consent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_a_number_or_an_end_of_the_log() {
+        assert_eq!(offset("17"), Ok(WantedOffset::At(17)));
+        assert_eq!(offset("earliest"), Ok(WantedOffset::Earliest));
+        for text in ["", "-1", "first", "9999999999999999999"] {
+            assert!(offset(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Parked events: listing and showing them, having them folded again, giving them up.
+
+use serde_json::{Value, json};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Author, audit};
+use crate::db::{DbError, Pool, StoredTime};
+
+const LIST: &str = include_str!("../sql/parked.sql");
+const SHOW: &str = include_str!("../sql/parked_whole.sql");
+const RELEASE: &str = include_str!("../sql/release_parked.sql");
+const DISCARD: &str = include_str!("../sql/discard_parked.sql");
+
+/// Event ids that a line of `outbox_audit` names.
+const AUDITED: usize = 1_000;
+
+/// Which parked events; all conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub group: Option<String>,
+    /// Empty: any.
+    pub ids: Vec<Uuid>,
+    pub projection: Option<String>,
+    pub event_type: Option<String>,
+    pub topic: Option<String>,
+    pub key: Option<String>,
+    /// Part of the reason.
+    pub error: Option<String>,
+}
+
+impl Filter {
+    /// Whether it leaves anything out, besides other groups.
+    pub fn narrows(&self) -> bool {
+        let Self { group: _, ids, projection, event_type, topic, key, error } = self;
+        !ids.is_empty() || [projection, event_type, topic, key, error].into_iter().any(Option::is_some)
+    }
+
+    fn ids(&self) -> Option<&[Uuid]> {
+        if self.ids.is_empty() { None } else { Some(&self.ids) }
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.key.as_deref().map(str::as_bytes)
+    }
+}
+
+/// What becomes of a parked event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nobody has decided.
+    Parked,
+    /// The running consumer folds it again.
+    Releasing,
+    /// Given up.
+    Discarded,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Parked => "parked",
+            Self::Releasing => "releasing",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
+/// A parked event, without what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    pub group: String,
+    pub event_id: Uuid,
+    pub event_type: Option<String>,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// `None`: no projection of the group has folded it.
+    pub projection: Option<String>,
+    pub error: String,
+    pub attempts: i32,
+    pub parked_at: StoredTime,
+    pub state: State,
+}
+
+/// A parked event with everything that is in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Whole {
+    pub parked: Parked,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    /// `[[name, value], …]`.
+    pub headers: Value,
+    pub recorded_at: Option<StoredTime>,
+}
+
+fn parked(row: &Row) -> Result<Parked, DbError> {
+    let state = match (row.try_get(10)?, row.try_get(11)?) {
+        (_, true) => State::Discarded,
+        (true, false) => State::Releasing,
+        (false, false) => State::Parked,
+    };
+    Ok(Parked {
+        group: row.try_get(0)?,
+        event_id: row.try_get(1)?,
+        event_type: row.try_get(2)?,
+        topic: row.try_get(3)?,
+        partition: row.try_get(4)?,
+        offset: row.try_get(5)?,
+        projection: row.try_get(6)?,
+        error: row.try_get(7)?,
+        attempts: row.try_get(8)?,
+        parked_at: row.try_get(9)?,
+        state,
+    })
+}
+
+/// The first `limit` that match, those that were parked last first. `discarded`: also those that were given up.
+pub async fn list(pool: &Pool, filter: &Filter, discarded: bool, limit: i64) -> Result<Vec<Parked>, DbError> {
+    let Filter { group, projection, event_type, topic, error, .. } = filter;
+    let connection = pool.get().await?;
+    let rows = connection
+        .query(LIST, &[group, &filter.ids(), projection, event_type, topic, &filter.key(), error, &discarded, &limit])
+        .await?;
+    connection.done();
+    rows.iter().map(parked).collect()
+}
+
+/// Everything about these events.
+pub async fn show(pool: &Pool, group: Option<&str>, ids: &[Uuid]) -> Result<Vec<Whole>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(SHOW, &[&group, &ids]).await?;
+    connection.done();
+    let whole = |row: &Row| {
+        Ok(Whole {
+            parked: parked(row)?,
+            key: row.try_get(12)?,
+            value: row.try_get(13)?,
+            headers: row.try_get(14)?,
+            recorded_at: row.try_get(15)?,
+        })
+    };
+    rows.iter().map(whole).collect()
+}
+
+/// What an operator decides about parked events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The running consumer folds them once more, in the order of their partition.
+    Release,
+    /// They are never folded.
+    Discard,
+}
+
+impl Decision {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// Decides about all that match and that nobody has decided about; a release may still be taken back by a discard. Returns how many.
+pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<u64, DbError> {
+    let statement = match decision {
+        Decision::Release => RELEASE,
+        Decision::Discard => DISCARD,
+    };
+    let Filter { group, projection, event_type, topic, error, .. } = filter;
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let rows =
+        tx.query(statement, &[group, &filter.ids(), projection, event_type, topic, &filter.key(), error]).await?;
+    let ids = rows.iter().take(AUDITED).map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    let details = json!({ "group": group, "events": rows.len(), "event_ids": ids });
+    audit(&tx, author, &format!("consumer parked {}", decision.as_str()), &details).await?;
+    tx.commit().await?;
+    connection.done();
+    Ok(rows.len() as u64)
+}

@@ -1,0 +1,18 @@
+-- Sets the position of a partition and forgets what the old one rested on. $1 text: group. $2 text: topic. $3 int: partition.
+-- $4 bigint: the offset to read next. $5 text: only while it is stopped for this reason; null: always. The epoch stays, and who reads the
+-- partition notices that it stands elsewhere. Running it again changes nothing.
+insert into consumer_partitions as known (consumer_group, topic, partition, epoch, next_offset, written_offset)
+values ($1, $2, $3, 1, $4, $4)
+on conflict (consumer_group, topic, partition) do update set
+  next_offset = excluded.next_offset,
+  written_offset = excluded.next_offset,
+  updated_at = now(),
+  cluster_id = null,
+  topic_id = null,
+  last_offset = null,
+  last_recorded_at = null,
+  last_digest = null,
+  stopped_reason = null,
+  stopped_detail = null,
+  stopped_at = null
+where $5::text is null or known.stopped_reason = $5
