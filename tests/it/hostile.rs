@@ -31,7 +31,10 @@ async fn rounds(delivery: &'static str) {
     let begin = tokio::time::Instant::now();
     let mut seed = first;
     while seed < first + ROUNDS || begin.elapsed() < Duration::from_secs(seconds) {
-        round::run(&Plan::draw(seed, delivery)).await;
+        let drawn = Plan::draw(seed, delivery);
+        // In a normal run a bad Kafka has a test of its own.
+        let kafka = drawn.kafka.filter(|_| seconds > 0);
+        round::run(&Plan { kafka, ..drawn }).await;
         seed += 1;
     }
     eprintln!("hostile rounds, {delivery}: seeds {first} to {}", seed - 1);

@@ -204,6 +204,7 @@ pub async fn matrix(load: Load) {
     }
     let build = if cfg!(debug_assertions) { "the build of the tests" } else { "a release build" };
     let lines = lines.join("\n");
-    eprintln!("\n{}\n{lines}", std::env::var("OUTBOX_TEST_BINARY").unwrap_or_else(|_| build.to_owned()));
+    let binary = std::env::var_os("OUTBOX_TEST_BINARY").map(|path| path.to_string_lossy().into_owned());
+    eprintln!("\n{}\n{lines}", binary.unwrap_or_else(|| build.to_owned()));
     assert!(kept, "p99 below {P99_MAX:?} and a ratio of {RATIO_MIN} at least:\n{lines}");
 }
