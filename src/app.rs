@@ -1,8 +1,9 @@
 //! Settings to a running process: the only place that puts the modules together.
 
+pub mod ends;
 pub mod preflight;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -32,11 +33,11 @@ use crate::relay::policy::Policy;
 use crate::relay::routing::Routing;
 use crate::relay::{self, AckTap, RelayHealth};
 use crate::retry::Backoff;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Attempt, Part, Supervisor};
 
-/// How long the loop that owns the leases may be silent before `/livez` fails: longer than every timeout of a database call
-/// in it together, so that an outage is not taken for a loop that hangs.
-const RELAY_SILENCE: Duration = Duration::from_secs(180);
+/// How long the loop that owns the leases, and that of the consumer, may be silent before `/livez` fails: longer than every timeout of the
+/// database calls in it together, so that an outage is not taken for a loop that hangs. Such a part is replaced after two thirds of this.
+const PART_SILENCE: Duration = Duration::from_secs(180);
 
 /// Parts of `run.shutdown_timeout`: when what has not drained is dropped, and when the HTTP server is. The relay gives up what is in flight
 /// before (`ownership.rs`), and a watchdog ends the process after.
@@ -64,17 +65,24 @@ pub struct App {
     metrics: Metrics,
     health: Health,
     ack_tap: Option<AckTap>,
+    projections: Vec<Projection>,
 }
 
 impl App {
     /// Builds from checked settings. Connects to nothing yet.
     ///
-    /// Errors: a certificate, a URL or a librdkafka setting that cannot be used.
+    /// Errors: a certificate, a URL, a librdkafka setting or the file of a projection that cannot be used.
     pub fn build(config: Config) -> Result<Self> {
         let database = Database::of(&config)?;
         let instance = Uuid::new_v4();
         let name = config.run.instance.clone().unwrap_or_else(|| default_instance_name(instance));
-        Ok(Self { config, instance, name, database, metrics: Metrics::new(), health: Health::default(), ack_tap: None })
+        let projections = match (config.consumer.enabled, config.projection.is_empty()) {
+            (false, _) => Vec::new(),
+            (true, true) => vec![Projection::product_metrics()],
+            (true, false) => config.projection.iter().map(Projection::load).collect::<Result<_>>()?,
+        };
+        let (metrics, health) = (Metrics::new(), Health::default());
+        Ok(Self { config, instance, name, database, metrics, health, ack_tap: None, projections })
     }
 
     /// Calls `tap` with the ids of each acknowledged batch, for measuring.
@@ -99,6 +107,10 @@ impl App {
 
     /// Runs until `stop` is cancelled and everything in hand is settled, or until a part fails; then the rest stops too.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        Arc::new(self).run_parts(stop).await
+    }
+
+    async fn run_parts(self: Arc<Self>, stop: CancellationToken) -> Result<()> {
         // Before the server answers, and until the parts have checks of their own: with none at all it would be ready.
         let starting = self.health.check("schema");
         // First, so that a port that is taken ends the start before anything else begins.
@@ -108,10 +120,13 @@ impl App {
         };
         let drained = CancellationToken::new();
         let last = self.config.run.shutdown_timeout.mul_f64(SERVED_UNTIL);
+        let mut admin = Supervisor::new(drained.clone());
+        if let Some(server) = server {
+            self.keep_serving(&mut admin, server);
+        }
         let serve = async {
-            let Some(server) = server else { return Ok(()) };
             tokio::select! {
-                served = server.run(drained.clone()) => served,
+                served = admin.wait() => served,
                 // A client that does not read its answer must not keep the process.
                 () = async {
                     stop.cancelled().await;
@@ -129,26 +144,67 @@ impl App {
         outcome.and(served)
     }
 
-    async fn work(&self, starting: Check, stop: CancellationToken) -> Result<()> {
+    fn keep_serving(self: &Arc<Self>, supervisor: &mut Supervisor, server: admin::Server) {
+        let (app, bound) = (Arc::clone(self), Mutex::new(Some(server)));
+        supervisor.keep(self.part("admin", ends::never), move |Attempt { stop, .. }| {
+            let (app, bound) = (Arc::clone(&app), bound.lock().unwrap_or_else(PoisonError::into_inner).take());
+            Box::pin(async move {
+                let server = match bound {
+                    Some(server) => server,
+                    None => admin::Server::bind(&app.config.admin, app.health.clone(), app.metrics.clone()).await?,
+                };
+                server.run(stop).await
+            })
+        });
+    }
+
+    fn part(&self, name: &'static str, ends: fn(Code) -> bool) -> Part {
+        Part { name, health: self.health.clone(), ends }
+    }
+
+    async fn work(self: &Arc<Self>, starting: Check, stop: CancellationToken) -> Result<()> {
+        self.try_out_clients()?;
         if !self.prepare_schema(&starting, &stop).await? {
             return Ok(());
         }
         let mut supervisor = Supervisor::new(stop.clone());
         if self.config.relay.enabled {
-            let Config { cleanup, outbox, .. } = &self.config;
-            supervisor.spawn("relay", relay::run(self.relay_parts()?, stop.clone()));
-            let pool = self.database.pool(Role::Cleanup, PARTITION_CONNECTIONS);
-            let keeper =
-                partitions::run(cleanup.clone(), outbox.partition_rows, pool, self.metrics.clone(), stop.clone());
-            supervisor.spawn("partitions", keeper);
-            if cleanup.enabled {
-                let pool = self.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
-                supervisor.spawn("cleanup", cleanup::run(cleanup.clone(), pool, self.metrics.clone(), stop.clone()));
+            let app = Arc::clone(self);
+            supervisor.keep(self.part("relay", ends::by_relay), move |attempt| {
+                let app = Arc::clone(&app);
+                Box::pin(async move {
+                    let parts = app.relay_parts(&attempt)?;
+                    drop(attempt.starting);
+                    Box::pin(relay::run(parts, attempt.stop)).await
+                })
+            });
+            let app = Arc::clone(self);
+            supervisor.keep(self.part("partitions", ends::never), move |Attempt { stop, .. }| {
+                let Config { cleanup, outbox, .. } = &app.config;
+                let pool = app.database.pool(Role::Cleanup, PARTITION_CONNECTIONS);
+                Box::pin(partitions::run(cleanup.clone(), outbox.partition_rows, pool, app.metrics.clone(), stop))
+            });
+            if self.config.cleanup.enabled {
+                let app = Arc::clone(self);
+                supervisor.keep(self.part("cleanup", ends::never), move |Attempt { stop, .. }| {
+                    let pool = app.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
+                    Box::pin(cleanup::run(app.config.cleanup.clone(), pool, app.metrics.clone(), stop))
+                });
             }
         }
         if self.config.consumer.enabled {
-            supervisor.spawn("consumer", self.consumer()?.run(stop.clone()));
+            let app = Arc::clone(self);
+            supervisor.keep(self.part("consumer", ends::never), move |attempt| {
+                let app = Arc::clone(&app);
+                Box::pin(async move {
+                    preflight::consumer_passes(&app.config, &app.database).await?;
+                    let consumer = app.consumer(&attempt);
+                    drop(attempt.starting);
+                    consumer.run(attempt.stop).await
+                })
+            });
         }
+        // Each part has a check by now.
         drop(starting);
         let (health, stopping) = (self.health.clone(), stop.clone());
         supervisor.spawn("readiness", async move {
@@ -157,6 +213,22 @@ impl App {
             Ok(())
         });
         supervisor.wait_at_most(self.config.run.shutdown_timeout.mul_f64(DRAINED_UNTIL)).await
+    }
+
+    /// Settings that librdkafka refuses end the start, before anything waits.
+    fn try_out_clients(&self) -> Result<()> {
+        let Config { relay, consumer, kafka, .. } = &self.config;
+        let record_bytes_max = relay.max_record_bytes.as_u64();
+        if relay.enabled {
+            client_config::try_out(&client_config::producer(kafka, &self.name, record_bytes_max))?;
+            if relay.delivery == Delivery::ExactlyOnce {
+                client_config::try_out(&client_config::transactional(kafka, &self.name, record_bytes_max))?;
+            }
+        }
+        if consumer.enabled {
+            client_config::try_out(&client_config::common(kafka, &self.name))?;
+        }
+        Ok(())
     }
 
     /// Waits for PostgreSQL and brings the schema up to date, if it may. False when the stop came first.
@@ -168,7 +240,7 @@ impl App {
         loop {
             let prepare = async {
                 self.migrate().await?;
-                preflight::pass(&self.config, &self.database).await?;
+                preflight::relay_passes(&self.config, &self.database).await?;
                 if self.config.relay.enabled { self.examine().await } else { Ok(()) }
             };
             let prepared = tokio::select! {
@@ -177,11 +249,16 @@ impl App {
             };
             match prepared {
                 Ok(()) => return Ok(true),
+                Err(error) if ends::at_start(error.code()) => return Err(error),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
                     check.failing(error.to_string());
                     tracing::warn!(error = %error.chain(), "waiting for PostgreSQL");
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    let (code, help) = (error.code().as_str(), error.hint_text().unwrap_or_default());
+                    check.failing(format!("{error} ({code})"));
+                    tracing::error!(code, error = %error.chain(), help, "PostgreSQL refuses the start; it is tried again");
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(false),
@@ -230,24 +307,23 @@ impl App {
         Ok(())
     }
 
-    fn consumer(&self) -> Result<Consumer> {
-        let Config { consumer, kafka, projection, run, .. } = &self.config;
-        let projections = if projection.is_empty() {
-            vec![Projection::product_metrics()]
-        } else {
-            projection.iter().map(Projection::load).collect::<Result<_>>()?
-        };
+    fn consumer(&self, attempt: &Attempt) -> Consumer {
+        let Config { consumer, kafka, run, .. } = &self.config;
         let client = client_config::common(kafka, &format!("{}-{}-consumer", run.deployment, self.name));
-        client_config::try_out(&client)?;
         let mut lost = LostBrokers::new(client.clone());
         let lost = Box::new(move |down| lost.look(down));
-        let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, self.metrics.clone())
-            .refreshed_by(client_config::fresh);
-        consumer.status().report_to(self.health.fresh_check("consumer", CONSUMER_SILENCE));
-        Ok(consumer)
+        let (projections, metrics) = (self.projections.clone(), self.metrics.clone());
+        let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, metrics)
+            .refreshed_by(client_config::fresh)
+            .heard_by(attempt.health.heartbeat("consumer", PART_SILENCE));
+        consumer.status().report_to(attempt.health.fresh_check("consumer", CONSUMER_SILENCE));
+        consumer
     }
 
-    fn relay_parts(&self) -> Result<relay::Parts> {
+    fn relay_parts(&self, attempt: &Attempt) -> Result<relay::Parts> {
+        let health = &attempt.health;
+        // What an earlier attempt had is taken over from it as from any other instance: its epochs end with its leases.
+        let instance = if attempt.number == 1 { self.instance } else { Uuid::new_v4() };
         let Config { relay, retry, reprocess, dead_letter, routing, headers, kafka, run, database, .. } = &self.config;
         let lease_pool = self.database.pool(Role::Lease, LEASE_CONNECTIONS);
         // A statement that lasts longer than half a lease leaves no time to find the row that it is stuck at.
@@ -257,18 +333,14 @@ impl App {
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;
         let client = client_config::producer(kafka, &client_id, record_bytes_max);
-        client_config::try_out(&client)?;
-        if relay.delivery == Delivery::ExactlyOnce {
-            client_config::try_out(&client_config::transactional(kafka, &client_id, record_bytes_max))?;
-        }
-        let health = RelayHealth::new(
+        let relay_health = RelayHealth::new(
             [
-                self.health.fresh_check("postgres", POSTGRES_SILENCE),
-                self.health.fresh_check("kafka", KAFKA_SILENCE),
-                self.health.check("ids"),
+                health.fresh_check("postgres", POSTGRES_SILENCE),
+                health.fresh_check("kafka", KAFKA_SILENCE),
+                health.check("ids"),
             ],
-            [self.health.notes(), self.health.notes(), self.health.notes()],
-            self.health.waits("lanes"),
+            [health.notes(), health.notes(), health.notes()],
+            health.waits("lanes"),
             self.metrics.clone(),
         );
         let finish = match (relay.tracking, relay.after_publish) {
@@ -281,7 +353,7 @@ impl App {
             outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?)).finishing(finish),
             leases: Leases::new(
                 lease_pool.clone(),
-                self.instance,
+                instance,
                 self.name.clone(),
                 relay.lease,
                 relay.delivery == Delivery::ExactlyOnce,
@@ -318,8 +390,8 @@ impl App {
             catalog,
             client_id,
             metrics: self.metrics.clone(),
-            heartbeat: self.health.heartbeat("relay", RELAY_SILENCE),
-            health,
+            heartbeat: health.heartbeat("relay", PART_SILENCE),
+            health: relay_health,
             ack_tap: self.ack_tap.clone(),
             shutdown_timeout: run.shutdown_timeout,
             settings: relay.clone(),

@@ -10,6 +10,7 @@ pub mod failure;
 pub mod lost;
 pub mod partitions;
 pub mod publisher;
+pub mod raw;
 pub mod reader;
 pub mod scan;
 pub mod topics;

@@ -10,6 +10,7 @@ mod pool;
 mod schema;
 mod server_error;
 mod session;
+mod text;
 mod time;
 mod tls;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::config::{Config, DatabaseConfig};
 use crate::error::{Code, Error};
 use connector::Connector;
 pub use server_error::{Printable, ServerError};
+pub use text::{StoredText, stored_text};
 pub use time::StoredTime;
 
 /// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table

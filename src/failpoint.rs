@@ -82,7 +82,7 @@ pub fn reach(_: Point) -> Result<(), String> {
 }
 
 /// Passes a point. `return(kill)` ends the process at once, as SIGKILL does: nothing is flushed but the log, nothing is told. `return(MS)`
-/// blocks the thread for so many milliseconds. `return(error)` is an error here. Each leaves a line in the log.
+/// blocks the thread for so many milliseconds. `return(panic)` panics, and `return(error)` is an error here. Each leaves a line in the log.
 #[cfg(feature = "failpoints")]
 pub fn reach(point: Point) -> Result<(), String> {
     let Some(action) = fail::eval(point.name(), Option::unwrap_or_default) else { return Ok(()) };
@@ -92,6 +92,7 @@ pub fn reach(point: Point) -> Result<(), String> {
     match action.parse() {
         Ok(milliseconds) => std::thread::sleep(std::time::Duration::from_millis(milliseconds)),
         Err(_) if action == "kill" => std::process::abort(),
+        Err(_) if action == "panic" => panic!("the test panics at {}", point.name()),
         Err(_) => return Err(format!("the test fails {}", point.name())),
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! Invariants: a note changes neither readiness nor liveness. Liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,8 @@ use crate::clock;
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     shared: Arc<Shared>,
+    /// Of which part: what is registered here belongs to it.
+    part: u64,
 }
 
 #[derive(Debug, Default)]
@@ -30,13 +32,16 @@ struct Entries {
     checks: BTreeMap<u64, Named<Standing>>,
     /// What is being waited for now, by the group that reports it.
     waits: BTreeMap<u64, Named<BTreeMap<u64, Waiting>>>,
-    notes: BTreeMap<u64, Vec<String>>,
+    notes: BTreeMap<u64, Named<Vec<String>>>,
     heartbeats: BTreeMap<u64, Named<Pulse>>,
+    /// Parts that are not listened to any more.
+    abandoned: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
 struct Named<T> {
     name: Cow<'static, str>,
+    part: u64,
     state: T,
 }
 
@@ -98,7 +103,56 @@ impl Shared {
     }
 }
 
+impl Entries {
+    fn new_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn listens_to(&self, part: u64) -> bool {
+        !self.abandoned.contains(&part)
+    }
+}
+
 impl Health {
+    fn named<T>(&self, name: Cow<'static, str>, state: T) -> Named<T> {
+        Named { name, part: self.part, state }
+    }
+
+    /// A place for one part of the process: it reports to the same state, and can be asked and left out by itself.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let part = self.shared.lock().new_id();
+        Self { shared: Arc::clone(&self.shared), part }
+    }
+
+    /// Whether a loop of this part has not beaten for most of the time in which it promised to: early enough to do something about it before
+    /// the process counts as dead.
+    pub fn is_silent(&self) -> bool {
+        let now = clock::monotonic();
+        let entries = self.shared.lock();
+        let mut own = entries.heartbeats.values().filter(|beat| beat.part == self.part);
+        own.any(|beat| now.saturating_sub(beat.state.last) > beat.state.limit * 2 / 3)
+    }
+
+    /// Whether every check of this part is satisfied. One that has none yet may still be starting.
+    pub fn is_working(&self) -> bool {
+        let now = clock::monotonic();
+        let entries = self.shared.lock();
+        let mut own = entries.checks.values().filter(|check| check.part == self.part).peekable();
+        own.peek().is_some() && own.all(|check| check.state.at(now).is_ok())
+    }
+
+    /// Takes everything of this part off the reports, and what its threads will still say.
+    pub fn abandon(&self) {
+        let (mut entries, part) = (self.shared.lock(), self.part);
+        entries.checks.retain(|_, check| check.part != part);
+        entries.waits.retain(|_, waits| waits.part != part);
+        entries.notes.retain(|_, notes| notes.part != part);
+        entries.heartbeats.retain(|_, beat| beat.part != part);
+        entries.abandoned.insert(part);
+    }
+
     /// Registers a readiness check. It fails with "starting" until its first report, and is gone with its handle.
     pub fn check(&self, name: impl Into<Cow<'static, str>>) -> Check {
         self.new_check(name.into(), None)
@@ -112,11 +166,12 @@ impl Health {
 
     fn new_check(&self, name: Cow<'static, str>, lasts: Option<Duration>) -> Check {
         let mut entries = self.shared.lock();
-        let id = entries.next;
-        entries.next += 1;
+        let id = entries.new_id();
         let state =
             Standing { outcome: Err("starting".to_owned()), reported: clock::monotonic(), failing_since: None, lasts };
-        entries.checks.insert(id, Named { name, state });
+        if entries.listens_to(self.part) {
+            entries.checks.insert(id, self.named(name, state));
+        }
         Check { id, shared: Arc::clone(&self.shared) }
     }
 
@@ -124,18 +179,20 @@ impl Health {
     /// longer than it said it might.
     pub fn waits(&self, name: impl Into<Cow<'static, str>>) -> Waits {
         let mut entries = self.shared.lock();
-        let id = entries.next;
-        entries.next += 1;
-        entries.waits.insert(id, Named { name: name.into(), state: BTreeMap::new() });
+        let id = entries.new_id();
+        if entries.listens_to(self.part) {
+            entries.waits.insert(id, self.named(name.into(), BTreeMap::new()));
+        }
         Waits { group: Arc::new(WaitsGroup { id, shared: Arc::clone(&self.shared) }) }
     }
 
     /// Registers a place for lines that `/readyz?verbose` shows as information. Empty at first, and gone with its handle.
     pub fn notes(&self) -> Notes {
         let mut entries = self.shared.lock();
-        let id = entries.next;
-        entries.next += 1;
-        entries.notes.insert(id, Vec::new());
+        let id = entries.new_id();
+        if entries.listens_to(self.part) {
+            entries.notes.insert(id, self.named(Cow::Borrowed(""), Vec::new()));
+        }
         Notes { id, shared: Arc::clone(&self.shared) }
     }
 
@@ -143,9 +200,10 @@ impl Health {
     /// The first beat is now; the promise ends with the handle.
     pub fn heartbeat(&self, name: impl Into<Cow<'static, str>>, limit: Duration) -> Heartbeat {
         let mut entries = self.shared.lock();
-        let id = entries.next;
-        entries.next += 1;
-        entries.heartbeats.insert(id, Named { name: name.into(), state: Pulse { last: clock::monotonic(), limit } });
+        let id = entries.new_id();
+        if entries.listens_to(self.part) {
+            entries.heartbeats.insert(id, self.named(name.into(), Pulse { last: clock::monotonic(), limit }));
+        }
         Heartbeat { id, shared: Arc::clone(&self.shared) }
     }
 
@@ -167,7 +225,7 @@ impl Health {
         if entries.stopping {
             lines.push((Cow::Borrowed("shutdown"), Err("the process is stopping".to_owned())));
         }
-        Report { lines, notes: entries.notes.values().flatten().cloned().collect() }
+        Report { lines, notes: entries.notes.values().flat_map(|notes| &notes.state).cloned().collect() }
     }
 
     /// The heartbeats, in the order they were registered in.
@@ -261,8 +319,7 @@ impl Waits {
     /// The lane of `shard`, or somebody for all lanes, waits from now on until the handle is dropped. `what` goes on after the shard.
     pub fn begin(&self, shard: Option<i16>, what: &'static str, limit: Duration) -> Wait {
         let mut entries = self.group.shared.lock();
-        let id = entries.next;
-        entries.next += 1;
+        let id = entries.new_id();
         if let Some(group) = entries.waits.get_mut(&self.group.id) {
             group.state.insert(id, Waiting { what, shard, since: clock::monotonic(), limit });
         }
@@ -313,7 +370,7 @@ impl Notes {
     /// Replaces the lines. Anybody who asks `/readyz` reads them: no keys, no payloads, no text that an operator typed.
     pub fn set(&self, lines: Vec<String>) {
         if let Some(notes) = self.shared.lock().notes.get_mut(&self.id) {
-            *notes = lines;
+            notes.state = lines;
         }
     }
 }
@@ -484,6 +541,24 @@ mod tests {
         assert_eq!(health.liveness_at(late).to_string(), "[-]lanes failed: silent for 31.0 s, more than 30.0 s\n");
         beat.beat_at(late);
         assert!(health.liveness_at(late).is_ok());
+    }
+
+    #[test]
+    fn a_part_that_was_abandoned_is_not_heard_any_more() {
+        let health = Health::default();
+        health.check("schema").ok();
+        let (part, next) = (health.part(), health.part());
+        let (check, _beat) = (part.check("consumer"), part.heartbeat("consumer", Duration::ZERO));
+        assert!(part.is_silent() && !next.is_silent() && !part.is_working() && !next.is_working());
+        assert!(!health.readiness().is_ok() && !health.liveness().is_ok());
+        part.abandon();
+        check.failing("too late");
+        let _again = part.check("consumer");
+        assert!(health.readiness().is_ok() && health.liveness().is_ok(), "{}", health.readiness());
+        let own = next.check("consumer");
+        assert!(!health.readiness().is_ok());
+        own.ok();
+        assert!(next.is_working() && health.readiness().is_ok());
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod consumer;
 pub mod failure;
 pub mod fold;
 mod meters;
+mod new_events;
 pub mod plan;
 pub mod record;
 pub mod status;
@@ -41,7 +42,7 @@ const COMMERCE: [&str; 6] = [
 ///
 /// The statement may return rows of `(ordinal int, reason text)`: the events that it cannot fold. The transaction is then
 /// taken back, those events are parked with their reasons, and the others are folded. A statement that fails because of
-/// its data has the same effect, found by halving, at more cost.
+/// its data has the same effect, found with savepoints, at more cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Projection {
     name: String,
@@ -50,6 +51,8 @@ pub struct Projection {
     /// Empty: all.
     event_types: Vec<String>,
     sql: String,
+    /// With `new_events` in front of it.
+    statement: String,
 }
 
 impl Projection {
@@ -68,17 +71,20 @@ impl Projection {
             name: settings.name.clone(),
             topics: settings.topics.clone(),
             event_types: settings.event_types.clone(),
+            statement: new_events::reading(&sql),
             sql,
         })
     }
 
     /// The built-in projection, for when no other is configured.
     pub fn product_metrics() -> Self {
+        let sql = include_str!("projection/product_metrics.sql");
         Self {
             name: "product_metrics".to_owned(),
             topics: Vec::new(),
             event_types: COMMERCE.map(str::to_owned).to_vec(),
-            sql: include_str!("projection/product_metrics.sql").to_owned(),
+            statement: new_events::reading(sql),
+            sql: sql.to_owned(),
         }
     }
 
@@ -88,6 +94,16 @@ impl Projection {
 
     pub fn sql(&self) -> &str {
         &self.sql
+    }
+
+    /// The statement that is run, with the events as parameters.
+    pub(crate) fn statement(&self) -> &str {
+        &self.statement
+    }
+
+    /// The same without events, to see whether PostgreSQL takes it.
+    pub(crate) fn checked_statement(&self) -> String {
+        new_events::checking(&self.sql)
     }
 
     /// Whether it folds such events. An event without a type goes only to a projection of all types.

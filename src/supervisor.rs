@@ -1,6 +1,8 @@
 //! The long-lived tasks of a process: what ends them, and what their end means.
 //!
-//! `tokio::spawn` is called here and nowhere else, so that no task can fail unseen.
+//! `tokio::spawn` is called here and nowhere else, so that no task can fail unseen. What may fail without ending the process is a [`Part`].
+
+mod part;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Result};
+pub use part::{Attempt, Part, Work};
 
 /// Exit status of the first failure in this process; 0 when there was none.
 static FAILURE: AtomicU8 = AtomicU8::new(0);

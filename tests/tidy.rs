@@ -58,7 +58,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("demo", &["app", "broker", "config", "db", "migrations", "output", "projection", "supervisor"]),
     ("admin", &["config", "health", "metrics", "supervisor"]),
     ("relay", &["broker", "config", "db", "health", "metrics", "outbox"]), // db: its error and its pools
-    ("projection", &["config", "db", "health", "metrics"]),
+    ("projection", &["broker", "config", "db", "health", "metrics"]),      // broker: the bytes of records
     ("cleanup", &["config", "db", "metrics", "outbox"]),
     ("outbox", &["db"]),
     ("broker", &["config"]),
@@ -66,7 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("db", &["config", "supervisor"]),
     ("metrics", &["broker"]), // the version of librdkafka, for build_info
     ("health", &[]),
-    ("supervisor", &[]),
+    ("supervisor", &["health"]),
     ("telemetry", &["config"]),
     ("output", &[]),
     ("config", &[]),
@@ -94,6 +94,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
             "outbox.rs",
             "outbox/",
             "projection/store.rs",
+            "projection/store/",
             "demo.rs",
             "demo/",
         ],
@@ -105,6 +106,9 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("ratatui", &["output/screen.rs", "commands/top/"]),
     ("clap", &["cli.rs", "cli/", "commands.rs", "commands/"]),
 ];
+
+/// Where `unsafe` may stand, and where names and notes of foreign records are read.
+const NATIVE: &[&str] = &["broker/raw.rs", "broker/raw/"];
 
 /// Where variables of the environment may be read: the settings, and `NO_COLOR`.
 const ENVIRONMENT: &[&str] = &["config/source.rs", "telemetry.rs", "output.rs", "output/"];
@@ -119,6 +123,11 @@ fn modules_import_only_what_the_picture_allows() {
 #[test]
 fn libraries_stay_in_their_modules() {
     assert_none(stray_libraries(&rust_files("src")));
+}
+
+#[test]
+fn librdkafka_is_called_in_one_place() {
+    assert_none(native_calls(&rust_files("src")));
 }
 
 #[test]

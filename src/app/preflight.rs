@@ -8,6 +8,12 @@ use crate::outbox::preflight::{Gravity, Obstacle, SEQUENCE, look};
 
 /// What is done with these settings, as grants are listed.
 pub fn purposes(settings: &Config) -> Vec<(Who, For)> {
+    let mut purposes = of_relay(settings);
+    purposes.extend(of_consumer(settings));
+    purposes
+}
+
+fn of_relay(settings: &Config) -> Vec<(Who, For)> {
     let mut purposes = Vec::new();
     if settings.relay.enabled {
         purposes.push((Who::Relay, For::Work));
@@ -18,6 +24,11 @@ pub fn purposes(settings: &Config) -> Vec<(Who, For)> {
             purposes.push((Who::Relay, For::Deleting));
         }
     }
+    purposes
+}
+
+fn of_consumer(settings: &Config) -> Vec<(Who, For)> {
+    let mut purposes = Vec::new();
     if settings.consumer.enabled {
         purposes.push((Who::Consumer, For::Work));
         // Projections of the operator's own are SQL files: what they need only they know.
@@ -33,13 +44,25 @@ pub async fn obstacles(settings: &Config, database: &Database) -> Result<Vec<Obs
     look(database, &grants::tables(&purposes(settings)), settings.relay.enabled).await
 }
 
-/// Looks before the start, and says what it finds.
+/// Looks before the relay starts, and says what it finds.
 ///
 /// Errors: [`Code::DatabaseUnfit`] when events would be lost or nothing would be published; [`Code::PostgresUnreachable`] when it
 /// may pass by itself.
-pub(super) async fn pass(settings: &Config, database: &Database) -> Result<()> {
+pub(super) async fn relay_passes(settings: &Config, database: &Database) -> Result<()> {
+    if !settings.relay.enabled {
+        return Ok(());
+    }
+    judge(look(database, &grants::tables(&of_relay(settings)), true).await?)
+}
+
+/// The same before the consumer starts. What is in its way is not in the way of the relay.
+pub(super) async fn consumer_passes(settings: &Config, database: &Database) -> Result<()> {
+    judge(look(database, &grants::tables(&of_consumer(settings)), false).await?)
+}
+
+fn judge(obstacles: Vec<Obstacle>) -> Result<()> {
     let (mut refused, mut wait): (Vec<Obstacle>, Option<Obstacle>) = (Vec::new(), None);
-    for obstacle in obstacles(settings, database).await? {
+    for obstacle in obstacles {
         let Obstacle { gravity, check, what, why, fix } = &obstacle;
         match gravity {
             Gravity::Wait => wait = Some(obstacle),

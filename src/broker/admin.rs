@@ -19,6 +19,7 @@ use rdkafka::types::RDKafkaRespErr;
 use super::call::{Question, answered, close_later};
 use super::client_config;
 use super::partitions::Place;
+use super::raw;
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
@@ -341,7 +342,9 @@ impl Admin {
         let read = |committed: &TopicPartitionList| {
             let found = committed.elements().into_iter().map(|element| {
                 let found = match element.offset() {
-                    Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+                    Offset::Offset(offset) => {
+                        Some((offset, raw::committed_note(committed, element.topic(), element.partition())))
+                    }
                     Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
                 };
                 (element.topic().to_owned(), element.partition(), found)

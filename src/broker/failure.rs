@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use rdkafka::bindings::rd_kafka_resp_err_t as Error;
 use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::types::RDKafkaRespErr as Error;
 
 /// Whose fault it is, hence what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

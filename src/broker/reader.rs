@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::metadata::{Metadata, MetadataPartition};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
 use super::admin::{QuietContext, refused_settings, unreachable};
 use super::call::Question;
-use super::client_config;
+use super::{client_config, raw};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
@@ -42,8 +42,7 @@ pub struct Found {
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
-    /// In the order of the record; a name may occur twice.
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub headers: raw::Headers,
 }
 
 impl std::fmt::Debug for Found {
@@ -148,9 +147,6 @@ pub(super) fn watermarks(
 }
 
 fn found(message: &BorrowedMessage<'_>) -> Found {
-    let headers = message.headers().map(|headers| {
-        headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
-    });
     Found {
         topic: message.topic().to_owned(),
         partition: message.partition(),
@@ -158,6 +154,6 @@ fn found(message: &BorrowedMessage<'_>) -> Found {
         timestamp_ms: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
-        headers: headers.unwrap_or_default(),
+        headers: raw::headers(message),
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
 use super::admin::unreachable;
-use super::reader;
+use super::{raw, reader};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
@@ -75,12 +75,12 @@ pub fn scan(
 
 fn sighting(message: &BorrowedMessage<'_>) -> Option<Sighting> {
     let (mut id, mut event_id, mut dead_letter) = (None, None, false);
-    for header in message.headers()?.iter() {
-        let text = || header.value.and_then(|value| std::str::from_utf8(value).ok());
-        match header.key {
-            "outbox-id" => id = text().and_then(|text| text.parse().ok()),
-            "outbox-event-id" => event_id = text().and_then(|text| Uuid::parse_str(text).ok()),
-            "original_topic" => dead_letter = true,
+    for (name, value) in raw::headers(message) {
+        let text = || value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
+        match name.as_slice() {
+            b"outbox-id" => id = text().and_then(|text| text.parse().ok()),
+            b"outbox-event-id" => event_id = text().and_then(|text| Uuid::parse_str(text).ok()),
+            b"original_topic" => dead_letter = true,
             _ => {}
         }
     }

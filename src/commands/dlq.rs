@@ -105,7 +105,7 @@ async fn show(context: &Context, settings: &Config, pool: &Pool, places: &[Place
     })
     .await?;
     let states = states(pool, &found).await?;
-    let whole: Vec<view::Whole<'_>> =
+    let whole: Vec<view::Whole> =
         found.iter().zip(states).map(|(letter, state)| view::Whole::new(letter, state)).collect();
     if !whole.is_empty() {
         output::data(context.format(), &whole, &whole, || view::blocks(&whole))?;

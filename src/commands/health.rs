@@ -33,14 +33,16 @@ pub(super) async fn run(context: &Context, args: &HealthArgs) -> Result<()> {
         None => Target::from_listen(context.settings(Needs::NOTHING)?.admin.listen)?,
     };
     let path = format!("{}{}", target.base, if args.ready { "/readyz?verbose" } else { "/livez?verbose" });
-    let url = format!("http://{}{path}", target.authority);
-    let asked = timeout(args.timeout, ask(&target.authority, &path)).await;
-    let answer = asked.map_err(|_| nobody(&url).hint(no_answer_hint(args.timeout)))?;
-    let (status, body) = answer.map_err(|error| {
-        nobody(&url)
+    let url_of = |authority: &str| format!("http://{authority}{path}");
+    let urls = target.authorities.iter().map(|authority| url_of(authority)).collect::<Vec<_>>().join(" or ");
+    let asked = timeout(args.timeout, ask_any(&target.authorities, &path)).await;
+    let answer = asked.map_err(|_| nobody(&urls).hint(no_answer_hint(args.timeout)))?;
+    let (authority, status, body) = answer.map_err(|error| {
+        nobody(&urls)
             .caused_by(error)
             .hint("is it running, with admin.enabled, and is this its admin.listen? --url asks another address")
     })?;
+    let url = url_of(&authority);
 
     let answer = Answer { healthy: status == 200, url, status, checks: body };
     output::one(context.format(), &answer, || match answer.checks.trim_end() {
@@ -65,8 +67,8 @@ fn no_answer_hint(waited: Duration) -> String {
 /// Whom to ask.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
-    /// `host:port`.
-    authority: String,
+    /// `host:port`, the first one that answers.
+    authorities: Vec<String>,
     /// Path before `/livez`, without a final slash.
     base: String,
 }
@@ -91,7 +93,10 @@ impl Target {
         });
         let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
         let base = base.trim_end_matches('/');
-        Ok(Self { authority, base: if base.is_empty() { String::new() } else { format!("/{base}") } })
+        Ok(Self {
+            authorities: vec![authority],
+            base: if base.is_empty() { String::new() } else { format!("/{base}") },
+        })
     }
 
     fn from_listen(listen: SocketAddr) -> OrError<Self> {
@@ -102,14 +107,28 @@ impl Target {
             )
             .hint("its log names the address; ask it with --url"));
         }
-        // An instance that listens on every address also does so on this host's own.
-        let ip = match listen.ip() {
-            ip if !ip.is_unspecified() => ip,
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        // An instance that listens on every address also does so on this host's own. On every address of IPv6 means those of IPv4, too, and these
+        // are all there are where the host has no IPv6.
+        let ips = match listen.ip() {
+            ip if !ip.is_unspecified() => vec![ip],
+            IpAddr::V4(_) => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            IpAddr::V6(_) => vec![IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)],
         };
-        Ok(Self { authority: SocketAddr::new(ip, listen.port()).to_string(), base: String::new() })
+        let authorities = ips.into_iter().map(|ip| SocketAddr::new(ip, listen.port()).to_string()).collect();
+        Ok(Self { authorities, base: String::new() })
     }
+}
+
+/// Asks one after the other. Returns who answered, the status and the body; when nobody does, what the first one had to say.
+async fn ask_any(authorities: &[String], path: &str) -> std::io::Result<(String, u16, String)> {
+    let mut first = None;
+    for authority in authorities {
+        match ask(authority, path).await {
+            Ok((status, body)) => return Ok((authority.clone(), status, body)),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first.unwrap_or_else(|| std::io::Error::other("there is no address to ask")))
 }
 
 /// One GET. Returns the status and the body.
@@ -135,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_url_gives_host_port_and_path() {
-        let target = |url| Target::from_url(url).map(|target| (target.authority, target.base)).ok();
+        let target = |url| Target::from_url(url).map(|target| (target.authorities.join(","), target.base)).ok();
         let some = |authority: &str, base: &str| Some((authority.to_owned(), base.to_owned()));
         assert_eq!(target("http://relay:8080"), some("relay:8080", ""));
         assert_eq!(target("http://relay:8080/admin/"), some("relay:8080", "/admin"));
@@ -149,11 +168,27 @@ mod tests {
 
     #[test]
     fn an_instance_on_all_addresses_is_asked_on_loopback() {
-        let target = |listen: &str| Target::from_listen(listen.parse().unwrap()).unwrap().authority;
+        let target = |listen: &str| Target::from_listen(listen.parse().unwrap()).unwrap().authorities.join(",");
         assert_eq!(target("0.0.0.0:8080"), "127.0.0.1:8080");
-        assert_eq!(target("[::]:8080"), "[::1]:8080");
+        assert_eq!(target("[::]:8080"), "[::1]:8080,127.0.0.1:8080");
         assert_eq!(target("10.1.2.3:8080"), "10.1.2.3:8080");
         assert!(Target::from_listen("127.0.0.1:0".parse().unwrap()).is_err());
+    }
+
+    /// As on a host without IPv6: what listens has an address of IPv4 alone.
+    #[tokio::test]
+    async fn a_listener_is_found_on_whichever_loopback_there_is() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let _bytes = stream.read(&mut request).await.unwrap();
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nok").await.unwrap();
+        };
+        let target = Target::from_listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).unwrap();
+        let (answer, ()) = tokio::join!(ask_any(&target.authorities, "/livez"), serve);
+        assert_eq!(answer.unwrap(), (format!("127.0.0.1:{port}"), 200, "ok".to_owned()));
     }
 
     #[test]

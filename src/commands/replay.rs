@@ -136,7 +136,10 @@ async fn resume(
         let left = Bounds { upto_id: found.upto_id, now: found.created_at };
         if found.finished {
             output::note("it is finished already");
-        } else if let Some(groups) = count(pool, &found.filter, found.last_id, left, stop).await? {
+            view::outcome(context.format(), &found)?;
+            return expect_all(&found, 0);
+        }
+        if let Some(groups) = count(pool, &found.filter, found.last_id, left, stop).await? {
             view::note_counts(&groups, groups.iter().map(|group| group.events).sum(), found.to_topic.as_deref());
         }
         return Ok(view::outcome(context.format(), &found)?);
@@ -210,10 +213,27 @@ async fn copy(
     progress.clear();
     view::outcome(context.format(), replay)?;
     if refused.all == 0 {
-        return Ok(());
+        return expect_all(replay, 0);
     }
+    expect_all(replay, refused.all)?;
     Err(Error::new(Code::PartlyDone, format!("the table outbox_events refuses copies of {} events", refused.all))
         .hint("a constraint or a trigger of yours does; the messages above name the first of them")
+        .into())
+}
+
+/// Errors: fewer events were copied, or refused, than had matched when they were counted.
+fn expect_all(replay: &Replay, refused: u64) -> Result<()> {
+    let missing = count_of(replay.matched).saturating_sub(count_of(replay.copied)).saturating_sub(refused);
+    if missing == 0 {
+        return Ok(());
+    }
+    let message =
+        format!("{missing} of {} events that matched were not copied, and {} were", replay.matched, replay.copied);
+    Err(Error::new(Code::PartlyDone, message)
+        .hint(
+            "a cleanup or somebody else has deleted or changed them meanwhile, or the table had refused them before the replay was resumed. \
+             Without --rate a replay is faster than the cleanup; cleanup.published_older_than keeps rows for longer",
+        )
         .into())
 }
 

@@ -79,7 +79,7 @@ const SETTINGS: &[Setting] = &[
     set(For::Everybody, "lc_time", "C"),
     set(For::Everybody, "array_nulls", "on"),
     set(For::Everybody, "transform_null_equals", "off"),
-    // Of partitions, and of the temporary table that projections read.
+    // Of partitions.
     set(For::Everybody, "default_table_access_method", "heap"),
     // `check` compares names that catalog functions print.
     set(For::Everybody, "quote_all_identifiers", "off"),
@@ -158,7 +158,9 @@ pub(super) fn options(role: Role, statement_timeout: Duration) -> String {
             Role::Lane | Role::Cleanup => 5_000,
             // A row that somebody else keeps locked must not keep the leases of the other shards from being renewed.
             Role::Lease => 1_000,
-            Role::Consumer | Role::Admin => 0,
+            // Before the statement ends for its length: to tell a lock of somebody else from a statement that is slow.
+            Role::Consumer => statement_timeout.as_millis() * 4 / 5,
+            Role::Admin => 0,
         },
     );
     if role == Role::Cleanup {

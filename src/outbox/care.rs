@@ -169,7 +169,18 @@ impl Careful {
     }
 }
 
-/// The ids that `claim` asks for, events whose outcome is known left out. True: there may be more.
+/// What a careful claim is about to read.
+pub(super) struct Wanted {
+    ids: Vec<i64>,
+    /// How many of them, at the beginning, wait again.
+    again: usize,
+    /// There may be more.
+    full: bool,
+    /// Whether another transaction keeps a row from being settled is looked at, as a claim without care does.
+    locks: bool,
+}
+
+/// The ids that `claim` asks for, events whose outcome is known left out.
 pub(super) async fn ids(
     tx: &Transaction<'_>,
     shard: ShardId,
@@ -177,29 +188,34 @@ pub(super) async fn ids(
     claim: Claim<'_>,
     any_again: bool,
     ahead: Option<&[i64]>,
-) -> Result<(Vec<i64>, usize, bool), OutboxError> {
+) -> Result<Wanted, OutboxError> {
+    let mut wanted = Wanted { ids: Vec::new(), again: 0, full: false, locks: false };
     match claim.source {
-        Source::Nothing => return Ok((Vec::new(), 0, false)),
-        Source::Manifest(ids) => return Ok((ids.to_vec(), 0, false)),
-        Source::Waiting => {}
+        Source::Nothing => return Ok(wanted),
+        Source::Manifest(ids) => {
+            wanted.ids.extend_from_slice(ids);
+            return Ok(wanted);
+        }
+        Source::Waiting => wanted.locks = ahead.is_none(),
     }
     let (low_id, ceiling) = range;
     let most = i64::from(claim.limits.rows.get());
-    let mut ids: Vec<i64> = Vec::new();
     if any_again {
         let rows = tx.query(&tx.prepare_cached(sql::CAREFUL_IDS_AGAIN).await?, &[&shard, &ceiling, &most]).await?;
-        ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+        wanted.ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
     }
-    let again = ids.len();
-    let rest = most - again as i64;
+    wanted.again = wanted.ids.len();
+    let rest = most - wanted.again as i64;
     if rest <= 0 {
-        return Ok((ids, again, true));
+        wanted.full = true;
+        return Ok(wanted);
     }
     let ahead = ahead.unwrap_or_default();
     let rows =
         tx.query(&tx.prepare_cached(sql::CAREFUL_IDS).await?, &[&shard, &low_id, &ceiling, &ahead, &rest]).await?;
-    ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
-    Ok((ids, again, rows.len() as i64 >= rest))
+    wanted.ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+    wanted.full = rows.len() as i64 >= rest;
+    Ok(wanted)
 }
 
 /// Reads what `claim` asks for by its ids, so that a row which cannot be read keeps no other from being read.
@@ -210,7 +226,7 @@ pub(super) async fn read(
     shard: ShardId,
     range: (i64, i64),
     claim: Claim<'_>,
-    (ids, again, full): (Vec<i64>, usize, bool),
+    Wanted { ids, again, full, locks }: Wanted,
 ) -> Result<Careful, OutboxError> {
     // Not many more than fit.
     let fitting =
@@ -227,7 +243,7 @@ pub(super) async fn read(
             first_left = part.first().copied();
             break;
         }
-        let cut = care.over(tx, part, |ids| read_all(tx, shard, range, claim, ids)).await?;
+        let cut = care.over(tx, part, |ids| read_all(tx, ids, claim.limits.record_bytes, locks)).await?;
         for found in cut.done {
             careful.found.bytes += found.bytes;
             careful.found.rows.extend(found.rows);
@@ -255,15 +271,8 @@ pub(super) async fn read(
     Ok(careful)
 }
 
-async fn read_all(
-    tx: &Transaction<'_>,
-    shard: ShardId,
-    range: (i64, i64),
-    claim: Claim<'_>,
-    ids: Vec<i64>,
-) -> Result<Found, OutboxError> {
-    let claim = Claim { source: Source::Manifest(&ids), ..claim };
-    let found = claim::rows(tx, shard, range, claim, false, None).await?;
+async fn read_all(tx: &Transaction<'_>, ids: Vec<i64>, record_bytes: u64, locks: bool) -> Result<Found, OutboxError> {
+    let found = claim::by_ids(tx, &ids, record_bytes, locks).await?;
     for row in &found.rows {
         rows::event(row)?;
     }

@@ -47,8 +47,7 @@ pub(super) async fn rows(
     match claim.source {
         Source::Nothing => return Ok(found),
         Source::Manifest(ids) => {
-            found.read_ids(tx, ids, &Bounds::none(record_bytes)).await?;
-            return Ok(found);
+            return by_ids(tx, ids, record_bytes, false).await;
         }
         Source::Waiting => {}
     }
@@ -59,7 +58,8 @@ pub(super) async fn rows(
             tx.query(&tx.prepare_cached(sql::CLAIM_AGAIN).await?, &[&shard, &most_rows, &ceiling, &low_id]).await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         if !ids.is_empty() {
-            found.read_ids(tx, &ids, &Bounds::new(record_bytes, bytes, most_rows)).await?;
+            // Where progress is a watermark published rows are not written to, so it does not matter who has locked them.
+            found.read_ids(tx, &ids, &Bounds::new(record_bytes, bytes, most_rows), ahead.is_none()).await?;
         }
         most_rows -= ids.len() as i64;
         if most_rows <= 0 || found.full {
@@ -73,6 +73,18 @@ pub(super) async fn rows(
         found.bytes += rest.bytes;
         (found.covered, found.full) = (rest.covered, rest.full);
     }
+    Ok(found)
+}
+
+/// Reads events by their ids, however large they are together. `locks`: whether another transaction keeps one from being settled is looked at.
+pub(super) async fn by_ids(
+    tx: &Transaction<'_>,
+    ids: &[i64],
+    record_bytes: u64,
+    locks: bool,
+) -> Result<Found, OutboxError> {
+    let mut found = Found::default();
+    found.read_ids(tx, ids, &Bounds::none(record_bytes), locks).await?;
     Ok(found)
 }
 
@@ -172,8 +184,14 @@ impl Bounds {
 }
 
 impl Found {
-    async fn read_ids(&mut self, tx: &Transaction<'_>, ids: &[i64], bounds: &Bounds) -> Result<(), OutboxError> {
-        let params: [&(dyn ToSql + Sync); 4] = [&ids, &bounds.record, &bounds.all, &bounds.uncounted];
+    async fn read_ids(
+        &mut self,
+        tx: &Transaction<'_>,
+        ids: &[i64],
+        bounds: &Bounds,
+        locks: bool,
+    ) -> Result<(), OutboxError> {
+        let params: [&(dyn ToSql + Sync); 5] = [&ids, &bounds.record, &bounds.all, &bounds.uncounted, &locks];
         self.read(tx, sql::CLAIM_MANIFEST, &params, bounds).await
     }
 

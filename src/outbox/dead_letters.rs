@@ -48,8 +48,9 @@ impl Writer {
         let put_off: Vec<i64> = self.put_off.keys().copied().collect();
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(WRITE).await?;
-        match connection.execute(&statement, &[&PORTION, &put_off, &None::<Vec<i64>>]).await {
-            Ok(letters) => {
+        match connection.query_one(&statement, &[&PORTION, &put_off, &None::<Vec<i64>>]).await {
+            Ok(row) => {
+                let letters = letters(&row)?;
                 connection.done();
                 Ok(Written { letters, refused: Vec::new() })
             }
@@ -68,7 +69,8 @@ impl Writer {
         let due: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
         let write = tx.prepare_cached(WRITE).await?;
         let (tx_ref, write) = (&tx, &write);
-        let work = move |part: Vec<i64>| async move { tx_ref.execute(write, &[&PORTION, &put_off, &part]).await };
+        let work =
+            move |part: Vec<i64>| async move { letters(&tx_ref.query_one(write, &[&PORTION, &put_off, &part]).await?) };
         let cut = isolate::cut(tx_ref, &due, monotonic() + SEARCH, work).await?;
         tx.commit().await?;
         connection.done();
@@ -77,4 +79,8 @@ impl Writer {
         self.put_off.extend(cut.refused.iter().take(room).map(|refused| (refused.item, until)));
         Ok(Written { letters: cut.done.iter().sum(), refused: cut.refused })
     }
+}
+
+fn letters(row: &tokio_postgres::Row) -> Result<u64, DbError> {
+    Ok(u64::try_from(row.try_get::<_, i64>("letters")?).unwrap_or(0))
 }

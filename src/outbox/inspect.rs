@@ -11,7 +11,7 @@ pub mod trace;
 
 use tokio_postgres::error::SqlState;
 
-use crate::db::{DbError, Pool};
+use crate::db::{DbError, Pool, stored_text};
 use crate::event::ShardId;
 
 const BACKLOG_BY_TOPIC: &str = include_str!("sql/backlog_by_topic.sql");
@@ -47,16 +47,17 @@ pub async fn backlog_by_topic(pool: &Pool) -> Result<Vec<TopicBacklog>, DbError>
     let connection = pool.get().await?;
     let rows = connection.query(BACKLOG_BY_TOPIC, &[]).await?;
     connection.done();
-    Ok(rows
-        .iter()
-        .map(|row| TopicBacklog {
-            topic: row.get("topic"),
-            pending: row.get("pending"),
-            failed: row.get("failed"),
-            held: row.get("held"),
-            oldest_pending_seconds: row.get("oldest_age"),
+    rows.iter()
+        .map(|row| {
+            Ok(TopicBacklog {
+                topic: stored_text(row, "topic")?,
+                pending: row.try_get("pending")?,
+                failed: row.try_get("failed")?,
+                held: row.try_get("held")?,
+                oldest_pending_seconds: row.try_get("oldest_age")?,
+            })
         })
-        .collect())
+        .collect()
 }
 
 /// Shards whose bounds are above the last id that was drawn: nobody counts what waits there, until a relay begins again.
@@ -73,7 +74,7 @@ pub async fn pending_topics(pool: &Pool) -> Result<Vec<(Option<String>, i64)>, D
     let connection = pool.get().await?;
     let rows = connection.query(PENDING_TOPICS, &[&PENDING_TOPICS_ROWS]).await?;
     connection.done();
-    Ok(rows.iter().map(|row| (row.get("topic"), row.get("events"))).collect())
+    rows.iter().map(|row| Ok((stored_text(row, "topic")?, row.try_get("events")?))).collect()
 }
 
 /// Topics that the newest 10,000 rows name, whatever has become of them, without those of dead letters.
@@ -81,7 +82,7 @@ pub async fn recent_topics(pool: &Pool) -> Result<Vec<String>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(RECENT_TOPICS, &[&RECENT_TOPICS_ROWS]).await?;
     connection.done();
-    Ok(rows.iter().map(|row| row.get("topic")).collect())
+    rows.iter().map(|row| Ok(stored_text(row, "topic")?.unwrap_or_default())).collect()
 }
 
 /// Where a consumer group goes on in one partition.

@@ -13,13 +13,15 @@ use uuid::Uuid;
 
 use super::audit::{self, Author};
 use super::isolate::{self, Blame, MayBlame};
+use super::outcomes;
 use crate::clock::monotonic;
-use crate::db::{DbError, Pool, Transaction};
+use crate::db::{DbError, Pool, Transaction, stored_text};
 
 const FORGET: &str = include_str!("sql/letter_forget.sql");
 const INSERT: &str = include_str!("sql/letter_insert.sql");
 const LOCK_SHARDS: &str = include_str!("sql/lock_shards.sql");
 const NOTE_ROWS: &str = include_str!("sql/letter_note_rows.sql");
+const REHOME: &str = include_str!("sql/rehome.sql");
 const REOPEN: &str = include_str!("sql/letter_reopen.sql");
 const STATES: &str = include_str!("sql/letter_states.sql");
 const TAKE: &str = include_str!("sql/letter_take.sql");
@@ -100,9 +102,13 @@ pub async fn topics(pool: &Pool) -> Result<(BTreeSet<String>, BTreeSet<String>),
     let connection = pool.get().await?;
     let rows = connection.query(TOPICS, &[&TOPIC_ROWS]).await?;
     connection.done();
-    let (letters, events): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.get::<_, bool>("is_dead_letter_topic"));
-    let names = |rows: Vec<&tokio_postgres::Row>| rows.iter().map(|row| row.get("topic")).collect();
-    Ok((names(events), names(letters)))
+    let (mut events, mut letters) = (BTreeSet::new(), BTreeSet::new());
+    for row in rows {
+        let Some(topic) = stored_text(&row, "topic")? else { continue };
+        let names = if row.try_get("is_dead_letter_topic")? { &mut letters } else { &mut events };
+        names.insert(topic);
+    }
+    Ok((events, letters))
 }
 
 /// The state of each, in the same order.
@@ -201,7 +207,7 @@ async fn redrive_in(
         .filter(|(letter, outcome)| matches!(outcome, Outcome::Reopened(_)) && taken.contains(&letter.place))
         .filter_map(|(letter, _)| letter.row_id)
         .collect();
-    let reopened: HashSet<i64> = tx.query(REOPEN, &[&to_reopen]).await?.iter().map(|row| row.get(0)).collect();
+    let reopened = reopen(tx, &to_reopen).await?;
     let mut rows: HashMap<&Place, i64> = HashMap::new();
     for ((letter, event), outcome) in letters.iter().zip(&mut outcomes) {
         if !goes_back(outcome) {
@@ -223,6 +229,20 @@ async fn redrive_in(
     }
     note(tx, &rows, author).await?;
     Ok(outcomes)
+}
+
+/// Lets FAILED events wait again. Returns those that had still failed.
+async fn reopen(tx: &Transaction<'_>, ids: &[i64]) -> Result<HashSet<i64>, DbError> {
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    // One that `shards set` could not move may still be in another shard.
+    tx.execute(REHOME, &[&ids]).await?;
+    let outcomes = outcomes::reopen(tx, ids, true).await?;
+    let held: Vec<i64> = outcomes.iter().filter(|outcome| outcome.row_waits).map(|outcome| outcome.id).collect();
+    let rows = tx.query(REOPEN, &[&ids, &held]).await?;
+    let rows = rows.iter().map(|row| row.get(0));
+    Ok(rows.chain(outcomes.iter().map(|outcome| outcome.id)).collect())
 }
 
 /// What is to be done, if nobody else has the dead letter in hand. The id of an appended row is not known yet.
@@ -321,13 +341,22 @@ pub async fn forget(pool: &Pool, topic: &str, partition: i32, first_left: i64) -
     Ok(())
 }
 
+/// Longest text that tells one failure of an event from another.
+const FAILED_AT_CHARS: usize = 100;
+
+/// A header as a text of PostgreSQL, whatever the encoding of the database is. It is the same text each time, and of a time the header itself.
+fn storable(header: &str) -> String {
+    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    header.chars().take(FAILED_AT_CHARS).map(shown).collect()
+}
+
 /// The parameters that tell dead letters apart, as arrays.
 struct Columns<'a> {
     topics: Vec<&'a str>,
     partitions: Vec<i32>,
     offsets: Vec<i64>,
     event_ids: Vec<Uuid>,
-    failed_at: Vec<Option<&'a str>>,
+    failed_at: Vec<Option<String>>,
 }
 
 impl<'a> Columns<'a> {
@@ -337,7 +366,7 @@ impl<'a> Columns<'a> {
             partitions: letters.iter().map(|letter| letter.place.partition).collect(),
             offsets: letters.iter().map(|letter| letter.place.offset).collect(),
             event_ids: letters.iter().map(|letter| letter.event_id).collect(),
-            failed_at: letters.iter().map(|letter| letter.failed_at.as_deref()).collect(),
+            failed_at: letters.iter().map(|letter| letter.failed_at.as_deref().map(storable)).collect(),
         }
     }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
-use super::OutboxError;
 use super::care::Budget;
 use super::isolate::{Refused, cut};
 use super::statements as sql;
@@ -22,23 +21,35 @@ pub(super) struct Outcome {
     pub(super) sqlstate: SqlState,
     pub(super) last_error: Option<String>,
     pub(super) place: Option<(i32, i64)>,
+    pub(super) letter: Option<DueLetter>,
+}
+
+/// A dead letter that is to be written of an event whose row cannot say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DueLetter {
+    pub(super) to: String,
+    /// The topic that the event was for, if that is known.
+    pub(super) from: Option<String>,
 }
 
 impl Outcome {
     /// Published, and the row does not say so.
     pub(super) fn published(id: i64, place: Option<(i32, i64)>, sqlstate: SqlState) -> Self {
-        Self { id, status: "PUBLISHED", sqlstate, last_error: None, place }
+        Self { id, status: "PUBLISHED", sqlstate, last_error: None, place, letter: None }
     }
 
     pub(super) fn failed(id: i64, last_error: String, sqlstate: SqlState) -> Self {
-        Self { id, status: "FAILED", sqlstate, last_error: Some(last_error), place: None }
+        Self { id, status: "FAILED", sqlstate, last_error: Some(last_error), place: None, letter: None }
     }
 
     /// It waits behind another event of its key.
     pub(super) fn held(id: i64, sqlstate: SqlState) -> Self {
-        Self { id, status: "HELD", sqlstate, last_error: None, place: None }
+        Self { id, status: "HELD", sqlstate, last_error: None, place: None, letter: None }
     }
 }
+
+/// An event that is published, and where, if that is known.
+pub(super) type Placed = (i64, Option<(i32, i64)>);
 
 /// What the row answered; of those that there was no time for, that there was none.
 pub(super) fn answers<T>(refused: Vec<Refused<T>>, left: Vec<T>) -> impl Iterator<Item = (T, SqlState)> {
@@ -47,7 +58,7 @@ pub(super) fn answers<T>(refused: Vec<Refused<T>>, left: Vec<T>) -> impl Iterato
 }
 
 /// Notes outcomes. Returns of how many events: those that are finished, or gone, are left out.
-pub(super) async fn keep(tx: &Transaction<'_>, outcomes: &[Outcome]) -> Result<u64, OutboxError> {
+pub(super) async fn keep(tx: &Transaction<'_>, outcomes: &[Outcome]) -> Result<u64, DbError> {
     if outcomes.is_empty() {
         return Ok(0);
     }
@@ -58,15 +69,54 @@ pub(super) async fn keep(tx: &Transaction<'_>, outcomes: &[Outcome]) -> Result<u
     let attempts: Vec<i32> = outcomes.iter().map(|outcome| i32::from(outcome.status == "FAILED")).collect();
     let (partitions, offsets): (Vec<Option<i32>>, Vec<Option<i64>>) =
         outcomes.iter().map(|outcome| (outcome.place.map(|place| place.0), outcome.place.map(|place| place.1))).unzip();
-    let params: [&(dyn ToSql + Sync); 7] = [&ids, &states, &codes, &errors, &attempts, &partitions, &offsets];
-    Ok(tx.execute(&tx.prepare_cached(sql::OUTCOMES_KEEP).await?, &params).await?)
+    let letters = outcomes.iter().map(|outcome| outcome.letter.as_ref());
+    let (to, from): (Vec<Option<&str>>, Vec<Option<&str>>) =
+        letters.map(|letter| (letter.map(|due| due.to.as_str()), letter.and_then(|due| due.from.as_deref()))).unzip();
+    let params: [&(dyn ToSql + Sync); 9] =
+        [&ids, &states, &codes, &errors, &attempts, &partitions, &offsets, &to, &from];
+    tx.execute(&tx.prepare_cached(sql::OUTCOMES_KEEP).await?, &params).await
+}
+
+/// An event whose outcome does not say any more that it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reopened {
+    pub(super) id: i64,
+    /// Its row is HELD, and has to be changed as well.
+    pub(super) row_waits: bool,
 }
 
 /// Lets rows of FAILED events count again, so that they are tried once more, or gives events up for good whose rows do not say so. The rows of
-/// their shards must be locked. Returns how many there were.
-pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Result<u64, DbError> {
-    let row = tx.query_one(&tx.prepare_cached(sql::OUTCOMES_REOPEN).await?, &[&ids, &retry]).await?;
-    Ok(u64::try_from(row.get::<_, i64>("events")).unwrap_or(0))
+/// their shards must be locked.
+pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Result<Vec<Reopened>, DbError> {
+    let rows = tx.query(&tx.prepare_cached(sql::OUTCOMES_REOPEN).await?, &[&ids, &retry]).await?;
+    rows.iter().map(|row| Ok(Reopened { id: row.try_get("id")?, row_waits: row.try_get("row_waits")? })).collect()
+}
+
+/// Constraints that are put off to the commit are checked with each statement, where the row can be found.
+pub(super) const IMMEDIATE: &str = "set constraints all immediate";
+
+/// Rows of one statement of [`publish`]. What a row that refuses makes PostgreSQL undo is no more than this, twice. A guess.
+const PUBLISHED_TOGETHER: usize = 10_000;
+
+/// Marks rows PUBLISHED outside of a step. Of a row that refuses, the outcome is noted.
+pub(super) async fn publish(tx: &Transaction<'_>, published: &[Placed]) -> Result<(), DbError> {
+    if published.is_empty() {
+        return Ok(());
+    }
+    tx.batch_execute(IMMEDIATE).await?;
+    let mark = |part: Vec<Placed>| async move {
+        let ids: Vec<i64> = part.iter().map(|(id, _)| *id).collect();
+        let (partitions, offsets): (Vec<Option<i32>>, Vec<Option<i64>>) =
+            part.iter().map(|(_, place)| place.unzip()).unzip();
+        tx.execute(sql::SETTLE_PUBLISHED, &[&ids, &partitions, &offsets]).await
+    };
+    for portion in published.chunks(PUBLISHED_TOGETHER) {
+        let cut = cut(tx, portion, Duration::MAX, &mark).await?;
+        let kept: Vec<_> =
+            answers(cut.refused, cut.left).map(|((id, place), code)| Outcome::published(id, place, code)).collect();
+        keep(tx, &kept).await?;
+    }
+    Ok(())
 }
 
 /// Published events whose rows are tried again at once.

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::BatchTag;
 use super::audit::{self, Author};
-use super::statements::{INSTALLATION, KEEP_WAITING, SETTLE_PUBLISHED};
-use crate::db::{DbError, Pool, StoredTime};
+use super::outcomes::{self, Placed};
+use super::statements::{INSTALLATION, KEEP_WAITING};
+use crate::db::{DbError, Pool, StoredTime, stored_text};
 use crate::event::ShardId;
 
 const SHARDS: &str = include_str!("sql/recover_shards.sql");
@@ -78,17 +79,18 @@ pub async fn candidates(pool: &Pool, shards: &[ShardId], in_flight: bool) -> Res
     let connection = pool.get().await?;
     let rows = connection.query(CANDIDATES, &[&shards, &in_flight]).await?;
     connection.done();
-    Ok(rows
-        .iter()
-        .map(|row| Candidate {
-            id: row.get("id"),
-            dead_letter_of: row.get("dead_letter_of"),
-            event_id: row.get("event_id"),
-            shard: row.get("shard"),
-            topic: row.get("topic"),
-            created_at: row.get::<_, StoredTime>("created_at").clamped(),
+    rows.iter()
+        .map(|row| {
+            Ok(Candidate {
+                id: row.try_get("id")?,
+                dead_letter_of: row.try_get("dead_letter_of")?,
+                event_id: row.try_get("event_id")?,
+                shard: row.try_get("shard")?,
+                topic: stored_text(row, "topic")?,
+                created_at: row.try_get::<_, StoredTime>("created_at")?.clamped(),
+            })
         })
-        .collect())
+        .collect()
 }
 
 /// How many of these events the outbox has, by id and event_id.
@@ -117,9 +119,8 @@ pub async fn apply(
         return Ok(false);
     }
     let ids: Vec<i64> = found.iter().map(|(id, _, _)| *id).collect();
-    let partitions: Vec<Option<i32>> = found.iter().map(|(_, partition, _)| Some(*partition)).collect();
-    let offsets: Vec<Option<i64>> = found.iter().map(|(_, _, offset)| Some(*offset)).collect();
-    tx.execute(SETTLE_PUBLISHED, &[&ids, &partitions, &offsets]).await?;
+    let placed: Vec<Placed> = found.iter().map(|(id, partition, offset)| (*id, Some((*partition, *offset)))).collect();
+    outcomes::publish(&tx, &placed).await?;
     // The watermark has passed them, and now no manifest says that they wait.
     tx.execute(KEEP_WAITING, &[&shard.in_flight.as_deref().unwrap_or_default()]).await?;
     let details: Value = serde_json::json!({

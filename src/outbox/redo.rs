@@ -17,12 +17,14 @@ use super::isolate::{self, Blame, MayBlame, Refused};
 use super::locks::Lead;
 use super::outcomes;
 use crate::clock::monotonic;
-use crate::db::{DbError, Pool, Transaction};
+use crate::db::{DbError, Pool, Transaction, stored_text};
 
 const MATCHING: &str = include_str!("sql/redo_matching.sql");
 const FAILED_LONG_AGO: &str = include_str!("sql/redo_failed_long_ago.sql");
 const REPROCESS_LOCK: &str = include_str!("sql/redo_reprocess_lock.sql");
 const LOCK_SHARDS: &str = include_str!("sql/lock_shards.sql");
+const DECIDE: &str = include_str!("sql/redo_decide.sql");
+const REHOME: &str = include_str!("sql/rehome.sql");
 const WITH_HOLDERS: &str = include_str!("sql/redo_with_holders.sql");
 const REKEY: &str = include_str!("sql/redo_rekey.sql");
 const RETRY: &str = include_str!("sql/redo_retry.sql");
@@ -81,7 +83,7 @@ pub async fn find(pool: &Pool, selection: &Selection) -> Result<Found, DbError> 
     let mut found = Found::default();
     while let Some(row) = rows.try_next().await? {
         found.ids.push(row.get("id"));
-        *found.counts.entry((row.get("status"), row.get("topic"))).or_default() += 1;
+        *found.counts.entry((row.try_get("status")?, stored_text(&row, "topic")?)).or_default() += 1;
     }
     connection.done();
     Ok(found)
@@ -207,11 +209,15 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
     }
     // Like a step of their owners, so that no claim sees half of it.
     tx.query(LOCK_SHARDS, &[&ids]).await?;
-    let reopened = outcomes::reopen(tx, ids, action == Action::Retry).await?;
+    let retry = action == Action::Retry;
     // An event whose key is held by another one that failed cannot go before that one.
-    let rows = tx.query(WITH_HOLDERS, &[&ids, &(action == Action::Retry)]).await?;
+    let rows = tx.query(WITH_HOLDERS, &[&ids, &retry]).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
-    if action == Action::Retry {
+    if retry {
+        tx.execute(REHOME, &[&ids]).await?;
+    }
+    let reopened = outcomes::reopen(tx, &ids, retry).await?;
+    if retry {
         tx.execute(REKEY, &[&ids]).await?;
     }
     let (change, release) = match action {
@@ -220,5 +226,8 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
     };
     let changed = tx.execute(change, &[&ids]).await?;
     tx.execute(release, &[&ids]).await?;
-    Ok(changed + reopened)
+    tx.execute(DECIDE, &[&ids, &action.as_str()]).await?;
+    // The rows of the others are among those that were changed.
+    let by_outcome = reopened.iter().filter(|reopened| !reopened.row_waits).count();
+    Ok(changed + by_outcome as u64)
 }

@@ -60,12 +60,14 @@ pub(super) async fn each(
 ) -> Result<Released, OutboxError> {
     let due = due(tx, shard, portion).await?;
     let ids: Vec<i64> = due.iter().flat_map(|key| key.waiting.iter().take(share(key))).copied().collect();
-    let statement = &tx.prepare_cached(sql::RELEASE_ROWS).await?;
-    let release = |ids: Vec<i64>| async move {
-        let changed = tx.execute(statement, &[&ids]).await?;
+    let (rehome, release) = (&tx.prepare_cached(sql::REHOME).await?, &tx.prepare_cached(sql::RELEASE_ROWS).await?);
+    let work = |ids: Vec<i64>| async move {
+        // Before they count as waiting: one that `shards set` could not move may still be in another shard.
+        tx.execute(rehome, &[&ids]).await?;
+        let changed = tx.execute(release, &[&ids]).await?;
         settle::left_state(tx, care, &ids, changed, "HELD").await
     };
-    let cut = care.over(tx, &ids, release).await?;
+    let cut = care.over(tx, &ids, work).await?;
     let stuck: BTreeMap<i64, SqlState> = outcomes::answers(cut.refused, cut.left).collect();
     let (mut note, mut failed, mut back) = (Note::default(), Vec::new(), HashSet::new());
     for key in due {

@@ -18,7 +18,7 @@ use super::audit::{self, Author};
 use super::grants::{self, For, Who};
 use super::inspect::{self, is_timeout};
 use super::isolate::{self, Blame, MayBlame};
-use crate::db::{DbError, Pool};
+use crate::db::{DbError, Pool, stored_text};
 
 /// Run on every connection of the pools that are given to this module.
 pub const SESSION: &str = include_str!("sql/replay_session.sql");
@@ -254,8 +254,9 @@ pub async fn count(
         let (mut seen, mut reached) = (0, None);
         for row in &rows {
             (seen, reached) = (row.get::<_, i64>("seen"), row.get::<_, Option<i64>>("last_id"));
-            if let Some(event_type) = row.get::<_, Option<String>>("event_type") {
-                *groups.entry((row.get("topic"), event_type)).or_default() += row.get::<_, i64>("events");
+            if let Some(event_type) = stored_text(row, "event_type")? {
+                *groups.entry((stored_text(row, "topic")?, event_type)).or_default() +=
+                    row.try_get::<_, i64>("events")?;
             }
         }
         let Some(reached) = reached.filter(|_| seen >= pace.rows) else { break };

@@ -4,7 +4,9 @@
 //! ([`Session::take`] takes only shards without a batch in flight) until every event that waits stands in the shard of its key
 //! ([`Session::finish`]). Writers are kept out only while the function is replaced that computes a shard ([`Session::change`]); what they
 //! insert before has the old shard and is moved, what they insert after has the new one.
-//! Each step can be repeated, and what was asked for stands in `outbox_installation`, so a command that was killed is run again.
+//! A row that refuses to be moved keeps no other from it (`moves.rs`). Each step can be repeated, and what was asked for stands in `outbox_installation`, so a command that was killed is run again.
+
+mod moves;
 
 use serde_json::json;
 use uuid::Uuid;
@@ -13,6 +15,7 @@ use super::audit::{self, Author};
 use super::locks::{Lead, lead};
 use crate::db::{Connection, DbError, Pool};
 use crate::event::ShardId;
+pub use moves::Moved;
 
 const SESSION: &str = include_str!("sql/reshard_session.sql");
 const STATE: &str = include_str!("sql/reshard_state.sql");
@@ -22,9 +25,6 @@ const WAITING: &str = include_str!("sql/reshard_waiting.sql");
 const GIVE_BACK: &str = include_str!("sql/reshard_give_back.sql");
 const CHANGE: &str = include_str!("sql/reshard_change.sql");
 const LOCK_SHARDS: &str = include_str!("sql/reshard_lock_shards.sql");
-const MOVE: &str = include_str!("sql/reshard_move.sql");
-const MARK_AHEAD: &str = include_str!("sql/reshard_mark_ahead.sql");
-const MOVE_FAILED: &str = include_str!("sql/reshard_move_failed.sql");
 const MOVE_KEYS: &str = include_str!("sql/reshard_move_keys.sql");
 const RETIRE: &str = include_str!("sql/reshard_retire.sql");
 const LOW_IDS: &str = include_str!("sql/reshard_low_ids.sql");
@@ -128,38 +128,48 @@ impl Session {
         Ok(self.connection.query(OPEN_WRITERS, &[]).await?.len())
     }
 
+    /// Finds out whether the table lets events be moved at all: after [`Session::change`] they must be.
+    pub async fn try_move(&mut self) -> Result<(), DbError> {
+        let tx = self.connection.transaction().await?;
+        moves::attempt(&tx).await?;
+        tx.rollback().await
+    }
+
     /// Moves FAILED events to the shards of their keys, before those that wait: a retry makes a FAILED event wait where it stands.
-    /// Returns how many, and the shards whose events are to be moved next.
-    pub async fn move_failed(&mut self) -> Result<(u64, Vec<ShardId>), DbError> {
+    /// Returns the shards whose events are to be moved next.
+    pub async fn move_failed(&mut self) -> Result<(Moved, Vec<ShardId>), DbError> {
         let tx = self.connection.transaction().await?;
         let shards =
             tx.query(LOCK_SHARDS, &[]).await?.iter().map(|row| row.try_get("shard")).collect::<Result<_, _>>()?;
-        tx.execute(MARK_AHEAD, &[]).await?;
-        let moved = tx.execute(MOVE_FAILED, &[]).await?;
+        moves::mark_ahead(&tx).await?;
+        let moved = moves::failed(&tx).await?;
         tx.commit().await?;
         Ok((moved, shards))
     }
 
-    /// Moves the events that wait in a shard to the shards of their keys. Returns how many. One transaction, in which no command changes
-    /// what waits.
-    pub async fn move_waiting(&mut self, shard: ShardId) -> Result<u64, DbError> {
+    /// Moves the events that wait in a shard to the shards of their keys. One transaction, in which no command changes what waits.
+    pub async fn move_waiting(&mut self, shard: ShardId) -> Result<Moved, DbError> {
         let tx = self.connection.transaction().await?;
         tx.query(LOCK_SHARDS, &[]).await?;
-        let moved: i64 = tx.query_one(MOVE, &[&shard]).await?.try_get("moved")?;
+        let moved = moves::waiting(&tx, shard).await?;
         tx.commit().await?;
-        Ok(u64::try_from(moved).unwrap_or(0))
+        Ok(moved)
     }
 
-    /// Moves the held keys, takes away the shards that are too many, lets instances take the others, and records it.
-    pub async fn finish(&mut self, shards: i32, moved: u64, author: &Author) -> Result<(), DbError> {
+    /// Moves the held keys, notes what becomes of events that could not be moved, takes away the shards that are too many, lets instances take the
+    /// others, and records it.
+    pub async fn finish(&mut self, shards: i32, moved: &Moved, author: &Author) -> Result<(), DbError> {
         let tx = self.connection.transaction().await?;
         tx.query(LOCK_SHARDS, &[]).await?;
         tx.execute(MOVE_KEYS, &[]).await?;
+        moves::set_aside(&tx, &moved.refused).await?;
         tx.execute(LOW_IDS, &[]).await?;
         tx.execute(RETIRE, &[]).await?;
         tx.execute(GIVE_BACK, &[&NOBODY]).await?;
         tx.execute(ANNOUNCE, &[&None::<i32>]).await?;
-        audit::record(&tx, author, "set shards", &json!({ "shards": shards, "moved": moved })).await?;
+        let refused: Vec<i64> = moved.refused.iter().map(|refused| refused.item).collect();
+        let details = json!({ "shards": shards, "moved": moved.events, "refused": refused });
+        audit::record(&tx, author, "set shards", &details).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 use uuid::Uuid;
 
+use super::outcomes::{self, Placed};
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 
@@ -30,7 +31,9 @@ pub async fn begin_again(pool: &Pool, instance: Uuid, restart: Restart) -> Resul
     let rows = tx.query(LOCK, &[&instance, &(restart == Restart::Emptied)]).await?;
     let shards: Vec<ShardId> = rows.iter().map(|row| row.get(0)).collect();
     if !shards.is_empty() {
-        tx.execute(MARK, &[&shards]).await?;
+        let published = tx.query(MARK, &[&shards]).await?;
+        let published: Vec<Placed> = published.iter().map(|row| (row.get("id"), None)).collect();
+        outcomes::publish(&tx, &published).await?;
         tx.execute(SHARDS, &[&shards]).await?;
     }
     tx.commit().await?;

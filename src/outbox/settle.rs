@@ -7,10 +7,10 @@ use tokio_postgres::types::ToSql;
 
 use super::care::Care;
 use super::failure::{Case, Failed, FailurePolicy, Sentence};
-use super::outcomes::{self, Outcome, answers};
+use super::outcomes::{self, DueLetter, Outcome, Placed, answers};
 use super::statements as sql;
 use super::{Finish, OutboxError, rows};
-use crate::db::Transaction;
+use crate::db::{Transaction, stored_text};
 use crate::event::ShardId;
 
 /// What became of the batch in hand. An event of it that is in neither list stays PENDING and is claimed again.
@@ -134,9 +134,6 @@ pub(super) async fn left_state(
     if unchanged.is_none() { Ok(()) } else { Err(OutboxError::Unchanged) }
 }
 
-/// An event that is published, and where, if that is known.
-type Placed = (i64, Option<(i32, i64)>);
-
 /// Marks rows PUBLISHED. Returns how many were PENDING. Of a row that cannot be marked the outcome is noted.
 pub(super) async fn mark(
     tx: &Transaction<'_>,
@@ -205,7 +202,7 @@ struct Sentenced {
     dead_letter_topic: Option<String>,
     topic: Option<String>,
     wait: Option<Wait>,
-    /// If its row refuses to become what it should: its key waits then, whatever the policy says, or the event would be lost sight of.
+    /// If its row refuses to become what it should: its key waits then, unless its dead letter goes out, or the event would be lost sight of.
     key: Key,
 }
 
@@ -242,7 +239,12 @@ pub(super) async fn fail(
     let mut kept = Vec::new();
     for (event, code) in refused {
         let reason = format!("{} (the row refuses to be changed: SQLSTATE {})", event.reason, code.code());
-        kept.push(Outcome::failed(event.id, reason, code));
+        let (topic, outcome) = (event.topic, Outcome::failed(event.id, reason, code));
+        if let Some(to) = event.dead_letter_topic {
+            kept.push(Outcome { letter: Some(DueLetter { to, from: topic }), ..outcome });
+            continue;
+        }
+        kept.push(outcome);
         if event.key != Key::None {
             waits.push(Wait {
                 first_id: event.id,
@@ -269,18 +271,20 @@ async fn sentence(
     let statement = &tx.prepare_cached(sql::ATTEMPTS).await?;
     let cut = care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.query(statement, &[&ids]).await?) }).await?;
     // What the row says: attempts, type, whether it is a dead letter. Nothing of one that cannot be read.
-    let read = cut.done.iter().flatten().map(|row| {
-        let attempts = u32::try_from(row.get::<_, i32>("retry_count")).unwrap_or(0);
-        (row.get::<_, i64>("id"), attempts, row.get::<_, &str>("event_type"), row.get::<_, bool>("is_dead_letter"))
-    });
-    let unread = answers(cut.refused.clone(), cut.left.clone()).map(|(id, _)| (id, 0, "", false));
+    let mut read = Vec::with_capacity(failed.len());
+    for row in cut.done.iter().flatten() {
+        let attempts = u32::try_from(row.try_get::<_, i32>("retry_count")?).unwrap_or(0);
+        let event_type = stored_text(row, "event_type")?.unwrap_or_default();
+        read.push((row.try_get("id")?, attempts, event_type, row.try_get("is_dead_letter")?));
+    }
+    let unread = answers(cut.refused.clone(), cut.left.clone()).map(|(id, _)| (id, 0, String::new(), false));
     let mut sentenced = Vec::with_capacity(failed.len());
-    for (id, attempts, event_type, is_dead_letter) in read.chain(unread) {
+    for (id, attempts, event_type, is_dead_letter) in read.into_iter().chain(unread) {
         let Some(failed) = failed.iter().find(|failed| failed.id == id) else { continue };
         let case = Case {
             class: failed.class,
             topic: failed.topic.as_deref(),
-            event_type,
+            event_type: &event_type,
             attempts: attempts.saturating_add(1),
         };
         let mut sentence = policy.sentence(&case);

@@ -33,6 +33,7 @@ pub(super) const OUTCOMES_MEND: &str = include_str!("sql/outcomes_mend.sql");
 pub(super) const OUTCOMES_PUBLISHED: &str = include_str!("sql/outcomes_published.sql");
 pub(super) const OUTCOMES_RELEASE: &str = include_str!("sql/outcomes_release.sql");
 pub(super) const OUTCOMES_REOPEN: &str = include_str!("sql/outcomes_reopen.sql");
+pub(super) const REHOME: &str = include_str!("sql/rehome.sql");
 pub(super) const RELEASE_DUE: &str = include_str!("sql/release_due.sql");
 pub(super) const RELEASE_KEYS: &str = include_str!("sql/release_keys.sql");
 pub(super) const RELEASE_LEASE: &str = include_str!("sql/release_lease.sql");

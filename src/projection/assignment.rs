@@ -49,6 +49,10 @@ struct Slot {
     state: State,
     /// Offset after the last folded record; 0 until the fence was taken once.
     next_offset: i64,
+    /// The epoch of a fold that is under way.
+    folding: Option<i64>,
+    /// Kafka does not have it because of that fold.
+    left_out: bool,
     /// Why it waits. A partition that was blocked stays so until a fold succeeds: reading it again proves nothing.
     why: Option<Why>,
     unavailable: Backoff,
@@ -94,6 +98,8 @@ impl Assignment {
             place,
             state: State::Waiting { due: now },
             next_offset: 0,
+            folding: None,
+            left_out: false,
             why: Some(Why::New),
             unavailable: Backoff::for_connection(),
             blocked: Backoff::new(BLOCKED_WAIT.0, BLOCKED_WAIT.1),
@@ -148,9 +154,33 @@ impl Assignment {
         self.reset_buffer();
     }
 
-    /// The partitions that are read.
+    /// A fold of it begins: until it ends, nothing is buffered of the partition, and it is not among those that are read.
+    pub fn fold_begins(&mut self, place: &Place) {
+        if let Some(slot) = self.slot(place)
+            && let State::Reading { epoch, .. } = slot.state
+        {
+            slot.folding = Some(epoch);
+        }
+    }
+
+    /// Kafka stops to send it, so that it has to be handed over anew when its fold has ended.
+    pub fn leave_out(&mut self, place: &Place) {
+        if let Some(slot) = self.slot(place).filter(|slot| slot.folding.is_some()) {
+            slot.left_out = true;
+        }
+    }
+
+    /// The fold by this epoch has ended. Returns whether the partition was left out meanwhile, and `None` when it is not that fold any more
+    /// which the partition waits for.
+    pub fn fold_ended(&mut self, place: &Place, epoch: i64) -> Option<bool> {
+        let slot = self.slot(place)?;
+        slot.folding.take_if(|own| *own == epoch)?;
+        Some(std::mem::take(&mut slot.left_out))
+    }
+
+    /// The partitions that are read, but for those whose fold is under way.
     pub fn reading(&self) -> impl Iterator<Item = Reading<'_>> {
-        self.slots.iter().filter_map(|slot| match slot.state {
+        self.slots.iter().filter(|slot| slot.folding.is_none()).filter_map(|slot| match slot.state {
             State::Reading { epoch, .. } => Some(Reading { place: &slot.place, epoch, next_offset: slot.next_offset }),
             State::Waiting { .. } => None,
         })
@@ -170,7 +200,7 @@ impl Assignment {
     pub fn push(&mut self, topic: &str, partition: i32, record: Record) {
         let batch_records = self.batch_records;
         let slot = self.slots.iter_mut().find(|slot| slot.place.partition == partition && slot.place.topic == topic);
-        let Some(Slot { state: State::Reading { buffer, .. }, next_offset, .. }) = slot else { return };
+        let Some(Slot { state: State::Reading { buffer, .. }, next_offset, folding: None, .. }) = slot else { return };
         if record.offset < buffer.last().map_or(*next_offset, |last| last.offset + 1) {
             return;
         }
@@ -226,6 +256,7 @@ impl Assignment {
     /// Drops what is buffered, before the assignment is handed to Kafka anew.
     pub fn reset_buffer(&mut self) {
         for slot in &mut self.slots {
+            slot.left_out |= slot.folding.is_some();
             if let State::Reading { buffer, .. } = &mut slot.state {
                 buffer.clear();
             }

@@ -1,20 +1,20 @@
 //! Reads the topics: group membership, assignment, gathering batches, and what to do when Kafka or PostgreSQL fails.
 //!
 //! The one place of the consumer that knows librdkafka. One thread owns the client and does everything in turn: it polls,
-//! folds what it has gathered (by [`super::fold`], waiting for it), and answers rebalances. While it folds it does not
-//! poll: a fold takes milliseconds, and at worst some statement timeouts, below `max.poll.interval.ms`. A partition that
-//! waits, because PostgreSQL is away or a projection is broken, is not assigned: nothing of it piles up, polling goes on,
+//! has folded what it has gathered (by [`super::fold`]; [`folding`] waits for it, a second at most), and answers rebalances. A
+//! partition that waits, because PostgreSQL is away or a projection is broken, is not assigned: nothing of it piles up, polling goes on,
 //! and it is read again from its offset afterwards.
 //!
 //! Invariant: where to read is decided by `consumer_partitions` alone. A partition is handed to Kafka only with the offset
 //! that taking its fence returned, and what was read under one epoch is folded under that epoch or dropped.
 
 mod client;
+mod folding;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -24,10 +24,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::client::{Context, Rebalance, client_settings, is_missing_topic, needs_operator, to_record};
+use self::folding::Folding;
 use super::Projection;
 use super::assignment::{Assignment, Reading, Why};
 use super::failure::{Cause, FoldError};
-use super::fold::{End, fold_batch};
 use super::meters::Meters;
 use super::record::Place;
 use super::status::{ConsumerStatus, Problems};
@@ -36,6 +36,7 @@ use crate::clock;
 use crate::config::ConsumerConfig;
 use crate::db::Database;
 use crate::error::{Code, Error, Result};
+use crate::health::Heartbeat;
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
 
@@ -66,6 +67,7 @@ pub struct Consumer {
     settings: ConsumerConfig,
     metrics: Metrics,
     status: ConsumerStatus,
+    heartbeat: Option<Heartbeat>,
 }
 
 impl Consumer {
@@ -80,7 +82,19 @@ impl Consumer {
     ) -> Self {
         let store = Store::new(database, settings.group.clone(), projections, metrics.clone());
         let kafka = client_settings(kafka, &settings.group);
-        Self { store, kafka, fresh: Clone::clone, lost, settings, metrics, status: ConsumerStatus::default() }
+        let status = ConsumerStatus::default();
+        Self { store, kafka, fresh: Clone::clone, lost, settings, metrics, status, heartbeat: None }
+    }
+
+    /// Beats as long as the consumer is not stuck, whatever it waits for.
+    #[must_use]
+    pub fn heard_by(mut self, heartbeat: Heartbeat) -> Self {
+        self.heartbeat = Some(heartbeat);
+        self
+    }
+
+    fn beat(&self) {
+        self.heartbeat.iter().for_each(Heartbeat::beat);
     }
 
     /// What makes of the settings those of another client, whose secrets may have changed.
@@ -138,6 +152,7 @@ impl Consumer {
     async fn wait_for_store(&self, stop: &CancellationToken) -> Result<bool> {
         let mut backoff = Backoff::for_connection();
         loop {
+            self.beat();
             match self.store.prepare().await {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
@@ -161,10 +176,12 @@ struct Reader {
     kafka: ClientConfig,
     fresh: Fresh,
     lost: IsLost,
-    store: Store,
+    store: Arc<Store>,
+    folding: Folding,
     settings: ConsumerConfig,
     meters: Meters,
     status: ConsumerStatus,
+    heartbeat: Option<Heartbeat>,
     runtime: Handle,
     stop: CancellationToken,
     assignment: Assignment,
@@ -183,7 +200,7 @@ struct Reader {
 
 impl Reader {
     fn new(consumer: Consumer, runtime: Handle, stop: CancellationToken) -> Result<Self> {
-        let Consumer { store, kafka, fresh, lost, settings, metrics, status } = consumer;
+        let Consumer { store, kafka, fresh, lost, settings, metrics, status, heartbeat } = consumer;
         let consumer = subscribe(&kafka, &settings.topics)?;
         let batch_records = usize::try_from(settings.batch_records.get()).expect("a u32 fits");
         let meters = Meters::new(metrics, settings.group.clone());
@@ -195,10 +212,12 @@ impl Reader {
             lost,
             kafka,
             fresh,
-            store,
+            store: Arc::new(store),
+            folding: Folding::default(),
             settings,
             meters,
             status,
+            heartbeat,
             runtime,
             stop,
             assignment: Assignment::new(batch_records),
@@ -213,6 +232,7 @@ impl Reader {
 
     fn run(&mut self) -> Result<()> {
         let outcome = self.run_until_stopped();
+        self.fold_last();
         self.commit_offsets();
         // Dropping the client leaves the group, which asks for one more answer to a rebalance.
         self.consumer.context().close();
@@ -221,6 +241,7 @@ impl Reader {
 
     fn run_until_stopped(&mut self) -> Result<()> {
         while !self.stop.is_cancelled() {
+            self.heartbeat.iter().for_each(Heartbeat::beat);
             self.answer_rebalances()?;
             self.take_due_partitions()?;
             self.report();
@@ -246,6 +267,8 @@ impl Reader {
         old.context().close();
         // It cannot leave its group, and may wait for that.
         drop(std::thread::Builder::new().name("consumer-closing".to_owned()).spawn(move || drop(old)));
+        self.folding.give_up();
+        self.folding.forget_paused();
         self.assignment.assign(Vec::new(), clock::monotonic());
         (self.joined, self.unanswered, self.brokers_down) = (false, false, false);
         self.uncommitted.clear();
@@ -258,12 +281,14 @@ impl Reader {
             match rebalance {
                 Rebalance::Assign(places) => {
                     tracing::info!(partitions = places.len(), group = self.store.group(), "partitions assigned");
+                    self.folding.give_up();
                     self.assignment.assign(places, clock::monotonic());
                     self.joined = true;
                     self.unanswered = true;
                 }
                 Rebalance::Revoke => {
                     tracing::info!(group = self.store.group(), "partitions revoked");
+                    self.folding.give_up();
                     self.commit_offsets();
                     for place in self.assignment.places() {
                         self.meters.forget_lag(place);
@@ -348,6 +373,7 @@ impl Reader {
         }
         self.assignment.reset_buffer();
         client::assign(&self.consumer, Some(&list)).map_err(|error| refused_assignment(&error))?;
+        self.resume(&list);
         self.unanswered = false;
         Ok(())
     }
@@ -376,36 +402,6 @@ impl Reader {
                 return Ok(());
             }
         }
-    }
-
-    /// Folds what is gathered, all partitions at the same time.
-    fn fold(&mut self) -> Result<()> {
-        let batches = self.assignment.take_batches();
-        if batches.is_empty() {
-            return Ok(());
-        }
-        let store = &self.store;
-        let folds = batches.iter().map(|batch| fold_batch(store, &batch.place, batch.epoch, &batch.records));
-        let outcomes = self.runtime.block_on(join_all(folds));
-        let mut interrupted = false;
-        for (batch, folded) in batches.iter().zip(outcomes) {
-            self.meters.count(&batch.place.topic, folded.counts);
-            if let Some(next_offset) = folded.next_offset {
-                self.assignment.folded(&batch.place, next_offset);
-                self.uncommitted.insert(batch.place.clone(), next_offset);
-            }
-            let why = match folded.end {
-                End::Done => continue,
-                End::Fenced => {
-                    tracing::warn!(partition = %batch.place, "another instance has the partition: batch dropped");
-                    Why::Fenced
-                }
-                End::Failed(error) => why_not(&error),
-            };
-            self.assignment.wait(&batch.place, why, clock::monotonic());
-            interrupted = true;
-        }
-        if interrupted { self.hand_over() } else { Ok(()) }
     }
 
     /// An error event of the client. Errors: those from which it cannot recover.
@@ -491,6 +487,7 @@ impl Reader {
         if self.brokers_down {
             problems.insert("no Kafka broker is connected".to_owned(), None);
         }
+        problems.extend(self.folding.waits().map(|wait| (format!("a fold {wait}"), None)));
         problems.extend(self.errors.keys().map(|error| (error.clone(), Some(Code::KafkaUnreachable))));
         for why in self.assignment.problems() {
             match why {
@@ -519,7 +516,7 @@ fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Con
 /// Why a partition waits after PostgreSQL failed.
 fn why_not(error: &FoldError) -> Why {
     match error.cause() {
-        Cause::Unavailable => Why::Unavailable(error.to_string()),
+        Cause::Unavailable | Cause::Locked => Why::Unavailable(error.to_string()),
         Cause::TooSlow | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }
 }

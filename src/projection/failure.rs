@@ -25,6 +25,8 @@ pub enum Cause {
     Data,
     /// PostgreSQL cancelled a statement that ran too long: fewer records may pass, but no record is to blame.
     TooSlow,
+    /// Somebody keeps a lock that the statement needs. No record is to blame, and fewer of them need the same lock.
+    Locked,
     /// Wait and try again.
     Unavailable,
     /// The statement, the schema or a grant is wrong: an operator must act, and no record is to blame.
@@ -56,17 +58,26 @@ impl<E: Into<DbError>> From<E> for FoldError {
     }
 }
 
+/// The classes of SQLSTATE that PostgreSQL itself gives out and that are not listed below as about data.
+const STANDARD: &[&str] = &[
+    "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "24", "25", "26", "27", "28",
+    "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "72", "F0", "HV", "XX",
+];
+
 fn cause(error: &DbError) -> Cause {
     let code = error.sqlstate().map(|code| code.code());
     match error {
         // query_canceled: the statement timeout, if it was not an operator.
         DbError::Unavailable(_) if code == Some("57014") => Cause::TooSlow,
+        DbError::Unavailable(_) if code == Some("55P03") => Cause::Locked,
         DbError::Unavailable(_) | DbError::Denied(_) => Cause::Unavailable,
         DbError::Statement(_) => match code.and_then(|code| code.get(..2)) {
             // Classes of SQLSTATE: cardinality, data exception, constraint, check option, program limit (a key too long
             // for an index), raised by PL/pgSQL. PostgreSQL documentation, appendix A.
             Some("21" | "22" | "23" | "44" | "54" | "P0") => Cause::Data,
-            _ => Cause::Program,
+            // Raised by the operator's own code, about what it was given.
+            Some(class) if !STANDARD.contains(&class) => Cause::Data,
+            Some(_) | None => Cause::Program,
         },
     }
 }
@@ -74,6 +85,7 @@ fn cause(error: &DbError) -> Cause {
 fn describe(projection: Option<&str>, error: &DbError) -> String {
     match (cause(error), error) {
         (Cause::TooSlow, _) => format!("{}it took longer than database.statement_timeout", prefix(projection)),
+        (Cause::Locked, _) => format!("{}it waits for a lock that another session holds", prefix(projection)),
         (Cause::Data, _) => {
             // Not more than the SQLSTATE: lines of a log are gathered by their text.
             let code = error.sqlstate().map_or("no SQLSTATE", |code| code.code());

@@ -70,6 +70,8 @@ impl<'a> Batch<'a> {
 
     async fn run(&mut self) -> End {
         let mut repeats = 0;
+        // Whether the part at hand is known to hold an event that fails.
+        let mut apart = false;
         while let Some(range) = self.plan.next() {
             let part = Part {
                 place: self.place,
@@ -77,17 +79,19 @@ impl<'a> Batch<'a> {
                 records: &self.records[range.clone()],
                 fates: &self.fates[range.clone()],
             };
-            match self.store.fold(part).await {
+            let outcome = if apart { self.store.fold_apart(part).await } else { self.store.fold(part).await };
+            match outcome {
                 Ok(Outcome::Folded(counts)) => {
                     if counts.parked > 0 {
                         // The reasons may quote the events, so they are in consumer_parked only.
-                        let (events, offset) = (counts.parked, self.first_parked(&range));
-                        tracing::warn!(partition = %self.place, events, offset, "parked in consumer_parked: they cannot be folded");
+                        let (events, from, to) =
+                            (counts.parked, self.records[range.start].offset, self.records[range.end - 1].offset);
+                        tracing::warn!(partition = %self.place, events, from, to, "parked in consumer_parked: they cannot be folded");
                     }
                     self.counts.add(counts);
                     self.next_offset = Some(self.records[range.end - 1].offset + 1);
                     self.plan.done();
-                    repeats = 0;
+                    (repeats, apart) = (0, false);
                 }
                 Ok(Outcome::Ahead { next_offset }) => {
                     tracing::info!(partition = %self.place, next_offset, "already folded: the answer to a commit was lost");
@@ -101,7 +105,12 @@ impl<'a> Batch<'a> {
                     }
                 }
                 Err(error) => match error.cause() {
+                    Cause::Data if !apart && range.len() > 1 => {
+                        tracing::debug!(partition = %self.place, records = range.len(), "{error}: looking for it");
+                        apart = true;
+                    }
                     Cause::Data => {
+                        apart = false;
                         if !self.isolate(&range, &error) {
                             return End::Failed(error);
                         }
@@ -113,29 +122,28 @@ impl<'a> Batch<'a> {
                         tracing::warn!(partition = %self.place, records = range.len(), "{error}: trying half of it");
                     }
                     Cause::Unavailable if repeats < REPEATS_MAX => repeats += 1,
-                    Cause::Unavailable | Cause::Program => return End::Failed(error),
+                    Cause::Unavailable | Cause::Locked | Cause::Program => return End::Failed(error),
                 },
             }
         }
         End::Done
     }
 
-    /// The part holds an event that fails: halves it, or parks the event if it is alone. `false` if even parking failed.
+    /// The part holds an event that cannot even be recorded: halves it, or parks the event if it is alone, at last in a form that every database
+    /// can hold. `false` if even that failed.
     fn isolate(&mut self, range: &Range<usize>, error: &FoldError) -> bool {
         if self.plan.split() {
             tracing::debug!(partition = %self.place, records = range.len(), "{error}: looking for it");
             return true;
         }
-        if matches!(self.fates[range.start], Fate::Park(_)) {
-            return false;
-        }
-        self.fates[range.start] = Fate::Park(error.reason());
+        let first = &mut self.fates[range.start];
+        *first = match first {
+            Fate::Fold | Fate::Skip => Fate::Park(error.reason()),
+            // What was refused now is the event as it was to be kept.
+            Fate::Park(reason) => Fate::ParkEscaped(std::mem::take(reason)),
+            Fate::ParkEscaped(_) => return false,
+        };
         true
-    }
-
-    fn first_parked(&self, range: &Range<usize>) -> Option<i64> {
-        let parked = range.clone().find(|index| matches!(self.fates[*index], Fate::Park(_)));
-        parked.map(|index| self.records[index].offset)
     }
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: a record that is delivered again gets the same event id again, whichever group or instance reads it, and
 //! two different records get the same id only if their producer says so in a header.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -24,8 +25,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Name and value of each header, in the order of the record, repeated names too.
-pub type Headers = Vec<(String, Option<Vec<u8>>)>;
+/// Name and value of each header, in the order of the record, repeated names too. Both are bytes: any producer may choose them.
+pub type Headers = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// One record, copied out of the Kafka client. `Debug` shows no content.
 #[derive(Clone)]
@@ -70,7 +71,8 @@ impl Record {
         key: Option<Vec<u8>>,
         value: Option<Vec<u8>>,
     ) -> Self {
-        let recorded_at = timestamp_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        let recorded_at =
+            timestamp_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).filter(|at| is_storable(*at));
         let found = Found::read(&headers);
         let event = EventHead {
             id: found.id().unwrap_or_else(|| position_id(topic, partition, offset, timestamp_ms)),
@@ -78,7 +80,11 @@ impl Record {
             aggregate_type: found.text(Field::AggregateType),
             aggregate_id: found.text(Field::AggregateId),
             version: found.text(Field::Version).and_then(|text| text.trim().parse().ok()).unwrap_or(1),
-            time: found.text(Field::Time).and_then(|text| text.trim().parse().ok()).or(recorded_at),
+            time: found
+                .text(Field::Time)
+                .and_then(|text| text.trim().parse().ok())
+                .filter(|at| is_storable(*at))
+                .or(recorded_at),
             correlation_id: found.text(Field::CorrelationId),
         };
         Self { offset, key, value, headers, recorded_at, event }
@@ -105,20 +111,17 @@ impl Record {
 
     /// The key as text. Bytes that are not text look as PostgreSQL prints a bytea: `\x0aff`.
     pub fn key_text(&self) -> Option<String> {
-        self.key.as_ref().map(|key| match plain_text(key) {
-            Some(text) => text.to_owned(),
-            None => format!("\\x{}", hex(key)),
-        })
+        self.key.as_deref().map(|key| text_or_hex(key).into_owned())
     }
 
-    /// The headers as a JSON object. Of a repeated name PostgreSQL keeps the last.
+    /// The headers as a JSON object. Of a repeated name PostgreSQL keeps the last. A name that is not text looks like such a key.
     pub fn headers_object(&self) -> String {
         struct Object<'a>(&'a Headers);
         impl Serialize for Object<'_> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 let mut map = serializer.serialize_map(Some(self.0.len()))?;
                 for (name, value) in self.0 {
-                    map.serialize_entry(&without_nul(name), &HeaderValue(value.as_deref()))?;
+                    map.serialize_entry(&text_or_hex(name), &TextOrHex { bytes: value.as_deref(), ascii: false })?;
                 }
                 map.end()
             }
@@ -126,22 +129,27 @@ impl Record {
         serde_json::to_string(&Object(&self.headers)).expect("strings always serialize")
     }
 
-    /// The headers as a JSON list of `[name, value]`, so that none is lost.
-    pub fn headers_list(&self) -> String {
+    /// The headers as a JSON list of `[name, value]`, so that none is lost and each byte is known.
+    /// `ascii`: what is no ASCII counts as bytes too, for a database whose encoding lacks it.
+    pub fn headers_list(&self, ascii: bool) -> String {
+        let shown = |bytes| TextOrHex { bytes, ascii };
         let list: Vec<_> =
-            self.headers.iter().map(|(name, value)| (without_nul(name), HeaderValue(value.as_deref()))).collect();
+            self.headers.iter().map(|(name, value)| (shown(Some(name.as_slice())), shown(value.as_deref()))).collect();
         serde_json::to_string(&list).expect("strings always serialize")
     }
 }
 
 /// Text as it is, null as null, anything else as `{"hex": "…"}`.
-struct HeaderValue<'a>(Option<&'a [u8]>);
+struct TextOrHex<'a> {
+    bytes: Option<&'a [u8]>,
+    ascii: bool,
+}
 
-impl Serialize for HeaderValue<'_> {
+impl Serialize for TextOrHex<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
+        match self.bytes {
             None => serializer.serialize_none(),
-            Some(bytes) => match plain_text(bytes) {
+            Some(bytes) => match plain_text(bytes).filter(|text| !self.ascii || text.is_ascii()) {
                 Some(text) => serializer.serialize_str(text),
                 None => {
                     let mut map = serializer.serialize_map(Some(1))?;
@@ -153,12 +161,25 @@ impl Serialize for HeaderValue<'_> {
     }
 }
 
+/// Whether PostgreSQL knows the time: it begins in 4714 BC.
+fn is_storable(time: Timestamp) -> bool {
+    time.as_millisecond() >= -210_866_803_200_000
+}
+
 /// UTF-8 without NUL, which no text in PostgreSQL may hold.
 fn plain_text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
 }
 
-fn without_nul(text: &str) -> std::borrow::Cow<'_, str> {
+/// The text, or the bytes as PostgreSQL prints a bytea.
+fn text_or_hex(bytes: &[u8]) -> Cow<'_, str> {
+    match plain_text(bytes) {
+        Some(text) => text.into(),
+        None => format!("\\x{}", hex(bytes)).into(),
+    }
+}
+
+fn without_nul(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
@@ -240,39 +261,39 @@ impl<'a> Found<'a> {
 
 const CE_ID: usize = 1;
 
-fn id_rank(name: &str) -> Option<usize> {
+fn id_rank(name: &[u8]) -> Option<usize> {
     match name {
-        "outbox-event-id" => Some(0),
-        "ce_id" => Some(CE_ID),
-        "id" => Some(2),
-        "eventId" => Some(3),
+        b"outbox-event-id" => Some(0),
+        b"ce_id" => Some(CE_ID),
+        b"id" => Some(2),
+        b"eventId" => Some(3),
         _ => None,
     }
 }
 
-fn field_rank(name: &str) -> Option<(Field, u8)> {
+fn field_rank(name: &[u8]) -> Option<(Field, u8)> {
     Some(match name {
-        "ce_type" => (Field::EventType, 0),
-        "eventType" => (Field::EventType, 1),
-        "event_type" => (Field::EventType, 2),
-        "type" => (Field::EventType, 3),
-        "ce_aggregatetype" => (Field::AggregateType, 0),
-        "aggregateType" => (Field::AggregateType, 1),
-        "aggregate-type" => (Field::AggregateType, 2),
-        "aggregate_type" => (Field::AggregateType, 3),
-        "ce_subject" => (Field::AggregateId, 0),
-        "aggregateId" => (Field::AggregateId, 1),
-        "aggregate-id" => (Field::AggregateId, 2),
-        "aggregate_id" => (Field::AggregateId, 3),
-        "ce_eventversion" => (Field::Version, 0),
-        "eventVersion" => (Field::Version, 1),
-        "event-version" => (Field::Version, 2),
-        "event_version" => (Field::Version, 3),
-        "ce_time" => (Field::Time, 0),
-        "correlation-id" => (Field::CorrelationId, 0),
-        "correlationId" => (Field::CorrelationId, 1),
-        "ce_correlationid" => (Field::CorrelationId, 2),
-        "ce_source" => (Field::Source, 0),
+        b"ce_type" => (Field::EventType, 0),
+        b"eventType" => (Field::EventType, 1),
+        b"event_type" => (Field::EventType, 2),
+        b"type" => (Field::EventType, 3),
+        b"ce_aggregatetype" => (Field::AggregateType, 0),
+        b"aggregateType" => (Field::AggregateType, 1),
+        b"aggregate-type" => (Field::AggregateType, 2),
+        b"aggregate_type" => (Field::AggregateType, 3),
+        b"ce_subject" => (Field::AggregateId, 0),
+        b"aggregateId" => (Field::AggregateId, 1),
+        b"aggregate-id" => (Field::AggregateId, 2),
+        b"aggregate_id" => (Field::AggregateId, 3),
+        b"ce_eventversion" => (Field::Version, 0),
+        b"eventVersion" => (Field::Version, 1),
+        b"event-version" => (Field::Version, 2),
+        b"event_version" => (Field::Version, 3),
+        b"ce_time" => (Field::Time, 0),
+        b"correlation-id" => (Field::CorrelationId, 0),
+        b"correlationId" => (Field::CorrelationId, 1),
+        b"ce_correlationid" => (Field::CorrelationId, 2),
+        b"ce_source" => (Field::Source, 0),
         _ => return None,
     })
 }
@@ -285,7 +306,7 @@ mod tests {
     const OTHER: &str = "0192f0a0-0000-7000-8000-000000000002";
 
     fn record(headers: &[(&str, &str)]) -> Record {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec())));
+        let headers = headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), Some(value.as_bytes().to_vec())));
         Record::new("orders", 3, 17, Some(1_700_000_000_000), headers.collect(), None, None)
     }
 
@@ -375,13 +396,40 @@ mod tests {
 
     #[test]
     fn nothing_that_reaches_postgresql_as_text_holds_a_nul() {
-        let headers = vec![("a\0b".to_owned(), Some(b"x\0y".to_vec())), ("type".to_owned(), Some(b"T\0\xff".to_vec()))];
+        let headers = vec![
+            (b"a\0b".to_vec(), Some(b"x\0y".to_vec())),
+            (b"type".to_vec(), Some(b"T\0\xff".to_vec())),
+            (b"caf\xe9".to_vec(), None),
+        ];
         let record = Record::new("t", 0, 0, None, headers, Some(b"k\0".to_vec()), None);
         assert_eq!(record.event.event_type.as_deref(), Some("T\u{fffd}\u{fffd}"));
         assert_eq!(record.key_text().as_deref(), Some("\\x6b00"));
-        let expected = "[[\"a\u{fffd}b\",{\"hex\":\"780079\"}],[\"type\",{\"hex\":\"5400ff\"}]]";
-        assert_eq!(record.headers_list(), expected);
-        assert!(record.headers_object().starts_with("{\"a\u{fffd}b\":{\"hex\":\"780079\"}"));
+        let expected = r#"[[{"hex":"610062"},{"hex":"780079"}],["type",{"hex":"5400ff"}],[{"hex":"636166e9"},null]]"#;
+        assert_eq!(record.headers_list(false), expected);
+        let expected = r#"{"\\x610062":{"hex":"780079"},"type":{"hex":"5400ff"},"\\x636166e9":null}"#;
+        assert_eq!(record.headers_object(), expected);
+    }
+
+    #[test]
+    fn every_byte_is_known_where_ascii_alone_can_be_kept() {
+        let headers =
+            vec![("naïve".as_bytes().to_vec(), Some("€".as_bytes().to_vec())), (b"a".to_vec(), Some(b"b".to_vec()))];
+        let record = Record::new("t", 0, 0, None, headers, None, None);
+        assert_eq!(record.headers_list(false), r#"[["naïve","€"],["a","b"]]"#);
+        assert_eq!(record.headers_list(true), r#"[[{"hex":"6e61c3af7665"},{"hex":"e282ac"}],["a","b"]]"#);
+    }
+
+    #[test]
+    fn times_that_postgresql_does_not_know_are_none() {
+        let time = |ms| Record::new("t", 0, 0, Some(ms), vec![], None, None).recorded_at;
+        for ms in [i64::MAX, i64::MIN, -377_705_000_000_000, -210_866_803_200_001] {
+            assert_eq!(time(ms), None, "{ms}");
+        }
+        for ms in [0, 1, -2, -210_866_803_200_000, 253_402_000_000_000] {
+            assert_eq!(time(ms).map(Timestamp::as_millisecond), Some(ms));
+        }
+        let said = record(&[("ce_time", "-009998-01-01T00:00:00Z")]).event.time.expect("that of the record");
+        assert_eq!(said.as_millisecond(), 1_700_000_000_000);
     }
 
     #[test]

@@ -5,6 +5,10 @@
 //! Invariant: [`Store::fold`] moves the offset first. That proves ownership, and its row lock holds off a new owner until
 //! the transaction ends; nothing before it may change a table.
 
+mod apart;
+mod columns;
+mod locks;
+
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -19,15 +23,14 @@ use crate::db::{Connection, Database, DbError, Pool, Role, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::failpoint::{self, Point};
 use crate::metrics::{Metrics, ProjectionLabel};
+use columns::{Columns, NewEvents, kept};
 
 /// Runs on each new connection of the consumer.
-const SESSION: &str = concat!(include_str!("sql/new_events.sql"), ";", include_str!("sql/async_commit.sql"));
+const SESSION: &str = include_str!("sql/async_commit.sql");
 const TAKE_FENCES: &str = include_str!("sql/take_fences.sql");
 const ADVANCE: &str = include_str!("sql/advance.sql");
 const STANDING: &str = include_str!("sql/standing.sql");
 const INSERT_HANDLED: &str = include_str!("sql/insert_handled.sql");
-const FILL_NEW_EVENTS: &str = include_str!("sql/fill_new_events.sql");
-const CLEAR_NEW_EVENTS: &str = include_str!("sql/clear_new_events.sql");
 const INSERT_PARKED: &str = include_str!("sql/insert_parked.sql");
 const PRODUCT_METRICS_DIFFERENCES: &str = include_str!("sql/product_metrics_differences.sql");
 
@@ -51,6 +54,8 @@ pub enum Fate {
     Skip,
     /// It cannot be folded, for this reason.
     Park(String),
+    /// The same, and PostgreSQL refuses to keep it as it is: what is no ASCII is written in another way, from which every byte is known.
+    ParkEscaped(String),
 }
 
 /// Part of a batch of one partition, offsets ascending. `fates` is as long as `records`.
@@ -84,10 +89,20 @@ pub enum Outcome {
     Fenced,
 }
 
+/// An event to keep in `consumer_parked`.
+#[derive(Debug, Clone, Copy)]
+struct Parked<'a> {
+    record: &'a Record,
+    reason: &'a str,
+    escaped: bool,
+}
+
 /// The tables of one consumer group.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: Pool,
+    /// To look at the sessions of the pool from outside.
+    watch: Pool,
     group: String,
     projections: Vec<Projection>,
     metrics: Metrics,
@@ -97,7 +112,8 @@ impl Store {
     /// Opens nothing yet.
     pub fn new(database: &Database, group: String, projections: Vec<Projection>, metrics: Metrics) -> Self {
         let pool = database.pool_with_setup(Role::Consumer, FOLDS_AT_ONCE, SESSION);
-        Self { pool, group, projections, metrics }
+        let watch = database.pool(Role::Admin, 1);
+        Self { pool, watch, group, projections, metrics }
     }
 
     pub fn group(&self) -> &str {
@@ -111,7 +127,7 @@ impl Store {
     /// Whether the statements prepare. Errors: [`Code::ProjectionInvalid`], and what [`DbError`] becomes.
     pub async fn prepare(&self) -> Result<()> {
         let connection = self.pool.get().await?;
-        for sql in [TAKE_FENCES, ADVANCE, STANDING, INSERT_HANDLED, FILL_NEW_EVENTS, INSERT_PARKED] {
+        for sql in [TAKE_FENCES, ADVANCE, STANDING, INSERT_HANDLED, INSERT_PARKED] {
             connection.prepare_cached(sql).await?;
         }
         for projection in &self.projections {
@@ -157,9 +173,19 @@ impl Store {
     ///
     /// Cancel safe: dropping the future throws the connection away, and PostgreSQL rolls back what was not committed.
     pub async fn fold(&self, part: Part<'_>) -> Result<Outcome, FoldError> {
+        self.fold_by(part, false).await
+    }
+
+    /// As [`Store::fold`], after it has failed with [`Cause::Data`]: finds out which events fail, and parks them. The same cause again is about
+    /// something that concerns no projection alone.
+    pub async fn fold_apart(&self, part: Part<'_>) -> Result<Outcome, FoldError> {
+        self.fold_by(part, true).await
+    }
+
+    async fn fold_by(&self, part: Part<'_>, apart: bool) -> Result<Outcome, FoldError> {
         let mut connection = self.pool.get().await?;
-        let transaction = connection.transaction().await?;
-        match self.fold_within(&transaction, part).await {
+        let mut transaction = connection.transaction().await?;
+        match self.fold_within(&mut transaction, part, apart).await {
             Ok(outcome @ Outcome::Folded(_)) => {
                 failpoint::reach(Point::FoldBeforeCommit).map_err(DbError::of_a_test)?;
                 transaction.commit().await?;
@@ -182,7 +208,12 @@ impl Store {
         }
     }
 
-    async fn fold_within(&self, transaction: &Transaction<'_>, part: Part<'_>) -> Result<Outcome, FoldError> {
+    async fn fold_within(
+        &self,
+        transaction: &mut Transaction<'_>,
+        part: Part<'_>,
+        apart: bool,
+    ) -> Result<Outcome, FoldError> {
         let (group, place) = (&self.group, part.place);
         let first = part.records.first().expect("a part is not empty").offset;
         let next = part.records.last().expect("a part is not empty").offset + 1;
@@ -198,27 +229,48 @@ impl Store {
             });
         }
         let fresh = self.insert_handled(transaction, part).await?;
-        let refused = self.project(transaction, part, &fresh).await?;
-        if !refused.is_empty() {
-            return Ok(Outcome::Refused(refused));
-        }
+        let found: Vec<Fate>;
+        let part = if apart {
+            found = self.find(transaction, part, &fresh).await?;
+            Part { fates: &found, ..part }
+        } else {
+            let refused = self.project(transaction, part, &fresh).await?;
+            if !refused.is_empty() {
+                return Ok(Outcome::Refused(refused));
+            }
+            part
+        };
+        self.park(transaction, part, &fresh).await.map(Outcome::Folded)
+    }
+
+    /// Keeps what is to be parked, and counts what became of the part.
+    async fn park(&self, transaction: &Transaction<'_>, part: Part<'_>, fresh: &[bool]) -> Result<Counts, FoldError> {
         let mut counts = Counts::default();
         let mut parked = Vec::new();
         for (index, fate) in part.fates.iter().enumerate() {
-            match fate {
-                Fate::Skip => counts.skipped += 1,
-                Fate::Fold | Fate::Park(_) if !fresh[index] => counts.duplicate += 1,
-                Fate::Fold => counts.applied += 1,
-                Fate::Park(reason) => {
-                    counts.parked += 1;
-                    parked.push((&part.records[index], reason.as_str()));
+            let (reason, escaped) = match fate {
+                Fate::Skip => {
+                    counts.skipped += 1;
+                    continue;
                 }
-            }
+                Fate::Fold | Fate::Park(_) | Fate::ParkEscaped(_) if !fresh[index] => {
+                    counts.duplicate += 1;
+                    continue;
+                }
+                Fate::Fold => {
+                    counts.applied += 1;
+                    continue;
+                }
+                Fate::Park(reason) => (reason, false),
+                Fate::ParkEscaped(reason) => (reason, true),
+            };
+            counts.parked += 1;
+            parked.push(Parked { record: &part.records[index], reason, escaped });
         }
         if !parked.is_empty() {
-            self.insert_parked(transaction, place, &parked).await?;
+            self.insert_parked(transaction, part.place, &parked).await?;
         }
-        Ok(Outcome::Folded(counts))
+        Ok(counts)
     }
 
     /// Records the events of the part as handled. Returns for each record whether it is new: the first of its id, and not
@@ -232,7 +284,7 @@ impl Store {
         if firsts.is_empty() {
             return Ok(fresh);
         }
-        let events = Columns::of(part.records, &firsts);
+        let events = Columns::of(part, &firsts);
         let statement = transaction.prepare_cached(INSERT_HANDLED).await?;
         let rows = transaction
             .query(
@@ -265,7 +317,7 @@ impl Store {
         fresh: &[bool],
     ) -> Result<Vec<(usize, String)>, FoldError> {
         let mut refused = Vec::new();
-        let mut filled: Option<Vec<usize>> = None;
+        let mut given: Option<NewEvents<'_>> = None;
         for projection in &self.projections {
             let wanted: Vec<usize> = (0..part.records.len())
                 .filter(|index| {
@@ -277,33 +329,29 @@ impl Store {
             if wanted.is_empty() {
                 continue;
             }
-            if filled.as_ref() != Some(&wanted) {
-                if filled.is_some() {
-                    let clear = transaction.prepare_cached(CLEAR_NEW_EVENTS).await?;
-                    transaction.execute(&clear, &[]).await?;
-                }
-                fill(transaction, part, &wanted).await?;
-                filled = Some(wanted);
-            }
+            let events = match given.take() {
+                Some(same) if same.chosen == wanted => same,
+                Some(_) | None => NewEvents::of(part, wanted),
+            };
             let started = Instant::now();
             let name = || projection.name().to_owned();
             let run = async {
-                let statement = transaction.prepare_cached(projection.sql()).await?;
-                transaction.query(&statement, &[]).await
+                let statement = transaction.prepare_cached(projection.statement()).await?;
+                transaction.query(&statement, &events.parameters()).await
             };
             let rows = run.await.map_err(|error| FoldError::Database { projection: Some(name()), source: error })?;
             let label = ProjectionLabel { projection: name() };
             self.metrics.process_duration.get_or_create(&label).observe(started.elapsed().as_secs_f64());
-            let given = filled.as_deref().unwrap_or_default();
             for row in rows {
                 let ordinal = row.get::<_, Option<i32>>(0).unwrap_or(-1);
                 let reason = row.get::<_, Option<String>>(1).unwrap_or_else(|| "no reason given".to_owned());
                 // Parking an event that the projection was not given would change nothing, over and over.
-                match usize::try_from(ordinal).ok().filter(|index| given.binary_search(index).is_ok()) {
+                match usize::try_from(ordinal).ok().filter(|index| events.chosen.binary_search(index).is_ok()) {
                     Some(index) => refused.push((index, format!("projection {}: {reason}", projection.name()))),
                     None => return Err(FoldError::Ordinal { projection: name(), ordinal }),
                 }
             }
+            given = Some(events);
         }
         Ok(refused)
     }
@@ -312,16 +360,18 @@ impl Store {
         &self,
         transaction: &Transaction<'_>,
         place: &Place,
-        parked: &[(&Record, &str)],
+        parked: &[Parked<'_>],
     ) -> Result<(), FoldError> {
-        let ids: Vec<Uuid> = parked.iter().map(|(record, _)| record.event.id).collect();
-        let types: Vec<Option<&str>> = parked.iter().map(|(record, _)| record.event.event_type.as_deref()).collect();
-        let offsets: Vec<i64> = parked.iter().map(|(record, _)| record.offset).collect();
-        let keys: Vec<Option<&[u8]>> = parked.iter().map(|(record, _)| record.key.as_deref()).collect();
-        let values: Vec<Option<&[u8]>> = parked.iter().map(|(record, _)| record.value.as_deref()).collect();
-        let headers: Vec<String> = parked.iter().map(|(record, _)| record.headers_list()).collect();
-        let times: Vec<Option<Timestamp>> = parked.iter().map(|(record, _)| record.recorded_at).collect();
-        let reasons: Vec<&str> = parked.iter().map(|(_, reason)| *reason).collect();
+        let records = || parked.iter().map(|parked| parked.record);
+        let ids: Vec<Uuid> = records().map(|record| record.event.id).collect();
+        let types: Vec<_> =
+            parked.iter().map(|parked| kept(parked.record.event.event_type.as_deref(), parked.escaped)).collect();
+        let offsets: Vec<i64> = records().map(|record| record.offset).collect();
+        let keys: Vec<Option<&[u8]>> = records().map(|record| record.key.as_deref()).collect();
+        let values: Vec<Option<&[u8]>> = records().map(|record| record.value.as_deref()).collect();
+        let headers: Vec<String> = parked.iter().map(|parked| parked.record.headers_list(parked.escaped)).collect();
+        let times: Vec<Option<Timestamp>> = records().map(|record| record.recorded_at).collect();
+        let reasons: Vec<_> = parked.iter().map(|parked| kept(Some(parked.reason), parked.escaped)).collect();
         let statement = transaction.prepare_cached(INSERT_PARKED).await?;
         transaction
             .execute(
@@ -345,74 +395,11 @@ impl Store {
     }
 }
 
-/// Fills `new_events` with the chosen records of the part; the ordinal is the index in the part.
-async fn fill(transaction: &Transaction<'_>, part: Part<'_>, chosen: &[usize]) -> Result<(), FoldError> {
-    let events = Columns::of(part.records, chosen);
-    let chosen_records = || chosen.iter().map(|index| &part.records[*index]);
-    let ordinals: Vec<i32> =
-        chosen.iter().map(|index| i32::try_from(*index).expect("a batch is far smaller")).collect();
-    let keys: Vec<Option<String>> = chosen_records().map(Record::key_text).collect();
-    let payloads: Vec<Option<&str>> = chosen_records()
-        .map(|record| record.value.as_deref().map(|value| std::str::from_utf8(value).expect("only JSON is folded")))
-        .collect();
-    let headers: Vec<String> = chosen_records().map(Record::headers_object).collect();
-    let times: Vec<Option<Timestamp>> = chosen_records().map(|record| record.event.time).collect();
-    let correlations: Vec<Option<&str>> =
-        chosen_records().map(|record| record.event.correlation_id.as_deref()).collect();
-    let statement = transaction.prepare_cached(FILL_NEW_EVENTS).await?;
-    transaction
-        .execute(
-            &statement,
-            &[
-                &part.place.topic,
-                &part.place.partition,
-                &ordinals,
-                &events.ids,
-                &events.event_types,
-                &events.aggregate_types,
-                &events.aggregate_ids,
-                &events.versions,
-                &events.offsets,
-                &keys,
-                &payloads,
-                &headers,
-                &times,
-                &correlations,
-            ],
-        )
-        .await?;
-    Ok(())
-}
-
-/// The heads of some records, one array per column, as the statements take them.
-struct Columns<'a> {
-    ids: Vec<Uuid>,
-    event_types: Vec<Option<&'a str>>,
-    aggregate_types: Vec<Option<&'a str>>,
-    aggregate_ids: Vec<Option<&'a str>>,
-    versions: Vec<i32>,
-    offsets: Vec<i64>,
-}
-
-impl<'a> Columns<'a> {
-    fn of(records: &'a [Record], chosen: &[usize]) -> Self {
-        let chosen = || chosen.iter().map(|index| &records[*index]);
-        Self {
-            ids: chosen().map(|record| record.event.id).collect(),
-            event_types: chosen().map(|record| record.event.event_type.as_deref()).collect(),
-            aggregate_types: chosen().map(|record| record.event.aggregate_type.as_deref()).collect(),
-            aggregate_ids: chosen().map(|record| record.event.aggregate_id.as_deref()).collect(),
-            versions: chosen().map(|record| record.event.version).collect(),
-            offsets: chosen().map(|record| record.offset).collect(),
-        }
-    }
-}
-
 /// Whether PostgreSQL takes every projection, for `check`. Opens one connection of its own.
 ///
 /// Errors: [`Code::ProjectionInvalid`] for the first that it does not take; what [`DbError`] becomes if it is unreachable.
 pub async fn prepare_all(database: &Database, projections: &[Projection]) -> Result<()> {
-    let connection = database.pool_with_setup(Role::Admin, 1, SESSION).get().await?;
+    let connection = database.pool(Role::Admin, 1).get().await?;
     for projection in projections {
         prepare(&connection, projection).await?;
     }
@@ -424,7 +411,7 @@ async fn prepare(connection: &Connection, projection: &Projection) -> Result<()>
         Error::new(Code::ProjectionInvalid, format!("projection {}: {problem}", projection.name()))
             .hint("it has to be one statement without parameters that reads new_events and returns nothing, or (ordinal int, reason text)")
     };
-    let statement = match connection.prepare(projection.sql()).await {
+    let statement = match connection.prepare(&projection.checked_statement()).await {
         Ok(statement) => statement,
         Err(DbError::Statement(error)) => return Err(invalid(error.to_string())),
         Err(error) => return Err(error.into()),

@@ -3,6 +3,7 @@
 //! Pure. A row that cannot become a record gets a reason that says what to change; its own text goes into the reason only
 //! where it is a name (a topic, a header), never a payload, a key or a header value.
 
+use jiff::Timestamp;
 use serde::de::{MapAccess, Visitor};
 
 use super::routing::{Routing, RoutingError};
@@ -14,6 +15,9 @@ use crate::event::{OutboxEvent, Payload};
 /// Longest key in bytes; `outbox_key_of` of the schema has the same figure. Kafka has no limit of its own, but keys are
 /// kept in memory per held key and by compacting brokers; 32 KiB is far beyond any real key. A guess.
 pub const KEY_BYTES_MAX: u32 = 32_768;
+
+/// The earliest time of a record.
+const EARLIEST: Timestamp = Timestamp::constant(0, 1_000_000);
 
 /// Why an event cannot be a record. The text goes to `last_error`, behind the class.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +87,7 @@ impl Encoder {
             key: event.key.map(str::to_owned),
             value,
             headers,
-            timestamp_ms: event.created_at.as_millisecond(),
+            timestamp_ms: time_of(event).as_millisecond(),
         };
         let size = record.size() as u64;
         if size > self.record_bytes_max {
@@ -135,7 +139,7 @@ impl Encoder {
                 standard("ce_id", event_id);
                 standard("ce_type", event.event_type.as_bytes());
                 standard("ce_source", event.source.unwrap_or(&self.default_source).as_bytes());
-                standard("ce_time", event.created_at.to_string().as_bytes());
+                standard("ce_time", time_of(event).to_string().as_bytes());
                 if let Some(subject) = event.aggregate_id {
                     standard("ce_subject", subject.as_bytes());
                 }
@@ -156,12 +160,22 @@ impl Encoder {
     }
 }
 
+/// When the event happened, as the record says it in its timestamp and in `ce_time`. Kafka knows no time before 1970, and its client takes the first
+/// millisecond of 1970 for "none given".
+fn time_of(event: &OutboxEvent<'_>) -> Timestamp {
+    event.created_at.max(EARLIEST)
+}
+
 fn itoa(number: i64) -> String {
     number.to_string()
 }
 
-/// The column `headers`: an object of strings, in the order PostgreSQL keeps.
+/// The column `headers`: an object of strings, in the order PostgreSQL keeps. The JSON value `null`, which ORMs write where there are none, is as
+/// good as none.
 fn own_headers(text: &str) -> Result<Vec<(String, String)>, EncodeError> {
+    if text == "null" {
+        return Ok(Vec::new());
+    }
     struct Pairs;
     impl<'de> Visitor<'de> for Pairs {
         type Value = Result<Vec<(String, String)>, String>;
@@ -235,6 +249,27 @@ pub(crate) mod tests {
 
     fn pair(name: &str, value: &str) -> (String, String) {
         (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn json_null_is_no_headers() {
+        let event = OutboxEvent { headers: Some("null"), ..event() };
+        let plain = encoder(HeaderProfile::Plain).encode(&event).unwrap();
+        let without = OutboxEvent { headers: None, ..event };
+        assert_eq!(shown(&plain), shown(&encoder(HeaderProfile::Plain).encode(&without).unwrap()));
+        let text = OutboxEvent { headers: Some("\"null\""), ..without };
+        assert_eq!(encoder(HeaderProfile::Plain).encode(&text).unwrap_err(), EncodeError::Headers(None));
+    }
+
+    /// A timestamp of 0 is "now" for librdkafka.
+    #[test]
+    fn the_timestamp_and_ce_time_say_the_same_at_the_beginning_of_1970() {
+        for created_at in ["1970-01-01T00:00:00Z", "1970-01-01T00:00:00.0005Z", "1969-12-31T23:59:59Z"] {
+            let event = OutboxEvent { created_at: created_at.parse().unwrap(), ..event() };
+            let record = encoder(HeaderProfile::CloudEvents).encode(&event).unwrap();
+            assert_eq!(record.timestamp_ms, 1, "{created_at}");
+            assert!(shown(&record).contains(&pair("ce_time", "1970-01-01T00:00:00.001Z")), "{created_at}");
+        }
     }
 
     #[test]

@@ -307,7 +307,7 @@ impl Lane {
         };
         let started = monotonic();
         let judge = Judge::new(Arc::clone(&self.shared), hand.resend.is_some(), self.asked_topics.clone());
-        let (judge, step) = Box::pin(self.take_step(hand, claim, judge, stopping)).await;
+        let (mut judge, step) = Box::pin(self.take_step(hand, claim, judge, stopping)).await;
         // After an error it goes alone, too.
         self.few = false;
         let took = monotonic().saturating_sub(started);
@@ -316,6 +316,9 @@ impl Lane {
             Err(_) => self.pace.failed(took),
         }
         let step = step?;
+        if !step.postponed {
+            judge.report();
+        }
         if let Sender::ExactlyOnce(transactions) = &mut self.sender {
             transactions.last = step.last;
         }

@@ -7,7 +7,7 @@
 mod judge;
 mod load;
 mod round;
-mod rows;
+pub mod rows;
 mod settings;
 
 use std::time::Duration;

@@ -2,6 +2,8 @@
 //! between Kafka and PostgreSQL (`kafka`). What the binary does is in `consumer.rs`.
 
 mod kafka;
+mod locks;
+mod odd;
 mod rate;
 mod store;
 
@@ -27,9 +29,9 @@ fn database(test: &TestDatabase) -> Database {
 fn record(offset: i64, id: Uuid, event_type: &str, value: &str) -> Record {
     let text = |text: &str| Some(text.as_bytes().to_vec());
     let headers = vec![
-        ("outbox-event-id".to_owned(), text(&id.to_string())),
-        ("ce_type".to_owned(), text(event_type)),
-        ("ce_time".to_owned(), text("2031-05-04T09:12:44Z")),
+        (b"outbox-event-id".to_vec(), text(&id.to_string())),
+        (b"ce_type".to_vec(), text(event_type)),
+        (b"ce_time".to_vec(), text("2031-05-04T09:12:44Z")),
     ];
     Record::new(TOPIC, 0, offset, Some(1_900_000_000_000), headers, text("key"), text(value))
 }

@@ -129,7 +129,8 @@ async fn check_plans(database: &TestDatabase, when: &str) {
         assert_eq!(found, ["Index Scan outbox_events_pkey"], "{when}: {file}: {settle:#}");
     }
 
-    let manifest = explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{batch}, 1000000, 2097152, 8192")).await;
+    let manifest =
+        explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{batch}, 1000000, 2097152, 8192, true")).await;
     assert_eq!(scans(&manifest, "outbox_events"), ["Index Scan outbox_events_pkey"], "{when}: {manifest:#}");
 
     let release = explain(&lane, "outbox/sql/release_due.sql", "3::smallint, 1000, 1000").await;

@@ -43,7 +43,7 @@ fn comment(who: Who, purpose: For) -> &'static str {
         (Who::Consumer, For::ProductMetrics) => {
             "The projection that is built in. Projections of your own need what their SQL needs."
         }
-        (Who::Consumer, _) => "The consumer. What projections read is a temporary table.",
+        (Who::Consumer, _) => "The consumer.",
         (Who::Reader, _) => "Dashboards and people who look: the tables of outbox-relay by name, and no others.",
         (Who::Relay, For::ProductMetrics) => "",
     }

@@ -74,7 +74,8 @@ async fn a_topic_with_a_name_that_cannot_be_fails_its_own_events_alone() {
         insert(&client, &["no such/topic", "..", &good.name], 100).await;
         wait_for_counts(&client, mode, &[("PUBLISHED", 100), ("FAILED", 40), ("HELD", 160)]).await;
         let query = "select distinct left(last_error, 13) from outbox_events where status = 'FAILED'";
-        let errors: Vec<String> = client.query(query, &[]).await.expect("errors").iter().map(|row| row.get(0)).collect();
+        let errors: Vec<String> =
+            client.query(query, &[]).await.expect("errors").iter().map(|row| row.get(0)).collect();
         assert_eq!(errors, ["invalid-topic"], "{mode}");
         assert_eq!(good.records().await.len(), 100, "{mode}");
     }

@@ -92,6 +92,14 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     // The consumer: one thread, which readiness watches; its calls of PostgreSQL have the limits of `db/client.rs`.
     ("projection/consumer.rs", "fetch_watermarks", "5 s", "a_success_counts_for_as_long_as_its_check_says"),
     ("projection/consumer.rs", "block_on", "limits of the calls", "a_success_counts_for_as_long_as_its_check_says"),
+    ("projection/consumer/folding.rs", "block_on", "1 s, 3 s at the end", "a_lock_on_the_read_model_is_told_as_a_lock"),
+    (
+        "projection/consumer/folding.rs",
+        "join_next",
+        "1 s, 3 s at the end",
+        "a_lock_on_the_read_model_is_told_as_a_lock",
+    ),
+    ("supervisor/part.rs", "join_next", "stop, or its heartbeat", "a_part_that_hangs_is_replaced_three_times_at_most"),
     // The relay.
     (
         "relay/lane.rs",

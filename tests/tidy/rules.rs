@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use crate::source::{Source, code_of, line_of, normal, strings_of, without_tests};
-use crate::{ENVIRONMENT, FOUNDATION, LIBRARIES, MAY_IMPORT};
+use crate::{ENVIRONMENT, FOUNDATION, LIBRARIES, MAY_IMPORT, NATIVE};
 
 const LINES_MAX: usize = 600;
 
@@ -111,6 +111,18 @@ pub fn stray_libraries(files: &[Source]) -> Vec<String> {
         }
     }
     complaints
+}
+
+/// Calls of librdkafka, and access of rdkafka to bytes that it takes for text: it panics when they are none.
+pub fn native_calls(files: &[Source]) -> Vec<String> {
+    let native = Regex::new(
+        r"\bunsafe\b|\brdkafka_sys\b|\brdkafka::bindings\b|\bBorrowedHeaders\b|\brdkafka::message::(\{[^}]*)?\bHeaders\b|\brdkafka::message::\*|\b(message|record)\.detach\(\)|\belement\.metadata\(\)",
+    )
+    .expect("a valid expression");
+    let others = files.iter().filter(|file| !file.is_in(NATIVE));
+    others
+        .flat_map(|file| matches(&native, &code_of(&without_tests(&file.text)), file, "take it from broker::raw"))
+        .collect()
 }
 
 pub fn environment_readers(files: &[Source]) -> Vec<String> {
@@ -362,6 +374,25 @@ fn sees_a_library_outside_its_modules() {
     sees(&stray_libraries(&one("src/outbox.rs", "fn f(c: &rdkafka::Message) {}")), &["src/outbox.rs:1"]);
     sees(&stray_libraries(&one("src/broker/kafka.rs", "use rdkafka::Message; // tokio_postgres::Client")), &[]);
     sees(&stray_libraries(&one("src/broker.rs", "fn f() { librdkafka_version() }")), &[]);
+}
+
+#[test]
+fn sees_calls_of_librdkafka_and_headers_that_must_be_text() {
+    for planted in [
+        "unsafe { f() }",
+        "use rdkafka_sys as native;",
+        "use rdkafka::bindings;",
+        "use rdkafka::message::{BorrowedMessage, Headers, Message};",
+        "use rdkafka::message::Headers as _;",
+        "fn f(h: &BorrowedHeaders) {}",
+        "let owned = message.detach();",
+        "element.metadata().to_owned()",
+    ] {
+        sees(&native_calls(&one("src/broker/reader.rs", planted)), &["src/broker/reader.rs:1"]);
+        sees(&native_calls(&one("src/broker/raw.rs", planted)), &[]);
+    }
+    let text = "use rdkafka::message::{BorrowedMessage, Message}; use super::{Headers, raw}; list.detach(); // unsafe";
+    sees(&native_calls(&one("src/broker/reader.rs", text)), &[]);
 }
 
 #[test]

@@ -16,8 +16,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::{Marker, MarkerPlace, Open, TransactionSettings, Worker};
 use crate::broker::admin::QuietContext;
 use crate::broker::call::close;
-use crate::broker::client_config;
 use crate::broker::producer::Producer;
+use crate::broker::{client_config, raw};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
@@ -127,7 +127,7 @@ impl Worker {
                 element.map_or(Ok(None), |element| {
                     element.error()?;
                     let Offset::Offset(seq) = element.offset() else { return Ok(None) };
-                    Ok(Some(Marker { seq, note: element.metadata().to_owned() }))
+                    Ok(Some(Marker { seq, note: raw::committed_note(&list, topic, *partition) }))
                 })
             });
             match found {

@@ -46,7 +46,7 @@ impl DeadLetter {
 
     /// The text of a header; of one that occurs twice, the last.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        let found = self.record.headers.iter().rev().find(|(known, _)| known == name);
+        let found = self.record.headers.iter().rev().find(|(known, _)| known == name.as_bytes());
         found.and_then(|(_, value)| std::str::from_utf8(value.as_deref()?).ok())
     }
 
@@ -116,18 +116,25 @@ impl DeadLetter {
     fn own_headers(&self) -> Result<Option<Value>, String> {
         let mut own = Map::new();
         for (name, value) in &self.record.headers {
-            if ADDED.contains(&name.as_str()) || name.starts_with("outbox-") {
+            let Some(name) = plain_text(name) else {
+                return Err(format!("its header {} has a name that is not text", name.escape_ascii()));
+            };
+            if ADDED.contains(&name) || name.starts_with("outbox-") {
                 continue;
             }
-            let text = value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
-            let text = text.filter(|text| !text.contains('\0') && !name.contains('\0'));
+            let text = value.as_deref().and_then(plain_text);
             let text = text.ok_or_else(|| format!("its header {name} is not text, and the outbox has text headers"))?;
-            if own.insert(name.clone(), Value::from(text)).is_some() {
+            if own.insert(name.to_owned(), Value::from(text)).is_some() {
                 return Err(format!("its header {name} occurs twice, and the outbox has each name once"));
             }
         }
         Ok((!own.is_empty()).then_some(Value::Object(own)))
     }
+}
+
+/// UTF-8 without NUL, which no text in PostgreSQL may hold.
+fn plain_text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
 }
 
 #[cfg(test)]
@@ -144,7 +151,7 @@ pub(super) mod tests {
             value: Some(b"{ }".to_vec()),
             headers: headers
                 .iter()
-                .map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec())))
+                .map(|(name, value)| (name.as_bytes().to_vec(), Some(value.as_bytes().to_vec())))
                 .collect(),
         })
     }
@@ -189,8 +196,13 @@ pub(super) mod tests {
         let twice = letter(&[("original_topic", "t"), ("a", "1"), ("a", "2")]);
         assert!(twice.to_event().err().unwrap().contains("twice"));
         let mut bytes = letter(&[("original_topic", "t")]);
-        bytes.record.headers.push(("b".to_owned(), Some(vec![0xff])));
+        bytes.record.headers.push((b"b".to_vec(), Some(vec![0xff])));
         assert!(bytes.to_event().err().unwrap().contains("header b"));
+        for name in [&b"caf\xe9"[..], b"a\0b", b"outbox-\xff"] {
+            let mut foreign = letter(&[("original_topic", "t")]);
+            foreign.record.headers.push((name.to_vec(), Some(b"1".to_vec())));
+            assert!(foreign.to_event().err().unwrap().contains("has a name that is not text"));
+        }
         let mut key = letter(&[("original_topic", "t")]);
         key.record.key = Some(vec![0xff]);
         assert!(key.to_event().err().unwrap().contains("key"));

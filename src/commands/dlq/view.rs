@@ -99,24 +99,24 @@ pub(super) fn table(lines: &[Line]) -> String {
 
 /// A dead letter with its key, headers and value. What is not text stands as `{"hex": "…"}`.
 #[derive(Debug, Serialize)]
-pub(super) struct Whole<'a> {
+pub(super) struct Whole {
     #[serde(flatten)]
     line: Line,
     timestamp_ms: Option<i64>,
     key: Value,
-    /// `[[name, value], …]` as in the record, repeated names too.
-    headers: Vec<(&'a str, Value)>,
+    /// `[[name, value], …]` as in the record, repeated names too. A name is text or bytes like a value.
+    headers: Vec<(Value, Value)>,
     value: Value,
 }
 
-impl<'a> Whole<'a> {
-    pub(super) fn new(letter: &'a DeadLetter, state: State) -> Self {
+impl Whole {
+    pub(super) fn new(letter: &DeadLetter, state: State) -> Self {
         let record = &letter.record;
         Self {
             line: Line::new(letter, state),
             timestamp_ms: record.timestamp_ms,
             key: bytes(record.key.as_deref()),
-            headers: record.headers.iter().map(|(name, value)| (name.as_str(), bytes(value.as_deref()))).collect(),
+            headers: record.headers.iter().map(|(name, value)| (bytes(Some(name)), bytes(value.as_deref()))).collect(),
             value: bytes(record.value.as_deref()),
         }
     }
@@ -131,11 +131,11 @@ fn bytes(bytes: Option<&[u8]>) -> Value {
 }
 
 /// Each dead letter as a block of lines, a blank line between them.
-pub(super) fn blocks(letters: &[Whole<'_>]) -> String {
+pub(super) fn blocks(letters: &[Whole]) -> String {
     letters.iter().map(block).collect::<Vec<_>>().join("\n")
 }
 
-fn block(letter: &Whole<'_>) -> String {
+fn block(letter: &Whole) -> String {
     let mut text = String::new();
     let mut field = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -156,7 +156,8 @@ fn block(letter: &Whole<'_>) -> String {
     field("event_id", Some(line.event_id.clone()));
     field("key", shown(&letter.key));
     for (name, value) in &letter.headers {
-        field("header", Some(format!("{name}: {}", shown(value).unwrap_or_default())));
+        let (name, value) = (shown(name).unwrap_or_default(), shown(value).unwrap_or_default());
+        field("header", Some(format!("{name}: {value}")));
     }
     field("value", Some(shown(&letter.value).unwrap_or_else(|| "none: a tombstone".to_owned())));
     text

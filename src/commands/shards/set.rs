@@ -14,12 +14,14 @@ use crate::commands::{Context, Result, admin_pool, author};
 use crate::config::{Config, Delivery, Needs};
 use crate::error::{self, Code, Error};
 use crate::outbox::backlog;
-use crate::outbox::resharding::{Busy, Session, State};
+use crate::outbox::resharding::{Busy, Moved, Session, State};
 use crate::output::{self, Progress};
 use crate::relay::progress;
 
 /// Between two looks whether instances have given their shards up.
 const LOOK: Duration = Duration::from_millis(100);
+/// Refusals that are told one by one; JSON has them all.
+const REFUSALS_SHOWN: usize = 20;
 /// Between two attempts to keep writers out, so that the others get through meanwhile.
 const WRITERS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -30,6 +32,14 @@ struct Report {
     shards: i32,
     /// Events that wait or failed, and stand in another shard now. After a command that was killed: only those it had not moved.
     moved: u64,
+    /// Events whose rows refuse to be moved. Those that waited have failed, or wait behind another one of their key.
+    refused: Vec<Refusal>,
+}
+
+#[derive(Debug, Serialize)]
+struct Refusal {
+    id: i64,
+    reason: String,
 }
 
 /// How the part ended that can be taken back.
@@ -51,7 +61,7 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
     let resumed = resumes(state, shards)?;
     if state.shards == shards && state.wanted.is_none() {
         output::note(&format!("the outbox has {shards} shards already"));
-        return print(context, &Report { from: shards, shards, moved: 0 });
+        return print(context, &Report { from: shards, shards, moved: 0, refused: Vec::new() });
     }
     if !state.may_change {
         return Err(Error::new(Code::PostgresDenied, "this role does not own outbox_shard_count()")
@@ -73,6 +83,7 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
         return Ok(());
     }
     keep_room_for_markers(context, &settings, state, args.count).await?;
+    session.try_move().await?;
 
     let signals = Signals::listen()?;
     let stop = CancellationToken::new();
@@ -84,7 +95,7 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
         }
         let finish = async {
             let moved = move_events(&mut session).await?;
-            session.finish(shards, moved, &author(args.consent.reason.clone())).await?;
+            session.finish(shards, &moved, &author(args.consent.reason.clone())).await?;
             Ok(moved)
         };
         finish.await.map_err(|error| unfinished(error, shards))
@@ -96,7 +107,30 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
     output::note(&format!(
         "keys are spread over {shards} shards; set outbox.shards = {shards} where the settings are kept, for a new outbox"
     ));
-    print(context, &Report { from: state.shards, shards, moved })
+    let refused = moved.refused.iter().map(|no| Refusal { id: no.item, reason: no.reason() }).collect();
+    let report = Report { from: state.shards, shards, moved: moved.events, refused };
+    print(context, &report)?;
+    refusals(&report.refused)
+}
+
+/// Errors: some events were refused.
+fn refusals(refused: &[Refusal]) -> Result<()> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    for refusal in refused.iter().take(REFUSALS_SHOWN) {
+        output::note(&format!("event {}: {}", refusal.id, refusal.reason));
+    }
+    let message = format!(
+        "the number of shards was changed, and the table outbox_events refuses to let {} events be moved",
+        refused.len()
+    );
+    Err(Error::new(Code::PartlyDone, message)
+        .hint(
+            "a constraint or a trigger of yours does; the SQLSTATE says of what kind. Those that waited are FAILED, \
+             and later events of their keys wait: mend the rows, then run: outbox-relay events retry",
+        )
+        .into())
 }
 
 /// Whether an interrupted command is to be finished.
@@ -206,11 +240,11 @@ fn still_at_work(busy: &[Busy]) -> Error {
         .hint("an instance has died in the middle of a batch: let one run, and resume what is paused, so that it is sent again")
 }
 
-async fn move_events(session: &mut Session) -> error::Result<u64> {
+async fn move_events(session: &mut Session) -> error::Result<Moved> {
     let (mut moved, shards) = session.move_failed().await?;
     let mut progress = Progress::new("shards looked through", 0, u64::try_from(shards.len()).unwrap_or(0));
     for (done, shard) in (1..).zip(shards) {
-        moved += session.move_waiting(shard).await?;
+        moved.add(session.move_waiting(shard).await?);
         progress.at(done);
     }
     progress.clear();

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::db::{DbError, Pool, StoredTime};
+use crate::db::{DbError, Pool, StoredTime, stored_text};
 use crate::event::EventStatus;
 
 const LIST_EVENTS: &str = include_str!("../sql/list_events.sql");
@@ -241,15 +241,15 @@ fn summary(row: &Row) -> Result<Summary, DbError> {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
         status: row.try_get("status")?,
-        topic: row.try_get("topic")?,
-        key: row.try_get("key")?,
-        event_type: row.try_get("event_type")?,
+        topic: stored_text(row, "topic")?,
+        key: stored_text(row, "key")?,
+        event_type: stored_text(row, "event_type")?.unwrap_or_default(),
         event_version: row.try_get("event_version")?,
-        aggregate_type: row.try_get("aggregate_type")?,
-        aggregate_id: row.try_get("aggregate_id")?,
-        correlation_id: row.try_get("correlation_id")?,
+        aggregate_type: stored_text(row, "aggregate_type")?,
+        aggregate_id: stored_text(row, "aggregate_id")?,
+        correlation_id: stored_text(row, "correlation_id")?,
         retry_count: row.try_get("retry_count")?,
-        last_error: row.try_get("last_error")?,
+        last_error: stored_text(row, "last_error")?,
         created_at: row.try_get("created_at")?,
         available_at: row.try_get("available_at")?,
         published_at: row.try_get("published_at")?,
@@ -272,15 +272,15 @@ fn details(row: &Row) -> Result<Details, DbError> {
     };
     Ok(Details {
         summary: summary(row)?,
-        causation_id: row.try_get("causation_id")?,
-        source: row.try_get("source")?,
-        traceparent: row.try_get("traceparent")?,
+        causation_id: stored_text(row, "causation_id")?,
+        source: stored_text(row, "source")?,
+        traceparent: stored_text(row, "traceparent")?,
         shard: row.try_get("shard")?,
-        payload: row.try_get("payload")?,
+        payload: stored_text(row, "payload")?,
         payload_raw: row.try_get("payload_raw")?,
         payload_base64: row.try_get("payload_base64")?,
         payload_omitted: row.try_get("payload_omitted")?,
-        headers: row.try_get("headers")?,
+        headers: stored_text(row, "headers")?,
         headers_omitted: row.try_get("headers_omitted")?,
         hold,
     })

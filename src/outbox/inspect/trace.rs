@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::db::{DbError, Pool, StoredTime};
+use crate::db::{DbError, Pool, StoredTime, stored_text};
 
 const TRACE: &str = include_str!("../sql/trace_events.sql");
 
@@ -25,17 +25,18 @@ pub async fn trace(pool: &Pool, event_ids: &[Uuid]) -> Result<Vec<Happening>, Db
     let connection = pool.get().await?;
     let rows = connection.query(TRACE, &[&event_ids]).await?;
     connection.done();
-    Ok(rows
-        .iter()
-        .map(|row| Happening {
-            at: row.get("at"),
-            event_id: row.get("event_id"),
-            what: row.get("what"),
-            row: row.get("row"),
-            topic: row.get("topic"),
-            partition: row.get("partition"),
-            offset: row.get("place"),
-            details: row.get("details"),
+    rows.iter()
+        .map(|row| {
+            Ok(Happening {
+                at: row.try_get("at")?,
+                event_id: row.try_get("event_id")?,
+                what: row.try_get("what")?,
+                row: row.try_get("row")?,
+                topic: stored_text(row, "topic")?,
+                partition: row.try_get("partition")?,
+                offset: row.try_get("place")?,
+                details: stored_text(row, "details")?,
+            })
         })
-        .collect())
+        .collect()
 }

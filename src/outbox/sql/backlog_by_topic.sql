@@ -1,7 +1,7 @@
 -- Rows that are not finished, by topic (null: the topic comes from routing) and how long the oldest PENDING one
 -- has been waiting, in seconds: since it was written, or since it is due. Reads every such row, so it takes about a second per million. Changes nothing.
 -- Times are clamped first: PostgreSQL before 17 cannot subtract an infinite one, and a row may hold any.
-select left(topic, 250) as topic,
+select outbox_text(left(topic, 250)) as topic,
   count(*) filter (where status = 'PENDING') as pending,
   count(*) filter (where status = 'FAILED') as failed,
   count(*) filter (where status = 'HELD') as held,

@@ -1,6 +1,8 @@
 -- Reads the events of a batch that was in flight when its lane stopped, in the order they were sent in, or others by their ids.
 -- $1 bigint[]: the ids. $2 bigint: most bytes of one row. $3 bigint: most bytes of all rows. $4 int: rows up to this size are not counted.
--- Returns those that are still PENDING, as claim.sql does. A batch that was in flight goes out again as it was, whoever has locked a row of it.
+-- $5 boolean: `busy` says whether another transaction has locked or changed the row. A batch that was in flight goes out again as it was, whoever
+-- has locked a row of it.
+-- Returns those that are still PENDING, as claim.sql does.
 -- Changes nothing but a setting of this transaction.
 -- The status is compared as an expression, so that the planner cannot choose the index of the PENDING rows: with statistics
 -- from a quiet moment it believes that index to be almost empty, and a backlog made one batch take seconds.
@@ -18,7 +20,12 @@ select id, event_id,
   case when takes is null then source end as source,
   case when takes is null then traceparent end as traceparent,
   replay_of, dead_letter_of, shard,
-  false as busy
+  case
+    when $5 and touched then (
+      select true from outbox_events l where l.id = counted.id and l.status || '' = 'PENDING' for no key update skip locked
+    ) is null
+    else false
+  end as busy
 from (
   select *,
     case

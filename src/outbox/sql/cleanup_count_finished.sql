@@ -9,7 +9,10 @@ select max(id) as last_id, count(*) as seen,
     when 'PENDING' then id <= done_id and not exists (select 1 from outbox_again a where a.id = next.id)
     when 'PUBLISHED' then published_at <= now() - make_interval(secs => $4)
   end end) as published,
-  count(*) filter (where status = 'DISCARDED' and coalesce(failed_at, created_at) <= now() - make_interval(secs => $5)) as discarded
+  count(*) filter (where case
+    when outcome is not null then outcome = 'DISCARDED' and outcome_at <= now() - make_interval(secs => $5)
+    else status = 'DISCARDED' and coalesce(failed_at, created_at) <= now() - make_interval(secs => $5)
+  end) as discarded
 from (
   select e.id, e.status, e.published_at, e.failed_at, e.created_at, p.done_id, o.status as outcome, o.at as outcome_at
   from outbox_events e

@@ -38,7 +38,8 @@ doomed as materialized (
     and not exists (select 1 from outbox_held_keys h where h.first_id = s.id)
     -- By its dead letter it is known that a FAILED row needs no other attempt.
     and (e.dead_letter_of is null
-      or not exists (select 1 from outbox_events o where o.id = e.dead_letter_of and o.status || '' = 'FAILED'))
+      or not exists (select 1 from outbox_events o where o.id = e.dead_letter_of and o.status || '' = 'FAILED')
+        and not exists (select 1 from outbox_outcomes o where o.id = e.dead_letter_of and o.status = 'FAILED'))
     and (coalesce(s.id < (select lowest from in_flight), true)
       or not exists (select 1 from outbox_shards o where s.id = any(o.batch_ids)))
   for update of e skip locked

@@ -9,7 +9,7 @@ select s.shard, coalesce(i.name, case when s.owner = '00000000-0000-0000-0000-00
     from (
       (select least(greatest(e.created_at, e.available_at, 'epoch'), clock_timestamp()) as since
         from outbox_events e where (e.shard, e.id) >= (s.shard, s.low_id) and e.shard <= s.shard and e.status = 'PENDING'
-          and not e.id = any(s.ahead_ids)
+          and not e.id = any(s.ahead_ids) and e.id not in (select id from outbox_outcomes)
         order by e.shard, e.id limit 1)
       union all
       (select least(greatest(e.created_at, e.available_at, 'epoch'), clock_timestamp()) from outbox_again a join outbox_events e on e.id = a.id where a.shard = s.shard order by a.id limit 1)

@@ -18,6 +18,9 @@ select
   or exists (
     select 1 from outbox_events d join outbox_events o on o.id = d.dead_letter_of
     where d.dead_letter_of is not null and d.id between $1 and $2 and o.status || '' = 'FAILED')
+  or exists (
+    select 1 from outbox_events d join outbox_outcomes o on o.id = d.dead_letter_of
+    where d.dead_letter_of is not null and d.id between $1 and $2 and o.status = 'FAILED')
   or exists (select 1 from outbox_held_keys where first_id between $1 and $2)
   or exists (select 1 from outbox_shards s, unnest(s.batch_ids) as in_flight (id) where in_flight.id between $1 and $2)
   or coalesce((

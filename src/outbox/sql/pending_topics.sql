@@ -1,6 +1,6 @@
 -- Topics that waiting rows name, among the first $1 bigint of them; null where the topic comes from routing. With the number
 -- of rows seen. Changes nothing.
-select topic, count(*) as events
+select outbox_text(topic) as topic, count(*) as events
 from (
   -- No longer text is a topic of Kafka, and some texts are very long.
   select left(e.topic, 250) as topic
@@ -14,4 +14,4 @@ from (
   limit $1
 ) waiting
 group by topic
-order by topic nulls first
+order by 1 nulls first

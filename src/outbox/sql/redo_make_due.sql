@@ -2,8 +2,10 @@
 -- Runs with the rows of their shards locked. Running it twice changes nothing more.
 with events as (
   select id, shard, case when dead_letter_of is null then outbox_key_of(partition_key, aggregate_id) end as key
-  from outbox_events
-  where id = any($1) and status = 'HELD'
+  from outbox_events e
+  where id = any($1) and (
+    status || '' = 'HELD'
+    or exists (select 1 from outbox_outcomes o where o.id = e.id and o.event_id = e.event_id and o.status = 'HELD'))
 ),
 wanted as (
   select distinct on (shard, coalesce('key ' || md5(key), id::text)) id, shard, key

@@ -5,7 +5,7 @@
 -- likewise. $14 text: class of the error. $15 bigint[]: ids.
 -- An outcome in outbox_outcomes overrules the status of its row.
 -- The partial indexes of both states serve it: it costs as much as there are such events.
-select id, status, left(topic, 250) as topic
+select id, status, outbox_text(left(topic, 250)) as topic
 from (
   select id, status, topic, event_id, partition_key, aggregate_id, event_type, aggregate_type, correlation_id, created_at, last_error
   from outbox_events

@@ -19,6 +19,6 @@ with seen as materialized (
   where id > $1 and id <= $2 and ($4::bigint[] is null or id = any($4))
   order by id limit $3
 )
-select w.seen, w.last_id, g.topic, g.event_type, coalesce(g.events, 0) as events
+select w.seen, w.last_id, outbox_text(left(g.topic, 250)) as topic, outbox_text(left(g.event_type, 300)) as event_type, coalesce(g.events, 0) as events
 from (select count(*) as seen, max(id) as last_id from seen) w
 left join (select topic, event_type, count(*) as events from seen where matches group by topic, event_type) g on true

@@ -17,8 +17,9 @@ select e.id, e.event_id, e.status, outbox_shown(e.topic) as topic, outbox_shown(
   h.first_id as held_by, h.reason as held_reason, h.detail as held_detail, h.held_at, h.release_at
 from outbox_current e
 -- Not more than the limit allows is printed at all, and only once.
-cross join lateral (select outbox_json_text(e.payload, $3) as payload, outbox_json_text(e.headers, $3) as headers offset 0) printed
-left join outbox_held_keys h on e.status in ('FAILED', 'HELD') and h.shard = e.shard
+cross join lateral (
+  select outbox_text(outbox_json_text(e.payload, $3)) as payload, outbox_text(outbox_json_text(e.headers, $3)) as headers offset 0) printed
+left join outbox_held_keys h on e.status in ('FAILED', 'HELD') and h.shard in (e.shard, outbox_shard_of(outbox_key_of(e.partition_key, e.aggregate_id), e.id))
   and (h.first_id = e.id or md5(h.partition_key) = md5(outbox_key_of(e.partition_key, e.aggregate_id)))
 where ($1::bigint is null or e.id = $1) and ($2::uuid is null or e.event_id = $2)
 order by e.id

@@ -13,11 +13,12 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::projection::record::{Headers, Place, Record};
+use crate::broker::raw;
+use crate::projection::record::{Place, Record};
 
 /// What the promises rest on: not to be overridden by `[kafka.properties]`.
 const FIXED: [(&str, &str); 9] = [
@@ -176,21 +177,19 @@ pub(super) fn needs_operator(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::TopicAuthorizationFailed
             | RDKafkaErrorCode::GroupAuthorizationFailed
             | RDKafkaErrorCode::ClusterAuthorizationFailed
+            // Another member of the group assigns partitions in another way: this one can never join it.
+            | RDKafkaErrorCode::InconsistentGroupProtocol
+            | RDKafkaErrorCode::InvalidGroupId
     )
 }
 
 pub(super) fn to_record(message: &BorrowedMessage<'_>) -> Record {
-    let headers: Headers = message.headers().map_or_else(Vec::new, |headers| {
-        let header =
-            |header: rdkafka::message::Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(<[u8]>::to_vec));
-        headers.iter().map(header).collect()
-    });
     Record::new(
         message.topic(),
         message.partition(),
         message.offset(),
         message.timestamp().to_millis(),
-        headers,
+        raw::headers(message),
         message.key().map(<[u8]>::to_vec),
         message.payload().map(<[u8]>::to_vec),
     )

@@ -39,6 +39,10 @@ pub(in crate::relay) struct Judge {
     down: HashSet<(String, i32)>,
     /// Kafka does not let us write to these; their events wait.
     denied: HashSet<String>,
+    /// The last event that it met.
+    last: i64,
+    /// Events that failed, by the labels of the metric: topic and class.
+    failures: Vec<(String, &'static str)>,
     /// The walk stopped before an event whose topic does not exist yet.
     pub(super) awaited: bool,
 }
@@ -47,10 +51,19 @@ impl Judge {
     pub(super) fn new(shared: Arc<Lanes>, again: bool, asked: HashMap<String, Duration>) -> Self {
         let paused = shared.paused.now();
         let (unknown, down, denied) = (HashSet::new(), HashSet::new(), HashSet::new());
-        Self { shared, paused, again, asked, unknown, down, denied, awaited: false }
+        Self { shared, paused, again, asked, unknown, down, denied, last: 0, failures: Vec::new(), awaited: false }
     }
 
     pub(in crate::relay) fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
+        // A step that failed is taken once more, and walks in the order of ids again: nothing of the first walk has happened.
+        if event.id <= self.last {
+            self.unknown.clear();
+            self.down.clear();
+            self.denied.clear();
+            self.failures.clear();
+            self.awaited = false;
+        }
+        self.last = event.id;
         let record = match self.shared.encoder.encode(event) {
             Ok(record) => record,
             Err(refusal) => {
@@ -116,13 +129,21 @@ impl Judge {
         if self.again { Verdict::Stop } else { Verdict::Later }
     }
 
-    fn refuse(&self, class: &'static str, topic: String, reason: String) -> Verdict<Record> {
-        self.count(self.shared.metrics.topic_label(&topic), class);
+    fn refuse(&mut self, class: &'static str, topic: String, reason: String) -> Verdict<Record> {
+        let label = self.shared.metrics.topic_label(&topic);
+        self.count(label, class);
         Verdict::Refuse { class, topic: Some(topic), reason }
     }
 
-    fn count(&self, topic: String, class: &'static str) {
-        self.shared.metrics.publish_failures.get_or_create(&FailureLabels { topic, reason: class }).inc();
+    fn count(&mut self, topic: String, class: &'static str) {
+        self.failures.push((topic, class));
+    }
+
+    /// Counts the events that failed, now that it is committed.
+    pub(super) fn report(&mut self) {
+        for (topic, reason) in self.failures.drain(..) {
+            self.shared.metrics.publish_failures.get_or_create(&FailureLabels { topic, reason }).inc();
+        }
     }
 }
 

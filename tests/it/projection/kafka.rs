@@ -28,7 +28,7 @@ pub struct Bench {
     pub topic: Topic,
     pub database: Database,
     pub client: Client,
-    test: TestDatabase,
+    pub test: TestDatabase,
     pub settings: ConsumerConfig,
     pub kafka: ClientConfig,
 }

@@ -1,0 +1,76 @@
+//! What ends `run` by itself. Everything else that PostgreSQL, Kafka or a part of the process does is waited for, or the part is started
+//! again, and readiness says so. `docs/operations.md` has the same table; a test compares them.
+
+use crate::error::Code;
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    pub code: Code,
+    /// While the process starts: before anything is taken or sent.
+    pub at_start: bool,
+    /// Later, when the relay reports it.
+    pub by_relay: bool,
+    pub why: &'static str,
+}
+
+const fn end(code: Code, at_start: bool, by_relay: bool, why: &'static str) -> End {
+    End { code, at_start, by_relay, why }
+}
+
+/// All of them. An error of the consumer, of the cleaner or of the admin server ends nobody else.
+pub const ENDS: &[End] = &[
+    end(Code::ConfigInvalid, true, false, "settings that cannot be used"),
+    end(Code::KafkaConfig, true, false, "settings that librdkafka refuses"),
+    end(Code::ProjectionInvalid, true, false, "the SQL file of a projection cannot be read"),
+    end(Code::AdminListen, true, false, "the port of the admin server cannot be taken"),
+    end(Code::SchemaOutdated, true, false, "the schema is older than the program, which may not migrate it"),
+    end(Code::MigrationFailed, true, false, "a migration failed, or is not the one that was applied"),
+    end(Code::DatabaseUnfit, true, false, "the relay would lose events, or publish none"),
+    end(Code::IdsOutOfTurn, true, false, "ids are given out ahead of time or out of order"),
+    end(Code::Fenced, true, true, "another instance has taken over a shard: this one was stopped or cut off"),
+    end(Code::HistoriesDisagree, true, true, "PostgreSQL and Kafka contradict each other about a batch"),
+    end(Code::DatabaseMoved, true, true, "the database is a copy, or was moved"),
+];
+
+pub(super) fn at_start(code: Code) -> bool {
+    ENDS.iter().any(|end| end.at_start && end.code == code)
+}
+
+pub(super) fn by_relay(code: Code) -> bool {
+    ENDS.iter().any(|end| end.by_relay && end.code == code)
+}
+
+/// No error of such a part ends the process.
+pub(super) fn never(_: Code) -> bool {
+    false
+}
+
+/// The table as `docs/operations.md` has it.
+pub fn reference_markdown() -> String {
+    let mut text = "| code | status | when | why |\n|---|---|---|---|\n".to_owned();
+    for End { code, at_start, by_relay, why } in ENDS {
+        let when = match (at_start, by_relay) {
+            (true, true) => "at any time",
+            (true, false) => "at the start",
+            (false, _) => "later",
+        };
+        text.push_str(&format!("| {} | {} | {when} | {why} |\n", code.as_str(), code.exit() as u8));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operations_manual_has_the_same_table() {
+        let manual = include_str!("../../docs/operations.md");
+        assert!(
+            manual.contains(&reference_markdown()),
+            "docs/operations.md lacks this table:\n{}",
+            reference_markdown()
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! Folds that are under way: one of a partition at a time, and none of them keeps the thread from polling for long.
+//!
+//! An ordinary fold ends within a second, and is simply waited for. One that does not (a lock on the read model, a slow statement) goes on by
+//! itself: its partition is paused, the others are read and folded, and readiness says what it waits for.
+//! Invariant: a partition whose fold is under way is not read and not handed to Kafka; afterwards it is handed over with the offset that the
+//! fold has reached.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer as _;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use super::{Reader, why_not};
+use crate::clock::monotonic;
+use crate::error::{Code, Error, Result};
+use crate::projection::assignment::{Batch, Why};
+use crate::projection::fold::{End, Folded, fold_batch};
+use crate::projection::record::Place;
+use crate::projection::store::Store;
+
+/// How long the thread waits for folds before it goes on without them.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the stop waits for them.
+const LAST_WAIT: Duration = Duration::from_secs(3);
+/// A fold that lasts longer is looked at: it may wait for a lock.
+const SUSPICIOUS: Duration = Duration::from_secs(5);
+/// Between two looks, and the longest wait for the answer.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+/// Between two lines of the log about the same wait.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// What came of one batch.
+struct Ended {
+    batch: Batch,
+    folded: Folded,
+}
+
+/// A fold under way.
+struct Underway {
+    since: Duration,
+    paused: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Folding {
+    tasks: JoinSet<Ended>,
+    underway: BTreeMap<Place, Underway>,
+    /// Partitions that the client has paused. It remembers that even over a new assignment.
+    paused: BTreeSet<Place>,
+    looked: Duration,
+    told: Duration,
+    /// Who keeps our sessions waiting, in words.
+    locks: Vec<String>,
+}
+
+impl Folding {
+    fn begin(&mut self, runtime: &Handle, store: &Arc<Store>, batch: Batch) {
+        let store = Arc::clone(store);
+        self.underway.insert(batch.place.clone(), Underway { since: monotonic(), paused: false });
+        let fold = async move {
+            let folded = fold_batch(&store, &batch.place, batch.epoch, &batch.records).await;
+            Ended { batch, folded }
+        };
+        self.tasks.spawn_on(fold, runtime);
+    }
+
+    /// Folds that the thread still waits for.
+    fn young(&self) -> bool {
+        self.underway.values().any(|fold| !fold.paused)
+    }
+
+    /// The next one that ends within this time.
+    fn next(&mut self, runtime: &Handle, patience: Duration) -> Result<Option<Ended>> {
+        let joined = runtime.block_on(async { tokio::time::timeout(patience, self.tasks.join_next()).await });
+        match joined {
+            Ok(Some(Ok(ended))) => {
+                self.underway.remove(&ended.batch.place);
+                Ok(Some(ended))
+            }
+            Ok(Some(Err(_))) => Err(Error::new(Code::Unexpected, "a fold panicked")),
+            Ok(None) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Their partitions belong to somebody else now. What they have not committed is rolled back.
+    pub(super) fn give_up(&mut self) {
+        self.tasks.abort_all();
+        *self = Self { told: self.told, paused: std::mem::take(&mut self.paused), ..Self::default() };
+    }
+
+    /// Another client takes the place of the one that has paused partitions.
+    pub(super) fn forget_paused(&mut self) {
+        self.paused.clear();
+    }
+
+    /// What folds have waited for, for readiness. Without figures that change, so that each is told once.
+    pub(super) fn waits(&self) -> impl Iterator<Item = &String> {
+        self.locks.iter()
+    }
+}
+
+impl Reader {
+    /// Folds what is gathered, all partitions at the same time, and takes in what earlier folds have come to.
+    pub(super) fn fold(&mut self) -> Result<()> {
+        for batch in self.assignment.take_batches() {
+            self.assignment.fold_begins(&batch.place);
+            self.folding.begin(&self.runtime, &self.store, batch);
+        }
+        let until = monotonic() + PATIENCE;
+        let mut interrupted = false;
+        loop {
+            let patience = if self.folding.young() { until.saturating_sub(monotonic()) } else { Duration::ZERO };
+            match self.folding.next(&self.runtime, patience)? {
+                Some(ended) => interrupted |= self.take_in(ended),
+                None => break,
+            }
+        }
+        self.pause_slow();
+        self.look_for_locks();
+        if interrupted { self.hand_over() } else { Ok(()) }
+    }
+
+    /// Waits for what is under way, before the end.
+    pub(super) fn fold_last(&mut self) {
+        let until = monotonic() + LAST_WAIT;
+        while let Ok(Some(ended)) = self.folding.next(&self.runtime, until.saturating_sub(monotonic())) {
+            self.take_in(ended);
+        }
+        self.folding.give_up();
+    }
+
+    /// Returns whether the partitions have to be handed to Kafka anew.
+    fn take_in(&mut self, Ended { batch, folded }: Ended) -> bool {
+        let Batch { place, epoch, .. } = &batch;
+        self.meters.count(&place.topic, folded.counts);
+        let Some(left_out) = self.assignment.fold_ended(place, *epoch) else {
+            // It was given to another instance meanwhile, or given to us again: the fence decides what counts.
+            return false;
+        };
+        if let Some(next_offset) = folded.next_offset {
+            self.assignment.folded(place, next_offset);
+            self.uncommitted.insert(place.clone(), next_offset);
+        }
+        let why = match folded.end {
+            End::Done => return left_out,
+            End::Fenced => {
+                tracing::warn!(partition = %place, "another instance has the partition: batch dropped");
+                Why::Fenced
+            }
+            End::Failed(error) => why_not(&error),
+        };
+        self.assignment.wait(place, why, monotonic());
+        true
+    }
+
+    /// Kafka sends nothing more of partitions whose folds last: it would have to be dropped.
+    fn pause_slow(&mut self) {
+        let mut list = TopicPartitionList::new();
+        for (place, fold) in self.folding.underway.iter_mut().filter(|(_, fold)| !fold.paused) {
+            fold.paused = true;
+            self.folding.paused.insert(place.clone());
+            list.add_partition(&place.topic, place.partition);
+            self.assignment.leave_out(place);
+        }
+        if list.count() > 0
+            && let Err(error) = self.consumer.pause(&list)
+        {
+            tracing::debug!(error = %error, "partitions are not paused; what comes of them is dropped");
+        }
+    }
+
+    /// Those that Kafka has been handed anew are read again.
+    pub(super) fn resume(&mut self, handed_over: &TopicPartitionList) {
+        let mut list = TopicPartitionList::new();
+        self.folding.paused.retain(|place| {
+            let read = handed_over.find_partition(&place.topic, place.partition).is_some();
+            if read {
+                list.add_partition(&place.topic, place.partition);
+            }
+            !read
+        });
+        if list.count() > 0
+            && let Err(error) = self.consumer.resume(&list)
+        {
+            tracing::warn!(error = %error, "the Kafka client does not read on");
+        }
+    }
+
+    /// Finds out who keeps slow folds waiting, if anybody does.
+    fn look_for_locks(&mut self) {
+        let now = monotonic();
+        if !self.folding.underway.values().any(|fold| now.saturating_sub(fold.since) >= SUSPICIOUS) {
+            self.folding.locks.clear();
+            return;
+        }
+        if now.saturating_sub(self.folding.looked) < LOOK_EVERY {
+            return;
+        }
+        self.folding.looked = now;
+        let store = &self.store;
+        let asked = self.runtime.block_on(async { tokio::time::timeout(LOOK_LIMIT, store.lock_holders()).await });
+        // Without an answer the last one stands.
+        let Ok(Ok(holders)) = asked else { return };
+        self.folding.locks = holders.iter().map(ToString::to_string).collect();
+        if !holders.is_empty() && now.saturating_sub(self.folding.told) >= TELL_EVERY {
+            self.folding.told = now;
+            for holder in &holders {
+                tracing::warn!(pid = holder.pid, "the consumer cannot fold: it {holder}");
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A panic in one part of the process: it is started again, what it had in hand is taken up as after a crash, and the others go on.
+
+use std::time::Duration;
+
+use crate::consumer::{Shop, expect_the_fold};
+use crate::support::kafka::sent_ids;
+use crate::support::outbox::{committed_ids, insert_many, wait_until_published};
+use crate::support::relay::RelaySettings;
+use crate::support::{TestDatabase, Topic, http, order, parts::parts, unique, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const RESTARTED: &str = "panicked and is started again";
+
+async fn relay_panics(delivery: &str) {
+    let (database, topic) = tokio::join!(TestDatabase::migrated("panic"), Topic::create("panic", 3));
+    let client = database.connect().await;
+    insert_many(&client, &topic.name, 24, 600).await;
+    let settings = RelaySettings::new(&database, &parts().kafka)
+        .set("relay.delivery", delivery)
+        .set("relay.batch_rows", "20")
+        .set("run.deployment", &unique("panic"))
+        .set("relay.lease", "3s");
+    let mut relay = settings
+        .env("FAILPOINTS", "step.before_commit=9*off->1*return(panic)->off;commit.after=30*off->1*return(panic)->off")
+        .start();
+    wait_until_published(&database, PATIENCE).await;
+    assert!(relay.is_running(), "{}", relay.log_text());
+    assert!(relay.log_text().contains("failed and is started again"), "{}", relay.log_text());
+    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
+    assert!(report.violations.is_empty(), "{report:?}");
+    if delivery == "exactly-once" {
+        assert_eq!(report.repeats, 0, "{report:?}");
+    }
+    wait_until("it is ready again", PATIENCE, async || match http::get(relay.admin(), "/readyz?verbose").await? {
+        (200, _) => Ok(()),
+        (status, body) => Err(format!("{status} {body}")),
+    })
+    .await;
+    relay.terminate().await;
+}
+
+#[tokio::test]
+async fn a_lane_that_panics_is_taken_over_like_a_crashed_one() {
+    relay_panics("at-least-once").await;
+}
+
+#[tokio::test]
+async fn a_lane_that_panics_repeats_nothing_in_exactly_once_delivery() {
+    relay_panics("exactly-once").await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_panics_is_started_again_and_counts_nothing_twice() {
+    let shop = Shop::open("panic-fold").await;
+    let client = shop.database.connect().await;
+    shop.publish(&client, 3_000).await;
+    let settings = shop.settings("consumer,admin").set("consumer.batch_records", "100");
+    let points = "fold.before_commit=3*off->1*return(panic)->off;fold.after_commit=5*off->1*return(panic)->off";
+    let mut consumer = settings.env("FAILPOINTS", points).start();
+    shop.wait_until_folded(&client).await;
+    expect_the_fold(&client).await;
+    let log = consumer.log_text();
+    assert!(consumer.is_running() && log.contains("a fold panicked") && !log.contains(RESTARTED), "{log}");
+    consumer.terminate().await;
+}
