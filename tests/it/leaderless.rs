@@ -108,6 +108,8 @@ async fn a_partition_that_loses_its_leader_inside_a_transaction_holds_its_own_ke
     let (status, ready) = http::get(relay.admin(), "/readyz?verbose").await.expect("an answer");
     assert_eq!(status, 200, "{ready}");
     assert!(ready.contains(&format!("partition 0 of {}", cluster.fragile.name)), "{ready}");
+    let left = relay.metric("outbox_relay_producers_left_total").await;
+    assert!(left >= 1.0, "a transaction could not be ended: {}", relay.log_text());
 
     // Another process, which knows nothing of what happened.
     relay.terminate().await;

@@ -16,9 +16,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::{Marker, MarkerPlace, Open, TransactionSettings, Worker};
 use crate::broker::admin::QuietContext;
 use crate::broker::call::close;
-use crate::broker::client_config;
 use crate::broker::producer::Producer;
-use crate::broker::raw;
+use crate::broker::{client_config, raw};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 

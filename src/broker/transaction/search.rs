@@ -17,8 +17,8 @@ const LINGER_MS: &str = "5";
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 /// Longest wait for a former transaction to be ended.
 const BLOCKED: Duration = Duration::from_secs(4);
-/// After this long, what was found so far is reported. The rest is met again.
-const LONG_ENOUGH: Duration = Duration::from_secs(4);
+/// After this long, what was found so far is reported. The rest is met again, unless the settings of the topic explain it by then.
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Every record that Kafka refuses, as far as it can be found in a few seconds. The producer of the lane must be gone: this one fences it.
