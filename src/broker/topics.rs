@@ -378,6 +378,20 @@ impl TopicCatalog {
         granted.keys().cloned().collect()
     }
 
+    /// Those of these topics that can be written to as far as is known here. About those that nobody here has met the cluster is asked, so
+    /// that the next call knows: keys that wait for a topic were perhaps held by another process.
+    pub fn usable(&self, topics: Vec<String>) -> Vec<String> {
+        let troubled = self.partitions.troubled();
+        let (known, unknown): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| self.is_known(topic));
+        self.ask(unknown.iter());
+        let is_usable = |topic: &String| {
+            let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+            let exists = facts.get(topic).is_some_and(|entry| matches!(entry.fact, Fact::Exists(_)));
+            exists && !troubled.contains(topic)
+        };
+        known.into_iter().filter(is_usable).collect()
+    }
+
     /// Asks whether the cluster answers, and looks at the partitions of the known topics. Errors: it does not.
     pub async fn ping(&self) -> Result<()> {
         let known = self.facts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();

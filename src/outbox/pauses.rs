@@ -2,11 +2,14 @@
 
 use super::audit::{self, Author};
 use crate::db::{DbError, Pool};
+use crate::event::ShardId;
 
 const LIST: &str = include_str!("sql/list_pauses.sql");
 const ADD: &str = include_str!("sql/add_pause.sql");
 const REMOVE: &str = include_str!("sql/remove_pause.sql");
 const RELEASE_GRANTED: &str = include_str!("sql/release_granted.sql");
+const RELEASE_USABLE: &str = include_str!("sql/release_usable.sql");
+const TOPICS_WAITED_FOR: &str = include_str!("sql/topics_waited_for.sql");
 const RELEASE: &str = include_str!("sql/release_resumed.sql");
 
 /// The name that stands for everything; no topic can have it.
@@ -66,6 +69,22 @@ async fn change(pool: &Pool, statement: &str, action: &str, topic: &str, author:
 pub async fn release_granted(pool: &Pool, topics: &[String]) -> Result<u64, DbError> {
     let connection = pool.get().await?;
     let released = connection.execute(&connection.prepare_cached(RELEASE_GRANTED).await?, &[&topics]).await?;
+    connection.done();
+    Ok(released)
+}
+
+/// The topics that keys of these shards wait for, whoever has held them.
+pub async fn topics_waited_for(pool: &Pool, shards: &[ShardId]) -> Result<Vec<String>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(&connection.prepare_cached(TOPICS_WAITED_FOR).await?, &[&shards]).await?;
+    connection.done();
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Lets the keys of these shards go that wait for topics which can be written to. Returns how many.
+pub async fn release_usable(pool: &Pool, topics: &[String], shards: &[ShardId]) -> Result<u64, DbError> {
+    let connection = pool.get().await?;
+    let released = connection.execute(&connection.prepare_cached(RELEASE_USABLE).await?, &[&topics, &shards]).await?;
     connection.done();
     Ok(released)
 }

@@ -13,6 +13,8 @@ use crate::metrics::TopicLabel;
 use crate::outbox::pauses::{self, EVERYTHING, Pause};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks between two looks for keys that wait for a topic which can be written to: they may have been held by a process that is gone.
+const LOOKS_FOR_WAITING: u32 = 5;
 
 /// What is paused at a moment.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -60,8 +62,14 @@ impl Pauses {
 
 /// Keeps [`Lanes`] informed until `stop`, and releases what waits for topics that go on. While PostgreSQL is away nothing changes.
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
-    while !stop.is_cancelled() {
+    for looks in 1_u32.. {
+        if stop.is_cancelled() {
+            break;
+        }
         look(&lanes, &pool).await;
+        if looks % LOOKS_FOR_WAITING == 0 {
+            release_usable(&lanes, &pool).await;
+        }
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -92,6 +100,20 @@ pub(super) async fn look(lanes: &Lanes, pool: &Pool) {
         && let Err(error) = pauses::release_granted(pool, &granted).await
     {
         tracing::debug!(error = %error.chain(), "keys that waited for a grant could not be released");
+    }
+}
+
+/// Keys wait for a topic because of what an owner of their shard knew. Another owner knows nothing of it, and would leave them until their time.
+async fn release_usable(lanes: &Lanes, pool: &Pool) {
+    let shards = lanes.owned_shards();
+    let released = async {
+        let topics = lanes.catalog.usable(pauses::topics_waited_for(pool, &shards).await?);
+        if topics.is_empty() { Ok(0) } else { pauses::release_usable(pool, &topics, &shards).await }
+    };
+    match released.await {
+        Ok(0) => {}
+        Ok(keys) => tracing::info!(keys, "keys that waited for a topic go on, since it can be written to"),
+        Err(error) => tracing::debug!(error = %error.chain(), "keys that wait for topics could not be looked for"),
     }
 }
 

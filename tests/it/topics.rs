@@ -311,3 +311,27 @@ async fn a_topic_below_its_replicas_holds_its_own_keys_alone() {
         assert!(relay.log_text().contains("the partition takes no records"), "{mode}: {}", relay.log_text());
     }
 }
+
+/// What a process knew of a topic is gone with it; the keys that it held are in the database.
+#[tokio::test]
+async fn keys_that_a_former_process_held_for_a_topic_go_on_once_it_exists() {
+    for mode in MODES {
+        let (database, topic) = (TestDatabase::migrated("held-before").await, Topic::planned("held-before"));
+        let client = database.connect().await;
+        let settings =
+            relay(&database, &parts().kafka, mode).set("relay.unknown_topic_grace", "10m").set("relay.lease", "10s");
+        let mut former = settings.start_ready().await;
+        insert(
+            &client,
+            "aggregate_id, topic",
+            &format!("select 'E', '{{}}', 'k' || g % 5, '{}' from generate_series(1, 20) g", topic.name),
+        )
+        .await;
+        wait_for_counts(&client, &format!("all of them wait ({mode})"), &[("HELD", 20)]).await;
+        former.kill().await;
+        let topic = topic.created(2).await;
+        let _relay = settings.start_ready().await;
+        wait_for_counts(&client, &format!("all of them are published ({mode})"), &[("PUBLISHED", 20)]).await;
+        assert_eq!(topic.records().await.len(), 20);
+    }
+}
