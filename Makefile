@@ -80,6 +80,11 @@ bench-build: build
 	@scripts/install-deps.sh test
 	cargo build --release --locked --features bench --bin outbox-bench
 
+.PHONY: bench-pairs
+bench-pairs: bench-build ## This build against another one in alternating pairs (OTHER=path/to/outbox-relay ROWS=400000 PAIRS=7)
+	@scripts/install-deps.sh test
+	@scripts/bench-pairs.sh $(or $(OTHER),$(error OTHER=path of the other build))
+
 .PHONY: bench-relay
 bench-relay: build ## Quick: drain a backlog three times in each delivery mode; rate, CPU, memory (ROWS=600000 POISON=0)
 	@scripts/install-deps.sh test
