@@ -216,7 +216,7 @@ async fn a_claim_neither_prints_nor_sends_more_than_its_bytes() {
             [&shards, &low, &rows, &record, &ceilings, &most, &uncounted];
         let mut with_ahead = common.to_vec();
         with_ahead.extend([&ahead as &(dyn tokio_postgres::types::ToSql + Sync), &last]);
-        let by_id: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&ids, &record, &most, &uncounted];
+        let by_id: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [&ids, &record, &most, &uncounted, &false];
         for (file, parameters) in
             [("claim", &common[..]), ("claim_watermark", &with_ahead[..]), ("claim_manifest", &by_id[..])]
         {
