@@ -1,24 +1,21 @@
-//! What is known of each record of a batch while it is sent, and how it is handed to the client.
+//! What is known of each record of a batch while it is sent; `walk.rs` hands them to the client.
 //!
 //! Shared by the publisher and by transactions. Leaves to them what to do about a record that was refused.
 
+mod walk;
+
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::failure::{Class, classify};
-use super::partitions::{Partitions, Trouble};
-use super::producer::{Producer, Rejection, Report, SendError};
-use super::request_size::{self, PORTION_WAIT, Portions};
+use super::partitions::Partitions;
+use super::producer::{Rejection, Report};
+use super::request_size::{self, Portions};
 use super::{Delivery, Record};
-use crate::clock::monotonic;
 
-/// How long requests in flight may take to be answered after a fatal error before they are given up.
-const FATAL_GRACE: Duration = Duration::from_secs(3);
-/// Sleep between two looks for reports when there were none: what it adds to the latency of a batch, at most.
-const REPORT_WAIT: Duration = Duration::from_micros(300);
+pub(super) use walk::{HandOver, POLL_EVERY, Sending, drain, give_up, hand_over};
 
 /// How one walk through the batch ended.
 pub(super) enum Pass {
@@ -233,246 +230,6 @@ impl BatchState {
             State::Waiting | State::Sent | State::Suspect | State::Unsent => Delivery::Unsent,
         };
         self.states[range.clone()].iter().map(delivery).collect()
-    }
-}
-
-/// An operator wants to know after this long that records are waited for.
-const SILENCE: Duration = Duration::from_secs(10);
-/// After this long without any report, the partitions that are waited for are looked at.
-const STALL: Duration = Duration::from_millis(2_500);
-/// Time between two looks at them.
-const STALL_LOOK: Duration = Duration::from_millis(500);
-/// After a failure in a transaction, which ends it, answers that are on their way are waited for as long as they come at this pace.
-const LAST_ANSWERS: Duration = Duration::from_millis(150);
-
-/// Records handed over between two looks at the reports.
-pub(super) const POLL_EVERY: usize = 512;
-
-/// What is sent, and how long.
-pub(super) struct Sending<'a> {
-    pub(super) records: &'a [&'a Record],
-    pub(super) partitions: &'a Partitions,
-    pub(super) may_send: &'a dyn Fn() -> bool,
-    /// Sees what is known after each look that brought something.
-    pub(super) progress: &'a dyn Fn(&BatchState),
-    /// Time without any acknowledgement after which the producer is given up.
-    pub(super) timeout: Duration,
-    /// All of it or nothing: after the first failure the rest is of no interest.
-    pub(super) whole: bool,
-    /// Partitions are to blame for silence. Not so in a transaction that perhaps has not begun, because the one before it is not ended.
-    pub(super) begun: bool,
-}
-
-pub(super) enum HandOver {
-    Refused(&'static str, RDKafkaErrorCode),
-    Ended(Pass),
-}
-
-pub(super) fn hand_over(
-    producer: &mut Producer,
-    index: usize,
-    batch: &mut BatchState,
-    sending: &Sending<'_>,
-) -> Result<(), HandOver> {
-    let record = sending.records[index];
-    wait_for_portion(producer, index, batch, sending)?;
-    let partition = if record.key.is_none() { sending.partitions.alternative(&record.topic) } else { None };
-    loop {
-        match producer.send(record, index, partition) {
-            Ok(()) => {
-                batch.states[index] = State::Sent;
-                return Ok(());
-            }
-            Err(SendError::QueueFull) => {
-                batch.take(&producer.poll(REPORT_WAIT));
-                if !(sending.may_send)() {
-                    return Err(HandOver::Ended(interrupt(producer, batch)));
-                }
-            }
-            Err(SendError::Code(code)) => match classify(code) {
-                // The client itself refuses this one record: there is no batch to share the blame.
-                Class::Record(class) | Class::Topic(class) => return Err(HandOver::Refused(class, code)),
-                // The client knows it from the metadata of the topic.
-                Class::Denied => {
-                    batch.failures += 1;
-                    batch.states[index] = State::Denied;
-                    return Ok(());
-                }
-                Class::Infrastructure | Class::Innocent | Class::Fatal => {
-                    let end = give_up(producer, batch, "the client takes no more records");
-                    return Err(HandOver::Ended(end));
-                }
-            },
-        }
-    }
-}
-
-/// Waits while the topic takes no more at once than is on its way to it.
-fn wait_for_portion(
-    producer: &mut Producer,
-    index: usize,
-    batch: &mut BatchState,
-    sending: &Sending<'_>,
-) -> Result<(), HandOver> {
-    let (record, limits, since) = (sending.records[index], sending.partitions.requests(), monotonic());
-    while batch.portions.is_full(index, record, &batch.states, limits) {
-        batch.take(&producer.poll(REPORT_WAIT));
-        if !(sending.may_send)() {
-            return Err(HandOver::Ended(interrupt(producer, batch)));
-        }
-        let in_vain = monotonic().saturating_sub(since) > PORTION_WAIT || producer.fatal().is_some();
-        if in_vain || sending.whole && batch.failures > 0 {
-            batch.portions.give_up();
-        }
-    }
-    Ok(())
-}
-
-/// Waits until every record handed over has its report. `Some` is an end of the pass.
-pub(super) fn drain(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) -> Option<Pass> {
-    let mut reported = monotonic();
-    let mut silent_since = reported;
-    let mut looked = reported;
-    while producer.unreported() > 0 {
-        let reports = producer.poll(REPORT_WAIT);
-        if !reports.is_empty() {
-            reported = monotonic();
-            silent_since = reported;
-            batch.take(&reports);
-            (sending.progress)(batch);
-            continue;
-        }
-        let now = monotonic();
-        let silent = now.saturating_sub(reported);
-        if now.saturating_sub(silent_since) > SILENCE {
-            silent_since = now;
-            warn_of_silence(producer, batch, sending);
-        }
-        if sending.whole && batch.failures > 0 && silent > LAST_ANSWERS {
-            return Some(give_up(producer, batch, "a record was not taken"));
-        }
-        if silent > STALL && now.saturating_sub(looked) > STALL_LOOK {
-            looked = now;
-            if let Some(end) = unblock(producer, batch, sending, reported) {
-                return Some(end);
-            }
-        }
-        if !(sending.may_send)() {
-            return Some(interrupt(producer, batch));
-        } else if producer.fatal().is_some() {
-            return Some(end_fatal(producer, batch));
-        } else if producer.has_lost_its_brokers() {
-            return Some(give_up(producer, batch, "the client has lost all its brokers, and there are some"));
-        } else if silent > sending.timeout {
-            return Some(give_up(producer, batch, "no acknowledgement within publish_timeout"));
-        }
-    }
-    if producer.fatal().is_some() {
-        return Some(end_fatal(producer, batch));
-    }
-    None
-}
-
-fn warn_of_silence(producer: &Producer, batch: &BatchState, sending: &Sending<'_>) {
-    let thread = std::thread::current();
-    let (lane, records) = (thread.name().unwrap_or_default(), producer.unreported());
-    let first = batch.states.iter().position(|state| *state == State::Sent);
-    let topic = first.map_or("", |index| sending.records[index].topic.as_str());
-    tracing::warn!(lane, records, topic, brokers_down = producer.is_down(), "no acknowledgement for ten seconds");
-}
-
-/// Gives records up whose partition is known to take none, so that the others need not wait for it. The producer goes with them: it would
-/// send them later, and out of order.
-fn unblock(
-    producer: &mut Producer,
-    batch: &mut BatchState,
-    Sending { records, partitions, begun, .. }: &Sending<'_>,
-    since: Duration,
-) -> Option<Pass> {
-    let sent = |batch: &BatchState| -> Vec<usize> {
-        batch.states.iter().enumerate().filter(|(_, state)| **state == State::Sent).map(|(index, _)| index).collect()
-    };
-    let waiting = sent(batch);
-    partitions.suspect(waiting.iter().map(|index| records[*index].topic.as_str()));
-    // An outage of Kafka is for everybody to wait for.
-    if producer.is_down() {
-        return None;
-    }
-    let gone: Vec<usize> =
-        waiting.iter().copied().filter(|index| partitions.is_gone(&records[*index].topic, since)).collect();
-    if !gone.is_empty() {
-        collect_rest(producer, batch);
-        batch.reset_sent();
-        for index in gone {
-            if batch.states[index] == State::Waiting {
-                batch.failures += 1;
-                batch.states[index] = State::Unsent;
-            }
-        }
-        return Some(Pass::Again("a topic is gone"));
-    }
-    let mut stuck: Vec<(usize, Trouble)> = waiting
-        .into_iter()
-        .filter_map(|index| {
-            let record = records[index];
-            Some((index, partitions.stuck(&record.topic, record.key.as_deref(), since)?))
-        })
-        .collect();
-    if !begun && !batch.states.iter().any(|state| matches!(state, State::Acked { .. })) {
-        let silent = stuck.iter().any(|(_, trouble)| *trouble == Trouble::Silent);
-        stuck.retain(|(_, trouble)| *trouble != Trouble::Silent);
-        if stuck.is_empty() && (silent || partitions.any_leaderless()) {
-            return Some(give_up(producer, batch, "the transaction does not begin"));
-        }
-    }
-    if stuck.is_empty() {
-        return None;
-    }
-    collect_rest(producer, batch);
-    batch.reset_sent();
-    for (index, trouble) in stuck {
-        if batch.states[index] != State::Waiting {
-            continue;
-        }
-        batch.failures += 1;
-        batch.states[index] = State::Stuck;
-        let record = records[index];
-        let place = partitions.of(&record.topic, record.key.as_deref()).or_else(|| batch.places.get(&index).copied());
-        if let Some(partition) = place {
-            partitions.confirm(&record.topic, partition, trouble);
-        }
-    }
-    Some(Pass::Again("a partition takes no records"))
-}
-
-/// After a fatal error the client sends nothing more, but what is in flight may still be answered: wait for that, so that
-/// it need not be sent twice.
-fn end_fatal(producer: &mut Producer, batch: &mut BatchState) -> Pass {
-    producer.purge_queue();
-    let end = monotonic() + FATAL_GRACE;
-    while producer.unreported() > 0 && monotonic() < end {
-        batch.take(&producer.poll(REPORT_WAIT));
-    }
-    give_up(producer, batch, "the client met a fatal error")
-}
-
-pub(super) fn give_up(producer: &mut Producer, batch: &mut BatchState, reason: &'static str) -> Pass {
-    collect_rest(producer, batch);
-    batch.reset_sent();
-    Pass::Again(reason)
-}
-
-fn interrupt(producer: &mut Producer, batch: &mut BatchState) -> Pass {
-    collect_rest(producer, batch);
-    Pass::Interrupted
-}
-
-/// Purges, and takes what reports there are.
-fn collect_rest(producer: &mut Producer, batch: &mut BatchState) {
-    producer.purge_all();
-    let end = monotonic() + Duration::from_millis(500);
-    while producer.unreported() > 0 && monotonic() < end {
-        batch.take(&producer.poll(REPORT_WAIT));
     }
 }
 
