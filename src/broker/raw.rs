@@ -1,7 +1,7 @@
 //! What rdkafka cannot read without a panic, or not at all, read from librdkafka itself. The only module with `unsafe`.
 //!
 //! Names of headers and the text beside a committed offset are bytes that any producer or tool may choose; rdkafka insists on UTF-8
-//! and panics. Everybody who reads records takes them from here: the tidy test refuses rdkafka's own access elsewhere. [`topics`] asks
+//! and panics. Everybody who reads records takes them from here: the tidy test refuses rdkafka's own access elsewhere. [`topic_ids`] asks
 //! for the ids of topics, for which rdkafka has no call.
 //! Invariant: nothing in here keeps a pointer beyond the call; what is returned is copied.
 

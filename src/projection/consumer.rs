@@ -1,7 +1,7 @@
 //! Reads the topics: group membership, assignment, gathering batches, and what to do when Kafka or PostgreSQL fails.
 //!
 //! The one place of the consumer that knows librdkafka. One thread owns the client and does everything in turn: it polls,
-//! has folded what it has gathered (by [`super::fold`]; [`folding`] waits for it, a second at most), and answers rebalances. A
+//! has folded what it has gathered (by [`super::fold`]; `consumer/folding.rs` waits for it, a second at most), and answers rebalances. A
 //! partition that waits, because PostgreSQL is away or a projection is broken, is not assigned: nothing of it piles up, polling goes on,
 //! and it is read again from its offset afterwards.
 //!
