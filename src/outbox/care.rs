@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use super::isolate::{Blame, Cut, MayBlame, cut};
 use super::statements as sql;
-use super::{Claim, Found, OutboxError, Source, claim, rows};
+use super::{Claim, Found, OutboxError, Source, claim, outcomes, rows};
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
 use crate::event::ShardId;
@@ -93,7 +93,7 @@ impl Budget {
     pub(super) async fn limit(self, tx: &Transaction<'_>) -> Result<(), DbError> {
         let limit = |part: u32, least| i32::try_from((self.lease / part).as_millis()).unwrap_or(i32::MAX).max(least);
         tx.query(&tx.prepare_cached(sql::CAREFUL_LIMITS).await?, &[&limit(6, 1_000), &limit(12, 500)]).await?;
-        tx.batch_execute("set constraints all immediate").await?;
+        tx.batch_execute(outcomes::IMMEDIATE).await?;
         Ok(())
     }
 }

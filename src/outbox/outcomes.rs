@@ -96,7 +96,7 @@ pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Re
 /// Constraints that are put off to the commit are checked with each statement, where the row can be found.
 pub(super) const IMMEDIATE: &str = "set constraints all immediate";
 
-/// Sees to it that rows have left these states, outside of a step.
+/// Sees to it that rows have left these states, in the transaction that has changed them. Errors: SQLSTATE 27000 if one has not.
 pub(super) async fn expect_left(tx: &Transaction<'_>, ids: &[i64], states: &[&str]) -> Result<(), DbError> {
     tx.execute(sql::EXPECT_LEFT, &[&ids, &states]).await?;
     Ok(())

@@ -131,8 +131,7 @@ pub(super) async fn left_state(
         return Ok(());
     }
     // Rows that were deleted, or that somebody else has changed, have left it, too.
-    let unchanged = tx.query_opt(&tx.prepare_cached(sql::UNCHANGED).await?, &[&ids, &from]).await?;
-    if unchanged.is_none() { Ok(()) } else { Err(OutboxError::Unchanged) }
+    Ok(outcomes::expect_left(tx, ids, &[from]).await?)
 }
 
 /// Marks rows PUBLISHED. Returns how many were PENDING. Of a row that cannot be marked the outcome is noted.

@@ -2,13 +2,10 @@
 //!
 //! Pure. The relation is a `with` query, so the projection's own text goes behind it: after its `with`, if it begins with one.
 
-/// With the events as parameters.
+/// With the events as parameters. Its last line stands in the place of the projection.
 const EVENTS: &str = include_str!("sql/new_events.sql");
-/// Without events and parameters.
+/// The same without events and parameters.
 const NO_EVENTS: &str = include_str!("sql/no_events.sql");
-/// What ends both files, in the place of the projection.
-const PLACE: &str = "\nselect ordinal from new_events";
-
 /// The statement that folds events.
 pub(super) fn reading(projection: &str) -> String {
     behind(EVENTS, projection)
@@ -20,13 +17,12 @@ pub(super) fn checking(projection: &str) -> String {
 }
 
 fn behind(relation: &str, projection: &str) -> String {
-    let (relation, _) = relation.rsplit_once(PLACE).expect("both files end with it");
+    let (relation, _) = relation.trim_end().rsplit_once('\n').expect("both files have many lines");
     let start = without_comments(projection);
     let Some(queries) = after_word(start, "with") else { return format!("{relation}\n{projection}") };
     match after_word(without_comments(queries), "recursive") {
-        Some(queries) => {
-            format!("{},\n{queries}", relation.replacen("with new_events", "with recursive new_events", 1))
-        }
+        // Lines of the head begin otherwise.
+        Some(queries) => format!("{},\n{queries}", relation.replacen("\nwith ", "\nwith recursive ", 1)),
         None => format!("{relation},\n{queries}"),
     }
 }
@@ -74,7 +70,7 @@ mod tests {
             (start.split_once(" new_events").expect("its name").0.to_owned(), end.to_owned())
         };
         for (projection, with, rest) in [
-            ("insert into a select 1 from new_events", "with", "\ninsert into a select 1 from new_events"),
+            ("fold them", "with", "\nfold them"),
             ("-- with\n  select 1", "with", "\n-- with\n  select 1"),
             ("with b as (select 1) select 2", "with", ",\n b as (select 1) select 2"),
             ("/* a /* b */ c */\n-- d\nWITH\nb as (select 1)", "with", ",\n\nb as (select 1)"),
