@@ -1,4 +1,5 @@
-//! Two ceilings: what Kafka takes from one client that has all records in memory, and what PostgreSQL gives and marks when nothing is sent.
+//! Two ceilings: what Kafka takes from one client that has all records in memory, and what PostgreSQL gives and marks
+//! when nothing is sent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

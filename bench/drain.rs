@@ -1,8 +1,8 @@
 //! How fast a contender drains the backlog that waits for it.
 //!
-//! The rate is that of the records in Kafka: their number by the time between the first and the last one, both by the broker's clock, so
-//! that one definition serves all, and nobody's start counts. CPU is counted from the start of the contender (or from when it is woken
-//! up) until everything has been sent and, for those who mark rows, marked.
+//! The rate is that of the records in Kafka: their number by the time between the first and the last one, both by the
+//! broker's clock, so that one definition serves all, and nobody's start counts. CPU is counted from the start of the
+//! contender (or from when it is woken up) until everything has been sent and, for those who mark rows, marked.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! How fast the consumer folds the records that wait in a topic.
 //!
-//! The rate is that of the records between the first and the last commit of offsets that is seen, so that nobody's start counts. CPU is
-//! counted from the start of the consumer.
+//! The rate is that of the records between the first and the last commit of offsets that is seen, so that nobody's
+//! start counts. CPU is counted from the start of the consumer.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,10 @@
 //! Latency from commit to consumer under a steady load.
 //!
-//! A transaction inserts `per_commit` events; a new one is due at fixed times, whether the one before is finished or not. An event is committed
-//! when PostgreSQL has said so to the writer, and has arrived when a `read_committed` consumer in this process has it, both by one clock.
-//! One that arrives before the writer has its answer counts as zero. Nothing counts before a first transaction has arrived, which shows that
-//! the contender is up, and what is written during the warm-up after it does not count either.
+//! A transaction inserts `per_commit` events; a new one is due at fixed times, whether the one before is finished or
+//! not. An event is committed when PostgreSQL has said so to the writer, and has arrived when a `read_committed`
+//! consumer in this process has it, both by one clock. One that arrives before the writer has its answer counts as
+//! zero. Nothing counts before a first transaction has arrived, which shows that the contender is up, and what is
+//! written during the warm-up after it does not count either.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,7 +1,8 @@
 //! The helper of the benchmarks: what `scripts/bench.sh` compares the relay with, and what measures all of them alike.
 //!
-//! Not part of the product: it is built with `--features bench` alone and never installed. One file per job: `drain`, `latency`, `idle` and `fold`
-//! measure a contender; `polling` and `ceilings` are contenders; `report` makes the table and the chart. `process` and `servers` are shared.
+//! Not part of the product: it is built with `--features bench` alone and never installed. One file per job: `drain`,
+//! `latency`, `idle` and `fold` measure a contender; `polling` and `ceilings` are contenders; `report` makes the table
+//! and the chart. `process` and `servers` are shared.
 
 #![allow(clippy::print_stdout, reason = "a tool of the bench, whose progress is its output")]
 #![allow(clippy::print_stderr, reason = "a tool of the bench, whose progress is its output")]

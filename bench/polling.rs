@@ -1,5 +1,6 @@
-//! The polling loop that people write: one instance, `SELECT … FOR UPDATE SKIP LOCKED`, send, wait for all acknowledgements, `UPDATE`,
-//! commit; a thousand rows at a time, a tenth of a second of rest when there is nothing. It stops on the first error.
+//! The polling loop that people write: one instance, `SELECT … FOR UPDATE SKIP LOCKED`, send, wait for all
+//! acknowledgements, `UPDATE`, commit; a thousand rows at a time, a tenth of a second of rest when there is nothing. It
+//! stops on the first error.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ const CLAIM: &str = include_str!("sql/polling_claim.sql");
 const MARK: &str = include_str!("sql/polling_mark.sql");
 const ROWS: i64 = 1_000;
 
-/// The timers and tasks of tokio; the feature of rdkafka that brings them would make it another library than the relay's.
+/// The timers and tasks of tokio; the feature of rdkafka that brings them would make it another library than the
+/// relay's.
 struct Tokio;
 
 impl AsyncRuntime for Tokio {

@@ -269,8 +269,8 @@ fn cpu_of_family(pid: u32) -> f64 {
     sum / TICKS
 }
 
-/// Runs the measurement until it is done, a signal comes or the time is up. In each case what it started has ended afterwards, since
-/// children are killed when they are dropped.
+/// Runs the measurement until it is done, a signal comes or the time is up. In each case what it started has ended
+/// afterwards, since children are killed when they are dropped.
 pub async fn limited<T>(seconds: u64, what: impl Future<Output = Result<T>>) -> Result<T> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {

@@ -1,7 +1,8 @@
 //! The results as tables, and the chart of the comparison.
 //!
-//! Reads the lines that the measurements have written. Runs that differ in nothing but their round are one row: the median of each
-//! figure, and for the rate the lowest and highest as well. Writes the tables between two marks of a document, and the chart as SVG.
+//! Reads the lines that the measurements have written. Runs that differ in nothing but their round are one row: the
+//! median of each figure, and for the rate the lowest and highest as well. Writes the tables between two marks of a
+//! document, and the chart as SVG.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

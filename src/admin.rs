@@ -59,8 +59,8 @@ impl Server {
         self.address
     }
 
-    /// Serves until `stop` is cancelled, then lets open requests end, at most `serve::Limits::drain`. On a thread of its own, so that it
-    /// tells how things are even when everything else is stuck.
+    /// Serves until `stop` is cancelled, then lets open requests end, at most `serve::Limits::drain`. On a thread of
+    /// its own, so that it tells how things are even when everything else is stuck.
     ///
     /// Errors: the thread cannot be started.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {

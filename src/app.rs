@@ -35,16 +35,18 @@ use crate::relay::{self, AckTap, RelayHealth};
 use crate::retry::Backoff;
 use crate::supervisor::{Attempt, Part, Supervisor};
 
-/// How long the loop that owns the leases, and that of the consumer, may be silent before `/livez` fails: longer than every timeout of the
-/// database calls in it together, so that an outage is not taken for a loop that hangs. Such a part is replaced after two thirds of this.
+/// How long the loop that owns the leases, and that of the consumer, may be silent before `/livez` fails: longer than
+/// every timeout of the database calls in it together, so that an outage is not taken for a loop that hangs. Such a
+/// part is replaced after two thirds of this.
 const PART_SILENCE: Duration = Duration::from_secs(if cfg!(feature = "failpoints") { 30 } else { 180 });
 
-/// Parts of `run.shutdown_timeout`: when what has not drained is dropped, and when the HTTP server is. The relay gives up what is in flight
-/// before (`ownership.rs`), and a watchdog ends the process after.
+/// Parts of `run.shutdown_timeout`: when what has not drained is dropped, and when the HTTP server is. The relay gives
+/// up what is in flight before (`ownership.rs`), and a watchdog ends the process after.
 const DRAINED_UNTIL: f64 = 0.9;
 const SERVED_UNTIL: f64 = 0.95;
 
-/// A statement of a lane may take as long, however short the lease is: a guess for a machine that is busy with other things.
+/// A statement of a lane may take as long, however short the lease is: a guess for a machine that is busy with other
+/// things.
 const LANE_PATIENCE_MIN: Duration = Duration::from_secs(5);
 
 /// How long readiness believes the last answer of PostgreSQL. Instances say that they live every second or so.
@@ -108,7 +110,8 @@ impl App {
         &self.name
     }
 
-    /// Runs until `stop` is cancelled and everything in hand is settled, or until a part fails; then the rest stops too.
+    /// Runs until `stop` is cancelled and everything in hand is settled, or until a part fails; then the rest stops
+    /// too.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
         Arc::new(self).run_parts(stop).await
     }

@@ -98,8 +98,8 @@ impl std::fmt::Debug for Headers {
     }
 }
 
-/// What Kafka accepts as the name of a topic. A row may hold any text, and the client must not be asked about one that is no name:
-/// it returns no handle for it, and its binding panics.
+/// What Kafka accepts as the name of a topic. A row may hold any text, and the client must not be asked about one that
+/// is no name: it returns no handle for it, and its binding panics.
 pub fn is_topic_name(name: &str) -> bool {
     (1..=249).contains(&name.len())
         && name != "."

@@ -1,7 +1,7 @@
 //! Deleting what is finished and old, by schedule: one instance of all, a pass every `cleanup.interval`.
 //!
-//! Leaves the statements to `outbox::cleanup` and how a pass goes to [`worker`], which the command `cleanup` uses as well.
-//! Invariant: nothing here ends the process. A cleaner that fails tries again, and events flow without it.
+//! Leaves the statements to `outbox::cleanup` and how a pass goes to [`worker`], which the command `cleanup` uses as
+//! well. Invariant: nothing here ends the process. A cleaner that fails tries again, and events flow without it.
 
 mod chunks;
 pub mod partitions;
@@ -24,11 +24,12 @@ use worker::{Walk, Worker};
 /// How soon another instance takes over after the one that deletes has gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// A pass begins where the last one left the first row. Once in this time one begins at the lowest id, for rows that were committed
-/// late, or that have become finished by hand.
+/// A pass begins where the last one left the first row. Once in this time one begins at the lowest id, for rows that
+/// were committed late, or that have become finished by hand.
 const FROM_THE_START: Duration = Duration::from_secs(3600);
 
-/// Looking at rows that stay takes at most this part of the time: a million events that wait must not be read every minute.
+/// Looking at rows that stay takes at most this part of the time: a million events that wait must not be read every
+/// minute.
 const VAIN_PART: u32 = 20;
 
 /// What this instance knows of what there is to delete. Only to save work: losing it costs a pass over everything.
@@ -83,8 +84,8 @@ async fn lead(
     Ok(())
 }
 
-/// Goes over everything once. Returns the time spent on looking at rows that stay. A kind that fails does not keep the others from
-/// being deleted; errors are those of the connection.
+/// Goes over everything once. Returns the time spent on looking at rows that stay. A kind that fails does not keep the
+/// others from being deleted; errors are those of the connection.
 async fn pass(
     settings: &CleanupConfig,
     worker: &mut Worker<'_>,

@@ -309,7 +309,8 @@ pub struct EventsLsArgs {
 pub enum ShardsCommand {
     /// List the shards: owner, lease, batch in flight, held keys
     Ls,
-    /// Spread keys over another number of shards: instances finish their batches, events that wait are moved, instances go on
+    /// Spread keys over another number of shards: instances finish their batches, events that wait are moved, instances
+    /// go on
     Set(ShardsSetArgs),
 }
 
@@ -326,8 +327,8 @@ pub struct LagArgs {
     #[arg(long)]
     pub group: Option<String>,
 
-    /// Exit 6 when more than N events wait in the outbox (PENDING and HELD), or the group is more than N records behind, has a position
-    /// that Kafka no longer has, or reads a topic or partition whose end is not known
+    /// Exit 6 when more than N events wait in the outbox (PENDING and HELD), or the group is more than N records
+    /// behind, has a position that Kafka no longer has, or reads a topic or partition whose end is not known
     #[arg(long, value_name = "N")]
     pub fail_over: Option<u64>,
 

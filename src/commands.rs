@@ -1,5 +1,5 @@
-//! The commands, one file each. A command loads the settings it needs, does its work through the other modules, and prints
-//! through `output`.
+//! The commands, one file each. A command loads the settings it needs, does its work through the other modules, and
+//! prints through `output`.
 //!
 //! Invariant: data goes to standard output in the form asked for, and nothing else does.
 

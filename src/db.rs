@@ -1,6 +1,7 @@
 //! Connections to PostgreSQL: pools, TLS, session settings, and what an SQLSTATE means.
 //!
-//! Invariant: every call has a limit on our side (`deadline.rs`). The client of the driver, which has none, stays in `client.rs`.
+//! Invariant: every call has a limit on our side (`deadline.rs`). The client of the driver, which has none, stays in
+//! `client.rs`.
 
 mod client;
 mod connector;
@@ -32,8 +33,8 @@ pub use server_error::{Printable, ServerError};
 pub use text::{StoredText, stored_text};
 pub use time::StoredTime;
 
-/// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own table
-/// locks from those of writers.
+/// Who uses a connection. It is the beginning of `application_name`, by which the lock barrier tells the lanes' own
+/// table locks from those of writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Updates events, never inserts: the only role that the lock barrier may ignore.
@@ -59,8 +60,8 @@ impl Role {
     }
 }
 
-/// Most connections of a relay besides those of its lanes (`database.pool_size`): the one place of these figures, for the pools and for
-/// `check`. Of the leases one stays with the heartbeat.
+/// Most connections of a relay besides those of its lanes (`database.pool_size`): the one place of these figures, for
+/// the pools and for `check`. Of the leases one stays with the heartbeat.
 pub const LEASE_CONNECTIONS: usize = 3;
 /// Gauges, pauses and upkeep.
 pub const UPKEEP_CONNECTIONS: usize = 2;
@@ -71,8 +72,8 @@ pub const PARTITION_CONNECTIONS: usize = 2;
 /// A failure of the database, told apart by what the caller does about it.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// No connection, or it broke, or the server is starting, stopping, full or read-only: wait and try again. Whether a
-    /// COMMIT in flight took effect is unknown.
+    /// No connection, or it broke, or the server is starting, stopping, full or read-only: wait and try again. Whether
+    /// a COMMIT in flight took effect is unknown.
     #[error("PostgreSQL is not reachable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The server refused the user, the password, the database or the certificate: an operator must act.
@@ -265,8 +266,8 @@ impl Database {
         Self { schema: schema::Schema::new(name), ..self }
     }
 
-    /// The schema of the outbox. Without a setting for it, `None` until there was a connection, or where its `search_path` names no
-    /// schema that exists.
+    /// The schema of the outbox. Without a setting for it, `None` until there was a connection, or where its
+    /// `search_path` names no schema that exists.
     pub fn schema(&self) -> Option<&str> {
         self.schema.name()
     }

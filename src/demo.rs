@@ -1,8 +1,8 @@
 //! `outbox-relay demo`: the whole product at work on one machine, with a load, and a verdict at the end.
 //!
 //! Brings its own parts: a private PostgreSQL (`postgres`) and a Kafka in this process (`kafka`). It reads no settings
-//! file and no `database.url`, so it cannot touch a database that exists. What runs between the two is the real [`App`].
-//! Invariant: whatever ends the demo, the private PostgreSQL ends with it (`postgres` says how).
+//! file and no `database.url`, so it cannot touch a database that exists. What runs between the two is the real
+//! [`App`]. Invariant: whatever ends the demo, the private PostgreSQL ends with it (`postgres` says how).
 
 mod account;
 pub mod binaries;
@@ -79,8 +79,8 @@ impl Default for DemoOptions {
 /// Runs a demo: live lines on standard error, the summary on standard output. `stop` ends the load; what was written is
 /// still delivered and checked.
 ///
-/// Errors: [`Code::NoPostgresBinaries`]; [`Code::CheckNotMet`] when something was lost, repeated or miscounted; whatever
-/// made a part fail. Cancel safe: dropping the future stops and removes everything.
+/// Errors: [`Code::NoPostgresBinaries`]; [`Code::CheckNotMet`] when something was lost, repeated or miscounted;
+/// whatever made a part fail. Cancel safe: dropping the future stops and removes everything.
 pub async fn run(options: DemoOptions, format: Format, stop: CancellationToken) -> Result<()> {
     let mut parts = tokio::select! {
         biased;

@@ -80,7 +80,8 @@ codes! {
     SettleMismatch = "OR-R002", Unexpected;
     /// Exactly-once delivery: PostgreSQL and Kafka contradict each other about a batch. Nothing was sent or marked.
     HistoriesDisagree = "OR-R003", HistoriesDisagree;
-    /// The database is a copy of the outbox it was made from, or was moved to another server. Nothing was sent or marked.
+    /// The database is a copy of the outbox it was made from, or was moved to another server. Nothing was sent or
+    /// marked.
     DatabaseMoved = "OR-R004", HistoriesDisagree;
     /// The sequence of the outbox gives out ids ahead of time or out of order.
     IdsOutOfTurn = "OR-R005", CheckNotMet;

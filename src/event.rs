@@ -8,8 +8,8 @@ use uuid::Uuid;
 /// Number of a shard, 0 to the number of shards less one.
 pub type ShardId = i16;
 
-/// A row of `outbox_events` that a lane has claimed. Borrows from the buffers of the connection: at a hundred thousand rows
-/// a second, a copy of each text would cost more than all other work of the relay.
+/// A row of `outbox_events` that a lane has claimed. Borrows from the buffers of the connection: at a hundred thousand
+/// rows a second, a copy of each text would cost more than all other work of the relay.
 #[derive(Debug, Clone)]
 pub struct OutboxEvent<'a> {
     pub id: i64,
@@ -19,12 +19,12 @@ pub struct OutboxEvent<'a> {
     pub aggregate_type: Option<&'a str>,
     pub aggregate_id: Option<&'a str>,
     pub topic: Option<&'a str>,
-    /// The key of the record, by which order is kept: `partition_key`, else the aggregate id, else none. Of a key that is
-    /// too long to be sent, its digest; `key_bytes` tells.
+    /// The key of the record, by which order is kept: `partition_key`, else the aggregate id, else none. Of a key that
+    /// is too long to be sent, its digest; `key_bytes` tells.
     pub key: Option<&'a str>,
     pub key_bytes: u32,
-    /// Of a row that is larger than a record may be: its size, or less where measuring ended early. Its payload and headers were not read, and of
-    /// long texts only the beginning. 0 of any other row.
+    /// Of a row that is larger than a record may be: its size, or less where measuring ended early. Its payload and
+    /// headers were not read, and of long texts only the beginning. 0 of any other row.
     pub bytes: u64,
     pub payload: Payload<'a>,
     /// The JSON text of the `headers` column.
@@ -89,8 +89,8 @@ impl EventStatus {
     }
 }
 
-/// Every class of a refused event: those of the relay's own checks and those of Kafka's answers (`broker::failure`). The first
-/// word of `last_error`, the label of a metric, and what a `[[retry.rule]]` may name.
+/// Every class of a refused event: those of the relay's own checks and those of Kafka's answers (`broker::failure`).
+/// The first word of `last_error`, the label of a metric, and what a `[[retry.rule]]` may name.
 pub const FAILURE_CLASSES: &[&str] = &[
     "no-topic",
     "invalid-topic",

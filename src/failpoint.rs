@@ -1,7 +1,8 @@
 //! Places where tests make a process crash, fail or hang. All names stand here.
 //!
-//! Only with the feature `failpoints`, which a release build refuses to have: see the check at the end of this file. Tests set
-//! `FAILPOINTS`, for example `commit.after=3*off->1*return(kill)->off`; the grammar is that of the crate `fail`.
+//! Only with the feature `failpoints`, which a release build refuses to have: see the check at the end of this file.
+//! Tests set `FAILPOINTS`, for example `commit.after=3*off->1*return(kill)->off`; the grammar is that of the crate
+//! `fail`.
 
 mod fault;
 
@@ -89,8 +90,9 @@ pub fn reach(_: Point) -> Result<(), String> {
     Ok(())
 }
 
-/// Passes a point. `return(kill)` ends the process at once, as SIGKILL does: nothing is flushed but the log, nothing is told. `return(MS)`
-/// blocks the thread for so many milliseconds. `return(panic)` panics, and `return(error)` is an error here. Each leaves a line in the log.
+/// Passes a point. `return(kill)` ends the process at once, as SIGKILL does: nothing is flushed but the log, nothing is
+/// told. `return(MS)` blocks the thread for so many milliseconds. `return(panic)` panics, and `return(error)` is an
+/// error here. Each leaves a line in the log.
 #[cfg(feature = "failpoints")]
 pub fn reach(point: Point) -> Result<(), String> {
     let Some(action) = fail::eval(point.name(), Option::unwrap_or_default) else { return Ok(()) };

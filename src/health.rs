@@ -1,8 +1,9 @@
-//! Whether this process is ready (named checks) and alive (heartbeats of its loops), and what else an operator should see (notes).
+//! Whether this process is ready (named checks) and alive (heartbeats of its loops), and what else an operator should
+//! see (notes).
 //!
 //! Components hold handles and report; nothing here asks anybody. A check counts as failing until it has reported `ok`
-//! once, so an instance is not ready while it starts.
-//! Invariants: a note changes neither readiness nor liveness. Liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
+//! once, so an instance is not ready while it starts. Invariants: a note changes neither readiness nor liveness.
+//! Liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,8 +127,8 @@ impl Health {
         Self { shared: Arc::clone(&self.shared), part }
     }
 
-    /// Whether a loop of this part has not beaten for most of the time in which it promised to: early enough to do something about it before
-    /// the process counts as dead.
+    /// Whether a loop of this part has not beaten for most of the time in which it promised to: early enough to do
+    /// something about it before the process counts as dead.
     pub fn is_silent(&self) -> bool {
         let now = clock::monotonic();
         let entries = self.shared.lock();
@@ -158,8 +159,8 @@ impl Health {
         self.new_check(name.into(), None)
     }
 
-    /// As [`Health::check`], for somebody who promises to report again and again: a success counts for `lasts`. Whoever reads the report
-    /// judges that, so that a thread which is stuck cannot leave the last good word standing.
+    /// As [`Health::check`], for somebody who promises to report again and again: a success counts for `lasts`. Whoever
+    /// reads the report judges that, so that a thread which is stuck cannot leave the last good word standing.
     pub fn fresh_check(&self, name: impl Into<Cow<'static, str>>, lasts: Duration) -> Check {
         self.new_check(name.into(), Some(lasts))
     }
@@ -175,8 +176,8 @@ impl Health {
         Check { id, shared: Arc::clone(&self.shared) }
     }
 
-    /// Registers a group of workers that say what they wait for while they do. The process is not ready while one of them has waited for
-    /// longer than it said it might.
+    /// Registers a group of workers that say what they wait for while they do. The process is not ready while one of
+    /// them has waited for longer than it said it might.
     pub fn waits(&self, name: impl Into<Cow<'static, str>>) -> Waits {
         let mut entries = self.shared.lock();
         let id = entries.new_id();
@@ -186,7 +187,8 @@ impl Health {
         Waits { group: Arc::new(WaitsGroup { id, shared: Arc::clone(&self.shared) }) }
     }
 
-    /// Registers a place for lines that `/readyz?verbose` shows as information. Empty at first, and gone with its handle.
+    /// Registers a place for lines that `/readyz?verbose` shows as information. Empty at first, and gone with its
+    /// handle.
     pub fn notes(&self) -> Notes {
         let mut entries = self.shared.lock();
         let id = entries.new_id();
@@ -316,7 +318,8 @@ struct WaitsGroup {
 }
 
 impl Waits {
-    /// The lane of `shard`, or somebody for all lanes, waits from now on until the handle is dropped. `what` goes on after the shard.
+    /// The lane of `shard`, or somebody for all lanes, waits from now on until the handle is dropped. `what` goes on
+    /// after the shard.
     pub fn begin(&self, shard: Option<i16>, what: &'static str, limit: Duration) -> Wait {
         let mut entries = self.group.shared.lock();
         let id = entries.new_id();
@@ -406,8 +409,8 @@ impl Drop for Heartbeat {
     }
 }
 
-/// The outcome of all checks at one moment. Displays as a line per check, `[+]name ok` or `[-]name failed: reason`, and a line
-/// per note, `[i]text`.
+/// The outcome of all checks at one moment. Displays as a line per check, `[+]name ok` or `[-]name failed: reason`, and
+/// a line per note, `[i]text`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     lines: Vec<(Cow<'static, str>, Result<(), String>)>,

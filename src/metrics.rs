@@ -63,7 +63,8 @@ pub struct PollLabel {
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TransactionLabel {
-    /// `committed`, `refused` (records), `denied` (a topic), `unavailable` (a partition) or `unknown` (the marker tells).
+    /// `committed`, `refused` (records), `denied` (a topic), `unavailable` (a partition) or `unknown` (the marker
+    /// tells).
     pub outcome: &'static str,
 }
 
@@ -102,7 +103,8 @@ pub struct CleanupLabel {
 
 pub type CountGauge = Gauge<i64, AtomicI64>;
 
-/// A gauge that is not shown while its value is unknown: an old figure, or a zero that nobody has measured, would look like a good one.
+/// A gauge that is not shown while its value is unknown: an old figure, or a zero that nobody has measured, would look
+/// like a good one.
 #[derive(Debug, Clone, Default)]
 pub struct Measured<N>(Arc<Mutex<Option<N>>>);
 
@@ -376,8 +378,8 @@ impl Metrics {
         }
     }
 
-    /// The label of a topic: its name for the first [`LABELLED_TOPICS`], `other` for those that come later. Topics may be named by rows, as
-    /// many as there are.
+    /// The label of a topic: its name for the first [`LABELLED_TOPICS`], `other` for those that come later. Topics may
+    /// be named by rows, as many as there are.
     pub fn topic_label(&self, topic: &str) -> String {
         let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
         if labelled.contains(topic) {

@@ -1,7 +1,7 @@
 //! The schema: embedded migrations, applied once however many instances start together, all or nothing.
 //!
-//! refinery reads the files and computes their checksums. Its runner is not used: it keeps its history under a name that applications use,
-//! panics on rows that are not its own, and has neither a lock nor patience with one.
+//! refinery reads the files and computes their checksums. Its runner is not used: it keeps its history under a name
+//! that applications use, panics on rows that are not its own, and has neither a lock nor patience with one.
 
 mod apply;
 mod conversion;
@@ -25,11 +25,12 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// Key of the advisory lock that version 0.1 takes: the bytes of "outbox" as a number. Any other program that takes the same lock would only wait.
+/// Key of the advisory lock that version 0.1 takes: the bytes of "outbox" as a number. Any other program that takes the
+/// same lock would only wait.
 const LOCK_KEY: i64 = 0x6f75_7462_6f78;
 
-/// Longest wait for another instance that migrates. Migrations of a large table take long; a lock that is never released
-/// must not hang a start for ever. A guess.
+/// Longest wait for another instance that migrates. Migrations of a large table take long; a lock that is never
+/// released must not hang a start for ever. A guess.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
 
 const LOCK: &str = include_str!("migrations/sql/lock.sql");
@@ -83,10 +84,12 @@ fn known() -> Vec<Known> {
     known
 }
 
-/// Applies what is missing, all of it or nothing. Returns those that this call applied: none when another instance was faster.
-/// `shards` counts only while the outbox is empty; afterwards [`outbox::resharding`](crate::outbox::resharding) changes their number.
+/// Applies what is missing, all of it or nothing. Returns those that this call applied: none when another instance was
+/// faster. `shards` counts only while the outbox is empty; afterwards [`outbox::resharding`](crate::outbox::resharding)
+/// changes their number.
 ///
-/// Errors: [`Code::MigrationFailed`] when an applied migration differs from ours, something is in the way, or a statement fails.
+/// Errors: [`Code::MigrationFailed`] when an applied migration differs from ours, something is in the way, or a
+/// statement fails.
 pub async fn up(database: &Database, shards: NonZeroU16) -> Result<Vec<MigrationStatus>> {
     let (mut client, schema) = locked(database).await?;
     let look = look(&client, &schema).await?;
@@ -114,7 +117,8 @@ pub async fn up(database: &Database, shards: NonZeroU16) -> Result<Vec<Migration
 
 /// Makes the outbox a partitioned table while it is used, with `rows` ids to a partition. False when it is one already.
 ///
-/// Errors: [`Code::MigrationFailed`] when something that depends on the table could not be carried over; everything is as before then.
+/// Errors: [`Code::MigrationFailed`] when something that depends on the table could not be carried over; everything is
+/// as before then.
 pub async fn partition(database: &Database, rows: NonZeroU32, tell: Tell<'_>) -> Result<bool> {
     let (mut client, _) = locked(database).await?;
     let facts = conversion::look(&client).await?;
@@ -134,7 +138,8 @@ pub async fn partition_facts(database: &Database) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Every migration that this program or the database has, by number. Errors: those of the database, and a schema that the role may not use.
+/// Every migration that this program or the database has, by number. Errors: those of the database, and a schema that
+/// the role may not use.
 pub async fn status(database: &Database) -> Result<Vec<MigrationStatus>> {
     let client = database.connect(Role::Admin).await?;
     let Some(schema) = database.schema() else { return Ok(history::compare(&known(), &[])) };
@@ -153,7 +158,8 @@ pub async fn rehearse(database: &Database) -> Result<()> {
     }
 }
 
-/// Why migrations cannot go on from what the database has, if so: applied ones that differ, or that only a newer version has.
+/// Why migrations cannot go on from what the database has, if so: applied ones that differ, or that only a newer
+/// version has.
 pub fn trouble(all: &[MigrationStatus]) -> Option<Error> {
     let of = |state| {
         let names: Vec<String> = all.iter().filter(|status| status.state == state).map(MigrationStatus::file).collect();
@@ -172,8 +178,8 @@ pub fn trouble(all: &[MigrationStatus]) -> Option<Error> {
     Some(Error::new(Code::MigrationFailed, message).hint("a newer version has migrated it; run that version"))
 }
 
-/// Migrations as one SQL script, for people who apply schemas with tools of their own: all of them, or those after a version. It records
-/// what it applies, so that `status` and a later `up` go on from there.
+/// Migrations as one SQL script, for people who apply schemas with tools of their own: all of them, or those after a
+/// version. It records what it applies, so that `status` and a later `up` go on from there.
 pub fn sql(schema: Option<&str>, after: Option<i32>) -> String {
     let known = known();
     let mut script = "begin;\n".to_owned();
@@ -248,7 +254,8 @@ impl Look {
     }
 }
 
-/// The schema after the first connection. Errors: [`Code::MigrationFailed`] when the path of the connection leads nowhere.
+/// The schema after the first connection. Errors: [`Code::MigrationFailed`] when the path of the connection leads
+/// nowhere.
 fn schema_of(database: &Database) -> Result<String> {
     database.schema().map(str::to_owned).ok_or_else(|| {
         Error::new(Code::MigrationFailed, "no schema in the search_path of the connection exists")

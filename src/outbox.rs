@@ -1,8 +1,8 @@
 //! The outbox table as lanes use it: types, and what is asked about shards. The transaction of a batch is in `step.rs`.
 //!
 //! Leaves to others what a record looks like (`relay::encode`) and how it reaches Kafka (`broker`). Knows no Kafka.
-//! Invariants: a statement that changes a shard's rows runs under [`Fence`], in the transaction that locked the shard's row;
-//! events are settled by id list, never by a range, because a lower id may be committed later.
+//! Invariants: a statement that changes a shard's rows runs under [`Fence`], in the transaction that locked the shard's
+//! row; events are settled by id list, never by a range, because a lower id may be committed later.
 
 pub mod audit;
 pub mod backlog;
@@ -58,8 +58,8 @@ pub use step::Part;
 pub use tag::BatchTag;
 use watermark::Watermark;
 
-/// The right to change a shard's rows: this owner, in this epoch. A new owner raises the epoch, and every statement of the
-/// former one then finds no row.
+/// The right to change a shard's rows: this owner, in this epoch. A new owner raises the epoch, and every statement of
+/// the former one then finds no row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
     pub shard: ShardId,
@@ -75,7 +75,8 @@ pub enum OutboxError {
     /// The shard's last batch is not the one that the caller knows of. Nothing was changed.
     #[error("the last batch of shard {shard} is {found:?}, and {expected:?} was expected")]
     Moved { shard: ShardId, expected: LastBatch, found: LastBatch },
-    /// An update of rows did nothing to some of them and raised no error: a trigger of somebody else's. Nothing was changed.
+    /// An update of rows did nothing to some of them and raised no error: a trigger of somebody else's. Nothing was
+    /// changed.
     #[error("an update of outbox_events left rows as they were; look for triggers that are not the relay's")]
     Unchanged,
     #[error(transparent)]
@@ -112,8 +113,8 @@ pub struct LastBatch {
 pub struct Claim<'a> {
     pub source: Source<'a>,
     pub limits: Limits,
-    /// Release what is due of held keys. Not while the claim cannot go on anyway, or all of a key would be let out into the way of
-    /// the others.
+    /// Release what is due of held keys. Not while the claim cannot go on anyway, or all of a key would be let out into
+    /// the way of the others.
     pub release: bool,
     /// `low_id` and the watermark move up to it at most. It counts for nothing on another server than it was found on.
     pub horizon: Reached,
@@ -123,8 +124,8 @@ pub struct Claim<'a> {
     pub strict: bool,
     /// The numbers of batches go to Kafka, in the transactions of their records.
     pub marked: bool,
-    /// Kafka has not committed the batch in flight and never will: its rows may be claimed again, and the next batch takes over
-    /// its number.
+    /// Kafka has not committed the batch in flight and never will: its rows may be claimed again, and the next batch
+    /// takes over its number.
     pub forget: bool,
     /// The last batch as the caller knows it; `None` if that does not matter.
     pub expected: Option<LastBatch>,
@@ -253,8 +254,8 @@ impl PgOutbox {
         Ok(state)
     }
 
-    /// Goes on to the next `transactional.id` of a shard, from the one of this number. When the answer is lost, [`PgOutbox::state`] tells which
-    /// one counts.
+    /// Goes on to the next `transactional.id` of a shard, from the one of this number. When the answer is lost,
+    /// [`PgOutbox::state`] tells which one counts.
     pub async fn next_producer(&self, fence: Fence, from: i32) -> Result<i32, OutboxError> {
         let connection = self.pool.get().await?;
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&fence.shard, &fence.owner, &fence.epoch, &from];
@@ -274,7 +275,8 @@ impl PgOutbox {
         Ok(installation)
     }
 
-    /// Which of these idle shards have something to do: up to the id `ceiling`, or because no row can appear any more up to `horizon`.
+    /// Which of these idle shards have something to do: up to the id `ceiling`, or because no row can appear any more
+    /// up to `horizon`.
     pub async fn due(&self, shards: &[ShardId], ceiling: i64, horizon: i64) -> Result<Vec<ShardId>, DbError> {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(sql::SHARDS_DUE).await?;

@@ -1,8 +1,8 @@
 //! What a command prints: data on standard output as table, JSON or one JSON object per line; everything else on
 //! standard error. The only place that writes to either.
 //!
-//! Invariants: a reader that closes its end of the pipe is no error and no panic (`events ls | head`); colour is written
-//! only where a person sees it; text from the database cannot steer the terminal ([`printable`]).
+//! Invariants: a reader that closes its end of the pipe is no error and no panic (`events ls | head`); colour is
+//! written only where a person sees it; text from the database cannot steer the terminal ([`printable`]).
 
 mod ask;
 mod progress;
@@ -98,8 +98,8 @@ pub fn line<D: Serialize>(document: &D) -> Result<bool> {
     }
 }
 
-/// Prints `document` as JSON, `rows` as one line each, or `table`, by `format`. For a single thing the document is its one
-/// row.
+/// Prints `document` as JSON, `rows` as one line each, or `table`, by `format`. For a single thing the document is its
+/// one row.
 pub fn data<D, R>(format: Format, document: &D, rows: &[R], table: impl FnOnce() -> String) -> Result<()>
 where
     D: Serialize + ?Sized,
@@ -206,7 +206,8 @@ pub fn shortened(text: &str, width: usize) -> Cow<'_, str> {
     }
 }
 
-/// [`age`] of a number of seconds, as statements return it. Below zero, which two clocks can make of a moment ago, is zero.
+/// [`age`] of a number of seconds, as statements return it. Below zero, which two clocks can make of a moment ago, is
+/// zero.
 pub fn age_of(seconds: f64) -> String {
     age(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default())
 }

@@ -1,12 +1,14 @@
 //! The companion consumer: folds the events of Kafka topics into tables, each event exactly once.
 //!
-//! A projection is a SQL file. It reads the relation `new_events` and runs in the transaction that also records the events
-//! in `event_handled` and moves the offset in `consumer_partitions`; `product_metrics` is one of them and nothing special.
-//! [`decisions`] is what an operator may change. [`consumer`] talks to Kafka, [`store`] to PostgreSQL, [`fold`] decides what happens to an event that does not fit;
-//! [`record`], [`plan`], [`assignment`], [`position`] and [`failure`] are pure.
+//! A projection is a SQL file. It reads the relation `new_events` and runs in the transaction that also records the
+//! events in `event_handled` and moves the offset in `consumer_partitions`; `product_metrics` is one of them and
+//! nothing special. [`decisions`] is what an operator may change. [`consumer`] talks to Kafka, [`store`] to PostgreSQL,
+//! [`fold`] decides what happens to an event that does not fit; [`record`], [`plan`], [`assignment`], [`position`] and
+//! [`failure`] are pure.
 //!
-//! Invariant: the effect of an event, its row in `event_handled` and the offset behind it are committed together or not at
-//! all, and only by the instance that holds the newest epoch of the partition. Kafka's own offsets are for lag tools.
+//! Invariant: the effect of an event, its row in `event_handled` and the offset behind it are committed together or not
+//! at all, and only by the instance that holds the newest epoch of the partition. Kafka's own offsets are for lag
+//! tools.
 
 pub mod assignment;
 pub mod consumer;
@@ -42,9 +44,9 @@ const COMMERCE: [&str; 6] = [
 
 /// A fold of events into tables, as one SQL statement without parameters.
 ///
-/// The statement may return rows of `(ordinal int, reason text)`: the events that it cannot fold. The transaction is then
-/// taken back, those events are parked with their reasons, and the others are folded. A statement that fails because of
-/// its data has the same effect, found with savepoints, at more cost.
+/// The statement may return rows of `(ordinal int, reason text)`: the events that it cannot fold. The transaction is
+/// then taken back, those events are parked with their reasons, and the others are folded. A statement that fails
+/// because of its data has the same effect, found with savepoints, at more cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Projection {
     name: String,

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Text that must not reach a log, an error or a screen. `Debug` and `Display` print `***`; [`Secret::expose`] is the one
-/// way to the text, so that a reader can find every place that uses it.
+/// Text that must not reach a log, an error or a screen. `Debug` and `Display` print `***`; [`Secret::expose`] is the
+/// one way to the text, so that a reader can find every place that uses it.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret {
     text: String,

@@ -1,7 +1,8 @@
 //! Standard error, written to by a thread of its own: log lines, remarks and reports.
 //!
-//! Invariants: whoever writes neither waits nor fails, whatever became of the other end (closed, full, a pipe that nobody
-//! reads); memory is bounded. What cannot be written is dropped and counted, and the count is told once writing works again.
+//! Invariants: whoever writes neither waits nor fails, whatever became of the other end (closed, full, a pipe that
+//! nobody reads); memory is bounded. What cannot be written is dropped and counted, and the count is told once writing
+//! works again.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write as _};

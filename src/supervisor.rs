@@ -1,6 +1,7 @@
 //! The long-lived tasks of a process: what ends them, and what their end means.
 //!
-//! `tokio::spawn` is called here and nowhere else, so that no task can fail unseen. What may fail without ending the process is a [`Part`].
+//! `tokio::spawn` is called here and nowhere else, so that no task can fail unseen. What may fail without ending the
+//! process is a [`Part`].
 
 mod part;
 
@@ -45,8 +46,8 @@ impl Supervisor {
         self.wait_at_most(Duration::from_secs(60)).await
     }
 
-    /// Waits until every task has ended, after the stop for `patience` at most; then those that are left are dropped where they are.
-    /// Returns the first error; a panic is an error.
+    /// Waits until every task has ended, after the stop for `patience` at most; then those that are left are dropped
+    /// where they are. Returns the first error; a panic is an error.
     pub async fn wait_at_most(mut self, patience: Duration) -> Result<()> {
         let stop = self.stop.clone();
         let cut = async {

@@ -118,8 +118,9 @@ pub fn init_for_command(verbosity: Verbosity) -> Result<()> {
 }
 
 fn directives(configured: &str, verbosity: Verbosity) -> String {
-    // rdkafka and librdkafka log each lost connection; we report the state of the broker ourselves. tokio_postgres logs the
-    // parameters of statements on `debug`, which are keys and payloads, and on `info` what the server remarks, as that a table is there.
+    // rdkafka and librdkafka log each lost connection; we report the state of the broker ourselves. tokio_postgres logs
+    // the parameters of statements on `debug`, which are keys and payloads, and on `info` what the server remarks, as
+    // that a table is there.
     const LIBRARIES: &str = "rdkafka=off,librdkafka=off,tokio_postgres=warn";
     match verbosity {
         Verbosity::Configured => format!("{LIBRARIES},{configured}"),

@@ -1,9 +1,10 @@
-//! The protocol of the relay without its parts: relays, PostgreSQL and Kafka as small models, and an adversary that kills,
-//! delays and loses. Thousands of runs, and every interleaving of small ones, take seconds.
+//! The protocol of the relay without its parts: relays, PostgreSQL and Kafka as small models, and an adversary that
+//! kills, delays and loses. Thousands of runs, and every interleaving of small ones, take seconds.
 //!
-//! `relay::takeover::resolve` and `outbox::barrier::Horizon` are the production's own. The rest is a model of what `relay`,
-//! `outbox` and `broker` do, and has to follow them; not in it are events that fail or wait, and limits of size and time.
-//! Each safeguard is also switched off once, and then the search has to find a broken promise: that shows that it can.
+//! `relay::takeover::resolve` and `outbox::barrier::Horizon` are the production's own. The rest is a model of what
+//! `relay`, `outbox` and `broker` do, and has to follow them; not in it are events that fail or wait, and limits of
+//! size and time. Each safeguard is also switched off once, and then the search has to find a broken promise: that
+//! shows that it can.
 //!
 //! A failure prints the shortest run that was found. Seeds are fixed: the test that failed fails again in the same way.
 
@@ -109,7 +110,8 @@ fn kafka_that_lost_transactions_is_refused_by_whoever_starts_then() {
     for seed in 0..SEEDS {
         let mut past = Vec::new();
         let (mut world, _) = storm(&World::new(ONCE), seed, STEPS, |world| {
-            // A marker that is gone altogether is another story: it may have expired, and nothing tells what else is gone.
+            // A marker that is gone altogether is another story: it may have expired, and nothing tells what else is
+            // gone.
             let marker = &world.kafka.marker;
             if marker.is_some() && past.last().is_none_or(|last: &kafka::Kafka| last.marker != *marker) {
                 past.push(world.kafka.clone());

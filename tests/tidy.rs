@@ -1,9 +1,9 @@
 //! Rules of the tree that neither the compiler nor clippy knows: who may import whom, where a library may appear, where
 //! SQL lives, and that documents follow the code.
 //!
-//! Here are the tables and one test per rule. The rules are in `tidy/rules.rs`, each with a test that plants a violation;
-//! `tidy/source.rs` reads Rust well enough to tell code, comments, strings and tests apart. `ARCHITECTURE.md` has the
-//! picture that this keeps true.
+//! Here are the tables and one test per rule. The rules are in `tidy/rules.rs`, each with a test that plants a
+//! violation; `tidy/source.rs` reads Rust well enough to tell code, comments, strings and tests apart.
+//! `ARCHITECTURE.md` has the picture that this keeps true.
 
 #[path = "tidy/rules.rs"]
 mod rules;
@@ -13,8 +13,8 @@ mod source;
 use rules::*;
 use source::{Source, paths_below, read, rust_files, tests_of, text_files};
 
-/// Top-level modules and what each may import. `error`, `event`, `retry`, `clock`, `secret` and `stderr` know nothing of ours and
-/// are open to all; see [`FOUNDATION`].
+/// Top-level modules and what each may import. `error`, `event`, `retry`, `clock`, `secret` and `stderr` know nothing
+/// of ours and are open to all; see [`FOUNDATION`].
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli", "commands", "output", "telemetry"]),
     ("lib", &[]),

@@ -1,5 +1,5 @@
-//! The comparison as an SVG: one bar for each contender with its median rate and the span of its runs, and beside it what a million events cost
-//! in CPU, split by process.
+//! The comparison as an SVG: one bar for each contender with its median rate and the span of its runs, and beside it
+//! what a million events cost in CPU, split by process.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
--- Whether a row waits, whichever way the contender notes what it has published. Changes nothing.
--- The order is that of one index: without it, and while many dead rows are there, the planner reads the whole table for each shard.
+-- Whether a row waits, whichever way the contender notes what it has published. Changes nothing. The order is that of
+-- one index: without it, and while many dead rows are there, the planner reads the whole table for each shard.
 select exists (
   select 1 from outbox_shards s
   cross join lateral (

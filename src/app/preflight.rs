@@ -46,8 +46,8 @@ pub async fn obstacles(settings: &Config, database: &Database) -> Result<Vec<Obs
 
 /// Looks before the relay starts, and says what it finds.
 ///
-/// Errors: [`Code::DatabaseUnfit`] when events would be lost or nothing would be published; [`Code::PostgresUnreachable`] when it
-/// may pass by itself.
+/// Errors: [`Code::DatabaseUnfit`] when events would be lost or nothing would be published;
+/// [`Code::PostgresUnreachable`] when it may pass by itself.
 pub(super) async fn relay_passes(settings: &Config, database: &Database) -> Result<()> {
     if !settings.relay.enabled {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers and the
-//! deletion of dead letters.
+//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers
+//! and the deletion of dead letters.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -230,8 +230,8 @@ impl Admin {
         Ok(Some(found.with(&settings.remove(name).unwrap_or_default())))
     }
 
-    /// Those of these topics that the cluster lists, with one question for all. A topic that is missing here does not exist, or this client
-    /// may not see it.
+    /// Those of these topics that the cluster lists, with one question for all. A topic that is missing here does not
+    /// exist, or this client may not see it.
     pub async fn listed(&self, names: &HashSet<String>) -> Result<HashMap<String, TopicFacts>> {
         let wanted = names.clone();
         let read = move |metadata: &Metadata| {
@@ -356,8 +356,9 @@ impl Admin {
         COMMITTED.committed_by(consumer, list, read).await
     }
 
-    /// Settings of topics by name; none of a topic where the broker does not tell. Any broker may be asked; we ask one that has just
-    /// answered, so that a cluster without a controller (as librdkafka's mock) says no at once instead of never.
+    /// Settings of topics by name; none of a topic where the broker does not tell. Any broker may be asked; we ask one
+    /// that has just answered, so that a cluster without a controller (as librdkafka's mock) says no at once instead of
+    /// never.
     async fn topic_settings(&self, topics: &[&str], broker: i32) -> HashMap<String, HashMap<String, String>> {
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).broker_id(broker);
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();

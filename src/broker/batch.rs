@@ -89,9 +89,10 @@ impl BatchState {
         Self { keyed, ..Self::new(records.len()) }
     }
 
-    /// Takes delivery reports in. A broker refuses whole requests: a record counts as refused when the broker named it or it was alone.
-    /// Kafka names records since 2.4; but when it names one alone, librdkafka (2.12) gives its error to all of the request. When it names several,
-    /// each has INVALID_RECORD, whatever is wrong with it; one that is named alone has that only where a key is missing.
+    /// Takes delivery reports in. A broker refuses whole requests: a record counts as refused when the broker named it
+    /// or it was alone. Kafka names records since 2.4; but when it names one alone, librdkafka (2.12) gives its error
+    /// to all of the request. When it names several, each has INVALID_RECORD, whatever is wrong with it; one that is
+    /// named alone has that only where a key is missing.
     pub(super) fn take(&mut self, reports: &[Report]) {
         for request in reports.chunk_by(|one, next| one.request == next.request) {
             let named = request
@@ -145,7 +146,8 @@ impl BatchState {
         std::mem::take(&mut self.refusals)
     }
 
-    /// Partitions could not become part of the transaction, so all of it was given up: those are to blame, and not the others.
+    /// Partitions could not become part of the transaction, so all of it was given up: those are to blame, and not the
+    /// others.
     pub(super) fn reject(&mut self, records: &[&Record], partitions: &Partitions, rejections: &[Rejection]) {
         for Rejection { topic, partition, code } in rejections {
             // Another partition of the same request was to blame.

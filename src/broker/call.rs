@@ -1,7 +1,8 @@
-//! Calls of librdkafka that block, each with a limit of ours. Its own timeouts are not always kept, and closing a client has none.
+//! Calls of librdkafka that block, each with a limit of ours. Its own timeouts are not always kept, and closing a
+//! client has none.
 //!
-//! Nobody else in `broker` makes such a call: the tidy test finds the names of the methods. Questions of tasks and commands are in `question`,
-//! what the thread of a lane calls is in `watch`.
+//! Nobody else in `broker` makes such a call: the tidy test finds the names of the methods. Questions of tasks and
+//! commands are in `question`, what the thread of a lane calls is in `watch`.
 
 mod question;
 mod watch;

@@ -36,8 +36,9 @@ pub fn common(settings: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "1000")
         .set("allow.auto.create.topics", "false")
-        // A new partition or a leader that moved is seen in ten seconds even where no error tells. A lane sends through two clients (its own,
-        // and the one for small batches of all lanes), which then soon agree about where a key goes.
+        // A new partition or a leader that moved is seen in ten seconds even where no error tells. A lane sends through
+        // two clients (its own, and the one for small batches of all lanes), which then soon agree about where a key
+        // goes.
         .set("topic.metadata.refresh.interval.ms", "10000");
     let mut set = |name: &str, value: Option<&str>| {
         if let Some(value) = value {
@@ -66,9 +67,9 @@ pub fn common(settings: &KafkaConfig, client_id: &str) -> ClientConfig {
 /// The producer of one lane. These settings come after the user's, because the promises rest on them:
 /// - `message.timeout.ms = 0`: with a timeout, messages in the middle of a partition can expire while later ones are
 ///   acknowledged, which is a hole in the order. Time limits are the publisher's, which then sends all again in order.
-/// - one request in flight and `enable.gapless.guarantee`: when a broker refuses a batch, nothing later of that partition
-///   was sent, and nothing will be before the publisher has looked at it. Lanes run side by side, so the wait for one
-///   answer costs little.
+/// - one request in flight and `enable.gapless.guarantee`: when a broker refuses a batch, nothing later of that
+///   partition was sent, and nothing will be before the publisher has looked at it. Lanes run side by side, so the wait
+///   for one answer costs little.
 /// - `murmur2_random`: keys land in the partitions where Java producers put them.
 pub fn producer(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) -> ClientConfig {
     let mut config = tuned(settings, client_id, record_bytes_max);
@@ -79,19 +80,19 @@ pub fn producer(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) 
     config
 }
 
-/// The producer of one lane in exactly-once delivery; the lane adds its `transactional.id`. A transaction is committed whole or
-/// not at all, so five requests may be in flight, and records that cannot be sent in time end the transaction.
+/// The producer of one lane in exactly-once delivery; the lane adds its `transactional.id`. A transaction is committed
+/// whole or not at all, so five requests may be in flight, and records that cannot be sent in time end the transaction.
 ///
-/// Three times the longest lease is not needed: the coordinator aborts what a dead relay left open when its successor comes,
-/// and `transaction.timeout.ms` only bounds how long `read_committed` consumers wait when no successor comes.
+/// Three times the longest lease is not needed: the coordinator aborts what a dead relay left open when its successor
+/// comes, and `transaction.timeout.ms` only bounds how long `read_committed` consumers wait when no successor comes.
 pub fn transactional(settings: &KafkaConfig, client_id: &str, record_bytes_max: u64) -> ClientConfig {
     let mut config = tuned(settings, client_id, record_bytes_max);
     config
         .set("transaction.timeout.ms", "30000")
         .set("message.timeout.ms", "25000")
         .set("max.in.flight.requests.per.connection", "5");
-    // The marker follows the commit before it at once, which the coordinator may still be finishing: the client then waits this
-    // long before it asks again, and the default of 100 ms would be paid by every batch.
+    // The marker follows the commit before it at once, which the coordinator may still be finishing: the client then
+    // waits this long before it asks again, and the default of 100 ms would be paid by every batch.
     if !settings.properties.contains_key("retry.backoff.ms") {
         config.set("retry.backoff.ms", "5");
     }

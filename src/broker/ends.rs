@@ -31,15 +31,16 @@ pub struct LogEnds {
     pub stable: i64,
     /// The high watermark: the offset of the next record. Behind the stable one there are records of open transactions.
     pub high: i64,
-    /// When the first record of the open transaction was made, by the clock of who made it, in milliseconds since 1970. `None`: there is no open
-    /// transaction, or the record says nothing.
+    /// When the first record of the open transaction was made, by the clock of who made it, in milliseconds since 1970.
+    /// `None`: there is no open transaction, or the record says nothing.
     pub open_since_ms: Option<i64>,
 }
 
 /// What Kafka tells about one partition: its ends, or why it does not say.
 pub type Told = (String, i32, Result<LogEnds, String>);
 
-/// The ends of every partition of these topics, and the topics that do not exist. A partition without a leader is not waited for.
+/// The ends of every partition of these topics, and the topics that do not exist. A partition without a leader is not
+/// waited for.
 ///
 /// Errors: as of [`Admin::topic`], when nothing at all is known of a topic.
 pub async fn ends(admin: &Admin, settings: &KafkaConfig, topics: Vec<String>) -> Result<(Vec<Told>, Vec<String>)> {
@@ -75,7 +76,8 @@ fn ask(
     topic: &str,
     partition: i32,
 ) -> Result<LogEnds> {
-    // In this order the stable offset is not older than the other: what was open then and is not any more counts as not open.
+    // In this order the stable offset is not older than the other: what was open then and is not any more counts as not
+    // open.
     let (low, high) = watermarks(all, topic, partition)?;
     let (_, stable) = watermarks(committed, topic, partition)?;
     let open_since_ms = if stable < high { made_at(settings, topic, partition, stable)? } else { None };

@@ -1,8 +1,8 @@
 //! Finds out which records of a batch Kafka refuses, all of them in a few walks.
 //!
-//! A broker refuses whole requests. Kafka says which records were the reason; where it does not, requests get smaller from walk to walk
-//! until a record is alone in its own.
-//! Owns what order needs while a producer is at work that goes on behind a refusal: of each key one record at a time.
+//! A broker refuses whole requests. Kafka says which records were the reason; where it does not, requests get smaller
+//! from walk to walk until a record is alone in its own. Owns what order needs while a producer is at work that goes on
+//! behind a refusal: of each key one record at a time.
 
 use std::collections::{HashMap, HashSet};
 
@@ -46,7 +46,8 @@ impl<'a> Blocked<'a> {
         for (index, (record, state)) in records.iter().zip(states).enumerate() {
             match state {
                 State::Refused { .. } => blocked.refuse(index, record),
-                // What Kafka would not take yet keeps the rest of its topic back, or a later record of its key would go first.
+                // What Kafka would not take yet keeps the rest of its topic back, or a later record of its key would go
+                // first.
                 State::Unsent | State::Denied => {
                     blocked.topics.insert(&record.topic, *state);
                 }

@@ -10,13 +10,16 @@ use crate::failpoint::{Fault, fault};
 /// Whose fault it is, hence what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The broker, the network, a grant or a missing topic: wait; the record is as good as before, and no attempt is counted.
+    /// The broker, the network, a grant or a missing topic: wait; the record is as good as before, and no attempt is
+    /// counted.
     Infrastructure,
-    /// The topic does not take records of this client, for want of a grant: what goes to it waits, the rest goes on, and no attempt is counted.
+    /// The topic does not take records of this client, for want of a grant: what goes to it waits, the rest goes on,
+    /// and no attempt is counted.
     Denied,
     /// This record, whoever sends it and whenever: it fails, with this name in `last_error` and in metrics.
     Record(&'static str),
-    /// Every record of the topic, for what the topic is: it fails as one that is refused, and nothing has to be found out about it.
+    /// Every record of the topic, for what the topic is: it fails as one that is refused, and nothing has to be found
+    /// out about it.
     Topic(&'static str),
     /// Another record of the same request was refused, and the broker said which. This one is sent again.
     Innocent,

@@ -1,9 +1,10 @@
 //! A client that has lost its brokers for good, told from one whose brokers are away.
 //!
-//! librdkafka since 2.10 forgets every broker that an answer about metadata does not list. A cluster whose brokers are all fenced for a
-//! moment (a single one that was paused for longer than its session, all restarted at once) lists none, and the client then knows nobody
-//! whom it could ask again, ever (librdkafka#5301). Only a new client helps. As a new one costs what the old one had in flight, a second
-//! client is asked first whether there are brokers at all, on a thread of its own: who watches has a lease to look after.
+//! librdkafka since 2.10 forgets every broker that an answer about metadata does not list. A cluster whose brokers are
+//! all fenced for a moment (a single one that was paused for longer than its session, all restarted at once) lists
+//! none, and the client then knows nobody whom it could ask again, ever (librdkafka#5301). Only a new client helps. As
+//! a new one costs what the old one had in flight, a second client is asked first whether there are brokers at all, on
+//! a thread of its own: who watches has a lease to look after.
 
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Mutex, PoisonError};
@@ -18,8 +19,8 @@ use super::call::Question;
 use super::client_config;
 use crate::clock::monotonic;
 
-/// Time without any broker before another client asks, and between two questions. A client that can finds its brokers again within a
-/// second or two (`reconnect.backoff.max.ms`).
+/// Time without any broker before another client asks, and between two questions. A client that can finds its brokers
+/// again within a second or two (`reconnect.backoff.max.ms`).
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What the other client is asked.
 const BROKERS: Question = Question::new("brokers", Duration::from_secs(2));
@@ -48,8 +49,8 @@ impl LostBrokers {
         Self { settings, patience: PATIENCE, down_since: None, asked: Duration::ZERO, answer: None, there: false }
     }
 
-    /// To be called again and again; `down`: the client has no broker now. True when another client got two answers in the meantime, five
-    /// seconds apart, and this one still has none. Never blocks.
+    /// To be called again and again; `down`: the client has no broker now. True when another client got two answers in
+    /// the meantime, five seconds apart, and this one still has none. Never blocks.
     pub fn look(&mut self, down: bool) -> bool {
         if !down {
             (self.down_since, self.answer, self.there) = (None, None, false);

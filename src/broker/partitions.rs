@@ -1,7 +1,7 @@
 //! Which partitions take records now, as all lanes of an instance know it.
 //!
-//! Metadata comes from the task that asks the cluster ([`topics`](super::topics)), failed attempts from those who send. What goes to a
-//! partition in trouble waits, and only that: its keys are held until the partition works again.
+//! Metadata comes from the task that asks the cluster ([`topics`](super::topics)), failed attempts from those who send.
+//! What goes to a partition in trouble waits, and only that: its keys are held until the partition works again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -232,9 +232,9 @@ impl Partitions {
         self.0.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether what has this key must wait now. Where only an attempt can tell whether a partition works again, one event passes now and then.
-    /// `at_once`: an election counts, too. A transaction with a partition that has no leader can neither be committed nor aborted, and
-    /// blocks the next one of its shard.
+    /// Whether what has this key must wait now. Where only an attempt can tell whether a partition works again, one
+    /// event passes now and then. `at_once`: an election counts, too. A transaction with a partition that has no leader
+    /// can neither be committed nor aborted, and blocks the next one of its shard.
     pub fn down(&self, topic: &str, key: Option<&str>, at_once: bool) -> Option<Down> {
         if self.all_well() || fault(Fault::PartitionsIgnored) {
             return None;

@@ -45,7 +45,8 @@ pub(super) struct Rejection {
 }
 
 impl Rejection {
-    /// From a line of the client's log, which is the only place where librdkafka says which partition it was: its error names none.
+    /// From a line of the client's log, which is the only place where librdkafka says which partition it was: its error
+    /// names none.
     fn read(facility: &str, line: &str) -> Option<Self> {
         if facility != "ADDPARTS" {
             return None;
@@ -128,7 +129,8 @@ pub(super) enum SendError {
     Code(RDKafkaErrorCode),
 }
 
-/// A producer of its own for one lane, driven by the thread that owns it: reports arrive during [`Producer::poll`] only.
+/// A producer of its own for one lane, driven by the thread that owns it: reports arrive during [`Producer::poll`]
+/// only.
 pub(super) struct Producer {
     inner: BaseProducer<Context>,
     unreported: usize,
@@ -137,7 +139,8 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    /// Connects in the background. `brokers_up` is set by every acknowledgement and cleared when no broker can be reached.
+    /// Connects in the background. `brokers_up` is set by every acknowledgement and cleared when no broker can be
+    /// reached.
     pub(super) fn new(config: &ClientConfig, records_max: usize, brokers_up: Arc<AtomicBool>) -> KafkaResult<Self> {
         let reports = Mutex::new(Vec::with_capacity(records_max));
         let context = Context {
@@ -189,7 +192,8 @@ impl Producer {
 
     /// Takes the reports that are there; if there are none, waits once, for `wait`, and looks again.
     ///
-    /// Waiting is a sleep, since `rdkafka` waits in whole milliseconds and spends what is left of the last one spinning.
+    /// Waiting is a sleep, since `rdkafka` waits in whole milliseconds and spends what is left of the last one
+    /// spinning.
     pub(super) fn poll(&mut self, wait: Duration) -> Vec<Report> {
         let mut reports = self.take_reports();
         if reports.is_empty() && !wait.is_zero() {
@@ -214,8 +218,8 @@ impl Producer {
         }
     }
 
-    /// Fences every older producer with the same `transactional.id` and ends what they had open: commits where a commit had
-    /// begun, aborts otherwise. Waits for `blocked` at most where a transaction cannot be ended now.
+    /// Fences every older producer with the same `transactional.id` and ends what they had open: commits where a commit
+    /// had begun, aborts otherwise. Waits for `blocked` at most where a transaction cannot be ended now.
     pub(super) fn fence(&self, permit: &Permit, blocked: Duration) -> KafkaResult<()> {
         let started = monotonic();
         self.patiently_while(
@@ -257,8 +261,9 @@ impl Producer {
         self.watch.abort(&self.inner, timeout)
     }
 
-    /// Calls of transactions go on in the background when they time out, and the next one takes them up. So each is asked
-    /// again as long as the permit holds: a broker that starts again needs longer than a short lease is at its shortest.
+    /// Calls of transactions go on in the background when they time out, and the next one takes them up. So each is
+    /// asked again as long as the permit holds: a broker that starts again needs longer than a short lease is at its
+    /// shortest.
     fn patiently(&self, permit: &Permit, call: impl Fn(Duration) -> KafkaResult<()>) -> KafkaResult<()> {
         self.patiently_while(permit, call, |_| true)
     }
@@ -291,8 +296,8 @@ impl Producer {
         std::mem::take(&mut *self.inner.context().rejections.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether something unusual happened since the transaction began. Then a request of it may still be on its way, and
-    /// could end a later transaction of this producer: a new one, with a new epoch, is proof against that.
+    /// Whether something unusual happened since the transaction began. Then a request of it may still be on its way,
+    /// and could end a later transaction of this producer: a new one, with a new epoch, is proof against that.
     pub(super) fn is_suspicious(&self) -> bool {
         self.inner.poll(Duration::ZERO);
         self.inner.context().suspicious.load(Ordering::Relaxed) || self.fatal().is_some()
@@ -307,7 +312,8 @@ impl Producer {
         self.inner.context().down.load(Ordering::Relaxed)
     }
 
-    /// Whether there are brokers, and this producer will never find them again. To be asked again and again while reports are missing.
+    /// Whether there are brokers, and this producer will never find them again. To be asked again and again while
+    /// reports are missing.
     pub(super) fn has_lost_its_brokers(&mut self) -> bool {
         let down = self.is_down();
         self.lost.look(down)
@@ -323,7 +329,8 @@ impl Producer {
         self.inner.purge(PurgeConfig::default().queue());
     }
 
-    /// Gives up everything and takes its reports, so that none of them comes later and is taken for another one of the same record.
+    /// Gives up everything and takes its reports, so that none of them comes later and is taken for another one of the
+    /// same record.
     pub(super) fn purge_and_wait(&mut self, limit: Duration) -> Vec<Report> {
         const WAIT: Duration = Duration::from_millis(1);
         self.purge_all();

@@ -1,9 +1,9 @@
-//! Publishes batches in order and waits for every acknowledgement: one thread and one producer for each lane, and one of each for the small
-//! batches of all lanes, which then go out together.
+//! Publishes batches in order and waits for every acknowledgement: one thread and one producer for each lane, and one
+//! of each for the small batches of all lanes, which then go out together.
 //!
-//! Owns what order needs on Kafka's side: records go to the client in the order of the batch, from one thread; when one is
-//! refused nothing later of its key goes out; what has to be sent again is sent again in order.
-//! Invariant: a record is reported [`Delivery::Refused`] only if the broker named it or it was alone in its request. A broker refuses whole
+//! Owns what order needs on Kafka's side: records go to the client in the order of the batch, from one thread; when one
+//! is refused nothing later of its key goes out; what has to be sent again is sent again in order. Invariant: a record
+//! is reported [`Delivery::Refused`] only if the broker named it or it was alone in its request. A broker refuses whole
 //! batches, and librdkafka then fails every record in them; see `explore`.
 
 use std::cell::RefCell;
@@ -99,8 +99,9 @@ impl Publisher {
     }
 
     /// Publishes a batch and returns what became of each record, in the order of the batch. Waits as long as Kafka is
-    /// away and the permit holds; after that what is not acknowledged is [`Delivery::Unsent`]. Batches that have come in while another one
-    /// was sent go out together, and an end of one's permit then ends all of them: what is not acknowledged may be sent again.
+    /// away and the permit holds; after that what is not acknowledged is [`Delivery::Unsent`]. Batches that have come
+    /// in while another one was sent go out together, and an end of one's permit then ends all of them: what is not
+    /// acknowledged may be sent again.
     ///
     /// `company`: so many batches, this one with them, are about to come; they are waited for a moment.
     /// Two batches of one key must not be on their way at the same time.
@@ -111,7 +112,8 @@ impl Publisher {
         answered(answer, &permit, count).await
     }
 
-    /// The same, unless what is being sent keeps this batch waiting for longer than `patience`: `None`, and nothing of it was sent.
+    /// The same, unless what is being sent keeps this batch waiting for longer than `patience`: `None`, and nothing of
+    /// it was sent.
     pub async fn publish_within(
         &self,
         patience: Duration,
@@ -138,8 +140,8 @@ impl Publisher {
         let (reply, answer) = oneshot::channel();
         let decided = Arc::new(AtomicBool::new(false));
         let job = Job { records, permit, decided: Arc::clone(&decided), company, reply };
-        // The thread lives as long as this handle, unless it has panicked. Then whoever sends panics as well: the relay is started again with
-        // another producer, and what was on its way is sent again like after a crash.
+        // The thread lives as long as this handle, unless it has panicked. Then whoever sends panics as well: the relay
+        // is started again with another producer, and what was on its way is sent again like after a crash.
         assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer has panicked");
         (answer, decided)
     }
@@ -158,8 +160,9 @@ impl Publisher {
     }
 }
 
-/// Waits for the thread to answer, which it does soon after the end of the permit, unless a call of the client does not return. Then
-/// the lane is told that nothing was sent; the thread sends nothing any more by itself, because the permit stays ended.
+/// Waits for the thread to answer, which it does soon after the end of the permit, unless a call of the client does not
+/// return. Then the lane is told that nothing was sent; the thread sends nothing any more by itself, because the permit
+/// stays ended.
 async fn answered(mut answer: oneshot::Receiver<Vec<Delivery>>, permit: &Permit, count: usize) -> Vec<Delivery> {
     let mut ended: Option<Duration> = None;
     loop {
@@ -336,7 +339,8 @@ impl Unanswered {
         self.0.borrow().iter().map(|(_, job)| job.permit.remaining()).min().unwrap_or_default()
     }
 
-    /// Answers those whose records all have their outcome, so that nobody waits for the partitions of others; `all` at the end.
+    /// Answers those whose records all have their outcome, so that nobody waits for the partitions of others; `all` at
+    /// the end.
     fn answer(&self, batch: &BatchState, all: bool) {
         let mut jobs = self.0.borrow_mut();
         for place in (0..jobs.len()).rev() {
@@ -435,7 +439,8 @@ mod tests {
         matches!(deliveries, [Delivery::Acked { .. }])
     }
 
-    /// One topic of two has no leader: whose batch is for the other one goes on, whether it was sent with that batch or comes later.
+    /// One topic of two has no leader: whose batch is for the other one goes on, whether it was sent with that batch or
+    /// comes later.
     #[tokio::test]
     async fn a_partition_without_a_leader_is_waited_for_by_those_alone_who_have_something_for_it() {
         let cluster = MockCluster::new(1).expect("a cluster in this process");

@@ -1,9 +1,9 @@
 //! What rdkafka cannot read without a panic, or not at all, read from librdkafka itself. The only module with `unsafe`.
 //!
-//! Names of headers and the text beside a committed offset are bytes that any producer or tool may choose; rdkafka insists on UTF-8
-//! and panics. Everybody who reads records takes them from here: the tidy test refuses rdkafka's own access elsewhere. [`topic_ids`] asks
-//! for the ids of topics, for which rdkafka has no call.
-//! Invariant: nothing in here keeps a pointer beyond the call; what is returned is copied.
+//! Names of headers and the text beside a committed offset are bytes that any producer or tool may choose; rdkafka
+//! insists on UTF-8 and panics. Everybody who reads records takes them from here: the tidy test refuses rdkafka's own
+//! access elsewhere. [`topic_ids`] asks for the ids of topics, for which rdkafka has no call. Invariant: nothing in
+//! here keeps a pointer beyond the call; what is returned is copied.
 
 #![expect(unsafe_code, reason = "this is the one place")]
 
@@ -25,8 +25,9 @@ pub type Headers = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 /// The headers of a record that a consumer was given.
 pub fn headers(message: &BorrowedMessage<'_>) -> Headers {
     let mut list = ptr::null_mut();
-    // SAFETY: the message is alive as long as its borrow, and so is the list of headers, which belongs to the message. librdkafka parses it at
-    // the first call, which two threads must not make at once: readers copy a message on the thread that has polled it, and share none.
+    // SAFETY: the message is alive as long as its borrow, and so is the list of headers, which belongs to the message.
+    // librdkafka parses it at the first call, which two threads must not make at once: readers copy a message on the
+    // thread that has polled it, and share none.
     let error = unsafe { bindings::rd_kafka_message_headers(message.ptr(), &mut list) };
     if error != bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || list.is_null() {
         return Headers::new();
@@ -56,8 +57,9 @@ fn header(list: *const bindings::rd_kafka_headers_t, index: usize) -> Option<(Ve
     Some((name, Some(value)))
 }
 
-/// The name beyond its first NUL, if it has one. librdkafka tells no length, but keeps name, NUL and value side by side in one block
-/// (`rd_kafka_header_add` in rdkafka_header.c of the version that is linked in; the tests below see it when that changes).
+/// The name beyond its first NUL, if it has one. librdkafka tells no length, but keeps name, NUL and value side by side
+/// in one block (`rd_kafka_header_add` in rdkafka_header.c of the version that is linked in; the tests below see it
+/// when that changes).
 fn whole_name(
     list: *const bindings::rd_kafka_headers_t,
     name: *const u8,
@@ -68,8 +70,8 @@ fn whole_name(
     if length <= until_nul.len() || found_by_name(list, until_nul, value) {
         return None;
     }
-    // SAFETY: the search for the name up to its first NUL did not find this header, so its name is longer, and the block reaches from `name`
-    // to beyond `value`, which stands one byte behind the end of the name.
+    // SAFETY: the search for the name up to its first NUL did not find this header, so its name is longer, and the
+    // block reaches from `name` to beyond `value`, which stands one byte behind the end of the name.
     Some(unsafe { slice::from_raw_parts(name, length) }.to_vec())
 }
 
@@ -78,7 +80,8 @@ fn found_by_name(list: *const bindings::rd_kafka_headers_t, name: &[u8], place: 
     let Ok(name) = std::ffi::CString::new(name) else { return false };
     for nth in 0.. {
         let (mut value, mut size) = (ptr::null(), 0);
-        // SAFETY: the list is alive (the caller has it from a message), the name ends with NUL, and the call writes to the two places alone.
+        // SAFETY: the list is alive (the caller has it from a message), the name ends with NUL, and the call writes to
+        // the two places alone.
         let error = unsafe { bindings::rd_kafka_header_get(list, nth, name.as_ptr(), &mut value, &mut size) };
         if error != bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
             return false;
@@ -90,8 +93,8 @@ fn found_by_name(list: *const bindings::rd_kafka_headers_t, name: &[u8], place: 
     false
 }
 
-/// The text that was committed beside the offset of a partition. Bytes that are not UTF-8 are replaced, so such a text is equal to none
-/// of ours. Empty where there is none.
+/// The text that was committed beside the offset of a partition. Bytes that are not UTF-8 are replaced, so such a text
+/// is equal to none of ours. Empty where there is none.
 pub fn committed_note(list: &TopicPartitionList, topic: &str, partition: i32) -> String {
     let list = list.ptr();
     // SAFETY: the list is alive as long as its borrow, and has `cnt` elements at `elems`.

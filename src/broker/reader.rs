@@ -20,8 +20,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
 const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);
 pub(super) const OFFSETS: Question = Question::new("offsets_for_times", ANSWER_TIMEOUT);
-/// Longest wait for the next record before a reader gives up: a broker that went away in the middle. Longer than the broker
-/// needs to abort a transaction that a dead relay left open: its timeout of 30 s, and 10 s between two looks.
+/// Longest wait for the next record before a reader gives up: a broker that went away in the middle. Longer than the
+/// broker needs to abort a transaction that a dead relay left open: its timeout of 30 s, and 10 s between two looks.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Records of one partition: from `from` on, up to but without `to`.
@@ -52,8 +52,8 @@ impl std::fmt::Debug for Found {
     }
 }
 
-/// All that lies in these topics now, by partition; a topic that does not exist has nothing. Partitions without records are
-/// there too, with equal ends. Blocks.
+/// All that lies in these topics now, by partition; a topic that does not exist has nothing. Partitions without records
+/// are there too, with equal ends. Blocks.
 pub fn ranges(settings: &KafkaConfig, topics: &[String]) -> Result<Vec<Range>> {
     let consumer = consumer(settings, "read_uncommitted")?;
     let mut ranges = Vec::new();
@@ -66,8 +66,8 @@ pub fn ranges(settings: &KafkaConfig, topics: &[String]) -> Result<Vec<Range>> {
     Ok(ranges)
 }
 
-/// Shows the committed records of the ranges to `each`, those of a partition in their order, until it says false. Waits for
-/// transactions that are open there. Returns the number of records read. Blocks; joins no group that others use.
+/// Shows the committed records of the ranges to `each`, those of a partition in their order, until it says false. Waits
+/// for transactions that are open there. Returns the number of records read. Blocks; joins no group that others use.
 pub fn read(settings: &KafkaConfig, ranges: &[Range], mut each: impl FnMut(Found) -> bool) -> Result<u64> {
     let consumer = consumer(settings, "read_committed")?;
     let (mut assignment, mut ends) = (TopicPartitionList::new(), HashMap::new());

@@ -23,9 +23,9 @@ pub struct Sighting {
     pub offset: i64,
 }
 
-/// Reads the committed records of some topics from `since` to their ends at the time of the call, waiting for transactions that
-/// are still open there, and shows every one that
-/// carries the headers of a relay to `each`. Returns the number of records read. Blocks; joins no group that others use.
+/// Reads the committed records of some topics from `since` to their ends at the time of the call, waiting for
+/// transactions that are still open there, and shows every one that carries the headers of a relay to `each`. Returns
+/// the number of records read. Blocks; joins no group that others use.
 ///
 /// Errors: a topic that does not exist, or a broker that does not answer.
 pub fn scan(
@@ -35,8 +35,8 @@ pub fn scan(
     mut each: impl FnMut(Sighting),
 ) -> Result<u64> {
     let consumer = reader::consumer(settings, "read_committed")?;
-    // The end that a `read_committed` client is told is that of the last decided transaction. A relay that died may have left
-    // one open, and what others committed behind it has to be read too.
+    // The end that a `read_committed` client is told is that of the last decided transaction. A relay that died may
+    // have left one open, and what others committed behind it has to be read too.
     let everything = reader::consumer(settings, "read_uncommitted")?;
     let (mut wanted, mut ends) = (TopicPartitionList::new(), HashMap::new());
     // A row that names something else cannot be in Kafka.

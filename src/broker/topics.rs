@@ -1,8 +1,8 @@
 //! What is known of topics, so that a record that cannot be published is found before it is sent.
 //!
-//! Lanes look topics up without waiting, and ask for the ones that nobody knows. One task beside the lanes asks the cluster, for all of them
-//! at once. A topic that is not there is waited for before its events fail: services deploy before their topics exist more often than the
-//! other way round.
+//! Lanes look topics up without waiting, and ask for the ones that nobody knows. One task beside the lanes asks the
+//! cluster, for all of them at once. A topic that is not there is waited for before its events fail: services deploy
+//! before their topics exist more often than the other way round.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,8 +68,8 @@ struct Entry {
     used: AtomicU64,
 }
 
-/// How long a topic counts as denied before it is tried with an event again. A grant is noticed after that time at most, and an attempt
-/// costs one refused request, in exactly-once delivery an aborted transaction.
+/// How long a topic counts as denied before it is tried with an event again. A grant is noticed after that time at
+/// most, and an attempt costs one refused request, in exactly-once delivery an aborted transaction.
 pub const DENIED_RETRY: Duration = Duration::from_secs(10);
 
 /// Time between two questions about topics that do not exist.
@@ -193,8 +193,9 @@ impl TopicCatalog {
         facts.get(topic).is_some_and(|entry| entry.fact.asked() >= since)
     }
 
-    /// Asks the cluster about everything that somebody wants to know now: new topics, missing ones, and those with partitions in trouble.
-    /// Returns whether there was anything. Errors: Kafka cannot be reached; what was known stays, and what was wanted is still wanted.
+    /// Asks the cluster about everything that somebody wants to know now: new topics, missing ones, and those with
+    /// partitions in trouble. Returns whether there was anything. Errors: Kafka cannot be reached; what was known
+    /// stays, and what was wanted is still wanted.
     pub async fn learn_wanted(&self) -> Result<bool> {
         let wanted = self.wanted.topics().clone();
         let mut topics = wanted.clone();
@@ -323,7 +324,8 @@ impl TopicCatalog {
         }
     }
 
-    /// Kafka refused a record that the topic seemed to take: its limits were changed, and what comes next is judged by new ones.
+    /// Kafka refused a record that the topic seemed to take: its limits were changed, and what comes next is judged by
+    /// new ones.
     pub fn doubt(&self, topic: &str) {
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
         if facts.get(topic).is_some_and(|entry| matches!(entry.fact, Fact::Exists(limits) if ago(limits.asked) > DOUBT))
@@ -370,7 +372,8 @@ impl TopicCatalog {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned(), monotonic());
     }
 
-    /// Topics that can be written to again since a while ago. A topic stays here for some time, because others may not know yet.
+    /// Topics that can be written to again since a while ago. A topic stays here for some time, because others may not
+    /// know yet.
     pub fn granted(&self) -> Vec<String> {
         let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
         granted.extend(self.partitions.recovered().into_iter().map(|topic| (topic, monotonic())));
@@ -378,8 +381,8 @@ impl TopicCatalog {
         granted.keys().cloned().collect()
     }
 
-    /// Those of these topics that can be written to as far as is known here. About those that nobody here has met the cluster is asked, so
-    /// that the next call knows: keys that wait for a topic were perhaps held by another process.
+    /// Those of these topics that can be written to as far as is known here. About those that nobody here has met the
+    /// cluster is asked, so that the next call knows: keys that wait for a topic were perhaps held by another process.
     pub fn usable(&self, topics: Vec<String>) -> Vec<String> {
         let troubled = self.partitions.troubled();
         let (known, unknown): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| self.is_known(topic));
@@ -402,8 +405,8 @@ impl TopicCatalog {
         Ok(())
     }
 
-    /// Asks again about every topic that is known: limits may have been changed, topics deleted or created. Forgets what nobody has wanted
-    /// for long. Errors: Kafka cannot be reached.
+    /// Asks again about every topic that is known: limits may have been changed, topics deleted or created. Forgets
+    /// what nobody has wanted for long. Errors: Kafka cannot be reached.
     pub async fn refresh(&self) -> Result<()> {
         self.ping().await?;
         let known: HashSet<String> = {
@@ -438,7 +441,8 @@ impl Limits {
     }
 }
 
-/// An answer blames no event that was not there when it was asked for: its topic may have been made or changed meanwhile.
+/// An answer blames no event that was not there when it was asked for: its topic may have been made or changed
+/// meanwhile.
 fn is_fresh(asked: Duration, asked_at: Option<Duration>) -> bool {
     asked_at.is_some_and(|at| asked >= at)
 }

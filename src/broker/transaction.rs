@@ -1,9 +1,10 @@
 //! Publishes a batch in one Kafka transaction, together with a marker that says which batch it was. One thread and one
 //! producer per lane.
 //!
-//! Owns what exactly-once needs on Kafka's side: the fence (`init_transactions`), the marker, and the rule that a producer
-//! whose transaction met anything unusual is never used again. Knows nothing of manifests: the lane compares.
-//! Invariants: the marker is read only after the fence, so that it is final; nothing is committed after the permit has ended.
+//! Owns what exactly-once needs on Kafka's side: the fence (`init_transactions`), the marker, and the rule that a
+//! producer whose transaction met anything unusual is never used again. Knows nothing of manifests: the lane compares.
+//! Invariants: the marker is read only after the fence, so that it is final; nothing is committed after the permit has
+//! ended.
 
 mod open;
 mod search;
@@ -31,7 +32,8 @@ pub use open::{Blocked, OpenError};
 const COMMIT_SUSPICIOUS: Duration = Duration::from_secs(5);
 /// Longest wait for the abort of a transaction that is given up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A call of the client that lasts longer is not waited for: its timeout is a second. The thread is left to itself, with its producer.
+/// A call of the client that lasts longer is not waited for: its timeout is a second. The thread is left to itself,
+/// with its producer.
 const STUCK_CALL: Duration = Duration::from_secs(10);
 /// Time between two looks at that.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -126,8 +128,8 @@ enum Job {
 }
 
 const GONE: &str = "the thread of the lane is gone or busy";
-/// A thread lives as long as its handle, unless it has panicked. Then its lane panics as well: the relay is started again, and what was in
-/// flight is judged by the marker like after a crash.
+/// A thread lives as long as its handle, unless it has panicked. Then its lane panics as well: the relay is started
+/// again, and what was in flight is judged by the marker like after a crash.
 const PANICKED: &str = "the thread of the Kafka producer has panicked";
 
 impl TransactionalPublisher {
@@ -147,8 +149,8 @@ impl TransactionalPublisher {
         self.watched(&thread, answer).await.unwrap_or_else(|reason| Err(reason.to_owned()))
     }
 
-    /// Fences every older producer of this shard under the `transactional.id` of this number, ends what they had open, and reads the marker,
-    /// which is final then.
+    /// Fences every older producer of this shard under the `transactional.id` of this number, ends what they had open,
+    /// and reads the marker, which is final then.
     ///
     /// Errors: nothing is lost by trying again. Cancel safe, since the next call starts anew.
     pub async fn open(&self, number: i32, permit: Permit) -> Result<Option<Marker>, OpenError> {
@@ -179,8 +181,9 @@ impl TransactionalPublisher {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for the answer, unless the thread is stuck in a call of the client. Then another thread takes its place, whose first
-    /// job is to open, which fences the producer of the stuck one: whatever that still does, the marker tells.
+    /// Waits for the answer, unless the thread is stuck in a call of the client. Then another thread takes its place,
+    /// whose first job is to open, which fences the producer of the stuck one: whatever that still does, the marker
+    /// tells.
     async fn watched<T>(&self, thread: &Thread, answer: oneshot::Receiver<T>) -> Result<T, &'static str> {
         tokio::pin!(answer);
         loop {
@@ -235,7 +238,8 @@ struct Open {
 struct Worker {
     settings: TransactionSettings,
     open: Option<Open>,
-    /// The number of the `transactional.id` whose former producers this thread has fenced: those since then were all its own.
+    /// The number of the `transactional.id` whose former producers this thread has fenced: those since then were all
+    /// its own.
     fenced: Option<i32>,
     /// No record of the last transaction was acknowledged, and nobody knows why.
     mute: bool,
@@ -289,7 +293,8 @@ impl Worker {
             self.open = Some(open);
         } else {
             if !open.committing {
-                // The next owner would do it too, but if none comes soon, readers would wait for the transaction to time out.
+                // The next owner would do it too, but if none comes soon, readers would wait for the transaction to
+                // time out.
                 drop(open.producer.abort_at_once(ABORT_TIMEOUT));
             }
             let committing = open.committing;
@@ -364,7 +369,8 @@ impl Worker {
 }
 
 impl BatchState {
-    /// The records for which nothing could be committed: refused ones first, else those of topics or partitions that take none.
+    /// The records for which nothing could be committed: refused ones first, else those of topics or partitions that
+    /// take none.
     fn at_fault(&self) -> Option<Outcome> {
         let of = |wanted: State| -> Vec<usize> {
             self.states.iter().enumerate().filter(|(_, state)| **state == wanted).map(|(index, _)| index).collect()

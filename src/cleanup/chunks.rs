@@ -1,15 +1,17 @@
 //! When to look again at which pages of `event_handled`, so that a pass does not read the table. Pure.
 //!
-//! The table has no index on the time of its entries, and an entry never changes. So a look at some pages tells when there will be
-//! something to delete in them: when the oldest that is left is old enough. What is written there later is younger. A wrong guess
-//! (a time set by hand) delays a deletion and can do nothing else, since each statement asks for the time itself.
+//! The table has no index on the time of its entries, and an entry never changes. So a look at some pages tells when
+//! there will be something to delete in them: when the oldest that is left is old enough. What is written there later
+//! is younger. A wrong guess (a time set by hand) delays a deletion and can do nothing else, since each statement asks
+//! for the time itself.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use crate::outbox::cleanup::Extent;
 
-/// Pages of one look: a MiB, some eight thousand entries, read in about a millisecond. 90 GB of entries then take 1.4 MB here.
+/// Pages of one look: a MiB, some eight thousand entries, read in about a millisecond. 90 GB of entries then take 1.4
+/// MB here.
 const PAGES: u64 = 128;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -1,8 +1,9 @@
-//! Partitions of the outbox, where it was made with `migrate up --partitioned`: one instance of all makes them ahead and drops them.
+//! Partitions of the outbox, where it was made with `migrate up --partitioned`: one instance of all makes them ahead
+//! and drops them.
 //!
-//! A partition goes when every row in it is finished and old, and no row can appear in it any more: an id may be drawn and committed
-//! late, and only the lock barrier tells that none of its ids is still on the way. Each step can be the last one before a crash: what is
-//! left half done is found by the next look.
+//! A partition goes when every row in it is finished and old, and no row can appear in it any more: an id may be drawn
+//! and committed late, and only the lock barrier tells that none of its ids is still on the way. Each step can be the
+//! last one before a crash: what is left half done is found by the next look.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -29,7 +30,8 @@ const AHEAD: i64 = 2;
 /// Rows that one statement looks at.
 const ROWS: u32 = 20_000;
 
-/// Looks after partitions until `stop`. `pool` is of [`Role::Cleanup`](crate::db::Role::Cleanup) and of two connections.
+/// Looks after partitions until `stop`. `pool` is of [`Role::Cleanup`](crate::db::Role::Cleanup) and of two
+/// connections.
 pub async fn run(
     settings: CleanupConfig,
     rows: NonZeroU32,
@@ -74,7 +76,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Works for as long as this session is the one that does. Returns at once when another one is, or the table is a plain one.
+    /// Works for as long as this session is the one that does. Returns at once when another one is, or the table is a
+    /// plain one.
     async fn lead(&mut self, pool: &Pool, stop: &CancellationToken) -> Result<(), DbError> {
         let mut session = Session::open(pool).await?;
         if session.list().await?.is_empty() || !session.lead().await? {

@@ -1,7 +1,7 @@
 //! How deleting goes: small batches, each followed by a pause as long as itself, behind the replicas, until a stop.
 //!
-//! A batch is one transaction, so that a crash between two of them leaves nothing half done and whoever comes next goes on. The stop
-//! is looked at between batches.
+//! A batch is one transaction, so that a crash between two of them leaves nothing half done and whoever comes next goes
+//! on. The stop is looked at between batches.
 
 use std::time::Duration;
 
@@ -18,10 +18,12 @@ use crate::outbox::isolate::{self, Blame, MayBlame};
 
 pub use crate::outbox::inspect::is_timeout;
 
-/// Rows of the smallest batch: where a batch takes longer than `database.statement_timeout`, the next one is half as large.
+/// Rows of the smallest batch: where a batch takes longer than `database.statement_timeout`, the next one is half as
+/// large.
 const ROWS_MIN: u32 = 10;
 
-/// Between two looks at the replicas. A batch of a thousand rows writes a megabyte of WAL at most, so little can gather in it.
+/// Between two looks at the replicas. A batch of a thousand rows writes a megabyte of WAL at most, so little can gather
+/// in it.
 const LAG_LOOK: Duration = Duration::from_millis(500);
 
 /// Rows that are told one by one in one walk.
@@ -36,7 +38,8 @@ pub struct Walk {
     /// Begin behind this id.
     pub after: i64,
     pub upto: i64,
-    /// Also past rows that are all too young. Rows behind those are younger still, unless applications set `created_at`.
+    /// Also past rows that are all too young. Rows behind those are younger still, unless applications set
+    /// `created_at`.
     pub to_the_end: bool,
 }
 
@@ -200,7 +203,8 @@ impl<'s> Worker<'s> {
         Ok(None)
     }
 
-    /// One row that the table does not let go, such as one that a foreign key of the application refers to: it stays, and is passed.
+    /// One row that the table does not let go, such as one that a foreign key of the application refers to: it stays,
+    /// and is passed.
     fn pass(&mut self, looked: Looked, reason: &str) -> Looked {
         if let Some(id) = looked.last_id {
             self.refused += 1;

@@ -1,7 +1,8 @@
 //! `cleanup`: deletes finished rows by hand, as `run` does by schedule, with a count before and a bar while it works.
 //!
-//! It may run beside the schedule and beside itself: what another one has locked is passed over. What it was asked for stands in
-//! `outbox_audit` before the first row goes, and what came of it when it ends; if it was killed in between, only the first is there.
+//! It may run beside the schedule and beside itself: what another one has locked is passed over. What it was asked for
+//! stands in `outbox_audit` before the first row goes, and what came of it when it ends; if it was killed in between,
+//! only the first is there.
 
 use serde::Serialize;
 use serde_json::{Value, json};

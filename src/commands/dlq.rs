@@ -1,7 +1,7 @@
 //! `dlq`: dead letters in Kafka, each with what the outbox knows of it.
 //!
-//! A dead letter is read from its topic, which is the only place that has them all: the outbox may have cleaned up the rows, and a
-//! consumer writes dead letters that never were rows.
+//! A dead letter is read from its topic, which is the only place that has them all: the outbox may have cleaned up the
+//! rows, and a consumer writes dead letters that never were rows.
 
 mod letter;
 mod purge;
@@ -201,7 +201,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
     Ok(done.map_err(|join| Error::new(Code::Unexpected, "reading Kafka panicked").caused_by(join))??)
 }
 
-/// A filter with its times worked out. By the clock of this host, like the `failed_at` of whoever wrote the dead letter.
+/// A filter with its times worked out. By the clock of this host, like the `failed_at` of whoever wrote the dead
+/// letter.
 #[derive(Debug, Clone, Default)]
 struct Chosen {
     topics: Vec<String>,

@@ -107,8 +107,8 @@ impl Target {
             )
             .hint("its log names the address; ask it with --url"));
         }
-        // An instance that listens on every address also does so on this host's own. On every address of IPv6 means those of IPv4, too, and these
-        // are all there are where the host has no IPv6.
+        // An instance that listens on every address also does so on this host's own. On every address of IPv6 means
+        // those of IPv4, too, and these are all there are where the host has no IPv6.
         let ips = match listen.ip() {
             ip if !ip.is_unspecified() => vec![ip],
             IpAddr::V4(_) => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
@@ -119,7 +119,8 @@ impl Target {
     }
 }
 
-/// Asks one after the other. Returns who answered, the status and the body; when nobody does, what the first one had to say.
+/// Asks one after the other. Returns who answered, the status and the body; when nobody does, what the first one had to
+/// say.
 async fn ask_any(authorities: &[String], path: &str) -> std::io::Result<(String, u16, String)> {
     let mut first = None;
     for authority in authorities {

@@ -1,7 +1,7 @@
 //! `lag`: what waits in the outbox, and how far a consumer group is behind, per partition.
 //!
-//! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold; what Kafka has as
-//! committed is used for groups and partitions that are not there.
+//! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold; what Kafka
+//! has as committed is used for groups and partitions that are not there.
 
 mod threshold;
 mod view;
@@ -129,7 +129,8 @@ struct PartitionLag {
     lag: Option<i64>,
     source: Source,
     state: State,
-    /// More about the state: since when the transaction is open, why the partition is stopped, or why the end is unknown.
+    /// More about the state: since when the transaction is open, why the partition is stopped, or why the end is
+    /// unknown.
     detail: Option<String>,
     /// Since when it is stopped.
     stopped_at: Option<String>,
@@ -148,7 +149,8 @@ struct GroupLag {
 #[derive(Debug, Serialize)]
 struct Report {
     outbox: OutboxLag,
-    /// Shards of which the figures of the outbox say nothing: their bounds are above the last id, since the sequence was set back.
+    /// Shards of which the figures of the outbox say nothing: their bounds are above the last id, since the sequence
+    /// was set back.
     unmeasured_shards: Vec<ShardId>,
     /// Pauses in force: they explain a backlog.
     pauses: Vec<PauseLine>,

@@ -1,7 +1,8 @@
-//! `recover`: what PostgreSQL and Kafka say of each shard in exactly-once delivery, and how a shard goes on after they disagreed.
+//! `recover`: what PostgreSQL and Kafka say of each shard in exactly-once delivery, and how a shard goes on after they
+//! disagreed.
 //!
-//! Without `--apply` it only looks. It never guesses: a row is marked only when a record with its id and its event_id was found by
-//! a `read_committed` scan; every other row stays PENDING.
+//! Without `--apply` it only looks. It never guesses: a row is marked only when a record with its id and its event_id
+//! was found by a `read_committed` scan; every other row stays PENDING.
 
 use std::collections::{BTreeSet, HashMap};
 

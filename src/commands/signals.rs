@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP: the first asks for a stop, the second does not wait for it. Commands that do not listen end at once.
+//! SIGTERM, SIGINT and SIGHUP: the first asks for a stop, the second does not wait for it. Commands that do not listen
+//! end at once.
 
 use std::future::Future;
 use std::process;
@@ -56,9 +57,9 @@ impl Heard {
     }
 }
 
-/// Ends the process on a signal, unless a [`Signals`] listens. The kernel would do the same, but not for process 1, which has no
-/// default actions; so in a container every command needs it. The status is that of a process which a signal ended, as shells
-/// have it: 128 and its number.
+/// Ends the process on a signal, unless a [`Signals`] listens. The kernel would do the same, but not for process 1,
+/// which has no default actions; so in a container every command needs it. The status is that of a process which a
+/// signal ended, as shells have it: 128 and its number.
 pub(super) fn end_by_default() -> Result<()> {
     let mut heard = Heard::new()?;
     supervisor::detach("signals", async move {
@@ -81,8 +82,8 @@ impl Signals {
         Ok(Self { heard })
     }
 
-    /// Runs `work` to its end. The first signal cancels `stop`; at the second the work is dropped where it is, and there
-    /// is no outcome.
+    /// Runs `work` to its end. The first signal cancels `stop`; at the second the work is dropped where it is, and
+    /// there is no outcome.
     pub(super) async fn run<T>(mut self, work: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
         let mut work = Box::pin(work);
         tokio::select! {

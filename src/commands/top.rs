@@ -1,7 +1,7 @@
 //! `top`: the outbox, live. On a terminal a view that refreshes itself; elsewhere one snapshot per line of JSON.
 //!
-//! `snapshot` reads, `rates` compares, `grid` makes tables, `view` draws, `live` is the loop with the keys. Changes nothing in the
-//! database, and no key and no payload is read.
+//! `snapshot` reads, `rates` compares, `grid` makes tables, `view` draws, `live` is the loop with the keys. Changes
+//! nothing in the database, and no key and no payload is read.
 
 mod grid;
 #[cfg(feature = "tui")]

@@ -1,7 +1,7 @@
 //! Ends the process when a stop takes longer than `run.shutdown_timeout`, whatever it is that hangs.
 //!
-//! On a thread of its own, with its own runtime: a runtime whose threads are all stuck (a full log pipe, a library that blocks) neither
-//! hears a signal nor sees a timer fire.
+//! On a thread of its own, with its own runtime: a runtime whose threads are all stuck (a full log pipe, a library that
+//! blocks) neither hears a signal nor sees a timer fire.
 
 use std::process;
 use std::time::Duration;
@@ -21,7 +21,8 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// Longest wait for the last line to be written.
 const LAST_LINE: Duration = Duration::from_millis(100);
 
-/// Watches over a stop, however it begins: by a signal, or because `stop` is cancelled when a part fails. Ends with the process.
+/// Watches over a stop, however it begins: by a signal, or because `stop` is cancelled when a part fails. Ends with the
+/// process.
 pub(super) fn start(stop: CancellationToken, shutdown_timeout: Duration) -> Result<()> {
     let failed = |error| Error::new(Code::Unexpected, "cannot watch over the stop").caused_by(error);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

@@ -1,7 +1,7 @@
 //! `database.url` as what it means: both forms that PostgreSQL's own clients accept, a URI and `name=value` pairs.
 //!
-//! Invariants: each parameter takes effect or is refused by name (`parameters.rs`); no error made here quotes a value, and
-//! none quotes anything that may be a piece of a password (`text.rs`).
+//! Invariants: each parameter takes effect or is refused by name (`parameters.rs`); no error made here quotes a value,
+//! and none quotes anything that may be a piece of a password (`text.rs`).
 
 mod parameters;
 mod text;
@@ -38,7 +38,8 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether nobody else can be on the way, as far as the string tells. A name is looked up before a connection is made.
+    /// Whether nobody else can be on the way, as far as the string tells. A name is looked up before a connection is
+    /// made.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Socket(_) => true,
@@ -48,7 +49,8 @@ impl Place {
     }
 }
 
-/// Whether a name is that of this host, or an address of it. Any other name that leads here today may lead elsewhere tomorrow.
+/// Whether a name is that of this host, or an address of it. Any other name that leads here today may lead elsewhere
+/// tomorrow.
 pub fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     name.eq_ignore_ascii_case("localhost")

@@ -32,8 +32,8 @@ pub(super) enum Layer {
     Flag,
 }
 
-/// Every value of the environment and the flags, the weakest first. Empty variables count as not set, because compose files
-/// and unit files cannot leave one out.
+/// Every value of the environment and the flags, the weakest first. Empty variables count as not set, because compose
+/// files and unit files cannot leave one out.
 pub(super) fn gather(sources: &Sources, root: &SectionSpec, problems: &mut Vec<Problem>) -> Vec<Given> {
     let leaves = root.leaves();
     let names: BTreeMap<String, &Leaf> = leaves.iter().map(|leaf| (variable_name(&leaf.path), leaf)).collect();
@@ -103,8 +103,8 @@ fn key_of_variable(rest: &str, names: &BTreeMap<String, &Leaf>) -> Option<Result
     })
 }
 
-/// Kubernetes gives every pod variables such as `OUTBOX_RELAY_SERVICE_HOST` and `OUTBOX_RELAY_PORT_8080_TCP` if a service
-/// is called `outbox-relay` or begins so. They are not ours. None has `__`, and no setting looks like them.
+/// Kubernetes gives every pod variables such as `OUTBOX_RELAY_SERVICE_HOST` and `OUTBOX_RELAY_PORT_8080_TCP` if a
+/// service is called `outbox-relay` or begins so. They are not ours. None has `__`, and no setting looks like them.
 fn is_service_link(rest: &str) -> bool {
     let rest = format!("_{rest}");
     !rest[1..].contains("__")

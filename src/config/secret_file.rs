@@ -25,7 +25,8 @@ pub fn read(path: &Path) -> Result<Secret, String> {
     if text.is_empty() { Err(bad("it is empty".to_owned())) } else { Ok(Secret::of_file(text, path)) }
 }
 
-/// What tells one version of a file from the next without reading it: Kubernetes replaces the file, editors write into it.
+/// What tells one version of a file from the next without reading it: Kubernetes replaces the file, editors write into
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stamp(Option<(u64, u64, i64, i64)>);
 

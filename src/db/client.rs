@@ -1,4 +1,5 @@
-//! A session with PostgreSQL in which every call has a limit. The client of the driver is not reachable from outside of this file.
+//! A session with PostgreSQL in which every call has a limit. The client of the driver is not reachable from outside of
+//! this file.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -33,7 +34,8 @@ impl Client {
         Self { inner, statements: Statements::default(), guard, database, silences }
     }
 
-    /// From now on a statement may take as long as PostgreSQL works on it. For the few operations that read or change whole tables.
+    /// From now on a statement may take as long as PostgreSQL works on it. For the few operations that read or change
+    /// whole tables.
     pub async fn without_statement_limit(&mut self) -> Result<(), DbError> {
         let pid = self.query_one(BACKEND_PID, &[]).await?.get(0);
         self.guard.set_patience(Patience::WhileItWorks(Box::new(Watch::new(self.database.clone(), pid))));

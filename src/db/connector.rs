@@ -80,14 +80,15 @@ impl Connector {
         self.target().describe()
     }
 
-    /// A session with the name and the options of `session`. Tries one address after the other, each for `limit`: looking up its name,
-    /// TCP, TLS and authentication together. Errors: that of the last one.
+    /// A session with the name and the options of `session`. Tries one address after the other, each for `limit`:
+    /// looking up its name, TCP, TLS and authentication together. Errors: that of the last one.
     pub(super) async fn open(&self, session: &Config, limit: Duration) -> Result<Opened, DbError> {
         self.read_if_changed(false);
         let target = self.target();
         let opened = self.try_hosts(&target, session, limit).await;
         match opened {
-            // Between a change of the password in the server and in the file nothing else can be done than to look again.
+            // Between a change of the password in the server and in the file nothing else can be done than to look
+            // again.
             Err(error) if is_refused(&error) => {
                 self.read_if_changed(true);
                 let fresh = self.target();
@@ -105,7 +106,8 @@ impl Connector {
         self.shared.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the file of the URL again, if there is one and it was changed or `surely`. What cannot be used changes nothing.
+    /// Reads the file of the URL again, if there is one and it was changed or `surely`. What cannot be used changes
+    /// nothing.
     fn read_if_changed(&self, surely: bool) {
         let mut source = self.source();
         let Some(file) = source.secret.file().map(ToOwned::to_owned) else { return };
@@ -183,7 +185,8 @@ impl Connector {
         }
     }
 
-    /// One address. The `connect_timeout` of the driver ends with the TCP handshake, which a frozen server still answers.
+    /// One address. The `connect_timeout` of the driver ends with the TCP handshake, which a frozen server still
+    /// answers.
     async fn try_once(
         &self,
         target: &ConnectionString,

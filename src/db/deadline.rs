@@ -1,8 +1,8 @@
 //! How long a call to PostgreSQL may take on our side.
 //!
-//! `statement_timeout` only helps while the server works and its answer arrives. A socket that went silent, a frozen server and a
-//! COMMIT that waits for a standby never end by themselves, so every call has a limit here as well. When it passes, the connection is
-//! closed: nobody can tell any more which answer would belong to which question.
+//! `statement_timeout` only helps while the server works and its answer arrives. A socket that went silent, a frozen
+//! server and a COMMIT that waits for a standby never end by themselves, so every call has a limit here as well. When
+//! it passes, the connection is closed: nobody can tell any more which answer would belong to which question.
 
 use std::fmt;
 use std::future::Future;
@@ -100,8 +100,8 @@ pub(super) enum Call {
     Long,
 }
 
-/// Counts the calls that were given up, for all connections to one database: idle ones that are older than the last of them are not
-/// used again, because what silenced one connection usually silenced all.
+/// Counts the calls that were given up, for all connections to one database: idle ones that are older than the last of
+/// them are not used again, because what silenced one connection usually silenced all.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Silences(Arc<AtomicU64>);
 

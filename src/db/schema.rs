@@ -1,8 +1,8 @@
 //! In which schema the tables of ours are, for every session of the process alike.
 //!
-//! Invariant: a process works in one schema until it ends. Where no setting names it, the first connection finds it along its own
-//! `search_path`, and all later ones use what was found: somebody who changes the path of the role meanwhile must not lead half of the
-//! connections to other tables.
+//! Invariant: a process works in one schema until it ends. Where no setting names it, the first connection finds it
+//! along its own `search_path`, and all later ones use what was found: somebody who changes the path of the role
+//! meanwhile must not lead half of the connections to other tables.
 
 use std::sync::{Arc, OnceLock};
 

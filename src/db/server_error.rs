@@ -1,9 +1,10 @@
 //! What may be printed of an error that PostgreSQL or its client reports.
 //!
-//! PostgreSQL quotes data in its errors: DETAIL shows whole rows ("Failing row contains (...)"), CONTEXT shows parameters,
-//! and the message itself quotes values ("invalid input syntax for type integer: \"...\"") or is whatever a trigger of the
-//! application raised. Invariant: [`ServerError`] is the only form in which such an error travels, and its `Display`,
-//! `Debug` and `source` show none of that. `tests/tidy.rs` keeps the client's own error out of everything that prints.
+//! PostgreSQL quotes data in its errors: DETAIL shows whole rows ("Failing row contains (...)"), CONTEXT shows
+//! parameters, and the message itself quotes values ("invalid input syntax for type integer: \"...\"") or is whatever a
+//! trigger of the application raised. Invariant: [`ServerError`] is the only form in which such an error travels, and
+//! its `Display`, `Debug` and `source` show none of that. `tests/tidy.rs` keeps the client's own error out of
+//! everything that prints.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -12,11 +13,12 @@ use tokio_postgres::error::{DbError as Reported, SqlState};
 
 use crate::failpoint::{Fault, fault};
 
-/// An error of the server or of its client. Prints the SQLSTATE with its name, the names of the constraint, table and column
-/// concerned, and the message only where that cannot hold data.
+/// An error of the server or of its client. Prints the SQLSTATE with its name, the names of the constraint, table and
+/// column concerned, and the message only where that cannot hold data.
 pub struct ServerError(tokio_postgres::Error);
 
-/// Classes whose messages PostgreSQL makes from names, settings and states, not from values. Appendix A of its documentation.
+/// Classes whose messages PostgreSQL makes from names, settings and states, not from values. Appendix A of its
+/// documentation.
 const CLASSES_WITH_MESSAGE: [&str; 19] =
     ["08", "0A", "25", "26", "28", "2B", "34", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "CN", "F0"];
 
@@ -57,7 +59,8 @@ impl fmt::Debug for ServerError {
 /// No source: the text is complete, and the causes of the client's error print what must not be printed.
 impl StdError for ServerError {}
 
-/// An error of another library that may hold one of PostgreSQL somewhere among its causes, as text that is fit to print.
+/// An error of another library that may hold one of PostgreSQL somewhere among its causes, as text that is fit to
+/// print.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Printable(String);
 
@@ -130,8 +133,8 @@ fn write_reported(reported: &Reported, f: &mut fmt::Formatter<'_>) -> fmt::Resul
     Ok(())
 }
 
-/// Whether a function chose the words: a RAISE in PL/pgSQL, another procedural language, or SQL that such a function put
-/// together from data. Waiting for a lock sets a context as well, of which PostgreSQL itself is the author.
+/// Whether a function chose the words: a RAISE in PL/pgSQL, another procedural language, or SQL that such a function
+/// put together from data. Waiting for a lock sets a context as well, of which PostgreSQL itself is the author.
 fn is_raised(reported: &Reported) -> bool {
     let is_lock_wait = |context: &str| context.starts_with("while ") && !context.contains('\n');
     let in_function = reported.where_().is_some_and(|context| !is_lock_wait(context));
@@ -162,7 +165,8 @@ fn write_local(error: &tokio_postgres::Error, f: &mut fmt::Formatter<'_>) -> fmt
     Ok(())
 }
 
-/// The name of a condition, as PostgreSQL's documentation has it. Only those whose message is not printed, or not always.
+/// The name of a condition, as PostgreSQL's documentation has it. Only those whose message is not printed, or not
+/// always.
 fn condition(code: &str) -> Option<&'static str> {
     Some(match code {
         "21000" => "cardinality_violation",

@@ -1,9 +1,10 @@
 //! The settings of a session that the code relies on: one table, applied and verified once when a connection is made.
 //!
-//! A database or a role can have defaults of its own (`alter database … set`, `alter role … set`), and they were made with
-//! somebody else's sessions in mind. Whatever could change a result, the meaning of a commit, or a plan is set here, so that
-//! every session of ours means the same by the same statement. What the first statement already depends on goes with the
-//! start of the connection; the rest follows in one round trip, which also notices a pooler that dropped the former.
+//! A database or a role can have defaults of its own (`alter database … set`, `alter role … set`), and they were made
+//! with somebody else's sessions in mind. Whatever could change a result, the meaning of a commit, or a plan is set
+//! here, so that every session of ours means the same by the same statement. What the first statement already depends
+//! on goes with the start of the connection; the rest follows in one round trip, which also notices a pooler that
+//! dropped the former.
 
 use std::time::Duration;
 
@@ -59,8 +60,8 @@ const SETTINGS: &[Setting] = &[
     set(For::Everybody, "row_security", "off"),
     // `replica` would leave out foreign keys and triggers of the application.
     set(For::Everybody, "session_replication_role", "origin"),
-    // Statements have limits of their own (`database.statement_timeout`). These would end sessions that rest in a pool, and
-    // batches and migrations in the middle.
+    // Statements have limits of their own (`database.statement_timeout`). These would end sessions that rest in a pool,
+    // and batches and migrations in the middle.
     set(For::Everybody, "idle_session_timeout", "0"),
     set(For::Everybody, "transaction_timeout", "0"),
     set(For::Everybody, "exit_on_error", "off"),
@@ -90,11 +91,12 @@ const SETTINGS: &[Setting] = &[
     set(For::Everybody, "client_min_messages", "error"),
     // Compiling costs more than the statements do.
     set(For::Everybody, "jit", "off"),
-    // Only `off` breaks a promise: after a crash, what Kafka has would be PENDING again, or a batch in flight unknown. The other
-    // values say how many servers must have a commit, which is for the operator to decide.
+    // Only `off` breaks a promise: after a crash, what Kafka has would be PENDING again, or a batch in flight unknown.
+    // The other values say how many servers must have a commit, which is for the operator to decide.
     Setting { who: For::Durable, name: "synchronous_commit", value: "on", replaced: Some("off") },
-    // The statistics of a queue table are always out of date, and a plan that was right for an empty table is a disaster for a
-    // full one. These leave the planner the partial index for the claim and the primary key for the settle.
+    // The statistics of a queue table are always out of date, and a plan that was right for an empty table is a
+    // disaster for a full one. These leave the planner the partial index for the claim and the primary key for the
+    // settle.
     set(For::Planned, "enable_seqscan", "off"),
     set(For::Planned, "enable_bitmapscan", "off"),
     set(For::Planned, "enable_hashjoin", "off"),
@@ -116,15 +118,16 @@ const SETTINGS: &[Setting] = &[
     set(For::Planned, "join_collapse_limit", "8"),
     set(For::Planned, "geqo", "on"),
     set(For::Planned, "geqo_threshold", "12"),
-    // The few statements of a lane are run hundreds of times a second, and what is best for one set of values is best for all.
+    // The few statements of a lane are run hundreds of times a second, and what is best for one set of values is best
+    // for all.
     set(For::Lanes, "plan_cache_mode", "force_generic_plan"),
 ];
 
 /// Settings that matter and that are not ours to change, with the value under which this program can work.
 const LOOKED_AT: &[(&str, &str)] = &[("default_transaction_read_only", "off")];
 
-/// Settings that the server has under the same names in every supported version and that any role may change: they go with the
-/// start of the connection.
+/// Settings that the server has under the same names in every supported version and that any role may change: they go
+/// with the start of the connection.
 const FROM_THE_START: &[&str] = &[
     "default_transaction_isolation",
     "default_transaction_deferrable",
@@ -181,8 +184,8 @@ pub(super) fn options(role: Role, statement_timeout: Duration) -> String {
 
 /// Sets what is not as it must be. One round trip.
 ///
-/// Errors: [`DbError::Unavailable`] for a role that writes, when the database or the role is set to be read-only: that is an
-/// administrator's way to keep writers out, and is waited for like a server that is away.
+/// Errors: [`DbError::Unavailable`] for a role that writes, when the database or the role is set to be read-only: that
+/// is an administrator's way to keep writers out, and is waited for like a server that is away.
 pub(super) async fn prepare(client: &Client, role: Role) -> Result<(), DbError> {
     let names: Vec<&str> = of(role).map(|setting| setting.name).collect();
     let values: Vec<&str> = of(role).map(|setting| setting.value).collect();

@@ -52,7 +52,8 @@ impl From<Timestamp> for StoredTime {
 }
 
 impl fmt::Display for StoredTime {
-    /// ISO 8601 in UTC, with a sign before years of more than four digits; `infinity` and `-infinity` as PostgreSQL prints them.
+    /// ISO 8601 in UTC, with a sign before years of more than four digits; `infinity` and `-infinity` as PostgreSQL
+    /// prints them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(at) = self.timestamp() {
             return at.fmt(f);
@@ -70,7 +71,8 @@ impl fmt::Display for StoredTime {
     }
 }
 
-/// Year, month and day of a number of days since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+/// Year, month and day of a number of days since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms").
 fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);

@@ -66,7 +66,8 @@ impl Conductor<'_> {
         })
     }
 
-    /// So that the first line already shows folded events. Goes on without when it takes too long: the verdict will tell.
+    /// So that the first line already shows folded events. Goes on without when it takes too long: the verdict will
+    /// tell.
     async fn wait_for_consumer(&self) -> Result<()> {
         let started = Instant::now();
         while started.elapsed() < GROUP_JOIN_LIMIT && !self.stop.is_cancelled() && !self.apps_stop.is_cancelled() {

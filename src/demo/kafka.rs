@@ -109,8 +109,8 @@ impl DemoKafka {
     }
 
     /// How many records a consumer may be behind before records that it still has to read are forgotten. At 10,000
-    /// events/s a record took 85 to 120 bytes of its compressed batch and the busiest partition got 24 % of all, so 5 MB
-    /// there are 260,000 in all; smaller batches compress worse. `None` for a real Kafka, which keeps its records.
+    /// events/s a record took 85 to 120 bytes of its compressed batch and the busiest partition got 24 % of all, so 5
+    /// MB there are 260,000 in all; smaller batches compress worse. `None` for a real Kafka, which keeps its records.
     pub fn lag_limit(&self) -> Option<u64> {
         self.in_process.then_some(100_000)
     }

@@ -30,8 +30,8 @@ const PAY_ORDERS: &str = include_str!("sql/pay_orders.sql");
 const CANCEL_ORDERS: &str = include_str!("sql/cancel_orders.sql");
 
 const WRITERS: u16 = 16;
-/// Transactions per second that all writers aim at together; above this rate of events, transactions get larger. Two cores
-/// and a virtual disk made 600 to 1,000 durable commits per second beside everything else that the demo does.
+/// Transactions per second that all writers aim at together; above this rate of events, transactions get larger. Two
+/// cores and a virtual disk made 600 to 1,000 durable commits per second beside everything else that the demo does.
 const TRANSACTIONS_PER_SECOND: u32 = 500;
 /// Bounds what one transaction holds; reached at 100,000 events/s.
 const EVENTS_PER_TRANSACTION_MAX: u32 = 200;

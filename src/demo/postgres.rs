@@ -1,8 +1,9 @@
 //! A private PostgreSQL that lives as long as this process.
 //!
-//! Uses the programs found by `binaries` and a folder of `scratch`; never an existing server, and no `database.url`. The
-//! server listens on 127.0.0.1 alone, on a free port, with a random password that only the private folder holds. It runs
-//! with PostgreSQL's own durable defaults (`fsync` and `synchronous_commit` on): what the demo measures is the real thing.
+//! Uses the programs found by `binaries` and a folder of `scratch`; never an existing server, and no `database.url`.
+//! The server listens on 127.0.0.1 alone, on a free port, with a random password that only the private folder holds. It
+//! runs with PostgreSQL's own durable defaults (`fsync` and `synchronous_commit` on): what the demo measures is the
+//! real thing.
 //!
 //! Invariant: the server does not outlive its owner.
 //! - Stop, error, panic: [`Drop`] closes a pipe, the watchdog (`watchdog.sh`) stops the server and removes the folder.
@@ -70,8 +71,8 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Makes a data folder, starts the server and waits until it accepts connections: about a second.
     ///
-    /// Errors: [`Code::PostgresUnreachable`] with the end of the server's log. Cancel safe: dropping the future stops and
-    /// removes what was started.
+    /// Errors: [`Code::PostgresUnreachable`] with the end of the server's log. Cancel safe: dropping the future stops
+    /// and removes what was started.
     pub async fn start(binaries: &Binaries, afterwards: Afterwards) -> Result<Self> {
         Self::start_with(binaries, afterwards, &SETTINGS).await
     }
@@ -103,8 +104,8 @@ impl PrivatePostgres {
         settings(self.port, &self.password, database)
     }
 
-    /// The address of a database for a user who looks into it while the demo runs. Holds no password, only the name of the
-    /// private file with it.
+    /// The address of a database for a user who looks into it while the demo runs. Holds no password, only the name of
+    /// the private file with it.
     pub fn public_url(&self, database: &str) -> String {
         let passfile = self.scratch.folder().join("pgpass");
         format!("postgres://{USER}@127.0.0.1:{}/{database}?passfile={}", self.port, passfile.display())

@@ -1,9 +1,9 @@
-//! The folder of one demo: private, locked while the demo lives, removed afterwards; and the leftovers of demos that were
-//! killed together with their watchdog.
+//! The folder of one demo: private, locked while the demo lives, removed afterwards; and the leftovers of demos that
+//! were killed together with their watchdog.
 //!
 //! Invariant: a folder is removed as a leftover only when it carries our prefix, belongs to the user that would use it,
-//! and nobody holds the lock in it. The lock is the kernel's (`flock`), so it ends with its process and no process id is
-//! ever trusted. A new folder gets its final name only once it is locked, so that it can never look abandoned.
+//! and nobody holds the lock in it. The lock is the kernel's (`flock`), so it ends with its process and no process id
+//! is ever trusted. A new folder gets its final name only once it is locked, so that it can never look abandoned.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -124,9 +124,9 @@ fn remove_leftovers(base: &Path, owner: u32) -> usize {
     removed
 }
 
-/// Stops the server of a data folder at once where we can be sure which process it is: its working directory is the data
-/// folder. Elsewhere it goes by itself: a PostgreSQL whose lock file has disappeared stops within a minute. Returns whether
-/// a process was told to stop.
+/// Stops the server of a data folder at once where we can be sure which process it is: its working directory is the
+/// data folder. Elsewhere it goes by itself: a PostgreSQL whose lock file has disappeared stops within a minute.
+/// Returns whether a process was told to stop.
 fn stop_abandoned_server(data: &Path) -> bool {
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };
     let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else { return false };
@@ -146,8 +146,8 @@ fn stop_abandoned_server(data: &Path) -> bool {
     told
 }
 
-/// Whether a user with no rights of ours can reach `folder`, and remove its own things there: every part of the way must
-/// be open to others, and the folder itself writable, as `/tmp` is.
+/// Whether a user with no rights of ours can reach `folder`, and remove its own things there: every part of the way
+/// must be open to others, and the folder itself writable, as `/tmp` is.
 fn others_may_work_in(folder: &Path) -> bool {
     let mode = |part: &Path| fs::metadata(part).map_or(0, |metadata| metadata.mode());
     mode(folder) & 0o002 != 0 && folder.ancestors().all(|part| mode(part) & 0o001 != 0)
@@ -230,8 +230,8 @@ mod tests {
         let data = base.path().join("outbox-relay-demo-killed/data");
         fs::create_dir_all(&data).unwrap();
         fs::write(base.path().join("outbox-relay-demo-killed").join(LOCK), "").unwrap();
-        // A job in the background of a shell ignores SIGINT, and so does what it starts; a server does not, whoever started it.
-        // Both wait for input that never comes, and end with this test.
+        // A job in the background of a shell ignores SIGINT, and so does what it starts; a server does not, whoever
+        // started it. Both wait for input that never comes, and end with this test.
         let waits = |folder: &Path| {
             let mut command = Command::new("env");
             command.args(["--default-signal=INT", "cat"]).stdin(Stdio::piped()).current_dir(folder).spawn().unwrap()

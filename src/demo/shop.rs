@@ -1,9 +1,9 @@
 //! A shop that makes up its business: which shopper does what next, and the events that tell of it.
 //!
-//! Pure: no clock, no database, all chance from one seed. `load` turns its work into transactions.
-//! Invariants: a like is removed only after it was added, an order is paid and cancelled at most once, and a transaction
-//! that rolls back leaves no trace here either ([`Shop::undo`]). Several shops share the products and nothing else, so
-//! that writers never wait for each other's orders and likes.
+//! Pure: no clock, no database, all chance from one seed. `load` turns its work into transactions. Invariants: a like
+//! is removed only after it was added, an order is paid and cancelled at most once, and a transaction that rolls back
+//! leaves no trace here either ([`Shop::undo`]). Several shops share the products and nothing else, so that writers
+//! never wait for each other's orders and likes.
 
 use std::collections::HashSet;
 

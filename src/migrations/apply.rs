@@ -1,7 +1,8 @@
 //! Applies what is pending, all in one transaction: either everything is there afterwards, or nothing has changed.
 //!
-//! An upgrade meets applications at work. Each lock is asked for with little patience, and the whole transaction is begun anew after a pause
-//! when one is not to be had: a transaction of theirs that stays open for long makes us wait, and never their other inserts behind us.
+//! An upgrade meets applications at work. Each lock is asked for with little patience, and the whole transaction is
+//! begun anew after a pause when one is not to be had: a transaction of theirs that stays open for long makes us wait,
+//! and never their other inserts behind us.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ pub(super) struct Step {
     pub sql: String,
 }
 
-/// Runs `steps` as one transaction, again and again until no lock is in the way. `client` is alone with the migration lock and without a
-/// statement timeout. Cancel safe: what is not committed is rolled back.
+/// Runs `steps` as one transaction, again and again until no lock is in the way. `client` is alone with the migration
+/// lock and without a statement timeout. Cancel safe: what is not committed is rolled back.
 ///
 /// Errors: [`Code::MigrationFailed`] when a statement fails; nothing has changed then.
 pub(super) async fn run(client: &mut Client, steps: &[Step]) -> Result<()> {

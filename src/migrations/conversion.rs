@@ -1,9 +1,11 @@
-//! Makes the plain outbox a partitioned one while it is used: the old table becomes the first partition, and no row is moved.
+//! Makes the plain outbox a partitioned one while it is used: the old table becomes the first partition, and no row is
+//! moved.
 //!
-//! A check on the ids, which nothing can fail, is added and validated beside the writers (`convert_bound.sql` says why); then one
-//! transaction exchanges the tables under an exclusive lock, for some milliseconds. A lock is asked for with little patience and
-//! growing pauses: whoever waits for us waits for that long at most, whatever transactions are open. Killed at any point, the tables are as
-//! before or exchanged, and what is left of the check refuses nothing; the next call goes on with it.
+//! A check on the ids, which nothing can fail, is added and validated beside the writers (`convert_bound.sql` says
+//! why); then one transaction exchanges the tables under an exclusive lock, for some milliseconds. A lock is asked for
+//! with little patience and growing pauses: whoever waits for us waits for that long at most, whatever transactions are
+//! open. Killed at any point, the tables are as before or exchanged, and what is left of the check refuses nothing; the
+//! next call goes on with it.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -24,8 +26,8 @@ const EXCHANGE: &str = include_str!("sql/convert_exchange.sql");
 const FORGET: &str = include_str!("sql/convert_forget.sql");
 const HOLDERS: &str = include_str!("sql/convert_holders.sql");
 
-/// Pauses between two attempts. A lock that is waited for makes others wait as well, for 200 ms at most: a twenty-fifth of the time
-/// when a transaction stays open.
+/// Pauses between two attempts. A lock that is waited for makes others wait as well, for 200 ms at most: a twenty-fifth
+/// of the time when a transaction stays open.
 pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Between two lines about waiting.
@@ -75,10 +77,11 @@ pub(super) async fn refuse(client: &Client) -> Result<()> {
         .hint(format!("{}; nothing was changed", list("fix"))))
 }
 
-/// Converts, with `rows` ids to a partition. `client` is alone with the migration lock and without timeouts. Not cancel safe: dropped in
-/// the middle, the next call goes on.
+/// Converts, with `rows` ids to a partition. `client` is alone with the migration lock and without timeouts. Not cancel
+/// safe: dropped in the middle, the next call goes on.
 ///
-/// Errors: [`Code::MigrationFailed`] when something could not be carried over, or a statement fails; everything is as before then.
+/// Errors: [`Code::MigrationFailed`] when something could not be carried over, or a statement fails; everything is as
+/// before then.
 pub(super) async fn run(client: &mut Client, facts: &Facts, rows: NonZeroU32, tell: Tell<'_>) -> Result<()> {
     refuse(client).await?;
     let outcome = work(client, facts, rows, tell).await;

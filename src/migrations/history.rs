@@ -87,8 +87,8 @@ fn rows(found: &[Row]) -> Vec<Applied> {
     found.iter().filter_map(applied).collect()
 }
 
-/// The rows of a shared table that are ours, by number and name; an application's migrations have other names. None of them unless the
-/// first one is there.
+/// The rows of a shared table that are ours, by number and name; an application's migrations have other names. None of
+/// them unless the first one is there.
 fn of_ours(rows: Vec<Applied>, known: &[Known]) -> Vec<Applied> {
     let is_ours = |row: &Applied| known.iter().any(|known| known.version == row.version && known.name == row.name);
     let ours: Vec<Applied> = rows.into_iter().filter(is_ours).collect();

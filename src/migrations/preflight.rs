@@ -54,8 +54,8 @@ pub(super) async fn place(client: &Client, schema: &str) -> Result<Place, DbErro
 }
 
 impl Place {
-    /// Errors: [`Code::PostgresStatement`] for a schema that is there and that the role may not use. PostgreSQL itself would only say that
-    /// there is no such table.
+    /// Errors: [`Code::PostgresStatement`] for a schema that is there and that the role may not use. PostgreSQL itself
+    /// would only say that there is no such table.
     pub(super) fn readable(&self) -> Result<()> {
         if self.exists && !self.may_use {
             let message = format!("the role {} may not use the schema {}", self.role, self.quoted);
@@ -110,8 +110,8 @@ impl Place {
     }
 }
 
-/// Looks for everything that the pending migrations would make and that is there already, and for tables of ours that this role may not
-/// alter. Changes nothing. Errors: [`Code::MigrationFailed`] with all of it.
+/// Looks for everything that the pending migrations would make and that is there already, and for tables of ours that
+/// this role may not alter. Changes nothing. Errors: [`Code::MigrationFailed`] with all of it.
 pub(super) async fn objects(client: &Client, schema: &str, known: &[Known], all: &[MigrationStatus]) -> Result<()> {
     let (mut done, mut to_make) = (Objects::default(), Objects::default());
     let mut some_done = false;

@@ -12,8 +12,8 @@ pub struct Backlog {
     pub oldest_age_seconds: Option<f64>,
 }
 
-/// Counts the rows that are not finished. Of those that wait at most `most` in each shard, by reading an index entry for each; beyond, `pending` is
-/// an estimate from how close their ids are.
+/// Counts the rows that are not finished. Of those that wait at most `most` in each shard, by reading an index entry
+/// for each; beyond, `pending` is an estimate from how close their ids are.
 pub async fn count(pool: &Pool, most: u32) -> Result<Backlog, DbError> {
     let connection = pool.get().await?;
     let row = connection.query_one(sql::BACKLOG, &[&i64::from(most)]).await?;

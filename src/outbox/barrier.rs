@@ -1,8 +1,9 @@
 //! The lock barrier: which ids can no longer appear, and the sweep that checks it.
 //!
-//! `nextval` locks the sequence before it draws an id, and the lock is kept until the transaction ends. So: read the highest id
-//! drawn, then list the transactions that hold that lock, and when all of those have ended, every id up to the one read is
-//! either visible or will never be. Without the barrier a scan bound could pass a row that is committed late.
+//! `nextval` locks the sequence before it draws an id, and the lock is kept until the transaction ends. So: read the
+//! highest id drawn, then list the transactions that hold that lock, and when all of those have ended, every id up to
+//! the one read is either visible or will never be. Without the barrier a scan bound could pass a row that is committed
+//! late.
 //!
 //! This rests on a sequence that gives out each id when it is asked for, in ascending order ([`Sequence`]).
 
@@ -19,9 +20,9 @@ use crate::event::ShardId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reached {
     pub id: i64,
-    /// The run of the server that this holds for, as last_id.sql has it. After a failover that lost commits ids are drawn again, and so they
-    /// may be after a crash: the log of the last ids drawn had perhaps not reached the disk. They certainly are after
-    /// `truncate … restart identity`.
+    /// The run of the server that this holds for, as last_id.sql has it. After a failover that lost commits ids are
+    /// drawn again, and so they may be after a crash: the log of the last ids drawn had perhaps not reached the disk.
+    /// They certainly are after `truncate … restart identity`.
     pub server: i64,
 }
 
@@ -118,7 +119,8 @@ impl Horizon {
         self.candidate.is_none()
     }
 
-    /// `writers` must have been listed after `id` was read: who lists first misses a writer that draws an id in between.
+    /// `writers` must have been listed after `id` was read: who lists first misses a writer that draws an id in
+    /// between.
     pub fn begin(&mut self, id: i64, writers: HashSet<String>) {
         self.candidate = Some(Candidate { id, writers });
         self.advance();
@@ -128,7 +130,8 @@ impl Horizon {
     pub fn look(&mut self, open: &HashSet<String>) {
         if let Some(candidate) = &mut self.candidate {
             candidate.writers.retain(|writer| open.contains(writer));
-            // A transaction that is prepared loses its name and is listed under another one: any of these may be one that was open.
+            // A transaction that is prepared loses its name and is listed under another one: any of these may be one
+            // that was open.
             candidate.writers.extend(open.iter().filter(|writer| writer.starts_with(PREPARED)).cloned());
         }
         self.advance();
@@ -152,7 +155,8 @@ impl Barrier {
         Self { pool, horizon: Horizon::default(), server: 0, seen: None, restart: None, fault: None }
     }
 
-    /// What the last look found wrong with the sequence, and how to put it right. The horizon stays where it is meanwhile.
+    /// What the last look found wrong with the sequence, and how to put it right. The horizon stays where it is
+    /// meanwhile.
     pub fn fault(&self) -> Option<&(String, &'static str)> {
         self.fault.as_ref()
     }
@@ -171,7 +175,8 @@ impl Barrier {
         }
         self.fault = sequence_of(&row).fault();
         if self.fault.is_some() {
-            // Putting it right waits for every transaction that has drawn, and makes sessions forget what they have cached.
+            // Putting it right waits for every transaction that has drawn, and makes sessions forget what they have
+            // cached.
             self.horizon.forget_candidate();
         } else if !self.horizon.is_settled() {
             self.horizon.look(&open_writers(&connection).await?);
@@ -204,8 +209,8 @@ pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Looks for held events of the owned shards that nothing would release, since their key was changed under way. Returns the first
-/// event of each key that was found.
+/// Looks for held events of the owned shards that nothing would release, since their key was changed under way. Returns
+/// the first event of each key that was found.
 pub async fn sweep_strays(pool: &Pool, shards: &[ShardId]) -> Result<Vec<(ShardId, i64)>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(sql::SWEEP_HELD, &[&shards]).await?;

@@ -1,8 +1,9 @@
-//! How much care a step takes with the rows it is about: none while nothing is wrong, and statement by statement cut down to the row at fault
-//! (`isolate.rs`) after a step of the shard has failed.
+//! How much care a step takes with the rows it is about: none while nothing is wrong, and statement by statement cut
+//! down to the row at fault (`isolate.rs`) after a step of the shard has failed.
 //!
-//! Invariant: a step without care costs no statement for all this. What happens with care must mean the same to the shard: each row is
-//! written, or its outcome stands in `outbox_outcomes` (`outcomes.rs`), before the manifest is replaced.
+//! Invariant: a step without care costs no statement for all this. What happens with care must mean the same to the
+//! shard: each row is written, or its outcome stands in `outbox_outcomes` (`outcomes.rs`), before the manifest is
+//! replaced.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,8 +19,8 @@ use crate::db::{DbError, Transaction};
 use crate::event::ShardId;
 use crate::failpoint::{Fault, fault};
 
-/// Steps of a shard with care after one that failed. A guess: bad rows come in groups, and a step that has to fail first takes as long as
-/// `statement_timeout`.
+/// Steps of a shard with care after one that failed. A guess: bad rows come in groups, and a step that has to fail
+/// first takes as long as `statement_timeout`.
 const STEPS: u8 = 8;
 /// Times that a row may not be read in time, alone, before that is held against it.
 const STRIKES: u8 = 3;

@@ -24,7 +24,8 @@ const UNCOUNTED_BYTES: u64 = 2_048;
 pub(super) struct Found {
     /// In the order of their ids, and of the columns that `rows::event` knows.
     pub(super) rows: Vec<Row>,
-    /// Every row that waits up to this id is among `rows`, those left out that wait again. `None`: nothing is known of it.
+    /// Every row that waits up to this id is among `rows`, those left out that wait again. `None`: nothing is known of
+    /// it.
     pub(super) covered: Option<i64>,
     /// There may be more.
     pub(super) full: bool,
@@ -32,8 +33,8 @@ pub(super) struct Found {
     pub(super) bytes: u64,
 }
 
-/// Reads what `claim` asks for, from the first id of `range` to the last. `any_again`: there may be events that wait again below the watermark. `ahead`: where progress is kept as
-/// a watermark, the published rows above it.
+/// Reads what `claim` asks for, from the first id of `range` to the last. `any_again`: there may be events that wait
+/// again below the watermark. `ahead`: where progress is kept as a watermark, the published rows above it.
 pub(super) async fn rows(
     tx: &Transaction<'_>,
     shard: ShardId,
@@ -59,7 +60,8 @@ pub(super) async fn rows(
             tx.query(&tx.prepare_cached(sql::CLAIM_AGAIN).await?, &[&shard, &most_rows, &ceiling, &low_id]).await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         if !ids.is_empty() {
-            // Where progress is a watermark published rows are not written to, so it does not matter who has locked them.
+            // Where progress is a watermark published rows are not written to, so it does not matter who has locked
+            // them.
             found.read_ids(tx, &ids, &Bounds::new(record_bytes, bytes, most_rows), ahead.is_none()).await?;
         }
         most_rows -= ids.len() as i64;
@@ -77,7 +79,8 @@ pub(super) async fn rows(
     Ok(found)
 }
 
-/// Reads events by their ids, however large they are together. `locks`: whether another transaction keeps one from being settled is looked at.
+/// Reads events by their ids, however large they are together. `locks`: whether another transaction keeps one from
+/// being settled is looked at.
 pub(super) async fn by_ids(
     tx: &Transaction<'_>,
     ids: &[i64],
@@ -111,8 +114,8 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// Reads what waits in some shards, in one statement; the answers are in their order. All keep their progress in the same way, and `record_bytes`
-/// is the most of one row. What one leaves of its rows and bytes another may have.
+/// Reads what waits in some shards, in one statement; the answers are in their order. All keep their progress in the
+/// same way, and `record_bytes` is the most of one row. What one leaves of its rows and bytes another may have.
 pub(super) async fn waiting(
     tx: &Transaction<'_>,
     record_bytes: u64,
@@ -171,7 +174,8 @@ impl Bounds {
         let all = if fault(Fault::BytesNotCounted) { u64::MAX } else { all };
         // Rows of an ordinary size, which is up to twice the average that fits, cost nothing to count.
         let ordinary = all.saturating_mul(2).checked_div(rows.unsigned_abs()).unwrap_or(all);
-        // The texts and the payload of a row that is not counted have three times as much at most: it need not be compared with `record`, either.
+        // The texts and the payload of a row that is not counted have three times as much at most: it need not be
+        // compared with `record`, either.
         let uncounted = ordinary.max(UNCOUNTED_BYTES).min(record / 4);
         Self {
             record: i64::try_from(record).unwrap_or(i64::MAX),
@@ -198,8 +202,8 @@ impl Found {
         self.read(tx, sql::CLAIM_MANIFEST, &params, bounds).await
     }
 
-    /// Reads rows until there are as many bytes as may be, by what arrives or by what the server has counted. Rows that are not read stay on the
-    /// way: the session reads past them before its next answer, and holds none in memory.
+    /// Reads rows until there are as many bytes as may be, by what arrives or by what the server has counted. Rows that
+    /// are not read stay on the way: the session reads past them before its next answer, and holds none in memory.
     async fn read(
         &mut self,
         tx: &Transaction<'_>,

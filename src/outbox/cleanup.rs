@@ -1,8 +1,8 @@
 //! Deleting rows that are finished and old: the statements, one transaction each, and the session that runs them.
 //!
-//! Leaves to `crate::cleanup` when, how fast and how far. Invariants: a row is deleted only in a state that it cannot leave by
-//! itself, never while it holds a key or stands in a manifest; and no PENDING row is ever locked, because a lane passes over
-//! what is locked. Ages are by the clock of the database.
+//! Leaves to `crate::cleanup` when, how fast and how far. Invariants: a row is deleted only in a state that it cannot
+//! leave by itself, never while it holds a key or stands in a manifest; and no PENDING row is ever locked, because a
+//! lane passes over what is locked. Ages are by the clock of the database.
 
 use std::time::Duration;
 
@@ -149,8 +149,8 @@ impl Session {
         })
     }
 
-    /// Deletes FAILED rows among the next ones of the window that nobody waits for. Notes of those that do not say since when they have
-    /// failed that it is since now.
+    /// Deletes FAILED rows among the next ones of the window that nobody waits for. Notes of those that do not say
+    /// since when they have failed that it is since now.
     pub async fn failed(&self, window: Window, age: Duration) -> Result<Looked, DbError> {
         let statement = self.connection.prepare_cached(FAILED).await?;
         let row = self
@@ -170,8 +170,8 @@ impl Session {
         Ok(Extent { pages: count(&row, "pages")?, file: row.try_get("file")? })
     }
 
-    /// Deletes at most `rows` old entries of `event_handled` from these pages. Returns how many, and in what time the oldest of
-    /// the others will be old; `None` when there is no other.
+    /// Deletes at most `rows` old entries of `event_handled` from these pages. Returns how many, and in what time the
+    /// oldest of the others will be old; `None` when there is no other.
     pub async fn handled(
         &self,
         pages: std::ops::Range<u64>,

@@ -1,4 +1,5 @@
-//! Dead letters of events that were given up: copies in the outbox itself, so that they are published with the same promises.
+//! Dead letters of events that were given up: copies in the outbox itself, so that they are published with the same
+//! promises.
 //!
 //! Not written by lanes, whose transactions the lock barrier leaves out because they never insert.
 
@@ -45,7 +46,8 @@ impl Writer {
         Self { pool, put_off: HashMap::new() }
     }
 
-    /// Writes the dead letters that are due, each exactly once, whoever else does the same. Call it again until there are none.
+    /// Writes the dead letters that are due, each exactly once, whoever else does the same. Call it again until there
+    /// are none.
     pub async fn write(&mut self) -> Result<Written, DbError> {
         self.put_off.retain(|_, until| *until > monotonic());
         let put_off: Vec<i64> = self.put_off.keys().copied().collect();

@@ -1,8 +1,9 @@
 //! Where the outbox lives: this database on this server, and not a copy of it.
 //!
-//! A copy has the shards, the batch numbers and the name of the original, so a relay on it would take part in the original's work in Kafka.
-//! What it cannot have is the identity of the original's server and database. Copies below PostgreSQL (a file system or a volume that was
-//! copied, a physical backup) have that too; in exactly-once delivery they are told by the tags of batches (`relay::takeover`).
+//! A copy has the shards, the batch numbers and the name of the original, so a relay on it would take part in the
+//! original's work in Kafka. What it cannot have is the identity of the original's server and database. Copies below
+//! PostgreSQL (a file system or a volume that was copied, a physical backup) have that too; in exactly-once delivery
+//! they are told by the tags of batches (`relay::takeover`).
 
 use serde_json::json;
 use uuid::Uuid;
@@ -126,7 +127,8 @@ pub fn away(home: &Place, here: &Place) -> Error {
 pub struct Adopted {
     /// The name in markers from now on.
     pub installation: Uuid,
-    /// Events that were in flight and wait again. Those of a moved outbox stay in flight, and the next relay resolves them.
+    /// Events that were in flight and wait again. Those of a moved outbox stay in flight, and the next relay resolves
+    /// them.
     pub waiting_again: u64,
 }
 

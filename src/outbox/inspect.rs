@@ -1,5 +1,5 @@
-//! The outbox as people look at it: events by filter, the backlog by topic, how far consumers are, and what the server says
-//! of itself.
+//! The outbox as people look at it: events by filter, the backlog by topic, how far consumers are, and what the server
+//! says of itself.
 //!
 //! Reads only; nothing here is on the path of an event. The lanes' view is in the parent module.
 
@@ -23,8 +23,8 @@ const RECENT_TOPICS: &str = include_str!("sql/recent_topics.sql");
 const PENDING_TOPICS_ROWS: i64 = 50_000;
 const RECENT_TOPICS_ROWS: i64 = 10_000;
 
-/// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is as good
-/// as an outage; an operator who asked for too much has to know.
+/// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is as
+/// good as an outage; an operator who asked for too much has to know.
 pub fn is_timeout(error: &DbError) -> bool {
     error.sqlstate() == Some(&SqlState::QUERY_CANCELED)
 }
@@ -59,7 +59,8 @@ pub async fn backlog_by_topic(pool: &Pool) -> Result<Vec<TopicBacklog>, DbError>
         .collect()
 }
 
-/// Shards whose bounds are above the last id that was drawn: nobody counts what waits there, until a relay begins again.
+/// Shards whose bounds are above the last id that was drawn: nobody counts what waits there, until a relay begins
+/// again.
 pub async fn shards_beyond(pool: &Pool) -> Result<Vec<ShardId>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(SHARDS_BEYOND, &[]).await?;

@@ -1,9 +1,9 @@
 //! Finding the rows that make a statement over many rows fail, so that they cost themselves and nobody else.
 //!
-//! Pure: what is run, and the savepoints, are the caller's. A statement that fails is undone and run again on each half of its rows, down to
-//! single rows: with `b` bad rows among `n` that takes O(b log n) statements. Nothing is read from a row to find it.
-//! Invariant: a row is blamed only after the same statement has worked without it, on other rows or on none at all, in the same transaction.
-//! An error of the server or the session ends the search and blames nobody.
+//! Pure: what is run, and the savepoints, are the caller's. A statement that fails is undone and run again on each half
+//! of its rows, down to single rows: with `b` bad rows among `n` that takes O(b log n) statements. Nothing is read from
+//! a row to find it. Invariant: a row is blamed only after the same statement has worked without it, on other rows or
+//! on none at all, in the same transaction. An error of the server or the session ends the search and blames nobody.
 
 use std::time::Duration;
 
@@ -29,11 +29,13 @@ pub trait MayBlame {
     fn sqlstate(&self) -> Option<SqlState>;
 }
 
-/// Classes of SQLSTATE that concern the server or the session. 08 connection, 28 and 3D login, 26 statement names (a pooler in between), 40
-/// rollback (serialization, deadlock), 53 resources, 57 operator intervention, 58 system. PostgreSQL documentation, appendix A.
+/// Classes of SQLSTATE that concern the server or the session. 08 connection, 28 and 3D login, 26 statement names (a
+/// pooler in between), 40 rollback (serialization, deadlock), 53 resources, 57 operator intervention, 58 system.
+/// PostgreSQL documentation, appendix A.
 const NOBODY_CLASSES: &[&str] = &["08", "26", "28", "3D", "40", "53", "57", "58"];
 
-/// Single ones of other classes: a read-only server, a transaction that was ended for idling, missing grants, a broken index.
+/// Single ones of other classes: a read-only server, a transaction that was ended for idling, missing grants, a broken
+/// index.
 const NOBODY: &[SqlState] = &[
     SqlState::READ_ONLY_SQL_TRANSACTION,
     SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
@@ -41,8 +43,8 @@ const NOBODY: &[SqlState] = &[
     SqlState::INDEX_CORRUPTED,
 ];
 
-/// Whose fault an SQLSTATE may be. `statement_timeout`, `lock_timeout` and missing objects may be a row's, since triggers run statements of
-/// their own: [`cut`] tells by running the statement without the row.
+/// Whose fault an SQLSTATE may be. `statement_timeout`, `lock_timeout` and missing objects may be a row's, since
+/// triggers run statements of their own: [`cut`] tells by running the statement without the row.
 fn blame_of(code: &SqlState) -> Blame {
     if *code == SqlState::QUERY_CANCELED {
         return Blame::Row;
@@ -125,8 +127,9 @@ pub struct Cut<T, R> {
     pub left: Vec<T>,
 }
 
-/// Runs `work` on all `items` at once if that works, and otherwise on smaller and smaller parts, in order. It is also run on no item at all,
-/// which must do no harm. After `until`, on the clock of [`monotonic`], what is not done yet is left; at least one part is tried.
+/// Runs `work` on all `items` at once if that works, and otherwise on smaller and smaller parts, in order. It is also
+/// run on no item at all, which must do no harm. After `until`, on the clock of [`monotonic`], what is not done yet is
+/// left; at least one part is tried.
 ///
 /// Errors: those of which no row is to blame. The transaction has to be rolled back then.
 pub async fn cut<S, T, R, E, F>(

@@ -19,7 +19,8 @@ pub struct Census {
     pub shards: usize,
     /// Shards that can be taken, those of dead instances not counted.
     pub free: usize,
-    /// The number of shards is about to change: all are to be given up, and only those with a batch in flight can be taken.
+    /// The number of shards is about to change: all are to be given up, and only those with a batch in flight can be
+    /// taken.
     pub resharding: bool,
     /// Instances that died without their lease being over. Always none where early takeover is off.
     pub dead: usize,
@@ -50,8 +51,8 @@ impl Renewal {
     }
 }
 
-/// How long an instance may lack its advisory lock before it counts as dead: time to connect again after its connection broke. A
-/// restart of PostgreSQL, which takes everybody's lock, is told by heartbeat.sql.
+/// How long an instance may lack its advisory lock before it counts as dead: time to connect again after its connection
+/// broke. A restart of PostgreSQL, which takes everybody's lock, is told by heartbeat.sql.
 const ABSENCE: Duration = Duration::from_millis(700);
 
 /// The lease tables. Every call is one statement; each says what a repeat does.
@@ -68,8 +69,9 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// `pool` is of [`Role::Lease`](crate::db::Role::Lease), so that a busy lane cannot keep a lease from being renewed.
-    /// `early`: take over from a process that died before its lease is over. Only where a successor fences it in Kafka too.
+    /// `pool` is of [`Role::Lease`](crate::db::Role::Lease), so that a busy lane cannot keep a lease from being
+    /// renewed. `early`: take over from a process that died before its lease is over. Only where a successor fences it
+    /// in Kafka too.
     pub fn new(pool: Pool, instance: Uuid, name: String, lease: Duration, early: bool) -> Self {
         Self { pool, instance, name, lease, early, session: None, absent: HashMap::new() }
     }
@@ -125,13 +127,14 @@ impl Leases {
         long.map(|(instance, _)| *instance).collect()
     }
 
-    /// Whether the database that leases are taken in is still the one that this outbox lives in: an address may come to lead to a copy.
+    /// Whether the database that leases are taken in is still the one that this outbox lives in: an address may come to
+    /// lead to a copy.
     pub async fn standing(&self) -> Result<Standing, DbError> {
         home::look(&self.pool).await
     }
 
-    /// Takes at most `most` shards that are free, or whose owner is dead. When the answer is lost, the shards are ours without our knowing and become free
-    /// again when their lease ends.
+    /// Takes at most `most` shards that are free, or whose owner is dead. When the answer is lost, the shards are ours
+    /// without our knowing and become free again when their lease ends.
     pub async fn acquire(&self, most: usize) -> Result<Vec<Acquired>, DbError> {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(sql::ACQUIRE_LEASES).await?;

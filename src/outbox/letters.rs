@@ -1,7 +1,7 @@
 //! Dead letters as the outbox knows them: what became of each, and the way back to its topic.
 //!
-//! Invariants: a dead letter goes back once, since the note of it (`outbox_redriven`) and the row that is published stand in one
-//! transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
+//! Invariants: a dead letter goes back once, since the note of it (`outbox_redriven`) and the row that is published
+//! stand in one transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -27,10 +27,12 @@ const STATES: &str = include_str!("sql/letter_states.sql");
 const TAKE: &str = include_str!("sql/letter_take.sql");
 const TOPICS: &str = include_str!("sql/letter_topics.sql");
 
-/// Newest rows that are asked for their topics. A guess: enough to meet every topic that is in use, and read in milliseconds.
+/// Newest rows that are asked for their topics. A guess: enough to meet every topic that is in use, and read in
+/// milliseconds.
 const TOPIC_ROWS: i64 = 50_000;
 
-/// Time for the search for dead letters that make a transaction fail, for which the lanes of their shards wait as well. A guess.
+/// Time for the search for dead letters that make a transaction fail, for which the lanes of their shards wait as well.
+/// A guess.
 const SEARCH: Duration = Duration::from_secs(5);
 
 /// Where a record lies.
@@ -323,8 +325,8 @@ async fn note(tx: &Transaction<'_>, rows: &HashMap<&Place, i64>, author: &Author
     audit::record(tx, author, "dlq redrive", &serde_json::json!({ "topic_partition_offset_row": list })).await
 }
 
-/// Notes in `outbox_audit` what is about to be deleted from Kafka: topic, partition, first offset that stays, and counts. Before the
-/// deletion, since Kafka takes part in no transaction: what stands there was at least asked for.
+/// Notes in `outbox_audit` what is about to be deleted from Kafka: topic, partition, first offset that stays, and
+/// counts. Before the deletion, since Kafka takes part in no transaction: what stands there was at least asked for.
 pub async fn note_purge(pool: &Pool, details: &Value, author: &Author) -> Result<(), DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
@@ -345,7 +347,8 @@ pub async fn forget(pool: &Pool, topic: &str, partition: i32, first_left: i64) -
 /// Longest text that tells one failure of an event from another.
 const FAILED_AT_CHARS: usize = 100;
 
-/// A header as a text of PostgreSQL, whatever the encoding of the database is. It is the same text each time, and of a time the header itself.
+/// A header as a text of PostgreSQL, whatever the encoding of the database is. It is the same text each time, and of a
+/// time the header itself.
 fn storable(header: &str) -> String {
     let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
     header.chars().take(FAILED_AT_CHARS).map(shown).collect()

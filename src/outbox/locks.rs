@@ -1,5 +1,5 @@
-//! The advisory locks of ours that one session in the whole cluster holds. The one place of their keys: two features with one key would keep
-//! each other out for ever, and nobody would see why.
+//! The advisory locks of ours that one session in the whole cluster holds. The one place of their keys: two features
+//! with one key would keep each other out for ever, and nobody would see why.
 //!
 //! Class 28514; instances have keys from 0 on (`outbox_session_key`), these are negative.
 
@@ -20,8 +20,8 @@ pub enum Lead {
     Shards = -4,
 }
 
-/// Becomes the one session that does it, for as long as the session lives; again and again true for the same session. False: another
-/// one is. Behind a pooler the lock stays with the pooler's connection.
+/// Becomes the one session that does it, for as long as the session lives; again and again true for the same session.
+/// False: another one is. Behind a pooler the lock stays with the pooler's connection.
 pub(super) async fn lead(connection: &Connection, what: Lead) -> Result<bool, DbError> {
     Ok(connection.query_one(LEAD, &[&(what as i32)]).await?.try_get(0)?)
 }

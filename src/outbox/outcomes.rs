@@ -86,8 +86,8 @@ pub(super) struct Reopened {
     pub(super) row_waits: bool,
 }
 
-/// Lets rows of FAILED events count again, so that they are tried once more, or gives events up for good whose rows do not say so. The rows of
-/// their shards must be locked.
+/// Lets rows of FAILED events count again, so that they are tried once more, or gives events up for good whose rows do
+/// not say so. The rows of their shards must be locked.
 pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Result<Vec<Reopened>, DbError> {
     let rows = tx.query(&tx.prepare_cached(sql::OUTCOMES_REOPEN).await?, &[&ids, &retry]).await?;
     rows.iter().map(|row| Ok(Reopened { id: row.try_get("id")?, row_waits: row.try_get("row_waits")? })).collect()
@@ -96,13 +96,15 @@ pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Re
 /// Constraints that are put off to the commit are checked with each statement, where the row can be found.
 pub(super) const IMMEDIATE: &str = "set constraints all immediate";
 
-/// Sees to it that rows have left these states, in the transaction that has changed them. Errors: SQLSTATE 27000 if one has not.
+/// Sees to it that rows have left these states, in the transaction that has changed them. Errors: SQLSTATE 27000 if one
+/// has not.
 pub(super) async fn expect_left(tx: &Transaction<'_>, ids: &[i64], states: &[&str]) -> Result<(), DbError> {
     tx.execute(sql::EXPECT_LEFT, &[&ids, &states]).await?;
     Ok(())
 }
 
-/// Rows of one statement of [`publish`]. What a row that refuses makes PostgreSQL undo is no more than this, twice. A guess.
+/// Rows of one statement of [`publish`]. What a row that refuses makes PostgreSQL undo is no more than this, twice. A
+/// guess.
 const PUBLISHED_TOGETHER: usize = 10_000;
 
 /// Marks rows PUBLISHED outside of a step. Of a row that refuses, the outcome is noted.
@@ -132,8 +134,8 @@ const MENDED_TOGETHER: i64 = 100;
 /// How long that may take.
 const MEND_TIME: Duration = Duration::from_secs(3);
 
-/// Tries to write outcomes to their rows, after the id `after`: whatever kept the rows from being changed may be gone. Returns where to go on,
-/// 0 at the end.
+/// Tries to write outcomes to their rows, after the id `after`: whatever kept the rows from being changed may be gone.
+/// Returns where to go on, 0 at the end.
 pub async fn mend(pool: &Pool, after: i64) -> Result<i64, DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;

@@ -1,7 +1,8 @@
 //! Partitions of the outbox by id: making them ahead, and dropping those whose events are finished.
 //!
-//! Leaves to `cleanup::partitions` which and when. Invariants: there is a partition for every id at every moment, since the last one has
-//! no end; a table is dropped only after it was taken off with [`Session::take_off`], which marks it, and was looked at once more.
+//! Leaves to `cleanup::partitions` which and when. Invariants: there is a partition for every id at every moment, since
+//! the last one has no end; a table is dropped only after it was taken off with [`Session::take_off`], which marks it,
+//! and was looked at once more.
 
 use std::time::Duration;
 
@@ -120,7 +121,8 @@ impl Session {
         Ok((row.try_get("last_id")?, row.try_get("seen")?, row.try_get("needed")?))
     }
 
-    /// Takes the partition off, in two steps that PostgreSQL does by itself; when it ends between them, the partition is `pending`.
+    /// Takes the partition off, in two steps that PostgreSQL does by itself; when it ends between them, the partition
+    /// is `pending`.
     pub async fn take_off(&self, partition: &Partition) -> Result<(), DbError> {
         let bound = |id: Option<i64>, none: &str| id.map_or_else(|| none.to_owned(), |id| id.to_string());
         let mark = MARK

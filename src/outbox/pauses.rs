@@ -44,8 +44,8 @@ pub async fn pause(pool: &Pool, topic: &str, author: &Author) -> Result<bool, Db
     change(pool, ADD, "pause", topic, author).await
 }
 
-/// Resumes. False when it was not paused; then nothing was changed. What waits for the topic is released by the relays, which look
-/// every second.
+/// Resumes. False when it was not paused; then nothing was changed. What waits for the topic is released by the relays,
+/// which look every second.
 pub async fn resume(pool: &Pool, topic: &str, author: &Author) -> Result<bool, DbError> {
     change(pool, REMOVE, "resume", topic, author).await
 }

@@ -1,5 +1,5 @@
-//! What others have done to the database or to our tables that this program cannot set right by itself: the one list behind
-//! `check` and the start of `run`.
+//! What others have done to the database or to our tables that this program cannot set right by itself: the one list
+//! behind `check` and the start of `run`.
 //!
 //! Looks alone, in catalogs for the most part. What is written on trial, and taken back, is in [`trial`].
 
@@ -53,7 +53,8 @@ impl Obstacle {
     }
 }
 
-/// Looks at the database, the given tables of ours and the way ids are drawn. `relay`: events are to be published from here.
+/// Looks at the database, the given tables of ours and the way ids are drawn. `relay`: events are to be published from
+/// here.
 pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<Vec<Obstacle>, DbError> {
     let client = database.connect(Role::Admin).await?;
     let row = client.query_one(SERVER, &[]).await?;

@@ -1,4 +1,5 @@
-//! The outbox as `outbox-relay recover` sees it: what a shard was doing when PostgreSQL and Kafka came apart, and how it goes on.
+//! The outbox as `outbox-relay recover` sees it: what a shard was doing when PostgreSQL and Kafka came apart, and how
+//! it goes on.
 //!
 //! Writes only to shards that nobody owns, and what it does it also writes to `outbox_audit`.
 
@@ -102,8 +103,8 @@ pub async fn known(pool: &Pool, events: &[(i64, Uuid)]) -> Result<usize, DbError
     Ok(usize::try_from(row.get::<_, i64>("known")).unwrap_or(0))
 }
 
-/// Marks what was found and lets the shard go on, in one transaction. False when somebody owns the shard by now, or it has
-/// moved on; nothing was changed then. A repeat after a lost answer says false.
+/// Marks what was found and lets the shard go on, in one transaction. False when somebody owns the shard by now, or it
+/// has moved on; nothing was changed then. A repeat after a lost answer says false.
 pub async fn apply(
     pool: &Pool,
     shard: &Shard,

@@ -1,7 +1,8 @@
 //! What people and the schedule do about events that failed or wait: try them again, or give them up for good.
 //!
-//! Nothing here publishes. A retry makes the event HELD and its key due, and the owner of the shard releases it in its next step,
-//! under its fence and in order; so a retry is safe while relays run, and a million events behind a key take no long transaction.
+//! Nothing here publishes. A retry makes the event HELD and its key due, and the owner of the shard releases it in its
+//! next step, under its fence and in order; so a retry is safe while relays run, and a million events behind a key take
+//! no long transaction.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -34,8 +35,8 @@ const RELEASE_BEHIND: &str = include_str!("sql/redo_release_behind.sql");
 
 /// Events of one transaction. A guess: it takes some ten milliseconds, for which the lanes of their shards wait.
 const PORTION: usize = 1_000;
-/// Time for the search for rows that make a portion fail, for which the lanes of their shards wait as well. The rest is done in
-/// the next transaction.
+/// Time for the search for rows that make a portion fail, for which the lanes of their shards wait as well. The rest is
+/// done in the next transaction.
 const SEARCH: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +98,8 @@ pub struct Acted {
     pub refused: Vec<Refused<i64>>,
 }
 
-/// Acts on events, a portion per transaction. `progress` hears after each portion how many of `ids` are behind it, and says whether
-/// to go on. Events that are neither FAILED nor HELD any more stay as they are.
+/// Acts on events, a portion per transaction. `progress` hears after each portion how many of `ids` are behind it, and
+/// says whether to go on. Events that are neither FAILED nor HELD any more stay as they are.
 pub async fn act(
     pool: &Pool,
     ids: &[i64],
@@ -129,7 +130,8 @@ pub async fn act(
     Ok(acted)
 }
 
-/// One transaction; `apart`: rows that make it fail are found, and left as they are. Returns as well what there was no time for.
+/// One transaction; `apart`: rows that make it fail are found, and left as they are. Returns as well what there was no
+/// time for.
 async fn act_on(
     pool: &Pool,
     ids: &[i64],

@@ -51,7 +51,8 @@ struct Note {
     released: Vec<i64>,
 }
 
-/// The same event by event: one that refuses to go on fails, and its key waits for it. Events that wait without their row saying so go on, too.
+/// The same event by event: one that refuses to go on fails, and its key waits for it. Events that wait without their
+/// row saying so go on, too.
 pub(super) async fn each(
     tx: &Transaction<'_>,
     care: Care,

@@ -1,9 +1,9 @@
 //! Replays: copies of events that were published, appended behind what waits, portion by portion.
 //!
 //! Old rows are never opened again: a copy has an id of its own, so it takes its turn behind the live rows of its key.
-//! Invariants: a portion is one transaction that holds the row of the replay, makes copies and moves `last_id`, so a crash repeats
-//! nothing; the table is walked by its primary key in windows of bounded size, so no statement grows with the table, whatever the
-//! filter.
+//! Invariants: a portion is one transaction that holds the row of the replay, makes copies and moves `last_id`, so a
+//! crash repeats nothing; the table is walked by its primary key in windows of bounded size, so no statement grows with
+//! the table, whatever the filter.
 
 use std::collections::BTreeMap;
 
@@ -229,8 +229,8 @@ pub async fn named(pool: &Pool, ids: &[i64]) -> Result<Vec<Named>, DbError> {
         .collect())
 }
 
-/// Counts what matches between two ids, by topic and type. `each` hears the id reached after every window; false from it ends
-/// the walk, and there is no count.
+/// Counts what matches between two ids, by topic and type. `each` hears the id reached after every window; false from
+/// it ends the walk, and there is no count.
 pub async fn count(
     pool: &Pool,
     filter: &Filter,
@@ -321,7 +321,8 @@ pub async fn take(
 
 /// Looks at the next window of a replay and copies what matches, in one transaction. `replay` is moved on with it.
 ///
-/// After [`DbError::Unavailable`] the portion may have been committed; the row in `outbox_replays` knows, and the next call goes by it.
+/// After [`DbError::Unavailable`] the portion may have been committed; the row in `outbox_replays` knows, and the next
+/// call goes by it.
 pub async fn portion(
     pool: &Pool,
     replay: &mut Replay,

@@ -1,10 +1,11 @@
 //! Another number of shards while the outbox is in use.
 //!
-//! The order of steps is what keeps order per key: no event is claimed from the moment on at which the first shard is taken
-//! ([`Session::take`] takes only shards without a batch in flight) until every event that waits stands in the shard of its key
-//! ([`Session::finish`]). Writers are kept out only while the function is replaced that computes a shard ([`Session::change`]); what they
-//! insert before has the old shard and is moved, what they insert after has the new one.
-//! A row that refuses to be moved keeps no other from it (`moves.rs`). Each step can be repeated, and what was asked for stands in `outbox_installation`, so a command that was killed is run again.
+//! The order of steps is what keeps order per key: no event is claimed from the moment on at which the first shard is
+//! taken ([`Session::take`] takes only shards without a batch in flight) until every event that waits stands in the
+//! shard of its key ([`Session::finish`]). Writers are kept out only while the function is replaced that computes a
+//! shard ([`Session::change`]); what they insert before has the old shard and is moved, what they insert after has the
+//! new one. A row that refuses to be moved keeps no other from it (`moves.rs`). Each step can be repeated, and what was
+//! asked for stands in `outbox_installation`, so a command that was killed is run again.
 
 mod moves;
 
@@ -38,7 +39,8 @@ const NOBODY: Uuid = Uuid::nil();
 pub struct State {
     /// That keys are spread over now.
     pub shards: i32,
-    /// That were asked for, by a command that has not finished. When it equals `shards`, events may still stand where they were.
+    /// That were asked for, by a command that has not finished. When it equals `shards`, events may still stand where
+    /// they were.
     pub wanted: Option<i32>,
     /// Exactly-once delivery has written markers for them.
     pub marked: bool,
@@ -87,7 +89,8 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the shards that nobody works on. Returns those that are still at work; none: [`Session::change`] may follow.
+    /// Takes the shards that nobody works on. Returns those that are still at work; none: [`Session::change`] may
+    /// follow.
     pub async fn take(&self) -> Result<Vec<Busy>, DbError> {
         self.connection.execute(TAKE, &[&NOBODY]).await?;
         let rows = self.connection.query(WAITING, &[&NOBODY]).await?;
@@ -115,7 +118,8 @@ impl Session {
 
     /// Spreads the keys of new events over `shards` shards. Writers wait for it, 200 ms and a moment at most.
     ///
-    /// Errors: [`DbError::is_lock_timeout`] when a transaction that has inserted events stays open: try again. Nothing was changed then.
+    /// Errors: [`DbError::is_lock_timeout`] when a transaction that has inserted events stays open: try again. Nothing
+    /// was changed then.
     pub async fn change(&mut self, shards: i32) -> Result<(), DbError> {
         let tx = self.connection.transaction().await?;
         tx.batch_execute(&CHANGE.replace("{shards}", &shards.to_string())).await?;
@@ -135,8 +139,8 @@ impl Session {
         tx.rollback().await
     }
 
-    /// Moves FAILED events to the shards of their keys, before those that wait: a retry makes a FAILED event wait where it stands.
-    /// Returns the shards whose events are to be moved next.
+    /// Moves FAILED events to the shards of their keys, before those that wait: a retry makes a FAILED event wait where
+    /// it stands. Returns the shards whose events are to be moved next.
     pub async fn move_failed(&mut self) -> Result<(Moved, Vec<ShardId>), DbError> {
         let tx = self.connection.transaction().await?;
         let shards =
@@ -147,7 +151,8 @@ impl Session {
         Ok((moved, shards))
     }
 
-    /// Moves the events that wait in a shard to the shards of their keys. One transaction, in which no command changes what waits.
+    /// Moves the events that wait in a shard to the shards of their keys. One transaction, in which no command changes
+    /// what waits.
     pub async fn move_waiting(&mut self, shard: ShardId) -> Result<Moved, DbError> {
         let tx = self.connection.transaction().await?;
         tx.query(LOCK_SHARDS, &[]).await?;
@@ -156,8 +161,8 @@ impl Session {
         Ok(moved)
     }
 
-    /// Moves the held keys, notes what becomes of events that could not be moved, takes away the shards that are too many, lets instances take the
-    /// others, and records it.
+    /// Moves the held keys, notes what becomes of events that could not be moved, takes away the shards that are too
+    /// many, lets instances take the others, and records it.
     pub async fn finish(&mut self, shards: i32, moved: &Moved, author: &Author) -> Result<(), DbError> {
         let tx = self.connection.transaction().await?;
         tx.query(LOCK_SHARDS, &[]).await?;

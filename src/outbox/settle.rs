@@ -31,8 +31,8 @@ impl Settlement {
         self.published.len() + self.failed.len()
     }
 
-    /// One of the published events is claimed again in the transaction that has settled it: its row did not become what it was told to be.
-    /// `claimed` is in id order.
+    /// One of the published events is claimed again in the transaction that has settled it: its row did not become what
+    /// it was told to be. `claimed` is in id order.
     pub(super) fn comes_back_in(&self, claimed: &[Row]) -> Result<bool, OutboxError> {
         let Some(last) = self.published.iter().map(|(id, _)| *id).max() else { return Ok(false) };
         for row in claimed {
@@ -86,7 +86,8 @@ pub(super) struct Wait {
     pub(super) release_in: Option<Duration>,
 }
 
-/// Finishes published rows, of one shard or of several. Returns how many of them had no PENDING row any more, where rows are written to.
+/// Finishes published rows, of one shard or of several. Returns how many of them had no PENDING row any more, where
+/// rows are written to.
 pub(super) async fn finish(
     tx: &Transaction<'_>,
     care: Care,
@@ -119,7 +120,8 @@ fn moved(rows: &[Row]) -> u64 {
     rows.iter().filter(|row| row.get::<_, bool>("moved")).count() as u64
 }
 
-/// Sees to it that the rows of an update have left the state `from`. Of an update without care the number of rows that it changed is enough.
+/// Sees to it that the rows of an update have left the state `from`. Of an update without care the number of rows that
+/// it changed is enough.
 pub(super) async fn left_state(
     tx: &Transaction<'_>,
     care: Care,
@@ -202,7 +204,8 @@ struct Sentenced {
     dead_letter_topic: Option<String>,
     topic: Option<String>,
     wait: Option<Wait>,
-    /// If its row refuses to become what it should: its key waits then, unless its dead letter goes out, or the event would be lost sight of.
+    /// If its row refuses to become what it should: its key waits then, unless its dead letter goes out, or the event
+    /// would be lost sight of.
     key: Key,
 }
 

@@ -1,5 +1,5 @@
-//! A claim, sorted by what happens to each event next. Walks in id order, so that nothing of a key goes past an event of that
-//! key which has to wait.
+//! A claim, sorted by what happens to each event next. Walks in id order, so that nothing of a key goes past an event
+//! of that key which has to wait.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -16,7 +16,8 @@ use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
 use crate::event::{OutboxEvent, ShardId};
 
-/// How long events wait behind one that another transaction has locked, when there are too many of them to be left where they are.
+/// How long events wait behind one that another transaction has locked, when there are too many of them to be left
+/// where they are.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 /// What the caller makes of one claimed event, in id order.
@@ -60,7 +61,8 @@ pub(super) struct Sorted<R> {
     pub(super) stopped: bool,
 }
 
-/// What keys are told apart by when they wait: `outbox_held_keys` has no other way, so two keys that share it wait for each other.
+/// What keys are told apart by when they wait: `outbox_held_keys` has no other way, so two keys that share it wait for
+/// each other.
 pub(super) fn identity(key: &str) -> [u8; 16] {
     Md5::digest(key).into()
 }
@@ -69,8 +71,8 @@ pub(super) fn identity(key: &str) -> [u8; 16] {
 #[derive(Default)]
 struct Held {
     keys: HashMap<[u8; 16], Option<i64>>,
-    /// Their event has failed in this walk. What becomes of the key is decided when the walk is over, so the rest of its events stays PENDING
-    /// for the next one.
+    /// Their event has failed in this walk. What becomes of the key is decided when the walk is over, so the rest of
+    /// its events stays PENDING for the next one.
     undecided: HashSet<[u8; 16]>,
     /// Another transaction has locked a row of theirs.
     busy: HashSet<[u8; 16]>,
@@ -101,7 +103,8 @@ impl Held {
     }
 }
 
-/// `unread` is in id order, as `claim` is. `any_held`: some key of the shard is held. `full`: there may be more rows behind these.
+/// `unread` is in id order, as `claim` is. `any_held`: some key of the shard is held. `full`: there may be more rows
+/// behind these.
 pub(super) async fn sort_out<R>(
     tx: &Transaction<'_>,
     shard: ShardId,
@@ -160,7 +163,8 @@ pub(super) async fn sort_out<R>(
         };
         let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
         if behind_busy {
-            // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and goes first.
+            // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and
+            // goes first.
             wait("delayed", None, Some(BUSY_WAIT));
             continue;
         }

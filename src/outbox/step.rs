@@ -1,6 +1,8 @@
-//! One commit of a lane, or of several lanes together: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
+//! One commit of a lane, or of several lanes together: checks the fence, settles the batch in hand, claims the next
+//! one, writes its manifest.
 //!
-//! A commit waits for the disk, whatever is in it: lanes with a handful of events each are better off with one for all of them.
+//! A commit waits for the disk, whatever is in it: lanes with a handful of events each are better off with one for all
+//! of them.
 
 use std::iter;
 
@@ -23,8 +25,8 @@ use crate::db::{DbError, Transaction};
 use crate::event::OutboxEvent;
 use crate::failpoint::{self, Fault, Point};
 
-/// How long a transaction of several shards waits for the lock of a row. Whoever holds it keeps all of them waiting; alone, each waits for
-/// as long as it may.
+/// How long a transaction of several shards waits for the lock of a row. Whoever holds it keeps all of them waiting;
+/// alone, each waits for as long as it may.
 const TOGETHER_LOCK_TIMEOUT: &str = "set local lock_timeout = '200ms'";
 
 /// What one shard has to do in a transaction that several share.
@@ -83,8 +85,8 @@ impl PgOutbox {
     ///
     /// `judge` sees the claimed events in id order.
     ///
-    /// Errors: [`OutboxError::Fenced`], [`OutboxError::Moved`] and statement errors change nothing. After [`DbError::Unavailable`] the outcome of
-    /// the commit is unknown: read [`PgOutbox::state`] and compare `batch_seq`.
+    /// Errors: [`OutboxError::Fenced`], [`OutboxError::Moved`] and statement errors change nothing. After
+    /// [`DbError::Unavailable`] the outcome of the commit is unknown: read [`PgOutbox::state`] and compare `batch_seq`.
     /// Not cancel safe in that sense either: when the future is dropped the commit may or may not have happened.
     pub async fn step<R>(
         &self,
@@ -162,11 +164,12 @@ impl PgOutbox {
         Ok(step)
     }
 
-    /// The same for several shards of one owner in one transaction. The answers are in the order of `parts`; `None`: nothing was done for
-    /// this shard, which has to take its step alone.
+    /// The same for several shards of one owner in one transaction. The answers are in the order of `parts`; `None`:
+    /// nothing was done for this shard, which has to take its step alone.
     ///
-    /// Errors: as of [`PgOutbox::step`], for all parts, and only when the outcome of the commit is unknown. A part that is fenced or has moved does
-    /// not keep the others from theirs; anything else that goes wrong before the commit leaves every part undone.
+    /// Errors: as of [`PgOutbox::step`], for all parts, and only when the outcome of the commit is unknown. A part that
+    /// is fenced or has moved does not keep the others from theirs; anything else that goes wrong before the commit
+    /// leaves every part undone.
     pub async fn step_together<R, J>(
         &self,
         parts: &mut [Part<'_, J>],
@@ -321,7 +324,8 @@ impl PgOutbox {
         } = locked;
         let horizon = if claim.horizon.server == server { claim.horizon.id } else { 0 };
         let before = watermark.clone();
-        // Only what this instance does with rows is up to its settings: how far the shard is, is read from what others did, too.
+        // Only what this instance does with rows is up to its settings: how far the shard is, is read from what others
+        // did, too.
         watermark.mark_surplus(tx, care, self.finish != Finish::Watermark).await?;
         if self.finish == Finish::Watermark {
             watermark.publish(settlement.published.iter().map(|(id, _)| *id));
@@ -377,7 +381,8 @@ impl PgOutbox {
         care::read(tx, care, &self.watch, shard, range, claim, ids).await
     }
 
-    /// What is written after the claim, and what is to be written of the shard itself. Of a step that is postponed all is to be rolled back.
+    /// What is written after the claim, and what is to be written of the shard itself. Of a step that is postponed all
+    /// is to be rolled back.
     async fn end<R>(
         &self,
         tx: &Transaction<'_>,

@@ -4,8 +4,9 @@ use std::fmt;
 
 use uuid::Uuid;
 
-/// Tells a batch from every other one, also from those that a copy of the database claims under the same number: the number and 64 random
-/// bits. Drawn when the batch is claimed, kept in the row of the shard, and committed to Kafka with the records.
+/// Tells a batch from every other one, also from those that a copy of the database claims under the same number: the
+/// number and 64 random bits. Drawn when the batch is claimed, kept in the row of the shard, and committed to Kafka
+/// with the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BatchTag(Uuid);
 
@@ -15,8 +16,8 @@ impl BatchTag {
         Self(Uuid::from_u64_pair(seq.cast_unsigned(), random))
     }
 
-    /// As it stands in the row of a shard. `None` when it is not that of batch `seq`: an older version, or at-least-once delivery, has claimed
-    /// that one, and left the tag of an earlier batch where it was.
+    /// As it stands in the row of a shard. `None` when it is not that of batch `seq`: an older version, or
+    /// at-least-once delivery, has claimed that one, and left the tag of an earlier batch where it was.
     pub fn of_batch(tag: Option<Uuid>, seq: i64) -> Option<Self> {
         tag.filter(|tag| tag.as_u64_pair().0 == seq.cast_unsigned()).map(Self)
     }

@@ -1,8 +1,9 @@
-//! How far a shard is when published rows are not marked: every row up to `done_id` is published, and so are those in `ahead`.
+//! How far a shard is when published rows are not marked: every row up to `done_id` is published, and so are those in
+//! `ahead`.
 //!
-//! Rows that are in flight, failed, are held or wait again are known by other means (the manifest, their status, `outbox_again`), so `done_id`
-//! passes them, and a claim need not read them twice.
-//! Invariants: `done_id` never falls, and never passes an id that may still appear; `ahead` is in order and above it.
+//! Rows that are in flight, failed, are held or wait again are known by other means (the manifest, their status,
+//! `outbox_again`), so `done_id` passes them, and a claim need not read them twice. Invariants: `done_id` never falls,
+//! and never passes an id that may still appear; `ahead` is in order and above it.
 
 use std::collections::HashSet;
 
@@ -22,8 +23,8 @@ pub async fn note_progress(pool: &Pool) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Published rows that may be ahead of `done_id` at once. They are read and written with every batch, so when a transaction that stays open
-/// keeps `done_id` back for long, they are marked one by one instead.
+/// Published rows that may be ahead of `done_id` at once. They are read and written with every batch, so when a
+/// transaction that stays open keeps `done_id` back for long, they are marked one by one instead.
 const AHEAD_MAX: usize = 512;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,8 +55,8 @@ impl Watermark {
         self.ahead.dedup();
     }
 
-    /// Moves `done_id` up to `covered`. Every row of the shard up to there does not wait, or is in flight, or stands in `outbox_again`; and no
-    /// row can appear there any more.
+    /// Moves `done_id` up to `covered`. Every row of the shard up to there does not wait, or is in flight, or stands in
+    /// `outbox_again`; and no row can appear there any more.
     pub fn advance(&mut self, covered: i64) {
         self.done_id = self.done_id.max(covered);
         let passed = self.ahead.partition_point(|id| *id <= self.done_id);
@@ -80,7 +81,8 @@ impl Watermark {
     }
 }
 
-/// Takes events off the list of those that wait again: they are published, have failed or are held. Returns those that were on it.
+/// Takes events off the list of those that wait again: they are published, have failed or are held. Returns those that
+/// were on it.
 pub(super) async fn leave_again(
     tx: &Transaction<'_>,
     ids: impl Iterator<Item = i64>,
@@ -93,8 +95,8 @@ pub(super) async fn leave_again(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Before the manifest of a shard is replaced: its events wait again, except for those in `settled`, which are published, have failed or stay in
-/// flight.
+/// Before the manifest of a shard is replaced: its events wait again, except for those in `settled`, which are
+/// published, have failed or stay in flight.
 pub(super) async fn keep_waiting(
     tx: &Transaction<'_>,
     fence: Fence,
@@ -141,8 +143,8 @@ mod tests {
     }
 
     proptest! {
-        /// Rows become visible in any order, in any number between two steps. What is published or in flight, and nothing else, lies at or
-        /// below `done_id` or in `ahead`.
+        /// Rows become visible in any order, in any number between two steps. What is published or in flight, and
+        /// nothing else, lies at or below `done_id` or in `ahead`.
         #[test]
         fn it_knows_what_is_published(
             commits in proptest::collection::vec(1_i64..60, 1..60),

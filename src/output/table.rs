@@ -1,5 +1,5 @@
-//! Tables: no borders, numbers on the right, colour by meaning. On a terminal long cells wrap; elsewhere a row is one line,
-//! so that `grep` and `awk` work.
+//! Tables: no borders, numbers on the right, colour by meaning. On a terminal long cells wrap; elsewhere a row is one
+//! line, so that `grep` and `awk` work.
 
 use std::io::{self, IsTerminal};
 

@@ -137,7 +137,8 @@ impl Assignment {
         waiting.min()
     }
 
-    /// Its fence is taken: it is read from `next_offset`, once the assignment is handed to Kafka and `look_back` was found.
+    /// Its fence is taken: it is read from `next_offset`, once the assignment is handed to Kafka and `look_back` was
+    /// found.
     pub fn read(&mut self, place: &Place, epoch: i64, next_offset: i64, look_back: Option<Landmark>) {
         if let Some(slot) = self.slot(place) {
             slot.state = State::Reading { epoch, buffer: Vec::new(), look_back };
@@ -175,7 +176,8 @@ impl Assignment {
         })
     }
 
-    /// Partitions whose last folded record is another one now, with epoch and offset. They wait, and each is given once.
+    /// Partitions whose last folded record is another one now, with epoch and offset. They wait, and each is given
+    /// once.
     pub fn take_strange(&mut self) -> Vec<(Place, i64, i64)> {
         std::mem::take(&mut self.strange)
     }
@@ -188,7 +190,8 @@ impl Assignment {
         self.reset_buffer();
     }
 
-    /// A fold of it begins: until it ends, nothing is buffered of the partition, and it is not among those that are read.
+    /// A fold of it begins: until it ends, nothing is buffered of the partition, and it is not among those that are
+    /// read.
     pub fn fold_begins(&mut self, place: &Place) {
         if let Some(slot) = self.slot(place)
             && let State::Reading { epoch, .. } = slot.state
@@ -204,8 +207,8 @@ impl Assignment {
         }
     }
 
-    /// The fold by this epoch has ended. Returns whether the partition was left out meanwhile, and `None` when it is not that fold any more
-    /// which the partition waits for.
+    /// The fold by this epoch has ended. Returns whether the partition was left out meanwhile, and `None` when it is
+    /// not that fold any more which the partition waits for.
     pub fn fold_ended(&mut self, place: &Place, epoch: i64) -> Option<bool> {
         let slot = self.slot(place)?;
         slot.folding.take_if(|own| *own == epoch)?;

@@ -1,12 +1,12 @@
 //! Reads the topics: group membership, assignment, gathering batches, and what to do when Kafka or PostgreSQL fails.
 //!
-//! The one place of the consumer that knows librdkafka. One thread owns the client and does everything in turn: it polls,
-//! has folded what it has gathered (by [`super::fold`]; `consumer/folding.rs` waits for it, a second at most), and answers rebalances. A
-//! partition that waits, because PostgreSQL is away or a projection is broken, is not assigned: nothing of it piles up, polling goes on,
-//! and it is read again from its offset afterwards.
+//! The one place of the consumer that knows librdkafka. One thread owns the client and does everything in turn: it
+//! polls, has folded what it has gathered (by [`super::fold`]; `consumer/folding.rs` waits for it, a second at most),
+//! and answers rebalances. A partition that waits, because PostgreSQL is away or a projection is broken, is not
+//! assigned: nothing of it piles up, polling goes on, and it is read again from its offset afterwards.
 //!
-//! Invariant: where to read is decided by `consumer_partitions` alone. A partition is handed to Kafka only with the offset
-//! that taking its fence returned, and what was read under one epoch is folded under that epoch or dropped.
+//! Invariant: where to read is decided by `consumer_partitions` alone. A partition is handed to Kafka only with the
+//! offset that taking its fence returned, and what was read under one epoch is folded under that epoch or dropped.
 
 mod client;
 mod folding;
@@ -58,7 +58,8 @@ const ERROR_LASTS: Duration = Duration::from_secs(30);
 /// How long the stop waits for the client to leave its group.
 const LEAVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Told again and again whether the client has no broker; true: it will never find one again, and another has to take its place.
+/// Told again and again whether the client has no broker; true: it will never find one again, and another has to take
+/// its place.
 pub type IsLost = Box<dyn FnMut(bool) -> bool + Send + Sync>;
 
 /// The settings for a new client, made of those of the old one.
@@ -118,8 +119,8 @@ impl Consumer {
     /// Consumes until `stop` is cancelled: then folds what it has in hand and leaves the group.
     ///
     /// Waits for PostgreSQL and Kafka as long as it takes. Errors: [`Code::ProjectionInvalid`] and
-    /// [`Code::SchemaOutdated`] before anything is read, [`Code::KafkaConfig`], [`Code::Fenced`] if another instance has
-    /// the same `group.instance.id`.
+    /// [`Code::SchemaOutdated`] before anything is read, [`Code::KafkaConfig`], [`Code::Fenced`] if another instance
+    /// has the same `group.instance.id`.
     ///
     /// Not cancel safe in the strict sense: dropped, it stops soon after, on its own thread.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {

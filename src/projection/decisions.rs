@@ -1,7 +1,8 @@
-//! What an operator decides about the consumer: positions of partitions, and parked events. Commands call it, and so can anything else that
-//! acts for an operator; nothing here prints or asks.
+//! What an operator decides about the consumer: positions of partitions, and parked events. Commands call it, and so
+//! can anything else that acts for an operator; nothing here prints or asks.
 //!
-//! Invariant: a decision and its line in `outbox_audit` are committed together. The running consumer finds out by itself.
+//! Invariant: a decision and its line in `outbox_audit` are committed together. The running consumer finds out by
+//! itself.
 
 pub mod parked;
 pub mod positions;

@@ -13,8 +13,8 @@ use super::position::Standing;
 use super::record::{Place, Record};
 use super::store::{Counts, Fate, Outcome, Part, Store};
 
-/// Immediate repeats of a part after PostgreSQL was not available: a connection that died while it was idle, a deadlock.
-/// What lasts longer is waited for by the consumer, which goes on polling meanwhile.
+/// Immediate repeats of a part after PostgreSQL was not available: a connection that died while it was idle, a
+/// deadlock. What lasts longer is waited for by the consumer, which goes on polling meanwhile.
 const REPEATS_MAX: u32 = 2;
 
 /// What became of a batch.
@@ -134,7 +134,8 @@ impl<'a> Batch<'a> {
                         repeats += 1;
                         self.unanswered.push(self.records[range.end - 1].offset + 1);
                     }
-                    // It has waited at the server, and waits there again. The reader goes on meanwhile, and says for whom.
+                    // It has waited at the server, and waits there again. The reader goes on meanwhile, and says for
+                    // whom.
                     Cause::Locked => {}
                     Cause::Unavailable | Cause::Program => return End::Failed(error),
                 },
@@ -150,8 +151,8 @@ impl<'a> Batch<'a> {
         (ours && self.unanswered.contains(&next_offset)).then_some(next_offset)
     }
 
-    /// The part holds an event that cannot even be recorded: halves it, or parks the event if it is alone, at last in a form that every database
-    /// can hold. `false` if even that failed.
+    /// The part holds an event that cannot even be recorded: halves it, or parks the event if it is alone, at last in a
+    /// form that every database can hold. `false` if even that failed.
     fn isolate(&mut self, range: &Range<usize>, error: &FoldError) -> bool {
         if self.plan.split() {
             tracing::debug!(partition = %self.place, records = range.len(), "{error}: looking for it");

@@ -1,6 +1,7 @@
 //! The text of a projection's statement with the relation `new_events` in front of it.
 //!
-//! Pure. The relation is a `with` query, so the projection's own text goes behind it: after its `with`, if it begins with one.
+//! Pure. The relation is a `with` query, so the projection's own text goes behind it: after its `with`, if it begins
+//! with one.
 
 /// With the events as parameters. Its last line stands in the place of the projection.
 const EVENTS: &str = include_str!("sql/new_events.sql");

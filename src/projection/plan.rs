@@ -1,9 +1,9 @@
 //! Which part of a batch to fold next, so that one bad event does not hold up the others.
 //!
 //! Pure. A batch is tried whole. When its data make a projection fail, it is cut in halves until the event that fails
-//! alone is found; every part is folded in a transaction of its own that moves the offset past it.
-//! Invariant: parts come in the order of the offsets and cover the batch without gap or overlap, so that the offset never
-//! passes a record that is neither folded nor parked.
+//! alone is found; every part is folded in a transaction of its own that moves the offset past it. Invariant: parts
+//! come in the order of the offsets and cover the batch without gap or overlap, so that the offset never passes a
+//! record that is neither folded nor parked.
 
 use std::ops::Range;
 
@@ -45,7 +45,8 @@ impl Plan {
         }
     }
 
-    /// Something in the part cannot be folded: halves it. `false` when it is a single record, which is then the bad one.
+    /// Something in the part cannot be folded: halves it. `false` when it is a single record, which is then the bad
+    /// one.
     pub fn split(&mut self) -> bool {
         let Some(part) = self.parts.last_mut().filter(|part| part.len() > 1) else { return false };
         let (start, middle) = (part.start, part.start + part.len() / 2);

@@ -1,8 +1,9 @@
 //! Where a partition is read on, and whether that place still means what it meant: pure decisions.
 //!
-//! A position is an offset in one log. It is worth nothing in another log, and it may be changed behind the consumer's back: by a crash of
-//! PostgreSQL that took commits back, or by hand. [`examine`] judges a position when its partition is taken, [`displaced`] while it is read.
-//! Invariant: only two things move a position by themselves, a fold and PostgreSQL that went back. Everything else stops the partition.
+//! A position is an offset in one log. It is worth nothing in another log, and it may be changed behind the consumer's
+//! back: by a crash of PostgreSQL that took commits back, or by hand. [`examine`] judges a position when its partition
+//! is taken, [`displaced`] while it is read. Invariant: only two things move a position by themselves, a fold and
+//! PostgreSQL that went back. Everything else stops the partition.
 
 use jiff::Timestamp;
 use uuid::Uuid;

@@ -1,8 +1,9 @@
--- Likes, views and sales per product, from the six commerce events. No parameters; reads new_events.
--- Returns (ordinal, reason) of the events that do not fit: the consumer then takes this transaction back, parks them and
--- runs it again with the others, so nothing is ever counted as 0. Runs in the transaction that records the events as
--- handled, which is what makes it safe to repeat. A line has limits, so that it is the event with an absurd figure that is refused, and not the
--- one after it, whose sum would be out of range: nine thousand million lines of the largest quantity fit into a bigint.
+-- Likes, views and sales per product, from the six commerce events. No parameters; reads new_events. Returns (ordinal,
+-- reason) of the events that do not fit: the consumer then takes this transaction back, parks them and runs it again
+-- with the others, so nothing is ever counted as 0. Runs in the transaction that records the events as handled, which
+-- is what makes it safe to repeat. A line has limits, so that it is the event with an absurd figure that is refused,
+-- and not the one after it, whose sum would be out of range: nine thousand million lines of the largest quantity fit
+-- into a bigint.
 with lines as materialized (
   -- One row per product that an event is about. An order without lines stays, as a line of null.
   select

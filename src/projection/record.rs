@@ -25,7 +25,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Name and value of each header, in the order of the record, repeated names too. Both are bytes: any producer may choose them.
+/// Name and value of each header, in the order of the record, repeated names too. Both are bytes: any producer may
+/// choose them.
 pub type Headers = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// One record, copied out of the Kafka client. `Debug` shows no content.
@@ -114,7 +115,8 @@ impl Record {
         self.key.as_deref().map(|key| text_or_hex(key).into_owned())
     }
 
-    /// The headers as a JSON object. Of a repeated name PostgreSQL keeps the last. A name that is not text looks like such a key.
+    /// The headers as a JSON object. Of a repeated name PostgreSQL keeps the last. A name that is not text looks like
+    /// such a key.
     pub fn headers_object(&self) -> String {
         struct Object<'a>(&'a Headers);
         impl Serialize for Object<'_> {
@@ -192,8 +194,8 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Id of a record whose producer gives none. The timestamp is part of it so that a topic that was deleted and made again
-/// does not repeat ids.
+/// Id of a record whose producer gives none. The timestamp is part of it so that a topic that was deleted and made
+/// again does not repeat ids.
 fn position_id(topic: &str, partition: i32, offset: i64, timestamp_ms: Option<i64>) -> Uuid {
     let name = format!("outbox-relay:record:{topic}:{partition}:{offset}:{}", timestamp_ms.unwrap_or(-1));
     Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
@@ -243,8 +245,8 @@ impl<'a> Found<'a> {
     }
 
     /// The best header that is a UUID. A `ce_id` that is none still names the event, together with `ce_source`: that is
-    /// what CloudEvents promises. Other text under `id` or `eventId` may be anything, an order number even, and taking it
-    /// for the identity of the event could drop events as repeats.
+    /// what CloudEvents promises. Other text under `id` or `eventId` may be anything, an order number even, and taking
+    /// it for the identity of the event could drop events as repeats.
     fn id(&self) -> Option<Uuid> {
         self.ids.iter().enumerate().find_map(|(rank, value)| {
             let text = std::str::from_utf8((*value)?).ok()?.trim();

@@ -9,8 +9,8 @@ use crate::health::Check;
 /// What is wrong, in words for an operator, each with its code if waiting alone will not cure it.
 pub type Problems = BTreeMap<String, Option<Code>>;
 
-/// Shared between the consumer and whoever reports it. Cheap to clone. Not ready until the consumer has joined its group;
-/// an instance that got no partition is ready.
+/// Shared between the consumer and whoever reports it. Cheap to clone. Not ready until the consumer has joined its
+/// group; an instance that got no partition is ready.
 #[derive(Debug, Clone)]
 pub struct ConsumerStatus {
     state: Arc<Mutex<State>>,

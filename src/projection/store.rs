@@ -1,9 +1,8 @@
 //! The consumer's tables: taking partitions ([`positions`]), folding a part of a batch in one transaction, comparing.
 //!
 //! Decides nothing: which events are folded, parked or skipped is [`super::fold`]'s affair, and what to do when a fold
-//! fails too.
-//! Invariant: [`Store::fold`] moves the offset first. That proves ownership, and its row lock holds off a new owner until
-//! the transaction ends; nothing before it may change a table.
+//! fails too. Invariant: [`Store::fold`] moves the offset first. That proves ownership, and its row lock holds off a
+//! new owner until the transaction ends; nothing before it may change a table.
 
 mod apart;
 mod columns;
@@ -49,7 +48,8 @@ pub enum Fate {
     Skip,
     /// It cannot be folded, for this reason.
     Park(String),
-    /// The same, and PostgreSQL refuses to keep it as it is: what is no ASCII is written in another way, from which every byte is known.
+    /// The same, and PostgreSQL refuses to keep it as it is: what is no ASCII is written in another way, from which
+    /// every byte is known.
     ParkEscaped(String),
 }
 
@@ -140,8 +140,8 @@ impl Store {
         self.fold_by(part, false).await
     }
 
-    /// As [`Store::fold`], after it has failed with [`Cause::Data`]: finds out which events fail, and parks them. The same cause again is about
-    /// something that concerns no projection alone.
+    /// As [`Store::fold`], after it has failed with [`Cause::Data`]: finds out which events fail, and parks them. The
+    /// same cause again is about something that concerns no projection alone.
     pub async fn fold_apart(&self, part: Part<'_>) -> Result<Outcome, FoldError> {
         self.fold_by(part, true).await
     }
@@ -253,8 +253,8 @@ impl Store {
         Ok(counts)
     }
 
-    /// Records the events of the part as handled. Returns for each record whether it is new: the first of its id, and not
-    /// in `event_handled` yet.
+    /// Records the events of the part as handled. Returns for each record whether it is new: the first of its id, and
+    /// not in `event_handled` yet.
     async fn insert_handled(&self, transaction: &Transaction<'_>, part: Part<'_>) -> Result<Vec<bool>, FoldError> {
         let mut seen = HashSet::with_capacity(part.records.len());
         let firsts: Vec<usize> = (0..part.records.len())
@@ -377,7 +377,8 @@ impl Store {
 
 /// Whether PostgreSQL takes every projection, for `check`. Opens one connection of its own.
 ///
-/// Errors: [`Code::ProjectionInvalid`] for the first that it does not take; what [`DbError`] becomes if it is unreachable.
+/// Errors: [`Code::ProjectionInvalid`] for the first that it does not take; what [`DbError`] becomes if it is
+/// unreachable.
 pub async fn prepare_all(database: &Database, projections: &[Projection]) -> Result<()> {
     let connection = database.pool(Role::Admin, 1).get().await?;
     for projection in projections {

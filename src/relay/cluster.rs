@@ -1,4 +1,5 @@
-//! Asks Kafka, beside the lanes and for all of them: whether it answers, and about the topics and partitions that they meet.
+//! Asks Kafka, beside the lanes and for all of them: whether it answers, and about the topics and partitions that they
+//! meet.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! An event of the outbox as a record of Kafka: key, value, headers, timestamp, and the checks that need no broker.
 //!
-//! Pure. A row that cannot become a record gets a reason that says what to change; its own text goes into the reason only
-//! where it is a name (a topic, a header), never a payload, a key or a header value.
+//! Pure. A row that cannot become a record gets a reason that says what to change; its own text goes into the reason
+//! only where it is a name (a topic, a header), never a payload, a key or a header value.
 
 use jiff::Timestamp;
 use serde::de::{MapAccess, Visitor};
@@ -160,8 +160,8 @@ impl Encoder {
     }
 }
 
-/// When the event happened, as the record says it in its timestamp and in `ce_time`. Kafka knows no time before 1970, and its client takes the first
-/// millisecond of 1970 for "none given".
+/// When the event happened, as the record says it in its timestamp and in `ce_time`. Kafka knows no time before 1970,
+/// and its client takes the first millisecond of 1970 for "none given".
 fn time_of(event: &OutboxEvent<'_>) -> Timestamp {
     event.created_at.max(EARLIEST)
 }
@@ -170,8 +170,8 @@ fn itoa(number: i64) -> String {
     number.to_string()
 }
 
-/// The column `headers`: an object of strings, in the order PostgreSQL keeps. The JSON value `null`, which ORMs write where there are none, is as
-/// good as none.
+/// The column `headers`: an object of strings, in the order PostgreSQL keeps. The JSON value `null`, which ORMs write
+/// where there are none, is as good as none.
 fn own_headers(text: &str) -> Result<Vec<(String, String)>, EncodeError> {
     if text == "null" {
         return Ok(Vec::new());

@@ -1,5 +1,5 @@
-//! The loop that keeps the scan bound honest: it looks at the lock barrier every second. In strict order, and where progress is kept as a
-//! watermark, events wait for the barrier or are noted until it comes, so there it is more often.
+//! The loop that keeps the scan bound honest: it looks at the lock barrier every second. In strict order, and where
+//! progress is kept as a watermark, events wait for the barrier or are noted until it comes, so there it is more often.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use crate::outbox::restart::{self, Restart};
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// In strict order an event waits for the next look, so this is a part of its latency. A look costs PostgreSQL 0.2 ms.
 const STRICT_PROBE_INTERVAL: Duration = Duration::from_millis(20);
-/// While ids are drawn and the horizon is where the watermark ends: what is published ahead of it is written with every batch.
+/// While ids are drawn and the horizon is where the watermark ends: what is published ahead of it is written with every
+/// batch.
 const BUSY_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
@@ -90,7 +91,8 @@ async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
     }
 }
 
-/// Waits until no row up to this id can appear any more; without an id for ever. Looks `every` so often, and not at once. Cancel safe.
+/// Waits until no row up to this id can appear any more; without an id for ever. Looks `every` so often, and not at
+/// once. Cancel safe.
 pub(super) async fn until_passed(lanes: &Lanes, id: Option<i64>, every: Duration) {
     let Some(id) = id else { return std::future::pending().await };
     loop {

@@ -39,8 +39,8 @@ use exactly_once::{Opened, Transactions};
 pub(super) use judge::Judge;
 use pace::Pace;
 
-/// How often a lane moves its `low_id`, where rows are marked. One index read each; and where an open transaction elsewhere keeps dead rows from
-/// being removed, each claim reads again what was published since.
+/// How often a lane moves its `low_id`, where rows are marked. One index read each; and where an open transaction
+/// elsewhere keeps dead rows from being removed, each claim reads again what was published since.
 const LOW_ID_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest wait for news of topics, and the wait after records that Kafka would not take yet.
 const KAFKA_RETRY: Duration = Duration::from_millis(500);
@@ -69,8 +69,8 @@ struct Hand {
     resend: Option<Vec<i64>>,
     /// The batch in flight is known not to be in Kafka: it may be claimed afresh.
     forget: bool,
-    /// In at-least-once delivery: the last batch in PostgreSQL when this was taken in hand. After a failover that lost commits it is
-    /// another one, and ids in hand may be those of other rows.
+    /// In at-least-once delivery: the last batch in PostgreSQL when this was taken in hand. After a failover that lost
+    /// commits it is another one, and ids in hand may be those of other rows.
     last: Option<LastBatch>,
 }
 
@@ -138,8 +138,8 @@ impl Lane {
         })
     }
 
-    /// Relays until `stop` is cancelled, then settles what is in hand and returns. `inherited` is the manifest that a former
-    /// owner left, and `resolved` becomes true when nothing of it is in flight any more.
+    /// Relays until `stop` is cancelled, then settles what is in hand and returns. `inherited` is the manifest that a
+    /// former owner left, and `resolved` becomes true when nothing of it is in flight any more.
     pub(super) async fn run(
         mut self,
         inherited: Option<Vec<i64>>,
@@ -174,8 +174,8 @@ impl Lane {
                 self.pause(PAUSED_LOOK, &stop).await;
                 continue;
             }
-            // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take turns.
-            // A step that only settles needs none. The semaphore is never closed.
+            // Held until the batch that this step claims is acknowledged. First come, first served, so lanes take
+            // turns. A step that only settles needs none. The semaphore is never closed.
             let turn = match stop.is_cancelled() {
                 true => None,
                 false if self.few && hand.resend.is_none() => self.shared.together.turn().await,
@@ -367,8 +367,8 @@ impl Lane {
         (judge, step)
     }
 
-    /// Publishes a batch and says what has to be settled, and how many events Kafka would not take yet. When the permit ends,
-    /// what is to be settled is only what was acknowledged.
+    /// Publishes a batch and says what has to be settled, and how many events Kafka would not take yet. When the permit
+    /// ends, what is to be settled is only what was acknowledged.
     async fn publish(&mut self, batch: Batch<Record>) -> (Settlement, u64) {
         let metrics = self.shared.metrics.clone();
         metrics.batch_events.observe(batch.events.len() as f64);
@@ -410,8 +410,8 @@ impl Lane {
         (settlement, unsent)
     }
 
-    /// Publishes without a transaction: with those of other lanes what was claimed with them, alone the rest. Every batch is acknowledged before
-    /// the next one, so who sends it changes no order.
+    /// Publishes without a transaction: with those of other lanes what was claimed with them, alone the rest. Every
+    /// batch is acknowledged before the next one, so who sends it changes no order.
     async fn publish_outside(&self, own: &Publisher, records: &Arc<Vec<Record>>) -> Vec<Delivery> {
         if let (Some(shared), Some(in_flight)) = (self.shared_publisher(), &self.in_flight) {
             let records = Arc::clone(records);
@@ -520,7 +520,8 @@ impl Lane {
             }
             return;
         }
-        // An idle lane moves `low_id` once more: everybody looks for work from there on, and would read dead rows that nobody can remove again and again.
+        // An idle lane moves `low_id` once more: everybody looks for work from there on, and would read dead rows that
+        // nobody can remove again and again.
         let (shared, shard, unpassed) = (Arc::clone(&self.shared), self.fence.shard, self.unpassed);
         let waiting = async {
             tokio::select! {

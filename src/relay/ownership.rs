@@ -96,7 +96,8 @@ impl Owner {
                 Err(error) => {
                     self.lanes.health.postgres_failed(&error);
                     tracing::warn!(error = %error.chain(), "the leases cannot be renewed");
-                    // Nothing was learnt; try again with the next tick. Lanes end by themselves when their permits are over.
+                    // Nothing was learnt; try again with the next tick. Lanes end by themselves when their permits are
+                    // over.
                     self.renewed = self.renewed.max(Duration::from_nanos(1));
                 }
             }
@@ -134,7 +135,8 @@ impl Owner {
         Ok(None)
     }
 
-    /// The number of shards is about to change: takes shards that have a batch in flight and nobody to settle it, gives all others up.
+    /// The number of shards is about to change: takes shards that have a batch in flight and nobody to settle it, gives
+    /// all others up.
     async fn give_way(&mut self, census: Census) -> Result<Option<Error>, DbError> {
         for (shard, owned) in &self.owned {
             if owned.resolved.load(Atomic::Acquire) && !owned.stop.is_cancelled() {
@@ -154,7 +156,8 @@ impl Owner {
         Ok(None)
     }
 
-    /// Before a shard is taken, and so before anybody is fenced for it: the end of this process if this is not the database it began with.
+    /// Before a shard is taken, and so before anybody is fenced for it: the end of this process if this is not the
+    /// database it began with.
     async fn stray(&self) -> Result<Option<Error>, DbError> {
         Ok(match self.leases.standing().await? {
             Standing::Home | Standing::New(_) => None,
@@ -162,8 +165,8 @@ impl Owner {
         })
     }
 
-    /// Renews each lease at least three times in its length, unless its lane has done so. A shard that belongs to somebody else ends this
-    /// process; one whose row is locked is asked for again with the next tick.
+    /// Renews each lease at least three times in its length, unless its lane has done so. A shard that belongs to
+    /// somebody else ends this process; one whose row is locked is asked for again with the next tick.
     async fn renew(&mut self) -> Result<Option<Error>, DbError> {
         self.renewed = self.renewed.max(Duration::from_nanos(1));
         let fresh = permit_length(self.lease).saturating_sub(self.lease / 4);
@@ -234,8 +237,8 @@ impl Owner {
             }
             Ended::LostLease => {
                 drop(owned);
-                // Still ours by the database's word? Then time ran out only for us (PostgreSQL was away), nobody took the
-                // shard, and it can be taken again like any other.
+                // Still ours by the database's word? Then time ran out only for us (PostgreSQL was away), nobody took
+                // the shard, and it can be taken again like any other.
                 match self.leases.renew(&[(shard, epoch)]).await {
                     Ok(renewal) if renewal.is_lost(shard) => Some(fenced(shard, epoch)),
                     Ok(renewal) if !renewal.locked.is_empty() => {
@@ -262,8 +265,8 @@ impl Owner {
         }
     }
 
-    /// Stops every lane, waits for them, releases the leases. After the timeout, what is in flight is given up and stays
-    /// PENDING with its manifest.
+    /// Stops every lane, waits for them, releases the leases. After the timeout, what is in flight is given up and
+    /// stays PENDING with its manifest.
     async fn drain(mut self, lost: bool) {
         for owned in self.owned.values() {
             owned.stop.cancel();

@@ -1,5 +1,5 @@
-//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time. Releases what waits for a
-//! topic that goes on.
+//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time. Releases
+//! what waits for a topic that goes on.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +13,8 @@ use crate::metrics::TopicLabel;
 use crate::outbox::pauses::{self, EVERYTHING, Pause};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Looks between two looks for keys that wait for a topic which can be written to: they may have been held by a process that is gone.
+/// Looks between two looks for keys that wait for a topic which can be written to: they may have been held by a process
+/// that is gone.
 const LOOKS_FOR_WAITING: u32 = 5;
 
 /// What is paused at a moment.
@@ -60,7 +61,8 @@ impl Pauses {
     }
 }
 
-/// Keeps [`Lanes`] informed until `stop`, and releases what waits for topics that go on. While PostgreSQL is away nothing changes.
+/// Keeps [`Lanes`] informed until `stop`, and releases what waits for topics that go on. While PostgreSQL is away
+/// nothing changes.
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
     for looks in 1_u32.. {
         if stop.is_cancelled() {
@@ -103,7 +105,8 @@ pub(super) async fn look(lanes: &Lanes, pool: &Pool) {
     }
 }
 
-/// Keys wait for a topic because of what an owner of their shard knew. Another owner knows nothing of it, and would leave them until their time.
+/// Keys wait for a topic because of what an owner of their shard knew. Another owner knows nothing of it, and would
+/// leave them until their time.
 async fn release_usable(lanes: &Lanes, pool: &Pool) {
     let shards = lanes.owned_shards();
     let released = async {

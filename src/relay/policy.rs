@@ -54,7 +54,8 @@ impl Policy {
         })
     }
 
-    /// Where events of this topic may leave a dead letter: for some event type and class of error at least. `None`: nowhere.
+    /// Where events of this topic may leave a dead letter: for some event type and class of error at least. `None`:
+    /// nowhere.
     pub fn dead_letter_topic(&self, topic: &str) -> Option<String> {
         let of_topic = |rule: &&Rule| rule.topic.as_ref().is_none_or(|pattern| pattern.is_match(topic));
         let mut decided = false;

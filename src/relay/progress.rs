@@ -20,8 +20,8 @@ pub fn name_of(deployment: &str) -> String {
     format!("{deployment}.progress")
 }
 
-/// Sees to it that the topic is there, one partition for each shard, and returns the name of this outbox, which markers carry.
-/// Waits for PostgreSQL and Kafka. `None` when the stop came first.
+/// Sees to it that the topic is there, one partition for each shard, and returns the name of this outbox, which markers
+/// carry. Waits for PostgreSQL and Kafka. `None` when the stop came first.
 ///
 /// Errors: [`Code::KafkaConfig`] when the topic has too few partitions and they cannot be added.
 pub(super) async fn prepare(
@@ -65,9 +65,11 @@ async fn attempt(topic: &str, admin: &Admin, outbox: &PgOutbox) -> std::result::
     Ok(installation.id)
 }
 
-/// Sees to it that the topic of the markers has a partition for each shard. It holds no records, so partitions can be added at any time.
+/// Sees to it that the topic of the markers has a partition for each shard. It holds no records, so partitions can be
+/// added at any time.
 ///
-/// Errors: [`Code::KafkaUnreachable`] when waiting can help, [`Code::KafkaConfig`] when it has too few and they cannot be added.
+/// Errors: [`Code::KafkaUnreachable`] when waiting can help, [`Code::KafkaConfig`] when it has too few and they cannot
+/// be added.
 pub async fn ensure_topic(topic: &str, admin: &Admin, shards: usize) -> Result<()> {
     match admin.topic(topic).await? {
         Some(facts) if facts.partitions >= shards => {}

@@ -1,8 +1,9 @@
 //! What takes looking at many rows: the gauges of what waits, and the sweep below the scan bound.
 //!
-//! Both take time where an open transaction keeps dead rows from being removed. So the pauses are a hundred times as long as the last look, and
-//! nobody waits for it. A backlog is counted in part only: 400,000 rows took half a second of PostgreSQL, and as long again where their pages could not
-//! be marked all-visible, and the gauge of a backlog of millions would be minutes old.
+//! Both take time where an open transaction keeps dead rows from being removed. So the pauses are a hundred times as
+//! long as the last look, and nobody waits for it. A backlog is counted in part only: 400,000 rows took half a second
+//! of PostgreSQL, and as long again where their pages could not be marked all-visible, and the gauge of a backlog of
+//! millions would be minutes old.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,7 +114,8 @@ async fn sweep(lanes: &Lanes, pool: &Pool) {
     }
 }
 
-/// Rows that refused to be changed may have been mended; the outcomes of some are written to them, from the id `after` on. Returns where to go on.
+/// Rows that refused to be changed may have been mended; the outcomes of some are written to them, from the id `after`
+/// on. Returns where to go on.
 async fn mend(pool: &Pool, after: i64) -> i64 {
     let mended = outcomes::mend(pool, after).await;
     if let Err(error) = outcomes::forget(pool).await {

@@ -1,8 +1,8 @@
 //! What a new owner of a shard makes of the batch that was in flight, in exactly-once delivery.
 //!
-//! PostgreSQL holds the manifest: the number and the ids of the batch. Kafka holds the marker: the number of the last batch whose
-//! transaction was committed. The marker is read only after the former owner's producer was fenced, so it is final. Pure, so that
-//! `tests/simulation.rs` can walk through every interleaving.
+//! PostgreSQL holds the manifest: the number and the ids of the batch. Kafka holds the marker: the number of the last
+//! batch whose transaction was committed. The marker is read only after the former owner's producer was fenced, so it
+//! is final. Pure, so that `tests/simulation.rs` can walk through every interleaving.
 
 use std::fmt;
 
@@ -17,7 +17,8 @@ pub struct Manifest {
     pub seq: i64,
     /// It has not been settled.
     pub in_flight: bool,
-    /// Its number is committed to Kafka in the transaction of its records. False after at-least-once delivery, which writes none.
+    /// Its number is committed to Kafka in the transaction of its records. False after at-least-once delivery, which
+    /// writes none.
     pub marked: bool,
 }
 
@@ -26,9 +27,9 @@ pub struct Manifest {
 pub struct Seen {
     /// The number that was committed last.
     pub seq: i64,
-    /// Its note does not name another batch than the last one in PostgreSQL ([`Known::agrees`]). A number alone can belong to two batches: when a
-    /// failover of PostgreSQL loses a manifest that Kafka has committed since, or a copy of the database is at work, the same number is given
-    /// to other events.
+    /// Its note does not name another batch than the last one in PostgreSQL ([`Known::agrees`]). A number alone can
+    /// belong to two batches: when a failover of PostgreSQL loses a manifest that Kafka has committed since, or a copy
+    /// of the database is at work, the same number is given to other events.
     pub same_batch: bool,
 }
 
@@ -37,7 +38,8 @@ pub struct Seen {
 pub enum Resolution {
     /// Every record of the batch is committed: settle it.
     Settle,
-    /// No record of the batch will ever be seen by a `read_committed` consumer: its rows are claimed again, under its number.
+    /// No record of the batch will ever be seen by a `read_committed` consumer: its rows are claimed again, under its
+    /// number.
     Forget,
     /// The batch was sent without a transaction, and perhaps in part: send it again whole, in a transaction.
     Resend,
@@ -54,12 +56,13 @@ pub enum Resolution {
 pub enum Disagreement {
     /// A batch is in flight and its marker is gone: expired, or its group or topic was deleted.
     MarkerLost { seq: i64 },
-    /// Kafka has committed batches that PostgreSQL has never heard of: a restored backup, or a failover that lost commits.
+    /// Kafka has committed batches that PostgreSQL has never heard of: a restored backup, or a failover that lost
+    /// commits.
     PostgresBehind { seq: i64, marker: i64 },
     /// PostgreSQL has settled batches that Kafka does not have: a topic made anew, or an unclean leader election.
     KafkaBehind { seq: i64, marker: i64 },
-    /// Kafka has committed another batch under this number: PostgreSQL went back in time and came as far again, or a copy of this database is at
-    /// work under the same deployment name.
+    /// Kafka has committed another batch under this number: PostgreSQL went back in time and came as far again, or a
+    /// copy of this database is at work under the same deployment name.
     OtherBatch { seq: i64 },
     /// The marker was written for another outbox: two outboxes have the same deployment name on one cluster.
     ForeignMarker,
@@ -134,7 +137,8 @@ pub fn note(installation: Uuid, tag: Option<BatchTag>) -> String {
     }
 }
 
-/// The same as 0.1 wrote it. Ids are numbers that two databases give to different events, so it settles a batch only where no tag is known.
+/// The same as 0.1 wrote it. Ids are numbers that two databases give to different events, so it settles a batch only
+/// where no tag is known.
 fn digest(installation: Uuid, ids: &[i64]) -> String {
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     Uuid::new_v5(&installation, &bytes).to_string()
@@ -154,8 +158,8 @@ fn noted(note: &str) -> Noted<'_> {
 }
 
 impl Known<'_> {
-    /// Whether the note of a marker with the number of the last batch can be about that batch. With a batch in flight it has to name it; with
-    /// none, nothing is settled by it, and it must only not name another one.
+    /// Whether the note of a marker with the number of the last batch can be about that batch. With a batch in flight
+    /// it has to name it; with none, nothing is settled by it, and it must only not name another one.
     pub fn agrees(&self, note: &str) -> bool {
         match (noted(note), self.tag, self.ids) {
             (Noted::Tag(theirs), Some(ours), _) => theirs == ours,
@@ -169,8 +173,9 @@ impl Known<'_> {
     }
 }
 
-/// What can be told before the former producers are fenced, by a marker that may still move: only what no further commit of theirs can put
-/// right. A relay on a copy of a database learns so that the original is at work, and leaves its producers alone.
+/// What can be told before the former producers are fenced, by a marker that may still move: only what no further
+/// commit of theirs can put right. A relay on a copy of a database learns so that the original is at work, and leaves
+/// its producers alone.
 pub fn foresee(manifest: Manifest, marker: Option<Seen>) -> Option<Disagreement> {
     match resolve(manifest, marker) {
         Resolution::Refuse(why @ (Disagreement::PostgresBehind { .. } | Disagreement::OtherBatch { .. })) => Some(why),
@@ -185,18 +190,19 @@ pub fn foresee(manifest: Manifest, marker: Option<Seen>) -> Option<Disagreement>
     }
 }
 
-/// Whether a `transactional.id` whose last transaction cannot be ended may be left behind, unfenced. Then nobody may be able to commit anything
-/// under it that is not decided already. `own`: its producers were this lane's own since it fenced it, and none is left.
+/// Whether a `transactional.id` whose last transaction cannot be ended may be left behind, unfenced. Then nobody may be
+/// able to commit anything under it that is not decided already. `own`: its producers were this lane's own since it
+/// fenced it, and none is left.
 ///
-/// Otherwise a former owner may still have a producer. Without a batch in flight it has nothing to send, since a claim needs the epoch; and a
-/// batch that is committed is not sent again. A batch that is not committed could still be: its transaction may only have to wait for the end
-/// of the one before it, as we do.
+/// Otherwise a former owner may still have a producer. Without a batch in flight it has nothing to send, since a claim
+/// needs the epoch; and a batch that is committed is not sent again. A batch that is not committed could still be: its
+/// transaction may only have to wait for the end of the one before it, as we do.
 pub fn may_leave(own: bool, manifest: Manifest, marker: Option<Seen>) -> bool {
     own || !manifest.in_flight || resolve(manifest, marker) == Resolution::Settle
 }
 
-/// Decides. `marker` is what Kafka has committed for the shard, read after its former producers were fenced; `manifest` was read
-/// after that.
+/// Decides. `marker` is what Kafka has committed for the shard, read after its former producers were fenced; `manifest`
+/// was read after that.
 pub fn resolve(manifest: Manifest, marker: Option<Seen>) -> Resolution {
     let Manifest { seq, in_flight, marked } = manifest;
     match marker {

@@ -1,10 +1,11 @@
-//! Lanes with little to do take their steps together: one commit in PostgreSQL and one walk to Kafka for the few events of each.
+//! Lanes with little to do take their steps together: one commit in PostgreSQL and one walk to Kafka for the few events
+//! of each.
 //!
-//! A commit waits for the disk and a request for an answer, whatever is in them, so eight lanes with five events each, one by one, keep a
-//! machine busy with nothing but that. Lanes that have sent their batches together take their next step together, too, with all who have come in
-//! meanwhile. A lane with more to do goes alone, beside this, and so does one that would keep the others waiting.
-//! Not in exactly-once delivery, where each shard has transactions of its own in Kafka: those are what lanes wait for, and all at the same time take
-//! longer than one after the other.
+//! A commit waits for the disk and a request for an answer, whatever is in them, so eight lanes with five events each,
+//! one by one, keep a machine busy with nothing but that. Lanes that have sent their batches together take their next
+//! step together, too, with all who have come in meanwhile. A lane with more to do goes alone, beside this, and so does
+//! one that would keep the others waiting. Not in exactly-once delivery, where each shard has transactions of its own
+//! in Kafka: those are what lanes wait for, and all at the same time take longer than one after the other.
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;
@@ -28,10 +29,12 @@ pub(super) const FEW: u32 = 200;
 /// Lanes that may be at it at once; together they may have the bytes of one batch.
 const LANES: usize = 16;
 
-/// How long the next step waits for the batches of the last one: no longer than a lane that has nothing to do with them can bear.
+/// How long the next step waits for the batches of the last one: no longer than a lane that has nothing to do with them
+/// can bear.
 const COMPANY_WAIT: Duration = Duration::from_millis(50);
 
-/// A batch that was claimed together with others is on its way. A lane that is finished with it takes its next step, or drops this.
+/// A batch that was claimed together with others is on its way. A lane that is finished with it takes its next step, or
+/// drops this.
 #[derive(Debug)]
 pub(super) struct InFlight {
     /// So many batches were claimed with it, itself among them.
@@ -78,13 +81,15 @@ impl Together {
         (Self { steps, publisher, turns: Arc::new(Semaphore::new(LANES)) }, Steps(waiting))
     }
 
-    /// The right to have a batch in flight that was claimed here; bounds memory. First come, first served; never closed.
+    /// The right to have a batch in flight that was claimed here; bounds memory. First come, first served; never
+    /// closed.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
-    /// Takes a step with those of others; [`run`] must be running as long as lanes are. `in_flight` is that of the batch which this settles, and
-    /// becomes that of the one which it claims. Not cancel safe: a step whose future is dropped happens all the same.
+    /// Takes a step with those of others; [`run`] must be running as long as lanes are. `in_flight` is that of the
+    /// batch which this settles, and becomes that of the one which it claims. Not cancel safe: a step whose future is
+    /// dropped happens all the same.
     pub(super) async fn step(&self, request: Request, in_flight: &mut Option<InFlight>) -> (Request, Outcome) {
         let (answer, answered) = oneshot::channel();
         drop(self.steps.send(Waiting { request, answer }).await);

@@ -1,8 +1,10 @@
-//! Parts of a process that fail apart: each is started again when it fails, panics or hangs, and the others do not notice.
+//! Parts of a process that fail apart: each is started again when it fails, panics or hangs, and the others do not
+//! notice.
 //!
-//! Each start is an attempt with a stop token, a place in the readiness report and, if the part asks for it, an identity of its own. A part
-//! that hangs cannot be ended: it is abandoned with its thread, and the next attempt takes over from it the way another instance would.
-//! Invariant: an attempt that was abandoned is not heard any more, neither its outcome nor what it says of its health.
+//! Each start is an attempt with a stop token, a place in the readiness report and, if the part asks for it, an
+//! identity of its own. A part that hangs cannot be ended: it is abandoned with its thread, and the next attempt takes
+//! over from it the way another instance would. Invariant: an attempt that was abandoned is not heard any more, neither
+//! its outcome nor what it says of its health.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -58,8 +60,8 @@ pub struct Attempt {
 pub type Work = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 impl Supervisor {
-    /// Keeps a part running: `start` makes an attempt of it, again and again. The stop token ends it; so does an error that [`Part::ends`]
-    /// names, and then the process too.
+    /// Keeps a part running: `start` makes an attempt of it, again and again. The stop token ends it; so does an error
+    /// that [`Part::ends`] names, and then the process too.
     pub fn keep(&mut self, part: Part, start: impl Fn(Attempt) -> Work + Send + Sync + 'static) {
         let stop = self.stop.clone();
         self.spawn(part.name, Keeper::new(part, stop).run(Arc::new(start)));
@@ -295,7 +297,8 @@ mod tests {
         assert_eq!((ended.code(), ended.to_string().as_str()), (Code::Fenced, "attempt 4"));
     }
 
-    /// Threads that nobody can end: the part is replaced three times, and then the process ends with what works drained.
+    /// Threads that nobody can end: the part is replaced three times, and then the process ends with what works
+    /// drained.
     #[tokio::test]
     async fn a_part_that_hangs_is_replaced_three_times_at_most() {
         let (health, release) = (Health::default(), CancellationToken::new());

@@ -1,8 +1,9 @@
 //! Gathers warnings and errors that repeat: the first is logged at once, the others as one line with their number.
 //!
 //! In an outage everything that tries again says so again, and the one line that matters is lost among the copies. Two
-//! events are the same when they come from the same place in the code and agree in everything but numbers and the shard.
-//! Invariants: memory is bounded, whatever is logged; nothing waits for a lock for longer than it takes to look something up.
+//! events are the same when they come from the same place in the code and agree in everything but numbers and the
+//! shard. Invariants: memory is bounded, whatever is logged; nothing waits for a lock for longer than it takes to look
+//! something up.
 
 use std::collections::{BTreeSet, HashMap, hash_map::DefaultHasher};
 use std::fmt;
@@ -155,8 +156,8 @@ impl<S: Subscriber> Layer<S> for Repeats {
     }
 }
 
-/// Whatever the filter of the settings says: below a warning the PostgreSQL client logs the parameters of statements, which
-/// are keys and payloads, and what triggers of the application remark.
+/// Whatever the filter of the settings says: below a warning the PostgreSQL client logs the parameters of statements,
+/// which are keys and payloads, and what triggers of the application remark.
 fn is_fit(metadata: &Metadata<'_>) -> bool {
     !metadata.target().starts_with("tokio_postgres") || *metadata.level() <= Level::WARN
 }

@@ -1,9 +1,9 @@
 //! The judge: what Kafka holds against what was committed. Pure, and separate from everything that it checks.
 //!
-//! I1 nothing is lost, I2 nothing is made up or changed, I3 a key of the locked profile appears first in the order of its
-//! ids, I4 repeats: none when delivery is exactly once, else whole reruns of the batches that were in flight when a shard
-//! changed its owner. Two checks look at order: the one here by ids alone, and [`order::check`] of the integration tests, which
-//! also tells a rerun from a late repeat and sees holes in it.
+//! I1 nothing is lost, I2 nothing is made up or changed, I3 a key of the locked profile appears first in the order of
+//! its ids, I4 repeats: none when delivery is exactly once, else whole reruns of the batches that were in flight when a
+//! shard changed its owner. Two checks look at order: the one here by ids alone, and [`order::check`] of the
+//! integration tests, which also tells a rerun from a late repeat and sees holes in it.
 
 use std::collections::HashMap;
 

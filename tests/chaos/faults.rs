@@ -1,4 +1,5 @@
-//! Carries a plan out: one task per lane, each fault at its second, or as soon as the one before it in its lane is over.
+//! Carries a plan out: one task per lane, each fault at its second, or as soon as the one before it in its lane is
+//! over.
 //!
 //! Every fault takes back what it did, so that at the end of the last one everything is healthy again.
 

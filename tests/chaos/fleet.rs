@@ -1,8 +1,9 @@
-//! The processes under test, and the supervisor that starts each one again when it ends, as systemd or Kubernetes would.
+//! The processes under test, and the supervisor that starts each one again when it ends, as systemd or Kubernetes
+//! would.
 //!
-//! Knows why a process may end: by our SIGKILL, with 0 after our SIGTERM, with 75 because it was fenced. Any other end is
-//! a complaint. Each process has one log for all its lives, and a PostgreSQL role of its own name, so that the database
-//! can tell who wrote what.
+//! Knows why a process may end: by our SIGKILL, with 0 after our SIGTERM, with 75 because it was fenced. Any other end
+//! is a complaint. Each process has one log for all its lives, and a PostgreSQL role of its own name, so that the
+//! database can tell who wrote what.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -225,8 +226,8 @@ impl Life {
         *self.complaints.entry(text).or_default() += 1;
     }
 
-    /// Sends a signal to the process if there is one. It cannot hit a stranger: until we have looked, an ended child keeps
-    /// its id.
+    /// Sends a signal to the process if there is one. It cannot hit a stranger: until we have looked, an ended child
+    /// keeps its id.
     fn signal(&mut self, name: &str) {
         if let Some(child) = &self.child {
             let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();

@@ -96,8 +96,8 @@ pub fn read_topics(topics: &[Topic], mut see: impl FnMut(Sent)) {
         config.set("group.id", "chaos-checker").set("enable.auto.commit", "false");
         config.set("isolation.level", "read_committed").set("fetch.wait.max.ms", "50");
         let consumer: BaseConsumer = config.create().expect("consumer");
-        // The end that a `read_committed` client is told is that of the last decided transaction: what was committed a moment
-        // ago could lie behind it.
+        // The end that a `read_committed` client is told is that of the last decided transaction: what was committed a
+        // moment ago could lie behind it.
         let everything: BaseConsumer = config.set("isolation.level", "read_uncommitted").create().expect("consumer");
         first += read_topic(topic, &consumer, &everything, first, &mut see);
     }

@@ -16,7 +16,8 @@ const LONGEST_TRANSACTION: &str = "10 seconds";
 /// Sentences of one look that goes on failing.
 const SHOWN: usize = 8;
 
-/// I10: the scan bound is never above a row that waits, as far as the row itself says so. One statement, so one snapshot.
+/// I10: the scan bound is never above a row that waits, as far as the row itself says so. One statement, so one
+/// snapshot.
 const BOUND_ABOVE_WAITING: &str = "select format('shard %s: low_id %s, row %s is PENDING', s.shard, low_id, min(e.id)) \
      from outbox_shards s join outbox_events e on e.shard = s.shard and e.status = 'PENDING' and e.id > s.done_id \
      group by s.shard, low_id having min(e.id) < low_id";

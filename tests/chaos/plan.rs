@@ -214,8 +214,8 @@ impl Plan {
         plan
     }
 
-    /// The same plan on several brokers: each fault of a broker or of a link to Kafka is about one of them, and now and then about
-    /// more. Its choices are made apart, so that with one broker a seed stays the plan that it was.
+    /// The same plan on several brokers: each fault of a broker or of a link to Kafka is about one of them, and now and
+    /// then about more. Its choices are made apart, so that with one broker a seed stays the plan that it was.
     #[must_use]
     pub fn on_brokers(mut self, brokers: usize) -> Self {
         let mut rng = Rng::with_seed(!self.seed);
@@ -252,7 +252,8 @@ impl Plan {
         }
     }
 
-    /// A relay that is not frozen at that moment, nor has just woken up: most zombies shall live to find themselves fenced.
+    /// A relay that is not frozen at that moment, nor has just woken up: most zombies shall live to find themselves
+    /// fenced.
     fn awake(&self, rng: &mut Rng, at: f64) -> Who {
         let frozen = |n: usize| {
             self.faults.iter().any(|planned| {

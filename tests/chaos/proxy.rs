@@ -1,7 +1,7 @@
 //! A TCP proxy that makes the network bad: slow, silent, or gone, per direction, and for single requests.
 //!
-//! What is held back is delivered later, even when its sender has long closed the connection: that is how a request of a
-//! former owner arrives after those of its successor. What is swallowed is gone, and a connection that lost bytes is
+//! What is held back is delivered later, even when its sender has long closed the connection: that is how a request of
+//! a former owner arrives after those of its successor. What is swallowed is gone, and a connection that lost bytes is
 //! reset when the weather clears, because its stream makes no sense any more.
 
 use std::io;

@@ -163,7 +163,8 @@ fn port_of(address: &str) -> u16 {
     address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("an address with a port")
 }
 
-/// A migrated database that keeps a record of who owned which shard, and of rows that were marked by somebody who did not.
+/// A migrated database that keeps a record of who owned which shard, and of rows that were marked by somebody who did
+/// not.
 async fn watched_database(servers: &Servers, plan: &Plan) -> TestDatabase {
     let server = TestDatabase { url: servers.postgres.url.clone() };
     let name = format!("chaos_{}_{}", plan.mode.as_str().replace('-', "_"), plan.seed);

@@ -1,6 +1,6 @@
-//! Where the harness lets time pass. A test waits for conditions; what is made of time takes it from here, so that it can be seen
-//! who does: the seconds of a plan, how long a process, a server or a link is away or slow, the rate of the writers, and the rests
-//! between two looks.
+//! Where the harness lets time pass. A test waits for conditions; what is made of time takes it from here, so that it
+//! can be seen who does: the seconds of a plan, how long a process, a server or a link is away or slow, the rate of the
+//! writers, and the rests between two looks.
 
 use std::future::pending;
 use std::time::Duration;

@@ -3,8 +3,8 @@
 -- Keys of the locked profile: a writer holds the row of a key while it inserts events of it.
 create table chaos_keys (key text primary key, written bigint not null default 0);
 
--- Every taking of a shard, with the batch that was in flight: what the new owner may have to send again, and nothing else.
--- Two owners of one epoch would be two rows.
+-- Every taking of a shard, with the batch that was in flight: what the new owner may have to send again, and nothing
+-- else. Two owners of one epoch would be two rows.
 create table chaos_owners (
   shard smallint not null,
   epoch bigint not null,
@@ -25,8 +25,9 @@ end
 $$;
 create trigger chaos_note_owner after update on outbox_shards for each row execute function chaos_note_owner();
 
--- Rows whose state was changed by a process that did not own their shard at that moment. Every process has a role of its
--- own, so the session tells which one it is. plpgsql: each statement of the function sees what is committed by then.
+-- Rows whose state was changed by a process that did not own their shard at that moment. Every process has a role of
+-- its own, so the session tells which one it is. plpgsql: each statement of the function sees what is committed by
+-- then.
 create table chaos_strays (
   id bigint not null,
   status text not null,

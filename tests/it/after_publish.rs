@@ -59,7 +59,8 @@ async fn rows_of_published_events_go_at_once_in_exactly_once_delivery() {
     rows_go("exactly-once").await;
 }
 
-/// A failed event stays with what waits behind it, and its dead letter stays once it is published: without it the event would be retried.
+/// A failed event stays with what waits behind it, and its dead letter stays once it is published: without it the event
+/// would be retried.
 #[tokio::test]
 async fn what_failed_stays_and_so_does_its_dead_letter() {
     let (database, topic) =

@@ -164,7 +164,8 @@ async fn a_row_over_the_limit_of_its_topic_fails_and_holds_its_key_alone() {
         .await;
 }
 
-/// Kafka refuses timestamps more than an hour ahead of its clock (`message.timestamp.after.max.ms`), and its topics say so beforehand.
+/// Kafka refuses timestamps more than an hour ahead of its clock (`message.timestamp.after.max.ms`), and its topics say
+/// so beforehand.
 #[tokio::test]
 async fn a_row_from_the_future_fails_and_holds_its_key_alone() {
     let (_database, client, topic, mut relay) = start("future", "").await;

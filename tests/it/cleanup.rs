@@ -186,7 +186,8 @@ async fn every_state_is_kept_for_its_time_and_what_somebody_needs_for_ever() {
     assert_eq!(count(&client, "outbox_held_keys").await, 2, "held keys are nobody's but the operator's");
 }
 
-/// Somebody set the status with SQL: the time counts from when the cleaner first met the row, and then it goes like the others.
+/// Somebody set the status with SQL: the time counts from when the cleaner first met the row, and then it goes like the
+/// others.
 #[tokio::test]
 async fn a_row_that_was_set_failed_by_hand_goes_when_its_time_is_over_and_not_before() {
     let database = TestDatabase::migrated("by-hand").await;
@@ -229,7 +230,8 @@ async fn never_keeps_rows_of_any_age() {
     assert_eq!((count(&client, "outbox_events").await, count(&client, "event_handled").await), (3, 5));
 }
 
-/// Ids are not the order of publication: rows that were published late stay among rows that go, and go when their time comes.
+/// Ids are not the order of publication: rows that were published late stay among rows that go, and go when their time
+/// comes.
 #[tokio::test]
 async fn a_row_that_was_published_late_goes_later_and_is_not_forgotten() {
     let database = TestDatabase::migrated("late").await;
@@ -334,8 +336,8 @@ async fn two_that_race_delete_every_row_once_and_wait_for_nobody() {
     assert_eq!(ids(&client).await, BTreeSet::from([1_500]));
 }
 
-/// A batch that takes longer than statement_timeout is taken back by PostgreSQL; a smaller one is tried. The trigger cancels by the
-/// number of rows rather than by the clock, with the same SQLSTATE.
+/// A batch that takes longer than statement_timeout is taken back by PostgreSQL; a smaller one is tried. The trigger
+/// cancels by the number of rows rather than by the clock, with the same SQLSTATE.
 #[tokio::test]
 async fn batches_that_take_too_long_become_smaller_until_they_do_not() {
     let database = TestDatabase::migrated("slow-batches").await;
@@ -411,7 +413,8 @@ async fn entries_of_event_handled_go_wherever_they_are() {
     cleaner.stop().await;
 }
 
-/// Rows are deleted a second after their publication, while writers write and lanes publish: each arrives once, in order.
+/// Rows are deleted a second after their publication, while writers write and lanes publish: each arrives once, in
+/// order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_beside_a_relay_under_load_loses_nothing_and_keeps_order() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("clean-load"), Topic::create("clean-load", 3));

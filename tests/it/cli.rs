@@ -203,7 +203,8 @@ async fn lag_fails_over_what_a_consumer_group_is_behind_and_over_a_position_that
     lag(&["--fail-over", "1000"]).run().await.expect_code(6);
 }
 
-/// What cannot be measured is no zero: records behind an open transaction, a topic that does not exist, bounds above the sequence.
+/// What cannot be measured is no zero: records behind an open transaction, a topic that does not exist, bounds above
+/// the sequence.
 #[tokio::test]
 async fn lag_fails_over_what_it_cannot_measure() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("no-lag"), Topic::create("no-lag", 1));

@@ -1,4 +1,5 @@
-//! Kafka as it is run: three brokers, three replicas, two of them in sync for an acknowledgement. Leaders and coordinators move.
+//! Kafka as it is run: three brokers, three replicas, two of them in sync for an acknowledgement. Leaders and
+//! coordinators move.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,8 +23,8 @@ fn places_of_repeats(records: &[Record]) -> String {
     format!("ids and their places: {places:?}")
 }
 
-/// Each broker leads a third of the partitions and coordinates a part of the transactions. Each is killed once while a backlog is
-/// relayed, and then two stand still at once, so that nothing can be acknowledged.
+/// Each broker leads a third of the partitions and coordinates a part of the transactions. Each is killed once while a
+/// backlog is relayed, and then two stand still at once, so that nothing can be acknowledged.
 #[tokio::test]
 async fn brokers_that_die_in_turn_and_two_that_stand_still_lose_and_repeat_nothing() {
     let cluster = PrivateKafka::cluster([None; 3]).await;
@@ -36,7 +37,8 @@ async fn brokers_that_die_in_turn_and_two_that_stand_still_lose_and_repeat_nothi
             .set("relay.delivery", delivery)
             .set("run.deployment", &unique("cluster"))
             .set("relay.batch_rows", "100")
-            // A machine with as many brokers as cores may keep a lease from being renewed in time; what was on its way is then repeated.
+            // A machine with as many brokers as cores may keep a lease from being renewed in time; what was on its way
+            // is then repeated.
             .set("relay.lease", "120s")
             // What the client says of its connections, for when records repeat.
             .set("telemetry.log_filter", "info,librdkafka=debug")

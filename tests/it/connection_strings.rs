@@ -1,4 +1,5 @@
-//! `database.url` and its file against real servers: where a connection goes, how it is protected, and a password that changes.
+//! `database.url` and its file against real servers: where a connection goes, how it is protected, and a password that
+//! changes.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! An outbox in use becomes a partitioned one: nobody notices, nothing is moved, everything that hangs on the table comes along, and what
-//! cannot is named before anything is changed.
+//! An outbox in use becomes a partitioned one: nobody notices, nothing is moved, everything that hangs on the table
+//! comes along, and what cannot is named before anything is changed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -147,7 +147,8 @@ async fn conversion_under_load(name: &str, delivery: &str) {
     let troubles: Vec<&str> =
         logs.lines().filter(|line| line.contains("\"WARN\"") || line.contains("taken_over\":true")).collect();
     report.expect_kept();
-    // Nobody was killed, so nothing is repeated in either mode; unless a lease ran out on a machine with too much to do.
+    // Nobody was killed, so nothing is repeated in either mode; unless a lease ran out on a machine with too much to
+    // do.
     if delivery == "exactly-once" || troubles.is_empty() {
         assert_eq!(report.repeats, 0, "{troubles:?}");
     }

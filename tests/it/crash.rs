@@ -153,8 +153,8 @@ async fn a_zombie_changes_nothing_and_exits_75() {
     heir.expect_no_error_lines();
 }
 
-/// As above, but the heir has left by then: nobody asks the zombie for a share, and no lane of it has work that would meet
-/// the fence. It has to notice by itself.
+/// As above, but the heir has left by then: nobody asks the zombie for a share, and no lane of it has work that would
+/// meet the fence. It has to notice by itself.
 #[tokio::test]
 async fn a_zombie_whose_heir_has_left_exits_75_all_the_same() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("no-heir"), Topic::create("no-heir", 6));

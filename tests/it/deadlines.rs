@@ -1,4 +1,5 @@
-//! Nothing waits without a limit: sockets that fall silent, servers that freeze, locks of others, clients that say nothing.
+//! Nothing waits without a limit: sockets that fall silent, servers that freeze, locks of others, clients that say
+//! nothing.
 
 use std::time::Duration;
 
@@ -46,7 +47,8 @@ fn port_of(address: &str) -> u16 {
     address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("host:port")
 }
 
-/// The sockets to PostgreSQL go silent, and new connections work: what a failover behind a proxy that has died looks like.
+/// The sockets to PostgreSQL go silent, and new connections work: what a failover behind a proxy that has died looks
+/// like.
 #[tokio::test]
 async fn connections_that_fall_silent_are_replaced_and_everything_flows_again() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("silent"), Topic::create("silent", 6));
@@ -231,7 +233,8 @@ async fn a_migration_ends_when_its_server_freezes() {
     drop(frozen);
 }
 
-/// Somebody locks the row of one shard for much longer than a lease: the others are renewed past it, and so is the heartbeat.
+/// Somebody locks the row of one shard for much longer than a lease: the others are renewed past it, and so is the
+/// heartbeat.
 #[tokio::test]
 async fn a_locked_row_of_a_shard_stops_that_shard_alone() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("locked-row"), Topic::create("locked-row", 6));
@@ -293,8 +296,8 @@ async fn silent_connections_to_the_admin_port_keep_no_probe_waiting() {
     drop(silent);
 }
 
-/// Every thread of the runtime is stuck, as when a library blocks: nobody hears a signal there, and no timer fires. Others tell how
-/// things are, and end the process.
+/// Every thread of the runtime is stuck, as when a library blocks: nobody hears a signal there, and no timer fires.
+/// Others tell how things are, and end the process.
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_runtime_whose_threads_are_all_stuck_is_reported_and_stopped_in_time() {

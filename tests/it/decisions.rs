@@ -1,4 +1,5 @@
-//! What was decided about an event that failed counts for its dead letter as long as that lies in Kafka, also when the row is gone.
+//! What was decided about an event that failed counts for its dead letter as long as that lies in Kafka, also when the
+//! row is gone.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Exactly-once delivery, for readers with `read_committed`. `ordering.rs` has it under kills and stalls, `failpoints.rs` at each step.
+//! Exactly-once delivery, for readers with `read_committed`. `ordering.rs` has it under kills and stalls,
+//! `failpoints.rs` at each step.
 
 use std::time::Duration;
 
@@ -89,8 +90,8 @@ async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
     relay.terminate().await;
 }
 
-/// A row that only the broker can refuse, in the middle of a batch: its transaction is aborted, its key held, and everybody else
-/// is published once and in order.
+/// A row that only the broker can refuse, in the middle of a batch: its transaction is aborted, its key held, and
+/// everybody else is published once and in order.
 #[tokio::test]
 async fn a_record_that_the_broker_refuses_fails_alone_and_its_batch_is_sent_once() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("eos-refused"), PrivateKafka::start());
@@ -257,7 +258,8 @@ async fn wait_until_all_shards_belong_to(database: &TestDatabase, name: &str, li
     .await;
 }
 
-/// A killed process loses its session in PostgreSQL at once, and its producers can be fenced: nobody waits for its lease.
+/// A killed process loses its session in PostgreSQL at once, and its producers can be fenced: nobody waits for its
+/// lease.
 #[tokio::test]
 async fn a_successor_need_not_wait_for_the_lease_of_a_killed_instance() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("eos-early"), Topic::create("eos-early", 6));
@@ -310,8 +312,8 @@ async fn a_restart_of_postgresql_is_not_taken_for_the_death_of_the_others() {
     expect_each_once(&database, &topic).await;
 }
 
-/// A backup was restored: rows that Kafka has are PENDING again. `recover` finds them there, marks them, and the relay goes on
-/// with the rest; nothing is sent twice, and nothing that is really waiting is forgotten.
+/// A backup was restored: rows that Kafka has are PENDING again. `recover` finds them there, marks them, and the relay
+/// goes on with the rest; nothing is sent twice, and nothing that is really waiting is forgotten.
 #[tokio::test]
 async fn recover_marks_what_kafka_has_and_lets_the_shards_go_on() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("eos-recover"), Topic::create("eos-recover", 3));

@@ -1,5 +1,5 @@
-//! Failover of PostgreSQL to a real streaming standby, behind an address that stays the same: with a synchronous standby nothing
-//! is lost, with an asynchronous one the last commits are, and Kafka knows more than PostgreSQL.
+//! Failover of PostgreSQL to a real streaming standby, behind an address that stays the same: with a synchronous
+//! standby nothing is lost, with an asynchronous one the last commits are, and Kafka knows more than PostgreSQL.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -113,8 +113,9 @@ struct LostTail {
     lost: BTreeSet<String>,
 }
 
-/// 400 rows are published and known to both servers. 200 are published, and the standby knows them as PENDING. 200 are published,
-/// and the standby does not know them at all. After the failover applications insert 200 more, under ids that were given before.
+/// 400 rows are published and known to both servers. 200 are published, and the standby knows them as PENDING. 200 are
+/// published, and the standby does not know them at all. After the failover applications insert 200 more, under ids
+/// that were given before.
 async fn lose_the_tail(delivery: &str) -> LostTail {
     let (pair, topic) = tokio::join!(Pair::start(), Topic::create("failover", 3));
     let deployment = unique("failover");
@@ -214,7 +215,8 @@ async fn a_failover_that_lost_commits_repeats_what_is_pending_again_in_at_least_
     assert_eq!(report.repeats, 200);
 }
 
-/// Fault 8 of the design: a commit counts when the standby has it, so the relay needs nobody, nor does it repeat anything.
+/// Fault 8 of the design: a commit counts when the standby has it, so the relay needs nobody, nor does it repeat
+/// anything.
 #[tokio::test]
 async fn a_failover_to_a_synchronous_standby_loses_and_repeats_nothing() {
     let (pair, topic) = tokio::join!(Pair::start(), Topic::create("synchronous", 3));
@@ -255,8 +257,9 @@ async fn a_failover_to_a_synchronous_standby_loses_and_repeats_nothing() {
     assert_eq!(most_attempts(&client).await, 0, "a failover is not an attempt");
 }
 
-/// A batch is acknowledged and not settled when the primary dies, and the standby has never heard of its rows. Applications are
-/// quicker than the relay and insert others, under the same ids: those must not be taken for what was sent.
+/// A batch is acknowledged and not settled when the primary dies, and the standby has never heard of its rows.
+/// Applications are quicker than the relay and insert others, under the same ids: those must not be taken for what was
+/// sent.
 #[tokio::test]
 async fn what_was_acknowledged_before_a_failover_marks_no_other_rows() {
     let (pair, kafka) = tokio::join!(Pair::start(), PrivateKafka::start());

@@ -1,8 +1,8 @@
 //! A crash, an error and a hang at every step of the relay and of the consumer, in both delivery modes.
 //!
-//! The binary under test has the feature `failpoints`; what stands between two steps is in `src/failpoint.rs`. Each case owns its
-//! database and topic: it puts a backlog in, lets the first relay run into the point, starts another one if it died, and asks
-//! whether every row is in Kafka, in order, and how often.
+//! The binary under test has the feature `failpoints`; what stands between two steps is in `src/failpoint.rs`. Each
+//! case owns its database and topic: it puts a backlog in, lets the first relay run into the point, starts another one
+//! if it died, and asks whether every row is in Kafka, in order, and how often.
 
 use std::time::Duration;
 
@@ -149,7 +149,8 @@ async fn run_consumer(point: Point, action: Action) {
     let instruction = match action {
         Action::Kill => "3*off->1*return(kill)->off",
         Action::Fail => "3*off->2*return(error)->off",
-        // Longer than Kafka waits for a member that does not ask for records: another one has its partitions when it wakes up.
+        // Longer than Kafka waits for a member that does not ask for records: another one has its partitions when it
+        // wakes up.
         Action::Hang => "3*off->1*return(9000)->off",
     };
     let hanging = settings.clone().env("OUTBOX_RELAY_KAFKA__PROPERTIES__MAX_POLL_INTERVAL_MS", "6000");

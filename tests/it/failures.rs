@@ -1,5 +1,5 @@
-//! Events that cannot be delivered, and what operators do about them: retries, dead letters, held keys, retry and discard by hand,
-//! pauses. Each in both delivery modes, where the mode could make a difference.
+//! Events that cannot be delivered, and what operators do about them: retries, dead letters, held keys, retry and
+//! discard by hand, pauses. Each in both delivery modes, where the mode could make a difference.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -57,8 +57,8 @@ async fn expect_order(client: &Client, topic: &Topic) {
     order::check(&committed, &sent_ids(&topic.records().await)).expect_kept().expect_no_repeats();
 }
 
-/// A topic that does not exist uses up the attempts of its events, and nobody else waits; once it is there, a retry by hand sends
-/// everything in order.
+/// A topic that does not exist uses up the attempts of its events, and nobody else waits; once it is there, a retry by
+/// hand sends everything in order.
 #[tokio::test]
 async fn attempts_are_counted_in_the_row_with_growing_waits_and_then_the_key_is_held() {
     for mode in MODES {
@@ -216,8 +216,8 @@ async fn a_rule_skips_what_others_hold() {
     assert_eq!(topic.len().await, 1);
 }
 
-/// Thousands of events behind a failed one come back in order, while other keys are served in between and a restart comes in the
-/// middle.
+/// Thousands of events behind a failed one come back in order, while other keys are served in between and a restart
+/// comes in the middle.
 #[tokio::test]
 async fn what_waited_behind_a_failed_event_is_released_in_order() {
     for mode in MODES {

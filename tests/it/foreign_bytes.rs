@@ -1,5 +1,5 @@
-//! Records of producers that care for no convention: names, values, keys and times are bytes and numbers of any kind. They are folded,
-//! skipped or parked whole, one by one, and nobody else notices.
+//! Records of producers that care for no convention: names, values, keys and times are bytes and numbers of any kind.
+//! They are folded, skipped or parked whole, one by one, and nobody else notices.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,7 +55,8 @@ pub async fn produce(topic: &Topic, records: Vec<Foreign>) {
             let mut headers = OwnedHeaders::new();
             for (name, value) in &record.headers {
                 #[expect(unsafe_code, reason = "rdkafka takes names as text, and only reads their bytes and length")]
-                // SAFETY: the text goes to `OwnedHeaders::insert` alone, which hands its bytes and its length to librdkafka.
+                // SAFETY: the text goes to `OwnedHeaders::insert` alone, which hands its bytes and its length to
+                // librdkafka.
                 let key = unsafe { std::str::from_utf8_unchecked(name) };
                 headers = headers.insert(Header { key, value: value.as_deref() });
             }

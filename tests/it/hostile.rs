@@ -1,8 +1,8 @@
-//! What strangers write, set and break, drawn from a seed, before one judge. Three minutes of it run with all tests; `make hostile` runs
-//! for as long as it is told.
+//! What strangers write, set and break, drawn from a seed, before one judge. Three minutes of it run with all tests;
+//! `make hostile` runs for as long as it is told.
 //!
-//! `HOSTILE_SEED` is the first seed (each round takes the next one), `HOSTILE_SECONDS` how long each of the two tests of rounds goes on at
-//! least.
+//! `HOSTILE_SEED` is the first seed (each round takes the next one), `HOSTILE_SECONDS` how long each of the two tests
+//! of rounds goes on at least.
 
 mod judge;
 mod load;
@@ -94,7 +94,8 @@ async fn defaults_of_a_database_change_nothing() {
     }
 }
 
-/// For `scripts/hostile-faults.sh`: rounds in both modes, one after the other, until the judge is not content or the time is over.
+/// For `scripts/hostile-faults.sh`: rounds in both modes, one after the other, until the judge is not content or the
+/// time is over.
 #[tokio::test]
 #[ignore = "with one fault switched on: make hostile-faults"]
 async fn rounds_with_a_fault() {

@@ -107,7 +107,8 @@ const KINDS: [Kind; 16] = [
 ];
 
 impl Kind {
-    /// Type of the event, whether it has a topic, its attempts; and what becomes of it and of one more event of its key.
+    /// Type of the event, whether it has a topic, its attempts; and what becomes of it and of one more event of its
+    /// key.
     fn row(self) -> (&'static str, bool, i32, Expected, Expected) {
         use Expected::{Failed, Held, Published, PublishedUnmarked};
         match self {

@@ -1,5 +1,5 @@
-//! Two databases that were one: a copy beside the original never takes part in its work, and a database that was moved goes on once somebody
-//! has said so.
+//! Two databases that were one: a copy beside the original never takes part in its work, and a database that was moved
+//! goes on once somebody has said so.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -101,7 +101,8 @@ async fn a_copy_beside_the_original_is_refused_in_at_least_once_delivery_too() {
     a_copy_is_refused("at-least-once").await;
 }
 
-/// A staging database becomes an outbox of its own. Under the original's deployment name it is still refused, by the markers.
+/// A staging database becomes an outbox of its own. Under the original's deployment name it is still refused, by the
+/// markers.
 #[tokio::test]
 async fn a_copy_that_is_adopted_has_a_name_of_its_own() {
     let (original, topic) = tokio::join!(TestDatabase::migrated("adopt"), Topic::create("adopt", 3));
@@ -224,8 +225,8 @@ async fn a_copy_of_the_files_learns_from_the_markers_that_the_original_has_gone_
     assert_eq!(counts(&twins.copy.connect().await).await.get("PENDING"), Some(&400));
 }
 
-/// Both are at work from the same state on, with the same ids under the same numbers. One of them has to stop, and neither marks a row that
-/// Kafka does not have.
+/// Both are at work from the same state on, with the same ids under the same numbers. One of them has to stop, and
+/// neither marks a row that Kafka does not have.
 #[tokio::test]
 async fn two_histories_with_the_same_ids_never_settle_the_batches_of_each_other() {
     let topic = Topic::create("twins", 3).await;

@@ -85,8 +85,9 @@ async fn expect_in_order(client: &Client, cluster: &Cluster, mode: &str) {
     assert_eq!(most_attempts(client).await, 0, "{mode}: a partition is no event's fault");
 }
 
-/// The partition stops answering in the middle of a transaction and then has no leader: that transaction cannot be ended, nor its producer
-/// used again, and the rest of the shard must not care. Neither must a relay that is started meanwhile.
+/// The partition stops answering in the middle of a transaction and then has no leader: that transaction cannot be
+/// ended, nor its producer used again, and the rest of the shard must not care. Neither must a relay that is started
+/// meanwhile.
 #[tokio::test]
 async fn a_partition_that_loses_its_leader_inside_a_transaction_holds_its_own_keys_alone() {
     let cluster = Cluster::start().await;

@@ -1,4 +1,5 @@
-//! The lock barrier among strangers: what draws ids in odd ways, under odd names, or twice, is neither lost nor passed over.
+//! The lock barrier among strangers: what draws ids in odd ways, under odd names, or twice, is neither lost nor passed
+//! over.
 
 use std::time::Duration;
 
@@ -65,7 +66,8 @@ async fn a_writer_under_the_name_of_a_lane_is_waited_for() {
     }
 }
 
-/// A trigger of the application that notes in the outbox what became of an event. It runs in the lane's session, in the lane's transaction.
+/// A trigger of the application that notes in the outbox what became of an event. It runs in the lane's session, in the
+/// lane's transaction.
 const ECHO: &str = "
     create function echo() returns trigger language plpgsql as $$
     begin
@@ -172,7 +174,8 @@ async fn a_sequence_that_is_cached_later_stops_the_watermark_and_readiness() {
     }
 }
 
-/// PostgreSQL restarts all sessions in place when one of them is killed. Its postmaster goes on, and the last ids may be drawn again.
+/// PostgreSQL restarts all sessions in place when one of them is killed. Its postmaster goes on, and the last ids may
+/// be drawn again.
 #[tokio::test]
 async fn a_crash_of_a_session_ends_what_the_barrier_has_reached() {
     let postgres = PrivatePostgres::start().await;

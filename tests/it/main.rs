@@ -1,4 +1,5 @@
-//! Scenarios on real parts: a PostgreSQL, a Kafka and the binary as it ships. See `support/parts.rs` for how they start.
+//! Scenarios on real parts: a PostgreSQL, a Kafka and the binary as it ships. See `support/parts.rs` for how they
+//! start.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test may fail and may talk")]
 #![allow(clippy::large_futures, reason = "a scenario is one long future on a stack of its own")]

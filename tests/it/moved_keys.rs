@@ -1,5 +1,5 @@
-//! The key of a waiting event is changed: by an operator who corrects it, or by the application. Whatever its state, the tracking and the shard of
-//! its new key, the event is published once, and so is what waited behind it.
+//! The key of a waiting event is changed: by an operator who corrects it, or by the application. Whatever its state,
+//! the tracking and the shard of its new key, the event is published once, and so is what waited behind it.
 
 use std::time::Duration;
 

@@ -33,8 +33,9 @@ async fn report(database: &TestDatabase, topic: &Topic) -> Report {
     order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await))
 }
 
-/// The end of a transaction is the one request whose fate decides. Its answer is lost, so the client sends it again; or it comes
-/// seconds late, when its transaction is long given up, or in the middle of the next one, and must not end that.
+/// The end of a transaction is the one request whose fate decides. Its answer is lost, so the client sends it again; or
+/// it comes seconds late, when its transaction is long given up, or in the middle of the next one, and must not end
+/// that.
 #[tokio::test]
 async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
     let (database, (kafka, proxy, topic)) =
@@ -73,8 +74,8 @@ async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
     drop((relay, kafka));
 }
 
-/// Longer than every timeout of the client, and then longer than a transaction may take: requests expire that the broker has, and
-/// will carry out.
+/// Longer than every timeout of the client, and then longer than a transaction may take: requests expire that the
+/// broker has, and will carry out.
 #[tokio::test]
 async fn a_broker_that_stalls_for_longer_than_every_timeout_gets_every_record_once() {
     let kafka = PrivateKafka::start().await;
@@ -113,8 +114,8 @@ async fn a_broker_that_stalls_for_longer_than_every_timeout_gets_every_record_on
     }
 }
 
-/// The link to Kafka works in one direction only: requests arrive and nobody is told, or nothing arrives. The lanes wait, and the
-/// client asks again under the same numbers.
+/// The link to Kafka works in one direction only: requests arrive and nobody is told, or nothing arrives. The lanes
+/// wait, and the client asks again under the same numbers.
 #[tokio::test]
 async fn kafka_that_can_be_reached_in_one_direction_only_is_waited_for() {
     for (delivery, direction) in [
@@ -154,8 +155,8 @@ async fn kafka_that_can_be_reached_in_one_direction_only_is_waited_for() {
     }
 }
 
-/// One instance is cut off from PostgreSQL in one direction: its bytes arrive and no answer comes, or nothing arrives. It has to
-/// stop before its lease is over, because then another one sends.
+/// One instance is cut off from PostgreSQL in one direction: its bytes arrive and no answer comes, or nothing arrives.
+/// It has to stop before its lease is over, because then another one sends.
 #[tokio::test]
 async fn an_instance_cut_off_in_one_direction_leaves_its_shards_to_another() {
     for (delivery, direction) in [

@@ -1,4 +1,5 @@
-//! Records of a dead-letter topic that nobody would write: each is listed and shown, and none keeps another from going back.
+//! Records of a dead-letter topic that nobody would write: each is listed and shown, and none keeps another from going
+//! back.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Every command that reads, over every odd row: any value that PostgreSQL can hold is listed, shown, traced, counted, retried and given up.
+//! Every command that reads, over every odd row: any value that PostgreSQL can hold is listed, shown, traced, counted,
+//! retried and given up.
 
 use std::time::Duration;
 
@@ -74,7 +75,8 @@ impl Shop {
                 self.run(&args, &[0]).await;
             }
         }
-        // What has happened to a row is one statement for all of them; those with odd times and texts stand for the rest.
+        // What has happened to a row is one statement for all of them; those with odd times and texts stand for the
+        // rest.
         for id in ids.iter().step_by(9) {
             self.run(&["events", "trace", &id.to_string(), "-o", "json"], &[0]).await;
         }
@@ -151,7 +153,8 @@ async fn every_command_that_reads_takes_every_row() {
     assert_eq!(ids(&shop.client, "status = 'FAILED'").await, Vec::<i64>::new());
 }
 
-/// Bytes that are no text in any encoding, as a database that was in SQL_ASCII has them, or an old dump. Written as such, and read as UTF-8.
+/// Bytes that are no text in any encoding, as a database that was in SQL_ASCII has them, or an old dump. Written as
+/// such, and read as UTF-8.
 #[tokio::test]
 async fn bytes_that_are_no_text_cost_their_row_alone() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("odd-bytes"), Topic::create("odd-bytes", 1));

@@ -97,8 +97,8 @@ async fn wait_for_work(client: &Client, name: &str) {
     .await;
 }
 
-/// Inserts 100,000 rows over 1,000 keys in transactions of 250, never more than 6,000 ahead of the relays, so that there
-/// is work for as long as the faults go on.
+/// Inserts 100,000 rows over 1,000 keys in transactions of 250, never more than 6,000 ahead of the relays, so that
+/// there is work for as long as the faults go on.
 async fn write_100_000(database: &TestDatabase, topic: &Topic) {
     let client = database.connect().await;
     for batch in 0..400_i64 {
@@ -120,8 +120,8 @@ async fn write_100_000(database: &TestDatabase, topic: &Topic) {
     }
 }
 
-/// What a deployment meets: crashes, stalls longer than a lease, restarts, while 100,000 rows are relayed. Returns what Kafka
-/// has then, the kills and the zombies.
+/// What a deployment meets: crashes, stalls longer than a lease, restarts, while 100,000 rows are relayed. Returns what
+/// Kafka has then, the kills and the zombies.
 async fn faults_while_100_000_rows_are_relayed(delivery: &str) -> (Report, usize, usize) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("chaos"), Topic::create("chaos", 12));
     let client = database.connect().await;
@@ -277,7 +277,8 @@ async fn a_transaction_that_stays_open_while_thousands_pass_is_not_forgotten() {
         wait_for_status(&client, *id, "PUBLISHED").await;
     }
     report(&client, &topic).await.expect_kept().expect_no_repeats();
-    // And then the bound follows, though the lanes have nothing to do any more: everybody who looks for work begins at it.
+    // And then the bound follows, though the lanes have nothing to do any more: everybody who looks for work begins at
+    // it.
     wait_until("the bound passes what was published", Duration::from_secs(30), async || {
         let behind = "select count(*) from outbox_events e join outbox_shards s using (shard) where e.id >= s.low_id";
         let behind: i64 = client.query_one(behind, &[]).await.expect("a count").get(0);

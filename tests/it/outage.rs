@@ -243,8 +243,8 @@ async fn a_topic_deleted_while_it_is_used_and_made_anew_gets_the_rows_that_waite
     }
 }
 
-/// Keys move when partitions are added, which is how Kafka is. Nothing else happens: no loss, no repeat, and within a partition the
-/// order of each key stays.
+/// Keys move when partitions are added, which is how Kafka is. Nothing else happens: no loss, no repeat, and within a
+/// partition the order of each key stays.
 #[tokio::test]
 async fn partitions_added_while_events_flow_lose_and_repeat_nothing() {
     for delivery in ["at-least-once", "exactly-once"] {
@@ -303,8 +303,8 @@ async fn forbid(kafka: &PrivateKafka, topic: &str, forbidden: bool) {
     assert!(output.status.success(), "{call:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A grant that is missing on one topic makes the keys of its events wait, however many, and nobody else; after the grant they follow in
-/// order, with no attempt counted. `known`: the relay has written to the topic before.
+/// A grant that is missing on one topic makes the keys of its events wait, however many, and nobody else; after the
+/// grant they follow in order, with no attempt counted. `known`: the relay has written to the topic before.
 async fn a_missing_grant(delivery: &str, known: bool) {
     let authorizer = [
         "--config",

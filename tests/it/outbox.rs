@@ -1,5 +1,5 @@
-//! The seam between lanes and PostgreSQL, without processes: what a fenced owner can still do, which is nothing, and what
-//! a batch is.
+//! The seam between lanes and PostgreSQL, without processes: what a fenced owner can still do, which is nothing, and
+//! what a batch is.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

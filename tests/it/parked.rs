@@ -1,4 +1,5 @@
-//! Parked events: folded once more after the cause was mended, or given up. And who is blamed for a sum that is out of range.
+//! Parked events: folded once more after the cause was mended, or given up. And who is blamed for a sum that is out of
+//! range.
 
 use std::time::Duration;
 

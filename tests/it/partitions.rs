@@ -1,5 +1,5 @@
-//! The partitioned outbox: the relay works on it, there is always a partition for the next id, and one is dropped when nothing of it is
-//! needed and nothing can appear in it.
+//! The partitioned outbox: the relay works on it, there is always a partition for the next id, and one is dropped when
+//! nothing of it is needed and nothing can appear in it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -149,8 +149,8 @@ async fn a_partitioned_outbox_is_published_exactly_once_over_a_kill_while_partit
     report.expect_kept().expect_no_repeats();
 }
 
-/// The whole way under load: two instances, one of them killed in the middle of a burst, a partition of a thousand ids every moment,
-/// finished ones dropped.
+/// The whole way under load: two instances, one of them killed in the middle of a burst, a partition of a thousand ids
+/// every moment, finished ones dropped.
 async fn partitions_come_and_go(name: &str, delivery: &str) -> order::Report {
     let (database, topic) = tokio::join!(partitioned(name), Topic::create(name, 3));
     let client = database.connect().await;

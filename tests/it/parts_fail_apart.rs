@@ -1,4 +1,5 @@
-//! A panic in one part of the process: it is started again, what it had in hand is taken up as after a crash, and the others go on.
+//! A panic in one part of the process: it is started again, what it had in hand is taken up as after a crash, and the
+//! others go on.
 
 use std::time::Duration;
 

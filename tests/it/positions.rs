@@ -1,5 +1,6 @@
-//! Positions of the consumer that cannot be believed any more: PostgreSQL that went back, topics made anew, hands, groups with another name. The
-//! judge is always the same: a table is what its events make of it, or the partition is stopped with a reason.
+//! Positions of the consumer that cannot be believed any more: PostgreSQL that went back, topics made anew, hands,
+//! groups with another name. The judge is always the same: a table is what its events make of it, or the partition is
+//! stopped with a reason.
 
 use std::time::Duration;
 
@@ -144,8 +145,8 @@ async fn wait_for_readiness(consumer: &Relay, words: &str) {
     .await;
 }
 
-/// Every fold is committed without waiting for the disk. A crash takes the last of them back while nothing is going on, and the next record must
-/// not be folded as if they had never been.
+/// Every fold is committed without waiting for the disk. A crash takes the last of them back while nothing is going on,
+/// and the next record must not be folded as if they had never been.
 #[tokio::test(flavor = "multi_thread")]
 async fn folds_that_a_crash_takes_back_from_an_idle_partition_are_folded_again() {
     let postgres = PrivatePostgres::start().await;

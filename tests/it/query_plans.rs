@@ -215,8 +215,8 @@ async fn statistics_of_a_quiet_moment_do_not_slow_down_a_backlog() {
     check_plans(&database, "statistics of a quiet moment").await;
 }
 
-/// All of a large table waits, and statistics know it: the primary key, which has the rows of all shards in the order of ids, must not look
-/// cheaper than the index of the shard.
+/// All of a large table waits, and statistics know it: the primary key, which has the rows of all shards in the order
+/// of ids, must not look cheaper than the index of the shard.
 #[tokio::test]
 async fn a_backlog_is_read_by_shard() {
     let database = TestDatabase::migrated("backlog-plans").await;
@@ -273,7 +273,8 @@ async fn dead_rows_below_the_scan_bound_are_not_read() {
 async fn a_large_backlog_is_counted_in_part() {
     let database = TestDatabase::migrated("large-backlog").await;
     let client = database.connect().await;
-    // Every fourth id waits, so the estimate cannot take ids for rows. Without a vacuum each row that is counted is looked at.
+    // Every fourth id waits, so the estimate cannot take ids for rows. Without a vacuum each row that is counted is
+    // looked at.
     client
         .batch_execute(
             "alter table outbox_events set (autovacuum_enabled = false); \
@@ -296,7 +297,8 @@ async fn a_large_backlog_is_counted_in_part() {
     assert!(pages(&part) * 3 < pages(&all), "{} pages for a part, {} for all: {part:#}", pages(&part), pages(&all));
 }
 
-/// A replay walks the table by its primary key. Without statistics the planner would sort all that is left for every window.
+/// A replay walks the table by its primary key. Without statistics the planner would sort all that is left for every
+/// window.
 #[tokio::test]
 async fn a_window_of_a_replay_reads_only_its_own_rows() {
     for analyze_first in [false, true] {
@@ -322,7 +324,8 @@ async fn a_window_of_a_replay_reads_only_its_own_rows() {
     }
 }
 
-/// With the planner as every session has it: what `top` asks each second, and `check` once, reads the newest rows and no others.
+/// With the planner as every session has it: what `top` asks each second, and `check` once, reads the newest rows and
+/// no others.
 #[tokio::test]
 async fn a_look_at_the_newest_rows_reads_no_history() {
     for analyze_first in [false, true] {

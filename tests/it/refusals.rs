@@ -1,4 +1,5 @@
-//! Records that Kafka refuses in transactions: all of them are found in a few, wherever they are. And topics that a transaction cannot have.
+//! Records that Kafka refuses in transactions: all of them are found in a few, wherever they are. And topics that a
+//! transaction cannot have.
 
 use std::time::Duration;
 
@@ -47,11 +48,12 @@ async fn wait_for_counts(client: &Client, what: &str, wanted: &[(&str, i64)]) {
     .await;
 }
 
-/// Kafka says which ones of a request it refuses, if there are several. Random places, every share of the records, and all of them: the
-/// transactions that it takes to find them do not grow with their number.
+/// Kafka says which ones of a request it refuses, if there are several. Random places, every share of the records, and
+/// all of them: the transactions that it takes to find them do not grow with their number.
 #[tokio::test]
 async fn refused_records_are_found_in_a_few_transactions_wherever_they_are() {
-    // In one of four partitions of eight shards there may be a single one, which Kafka does not tell from its neighbours: it takes a few more.
+    // In one of four partitions of eight shards there may be a single one, which Kafka does not tell from its
+    // neighbours: it takes a few more.
     let cases = [("n % 2 = 0", 2_000), ("true", 4_000), ("hashtext(n::text) % 10 = 0", -1), ("n % 100 <> 7", 3_960)];
     for (refused, expected) in cases {
         let (database, topic) = tokio::join!(TestDatabase::migrated("found"), topic_of_an_hour("found", 4));
@@ -105,8 +107,8 @@ async fn deny(kafka: &PrivateKafka, topic: &str, operation: &str, denied: bool) 
     assert!(output.status.success(), "{call:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The topic can be seen and not be written to: in a transaction its partitions cannot even be added, and the client does not say which of
-/// them it was. The keys of that topic wait, all others flow, and a grant lets them go.
+/// The topic can be seen and not be written to: in a transaction its partitions cannot even be added, and the client
+/// does not say which of them it was. The keys of that topic wait, all others flow, and a grant lets them go.
 #[tokio::test]
 async fn a_topic_that_can_be_seen_and_not_be_written_to_holds_its_own_keys_alone() {
     let authorizer = [

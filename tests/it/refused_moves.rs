@@ -1,4 +1,5 @@
-//! `shards set` over rows that refuse to be moved: each costs itself, its key waits for it where the key belongs, and all others are moved.
+//! `shards set` over rows that refuse to be moved: each costs itself, its key waits for it where the key belongs, and
+//! all others are moved.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,7 +41,8 @@ async fn ids(client: &Client, condition: &str) -> Vec<i64> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// `events` over keys of their own, each with two rows, in this state; those of `bad` keys refuse. Returns the ids of the bad ones.
+/// `events` over keys of their own, each with two rows, in this state; those of `bad` keys refuse. Returns the ids of
+/// the bad ones.
 async fn rows(client: &Client, topic: &str, state: &str, good: i64, bad: i64) {
     client
         .execute(
@@ -178,7 +180,8 @@ async fn expect_in_order(client: &Client, topic: &Topic) {
     assert_eq!(sent, all, "each event once");
 }
 
-/// Rows that failed, or wait behind others, keep their state; fewer shards leave them in one that is gone, and a retry brings them back.
+/// Rows that failed, or wait behind others, keep their state; fewer shards leave them in one that is gone, and a retry
+/// brings them back.
 #[tokio::test]
 async fn rows_that_failed_or_wait_come_back_from_a_shard_that_is_gone() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("refused-held"), Topic::create("refused-held", 3));

@@ -1,5 +1,5 @@
-//! Events whose outcome stands in `outbox_outcomes` because their rows refuse to be changed: everything that asks what waits, or what has failed,
-//! goes by the outcome.
+//! Events whose outcome stands in `outbox_outcomes` because their rows refuse to be changed: everything that asks what
+//! waits, or what has failed, goes by the outcome.
 
 use std::time::Duration;
 
@@ -178,7 +178,8 @@ async fn recover_goes_by_outcomes_and_notes_them() {
     assert_eq!(again, [ids[3]], "nothing else waits again");
 }
 
-/// Ids that begin again: outcomes of events that are gone are forgotten, those that are there keep their keys and are not taken for published.
+/// Ids that begin again: outcomes of events that are gone are forgotten, those that are there keep their keys and are
+/// not taken for published.
 #[tokio::test]
 async fn ids_that_begin_again_leave_outcomes_as_they_are() {
     let database = TestDatabase::migrated("refused-restart").await;
@@ -211,8 +212,8 @@ async fn ids_that_begin_again_leave_outcomes_as_they_are() {
     assert_eq!(number(&client, held).await, 1, "the key of the failed one still waits");
 }
 
-/// A retry of what waits behind such an event takes the event along; the schedule finds it as well; and a key that is corrected moves it to another
-/// shard without making it count as published.
+/// A retry of what waits behind such an event takes the event along; the schedule finds it as well; and a key that is
+/// corrected moves it to another shard without making it count as published.
 #[tokio::test]
 async fn what_failed_by_its_outcome_is_retried_first() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("refused-first"), Topic::create("refused-first", 3));
@@ -245,7 +246,8 @@ async fn what_failed_by_its_outcome_is_retried_first() {
     relay.terminate().await;
 }
 
-/// A trigger that skips a change raises no error: the commands name the rows all the same, and no dead letter is written again and again.
+/// A trigger that skips a change raises no error: the commands name the rows all the same, and no dead letter is
+/// written again and again.
 #[tokio::test]
 async fn a_change_that_is_skipped_without_an_error_is_noticed() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("skipped"), Topic::create("skipped", 1));

@@ -1,5 +1,5 @@
-//! Rows that a constraint, a trigger or a foreign key of the application does not let the product write: each costs itself, and the
-//! command or the schedule does the rest.
+//! Rows that a constraint, a trigger or a foreign key of the application does not let the product write: each costs
+//! itself, and the command or the schedule does the rest.
 
 use std::time::Duration;
 

@@ -96,7 +96,8 @@ async fn copies_are_published_again_as_they_were_and_name_their_originals() {
     assert!(by_key.values().all(|ids| ids.is_sorted()), "{by_key:?}");
     relay.terminate().await;
 
-    // A second time: the originals again, and not their copies. By its id, a copy may be copied; it names the first original.
+    // A second time: the originals again, and not their copies. By its id, a copy may be copied; it names the first
+    // original.
     let dry = replay(&database, &["--topic", &topic.name, "--dry-run"]).run().await.expect_code(0).json();
     assert_eq!(dry["matched"], 22, "{dry}");
     let copy: i64 = client.query_one("select max(id) from outbox_events", &[]).await.unwrap().get(0);
@@ -320,8 +321,8 @@ async fn a_portion_of_large_rows_is_cut_and_nothing_is_left_out() {
     assert!(transactions > 2, "50 MB in {transactions} transactions");
 }
 
-/// Live events of the same keys all the while: order per key holds for each of the two, and a consumer that knows the events
-/// folds none of them again.
+/// Live events of the same keys all the while: order per key holds for each of the two, and a consumer that knows the
+/// events folds none of them again.
 #[tokio::test]
 async fn a_replay_under_load_keeps_order_and_counts_nothing_twice() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("replay-load"), Topic::create("replay-load", 3));
@@ -358,8 +359,8 @@ async fn a_replay_under_load_keeps_order_and_counts_nothing_twice() {
     }
     copying.finish().await.expect_code(0);
     wait_until_published(&database, Duration::from_secs(60)).await;
-    // A copy and a live event of one key that are inserted at the same moment may take either place, as those of any two writers
-    // that do not take turns. Copies are in order among themselves, and so are live events.
+    // A copy and a live event of one key that are inserted at the same moment may take either place, as those of any
+    // two writers that do not take turns. Copies are in order among themselves, and so are live events.
     let rows = client.query("select aggregate_id, id, replay_of is not null from outbox_events order by id", &[]).await;
     let mut committed: HashMap<(String, bool), Vec<i64>> = HashMap::new();
     for row in rows.unwrap() {

@@ -142,7 +142,8 @@ async fn the_number_of_shards_changes_under_load_in_exactly_once_delivery() {
     more_and_fewer_shards("exactly-once").await;
 }
 
-/// Writers that computed a shard with the number of before are waited for; a command that is killed meanwhile is taken back or run again.
+/// Writers that computed a shard with the number of before are waited for; a command that is killed meanwhile is taken
+/// back or run again.
 #[tokio::test]
 async fn a_command_that_is_killed_while_it_waits_for_a_writer_has_changed_nothing() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("reshard-killed"), Topic::create("reshard-killed", 3));
@@ -171,7 +172,8 @@ async fn a_command_that_is_killed_while_it_waits_for_a_writer_has_changed_nothin
     })
     .await;
 
-    // The number that it had takes everything back; the writer is still open, and a command gives up and gives back too.
+    // The number that it had takes everything back; the writer is still open, and a command gives up and gives back
+    // too.
     let report = operator.set(&["5", "--yes", "--timeout", "1s"]).await.expect_code(6);
     // Their number is not sure: the cleaner may hold the same lock for a moment.
     assert!(report.stderr.contains("transactions that insert events stay open"), "{}", report.stderr);

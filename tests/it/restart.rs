@@ -22,8 +22,8 @@ async fn published(client: &Client, expected: i64) {
     .await;
 }
 
-/// So many records are in the topic, or more, and every row of the outbox is published. The view may say so for a moment
-/// before it is noticed that ids began again.
+/// So many records are in the topic, or more, and every row of the outbox is published. The view may say so for a
+/// moment before it is noticed that ids began again.
 async fn sent(client: &Client, topic: &Topic, expected: i64) {
     wait_until(&format!("{expected} records"), PATIENCE, async || {
         let (records, counts) = (topic.len().await, crate::support::outbox::counts(client).await);

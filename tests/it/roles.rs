@@ -1,5 +1,5 @@
-//! The roles of `docs/roles.sql`: the file is what the list of grants makes, everything works as them, and a grant that is missing is
-//! named. What a role that only inserts can do is here, too.
+//! The roles of `docs/roles.sql`: the file is what the list of grants makes, everything works as them, and a grant that
+//! is missing is named. What a role that only inserts can do is here, too.
 
 use std::fmt::Write as _;
 use std::time::Duration;

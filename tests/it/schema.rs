@@ -215,7 +215,8 @@ async fn the_search_path_of_the_connection_decides_where_no_schema_is_set() {
     assert!(relations(&admin, "outbox").await.len() > 15);
     assert_eq!(relations(&admin, "public").await, Vec::<String>::new());
 
-    // An outbox that is not in the first schema of the path is found all the same, and what comes first does not get new tables.
+    // An outbox that is not in the first schema of the path is found all the same, and what comes first does not get
+    // new tables.
     set_path("other, outbox").await;
     outbox_relay(&["migrate", "status"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);
     outbox_relay(&["migrate", "up", "--partitioned"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);

@@ -1,4 +1,5 @@
-//! What PostgreSQL quotes in its errors reaches no log, no metric and no column: rows, values, and the words of triggers.
+//! What PostgreSQL quotes in its errors reaches no log, no metric and no column: rows, values, and the words of
+//! triggers.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Sessions of others: whatever a database or a role sets by default, ours mean the same; what cannot be set is found and named.
+//! Sessions of others: whatever a database or a role sets by default, ours mean the same; what cannot be set is found
+//! and named.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::support::{NewRow, TestDatabase, Topic, outbox_relay, parts::parts, un
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A default that somebody may have set, and what our sessions have instead: those of every role, or of the lanes alone.
+/// A default that somebody may have set, and what our sessions have instead: those of every role, or of the lanes
+/// alone.
 const HOSTILE: &[(&str, &str, &str)] = &[
     ("default_transaction_isolation", "serializable", "read committed"),
     ("default_transaction_deferrable", "on", "off"),

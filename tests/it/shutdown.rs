@@ -24,7 +24,8 @@ async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
     let client = database.connect().await;
     insert_many(&client, &topic.name, 500, 200_000).await;
     let settings = || RelaySettings::new(&database, &parts().kafka);
-    // Small batches, so that a fast machine has not finished before it is stopped: with 50 rows and a watermark one had.
+    // Small batches, so that a fast machine has not finished before it is stopped: with 50 rows and a watermark one
+    // had.
     let slow = settings().set("relay.batch_rows", "10");
     for round in 1..=3 {
         let mut relay = slow.start_ready().await;
@@ -47,7 +48,8 @@ async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
     assert_eq!(most_attempts(&client).await, 0);
 }
 
-/// The successor need not wait for the lease to run out: with the default of 15 s that would be an outage per deployment.
+/// The successor need not wait for the lease to run out: with the default of 15 s that would be an outage per
+/// deployment.
 #[tokio::test]
 async fn a_successor_takes_over_within_two_seconds_of_a_sigterm() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("successor"), Topic::create("successor", 6));

@@ -1,4 +1,5 @@
-//! Rows of every size that PostgreSQL can store: memory and time follow what is really read, and a row that is too large fails alone.
+//! Rows of every size that PostgreSQL can store: memory and time follow what is really read, and a row that is too
+//! large fails alone.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -253,7 +254,8 @@ async fn a_foreign_key_to_the_outbox_reorders_nothing() {
     open.commit().await.unwrap();
 }
 
-/// Somebody keeps a row locked, or has changed it in a transaction that is open: its key waits and no other does, even if the key fills whole batches.
+/// Somebody keeps a row locked, or has changed it in a transaction that is open: its key waits and no other does, even
+/// if the key fills whole batches.
 #[tokio::test]
 async fn a_row_that_somebody_has_locked_keeps_its_key_in_order() {
     for lock in

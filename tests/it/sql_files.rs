@@ -102,13 +102,14 @@ async fn every_sql_file_prepares_against_the_migrated_schema() {
     }
 }
 
-/// The comment lines before the statement.
+/// The comment before the statement as running text, wherever its lines break.
 fn head_of(text: &str) -> String {
-    text.lines().take_while(|line| line.starts_with("--")).collect::<Vec<_>>().join("\n")
+    let lines = text.lines().map_while(|line| line.strip_prefix("--"));
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
-/// `$1 bigint[]: their ids` as `1 -> bigint[]`. What the head says is what the code binds: PostgreSQL infers the type from
-/// the place where it meets the parameter first, and another type fails when the statement is run.
+/// `$1 bigint[]: their ids` as `1 -> bigint[]`. What the head says is what the code binds: PostgreSQL infers the type
+/// from the place where it meets the parameter first, and another type fails when the statement is run.
 fn declared_types(head: &str) -> HashMap<usize, String> {
     let declaration = Regex::new(r"\$(\d+)\s+([a-z]\w*(?:\[\])?)").expect("a valid expression");
     let mut declared = HashMap::new();
@@ -132,7 +133,8 @@ fn catalog_name(declared: &str) -> String {
 
 #[test]
 fn types_are_read_from_the_head() {
-    let declared = declared_types("-- Moves. $1 bigint[]: ids. $2 text: why; $3 smallint is the shard, $1 again");
+    let text = "-- Moves. $1 bigint[]: ids. $2\n-- text: why; $3 smallint is the shard, $1 again\nselect 1 -- $4 int";
+    let declared = declared_types(&head_of(text));
     assert_eq!((declared.len(), catalog_name(&declared[&1])), (3, "_int8".to_owned()));
     assert_eq!(catalog_name(&declared[&3]), "int2");
 }

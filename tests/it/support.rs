@@ -1,5 +1,5 @@
-//! What the scenarios stand on: servers, a database and topics per test, the binary as a process, readers, waits and the
-//! order checker.
+//! What the scenarios stand on: servers, a database and topics per test, the binary as a process, readers, waits and
+//! the order checker.
 //!
 //! Invariant: a test owns its database, its topics and its processes, so that all tests run side by side on one
 //! PostgreSQL and one Kafka. A test that breaks a server starts a private one.
@@ -29,7 +29,8 @@ use std::path::{Path, PathBuf};
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 
-/// The binary that relays and commands are started from: `OUTBOX_TEST_BINARY`, for example a release build, or the one under test.
+/// The binary that relays and commands are started from: `OUTBOX_TEST_BINARY`, for example a release build, or the one
+/// under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("OUTBOX_TEST_BINARY").map_or_else(|| BINARY.into(), PathBuf::from)
 }

@@ -1,6 +1,6 @@
-//! How long the shards of an instance rest when it goes: figures for people, with the lease as it is by default. Nothing about time
-//! is asserted, so it is not part of a normal run:
-//! `scripts/with-parts.sh cargo test --locked --test it -- --ignored --nocapture takeover`.
+//! How long the shards of an instance rest when it goes: figures for people, with the lease as it is by default.
+//! Nothing about time is asserted, so it is not part of a normal run: `scripts/with-parts.sh cargo test --locked --test
+//! it -- --ignored --nocapture takeover`.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::support::{Signal, TestDatabase, Topic, parts::parts, unique, wait_unt
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Of two instances that share the shards, one goes. Returns the time until the other one owns all, and until events that were
-/// written at that moment, over all shards, are published and settled.
+/// Of two instances that share the shards, one goes. Returns the time until the other one owns all, and until events
+/// that were written at that moment, over all shards, are published and settled.
 async fn takeover(delivery: &str, signal: Signal) -> (Duration, Duration) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("takeover"), Topic::create("takeover", 6));
     let client = database.connect().await;

@@ -1,4 +1,5 @@
-//! Steps of several shards in one transaction: what one of them meets is not the others' affair, and all is done or nothing.
+//! Steps of several shards in one transaction: what one of them meets is not the others' affair, and all is done or
+//! nothing.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -45,7 +46,8 @@ async fn bench(name: &str, shards: usize, rows: usize) -> (Bench, Leases, Vec<Sh
 
 type Outcome = Option<Result<Step<i64>, OutboxError>>;
 
-/// Settles what is in flight and claims three events more, of all shards together. What was claimed is in flight afterwards.
+/// Settles what is in flight and claims three events more, of all shards together. What was claimed is in flight
+/// afterwards.
 async fn step(bench: &Bench, shards: &mut [Shard]) -> Vec<Outcome> {
     let settlements: Vec<Settlement> = shards
         .iter()

@@ -198,7 +198,8 @@ impl Running {
     }
 }
 
-/// What stands on a screen of 40 columns and 10 lines after this was written to it. Only changes are drawn, so the text alone says little.
+/// What stands on a screen of 40 columns and 10 lines after this was written to it. Only changes are drawn, so the text
+/// alone says little.
 fn screen(written: &str) -> String {
     let mut cells = vec![vec![' '; 40]; 10];
     let (mut line, mut column) = (0, 0);

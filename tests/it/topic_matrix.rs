@@ -1,5 +1,6 @@
-//! Topics that are not there or cannot be there, in both delivery modes: only the keys concerned wait or fail, with a reason, and what waits
-//! goes on by itself. The others of their kind are in `topics.rs`, `leaderless.rs`, `refusals.rs` and `outage.rs`.
+//! Topics that are not there or cannot be there, in both delivery modes: only the keys concerned wait or fail, with a
+//! reason, and what waits goes on by itself. The others of their kind are in `topics.rs`, `leaderless.rs`,
+//! `refusals.rs` and `outage.rs`.
 
 use std::time::Duration;
 

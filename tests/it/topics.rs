@@ -39,14 +39,16 @@ async fn wait_for_counts(client: &Client, what: &str, wanted: &[(&str, i64)]) {
     .await;
 }
 
-/// Longer ahead than the broker allows, and so little that the relay leaves the decision to the broker, whose clock counts.
+/// Longer ahead than the broker allows, and so little that the relay leaves the decision to the broker, whose clock
+/// counts.
 const A_LITTLE_LATE: &str = "now() + '1 hour'::interval + '50 seconds'::interval";
 
 async fn topic_of_an_hour(name: &str, partitions: i32) -> Topic {
     Topic::planned(name).created_with(partitions, &[("message.timestamp.after.max.ms", "3600000")]).await
 }
 
-/// The smallest batch with more than one refused record: the broker names two of three, and the third is as good as any.
+/// The smallest batch with more than one refused record: the broker names two of three, and the third is as good as
+/// any.
 #[tokio::test]
 async fn an_innocent_neighbour_of_two_refused_records_is_published() {
     for mode in MODES {
@@ -113,7 +115,8 @@ async fn a_batch_of_nothing_but_refused_records_holds_nobody_up() {
     }
 }
 
-/// Refused records among good ones of the same keys: each key's records keep their order, and nothing later goes past a refused one.
+/// Refused records among good ones of the same keys: each key's records keep their order, and nothing later goes past a
+/// refused one.
 #[tokio::test]
 async fn nothing_of_a_key_goes_past_its_refused_record() {
     for mode in MODES {
@@ -167,8 +170,8 @@ async fn a_row_for_an_internal_topic_fails_alone() {
     }
 }
 
-/// 101 rows are for a partition that nobody leads. (The cluster in this process keeps no markers, so there is no exactly-once here; see
-/// `a_topic_below_its_replicas_holds_its_own_keys_alone`.)
+/// 101 rows are for a partition that nobody leads. (The cluster in this process keeps no markers, so there is no
+/// exactly-once here; see `a_topic_below_its_replicas_holds_its_own_keys_alone`.)
 #[tokio::test]
 async fn a_partition_without_a_leader_holds_its_own_keys_alone_and_lets_them_go_when_it_is_back() {
     let mode = MODES[0];
@@ -204,7 +207,8 @@ async fn a_partition_without_a_leader_holds_its_own_keys_alone_and_lets_them_go_
     assert_eq!(row(&client, first).await.retry_count, 0, "{mode}: a partition is no event's fault");
 }
 
-/// Topics that do not exist, each in one row, before the good ones: nobody waits for the cluster to be asked a thousand times.
+/// Topics that do not exist, each in one row, before the good ones: nobody waits for the cluster to be asked a thousand
+/// times.
 #[tokio::test]
 async fn a_thousand_missing_topics_keep_nobody_waiting() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("missing"), Topic::create("missing", 3));

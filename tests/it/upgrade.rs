@@ -1,4 +1,5 @@
-//! Migrations among strangers: the history of version 0.1, histories and tables of applications, transactions that stay open.
+//! Migrations among strangers: the history of version 0.1, histories and tables of applications, transactions that stay
+//! open.
 
 use std::time::Duration;
 
@@ -135,7 +136,8 @@ async fn instances_of_0_1_that_run_during_the_upgrade_are_named_and_can_no_longe
     let said = outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(0).stderr;
     assert!(said.contains("old-one") && said.contains("0.1.0"), "{said}");
     assert!(client.execute(beat, &[]).await.is_err());
-    // The session of 0.1 ends with its heartbeat; that must not pass for its death, by which others would take its shards.
+    // The session of 0.1 ends with its heartbeat; that must not pass for its death, by which others would take its
+    // shards.
     let lock = "select session_lock from outbox_instances";
     assert!(!client.query_one(lock, &[]).await.unwrap().get::<_, bool>(0));
     // Nor is the heartbeat of the new version kept from clearing it away.

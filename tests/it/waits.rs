@@ -1,5 +1,5 @@
-//! Every wait of the relay for somebody else, found in the source: what ends it, and the test that shows it. A wait that is in the source
-//! and not in this list fails the test, and so does a line whose test is gone.
+//! Every wait of the relay for somebody else, found in the source: what ends it, and the test that shows it. A wait
+//! that is in the source and not in this list fails the test, and so does a line whose test is gone.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +19,8 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     ("admin.rs", "block_on", "own thread", "the_server_answers_while_the_runtime_that_started_it_is_stuck"),
     ("admin/serve.rs", "accept", "stop", "a_stop_ends_idle_connections_and_the_server"),
     ("admin/serve.rs", "notified", "drain of 3 s", "a_stop_ends_idle_connections_and_the_server"),
-    // Calls of the Kafka client that block are in `broker/call/` alone, which the tidy test sees to. Questions of tasks and commands.
+    // Calls of the Kafka client that block are in `broker/call/` alone, which the tidy test sees to. Questions of tasks
+    // and commands.
     ("broker/call.rs", "spawn_blocking", "the limit of each question", "a_call_that_does_not_return_is_given_up"),
     ("broker/call.rs", "recv_timeout", "2 s", "a_client_that_cannot_be_closed_is_left_to_a_thread"),
     (
@@ -148,7 +149,8 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     ("main.rs", "block_on", "the command", "every_command_gives_up_on_a_server_that_accepts_and_never_answers"),
 ];
 
-/// The demo has servers of its own and nobody's data; the terminal of `top` and pipes between threads of one command end with it.
+/// The demo has servers of its own and nobody's data; the terminal of `top` and pipes between threads of one command
+/// end with it.
 const ELSEWHERE: [&str; 3] = ["demo/", "commands/top/", "commands/dlq/"];
 
 #[test]

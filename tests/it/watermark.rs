@@ -1,5 +1,5 @@
-//! `relay.tracking = "watermark"`: no row is written to when it is published, and every promise holds. `make test-watermark` runs the tests
-//! of the promises themselves with it.
+//! `relay.tracking = "watermark"`: no row is written to when it is published, and every promise holds. `make
+//! test-watermark` runs the tests of the promises themselves with it.
 
 use std::time::Duration;
 
@@ -49,7 +49,8 @@ async fn nothing_is_written(delivery: &str) {
         report.expect_no_repeats();
     }
     second.terminate().await;
-    // xmin: those of one transaction were not changed since it inserted them. What was in flight and not sent waited again, and is marked.
+    // xmin: those of one transaction were not changed since it inserted them. What was in flight and not sent waited
+    // again, and is marked.
     let changed = "select count(*) - (select count(*) from outbox_events group by xmin::text order by 1 desc limit 1) from outbox_events";
     let changed = number(&client, changed).await;
     assert!(changed <= 8 * 50, "{changed} rows were written to");
@@ -67,7 +68,8 @@ async fn no_row_is_written_to_when_it_is_published_exactly_once() {
     nothing_is_written("exactly-once").await;
 }
 
-/// A transaction that stays open keeps the watermark back. What is published meanwhile is noted, and marked when that is too much.
+/// A transaction that stays open keeps the watermark back. What is published meanwhile is noted, and marked when that
+/// is too much.
 #[tokio::test]
 async fn what_is_published_ahead_of_an_open_transaction_is_known() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("ahead"), Topic::create("ahead", 6));
@@ -118,7 +120,8 @@ async fn what_is_published_ahead_of_an_open_transaction_is_known() {
     second.expect_no_error_lines();
 }
 
-/// Events that fail, are retried, wait for their time or behind another one are passed by the watermark, and go all the same.
+/// Events that fail, are retried, wait for their time or behind another one are passed by the watermark, and go all the
+/// same.
 #[tokio::test]
 async fn what_waits_below_the_watermark_goes_in_order() {
     for delivery in ["at-least-once", "exactly-once"] {
@@ -172,7 +175,8 @@ async fn what_waits_below_the_watermark_goes_in_order() {
     }
 }
 
-/// With another number of shards an event comes from a shard that has passed its id into one that has passed none, or another id.
+/// With another number of shards an event comes from a shard that has passed its id into one that has passed none, or
+/// another id.
 #[tokio::test]
 async fn what_waits_below_the_watermark_moves_to_another_shard() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("moved"), Topic::create("moved", 6));
@@ -192,7 +196,8 @@ async fn what_waits_below_the_watermark_moves_to_another_shard() {
         }
         let mut relay = settings.start_ready().await;
         insert_many(&client, &topic.name, 50, 1_000).await;
-        // An open transaction elsewhere on the server holds the watermark back, while what is published ahead of it already counts.
+        // An open transaction elsewhere on the server holds the watermark back, while what is published ahead of it
+        // already counts.
         let above = "select count(*) from outbox_events e join outbox_shards s using (shard) where e.id = any($1) and e.id > s.done_id";
         wait_until("what is good is published, and the watermark has passed all", PATIENCE, async || {
             let counts = counts(&client).await;

@@ -61,8 +61,8 @@ pub fn check(world: &World) -> Option<Violation> {
     None
 }
 
-/// What has to be true of repeats at the end, where no history was lost: each is the same batch, whole or broken off, and when
-/// nobody slept through the end of a lease nothing stands between its records.
+/// What has to be true of repeats at the end, where no history was lost: each is the same batch, whole or broken off,
+/// and when nobody slept through the end of a lease nothing stands between its records.
 pub fn check_repeats(world: &World) -> Option<Violation> {
     let mut batch_of: BTreeMap<Id, &[Id]> = BTreeMap::new();
     for partition in 0..PARTITIONS {

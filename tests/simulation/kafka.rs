@@ -1,9 +1,9 @@
 //! Kafka as the relay sees it: two partitions, the marker, and the coordinator of the transactional ids of the shard.
 //!
-//! The first partition may lose its leader: then it takes no records, and no transaction that contains it can be ended. The coordinator gives
-//! its transactional id to nobody until then.
-//! The client is one without a new epoch per transaction: a late EndTxn of the same epoch ends whatever transaction is open.
-//! Brokers check that a partition belongs to the open transaction when a record or a marker comes in for it.
+//! The first partition may lose its leader: then it takes no records, and no transaction that contains it can be ended.
+//! The coordinator gives its transactional id to nobody until then. The client is one without a new epoch per
+//! transaction: a late EndTxn of the same epoch ends whatever transaction is open. Brokers check that a partition
+//! belongs to the open transaction when a record or a marker comes in for it.
 
 use crate::postgres::{Id, Key, Tag};
 
@@ -112,8 +112,9 @@ impl Kafka {
         &mut self.producers[number]
     }
 
-    /// A new producer: finishes what was decided, aborts what was not, and every former producer is fenced. `None`: a transaction cannot be
-    /// ended now. If it was open it is aborted from now on, under a new epoch; if it was decided, nothing has changed.
+    /// A new producer: finishes what was decided, aborts what was not, and every former producer is fenced. `None`: a
+    /// transaction cannot be ended now. If it was open it is aborted from now on, under a new epoch; if it was decided,
+    /// nothing has changed.
     pub fn init(&mut self, number: usize) -> Option<i64> {
         if matches!(self.producer(number).transaction, Transaction::Open(_)) {
             self.producer(number).epoch += 1;
@@ -246,7 +247,8 @@ impl Kafka {
         };
     }
 
-    /// A request arrives that nobody waits for. A retried record needs no such thing: its sequence number gives it away.
+    /// A request arrives that nobody waits for. A retried record needs no such thing: its sequence number gives it
+    /// away.
     pub fn arrives(&mut self, straggler: usize) {
         match self.stragglers.remove(straggler) {
             Straggler::Init { number } => drop(self.init(number)),

@@ -1,7 +1,8 @@
 //! PostgreSQL as the relay sees it: one shard, its events, writers that draw ids early and commit late.
 //!
-//! Every transaction of a lane is atomic and holds the lock on the row of the shard. A commit whose answer is lost may have
-//! happened, may not have happened, or may still be on its way: then it holds the lock, and a plain read sees the old row.
+//! Every transaction of a lane is atomic and holds the lock on the row of the shard. A commit whose answer is lost may
+//! have happened, may not have happened, or may still be on its way: then it holds the lock, and a plain read sees the
+//! old row.
 
 use std::collections::HashSet;
 
@@ -220,8 +221,8 @@ impl Database {
         }
     }
 
-    /// One transaction of a lane. `expected` is what the lane goes on from: the number of the last batch, and whether it is in
-    /// flight.
+    /// One transaction of a lane. `expected` is what the lane goes on from: the number of the last batch, and whether
+    /// it is in flight.
     pub fn transaction<T>(
         &mut self,
         rules: Rules,

@@ -1,8 +1,8 @@
 //! One instance of the relay as a machine that takes one step at a time: what it knows, and the steps both modes share.
 //!
-//! Between two steps anything may happen to it and around it. It has no clock: a relay that slept for a year goes on where it
-//! was, which is worse than what the permit of a lane allows. What goes to Kafka is in `sending.rs`, the takeover of exactly-once
-//! delivery in `takeover.rs`.
+//! Between two steps anything may happen to it and around it. It has no clock: a relay that slept for a year goes on
+//! where it was, which is worse than what the permit of a lane allows. What goes to Kafka is in `sending.rs`, the
+//! takeover of exactly-once delivery in `takeover.rs`.
 
 use std::hash::{Hash, Hasher};
 
@@ -145,7 +145,8 @@ impl Relay {
             At::Produce => &[Luck::LostAfter, Luck::LostBefore],
             At::SendMarker => &[Luck::LostBefore, Luck::Twice],
             At::Commit => &[Luck::LostAfter, Luck::LostBefore, Luck::Late, Luck::Twice],
-            // Reads are asked again; a record without a transaction is sent again by the client, under its sequence number.
+            // Reads are asked again; a record without a transaction is sent again by the client, under its sequence
+            // number.
             At::Acquire
             | At::CheckFence
             | At::Leave
@@ -269,7 +270,8 @@ impl Relay {
         }
     }
 
-    /// What a transaction that did not go well means: nothing has happened, or nobody knows and `when_unknown` finds out.
+    /// What a transaction that did not go well means: nothing has happened, or nobody knows and `when_unknown` finds
+    /// out.
     pub(crate) fn failed(&mut self, error: &PgError, when_unknown: At) -> Process {
         match error {
             PgError::Fenced => return Process::Ended,

@@ -1,5 +1,5 @@
-//! What the relay does so that its promise holds, one name for each. Switched off one at a time, to see that the simulation
-//! finds what goes wrong then.
+//! What the relay does so that its promise holds, one name for each. Switched off one at a time, to see that the
+//! simulation finds what goes wrong then.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Safeguard {
@@ -15,18 +15,20 @@ pub enum Safeguard {
     Barrier,
     /// Former producers are fenced before the marker is read. Without: after.
     InitBeforeMarker,
-    /// A transaction of a lane also checks that the number in the row, and whether it is in flight, are what the lane went on from.
+    /// A transaction of a lane also checks that the number in the row, and whether it is in flight, are what the lane
+    /// went on from.
     NumberChecked,
     /// The manifest is read again after the marker. Without: the one that came with the lease, or from memory.
     ManifestAfterMarker,
-    /// The marker also says which batch it stands for, and a batch with its number and other ids is not settled. Without: the
-    /// number alone.
+    /// The marker also says which batch it stands for, and a batch with its number and other ids is not settled.
+    /// Without: the number alone.
     BatchNamed,
     /// At-least-once delivery takes the mark off the manifest that it sends again.
     MarkTakenOff,
     /// A batch that is sent again for the first time in a transaction keeps its manifest without the mark.
     ResendUnmarked,
-    /// A transactional id that cannot be fenced now is left for another one only where nobody can commit anything new under it. Without: always.
+    /// A transactional id that cannot be fenced now is left for another one only where nobody can commit anything new
+    /// under it. Without: always.
     LeaveDecided,
     /// The transactional id that a shard goes on with is in its row before it is used. Without: after.
     LeaveNoted,

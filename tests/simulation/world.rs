@@ -1,7 +1,7 @@
 //! Everything there is, and everything that can happen next.
 //!
-//! A state and an action give the next state and nothing else does: no clock, no threads, no randomness. So a list of actions
-//! is a run that can be repeated, shortened and printed.
+//! A state and an action give the next state and nothing else does: no clock, no threads, no randomness. So a list of
+//! actions is a run that can be repeated, shortened and printed.
 
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -262,8 +262,8 @@ impl World {
         self.next_instance += 1;
     }
 
-    /// Nothing goes wrong any more. Everything that was delayed arrives, everyone goes on, and after a while all is delivered.
-    /// False when it is not.
+    /// Nothing goes wrong any more. Everything that was delayed arrives, everyone goes on, and after a while all is
+    /// delivered. False when it is not.
     pub fn comes_to_rest(&mut self, mut look: impl FnMut(&Self)) -> bool {
         self.left =
             Budget { misfortunes: 0, restarts: 0, rows: 0, failovers: 0, expiries: 0, elections: 0, ..self.left };

@@ -188,7 +188,8 @@ pub fn quoting_errors(files: &[Source]) -> Vec<String> {
         .collect()
 }
 
-/// Calls of the Kafka client that wait for a broker. Of those that return a future, the wait must be limited on the same line.
+/// Calls of the Kafka client that wait for a broker. Of those that return a future, the wait must be limited on the
+/// same line.
 pub fn kafka_without_limit(files: &[Source]) -> Vec<String> {
     let blocking = Regex::new(
         r"\.(fetch_metadata|fetch_watermarks|fetch_group_list|committed_offsets|committed|offsets_for_times|init_transactions|send_offsets_to_transaction|commit_transaction|abort_transaction|flush|seek|seek_partitions)\s*\(",
@@ -319,7 +320,8 @@ fn matches(pattern: &Regex, text: &str, file: &Source, why: &str) -> Vec<String>
         .collect()
 }
 
-// --- each rule sees a violation that was planted, and leaves alone what looks like one --------------------------------
+// --- each rule sees a violation that was planted, and leaves alone what looks like one
+// --------------------------------
 
 #[track_caller]
 fn sees(complaints: &[String], expected: &[&str]) {

@@ -1,4 +1,5 @@
-//! One walk through a batch: its records are handed to the client, and the reports are waited for, as long as somebody answers.
+//! One walk through a batch: its records are handed to the client, and the reports are waited for, as long as somebody
+//! answers.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const STALL: Duration = Duration::from_millis(2_500);
 /// Time between two looks at them.
 const STALL_LOOK: Duration = Duration::from_millis(500);
-/// After a failure in a transaction, which ends it, answers that are on their way are waited for as long as they come at this pace.
+/// After a failure in a transaction, which ends it, answers that are on their way are waited for as long as they come
+/// at this pace.
 const LAST_ANSWERS: Duration = Duration::from_millis(150);
 
 /// Records handed over between two looks at the reports.
@@ -39,7 +41,8 @@ pub(in crate::broker) struct Sending<'a> {
     pub(in crate::broker) timeout: Duration,
     /// All of it or nothing: after the first failure the rest is of no interest.
     pub(in crate::broker) whole: bool,
-    /// Partitions are to blame for silence. Not so in a transaction that perhaps has not begun, because the one before it is not ended.
+    /// Partitions are to blame for silence. Not so in a transaction that perhaps has not begun, because the one before
+    /// it is not ended.
     pub(in crate::broker) begun: bool,
 }
 
@@ -161,8 +164,8 @@ fn warn_of_silence(producer: &Producer, batch: &BatchState, sending: &Sending<'_
     tracing::warn!(lane, records, topic, brokers_down = producer.is_down(), "no acknowledgement for ten seconds");
 }
 
-/// Gives records up whose partition is known to take none, so that the others need not wait for it. The producer goes with them: it would
-/// send them later, and out of order.
+/// Gives records up whose partition is known to take none, so that the others need not wait for it. The producer goes
+/// with them: it would send them later, and out of order.
 fn unblock(
     producer: &mut Producer,
     batch: &mut BatchState,
@@ -225,8 +228,8 @@ fn unblock(
     Some(Pass::Again("a partition takes no records"))
 }
 
-/// After a fatal error the client sends nothing more, but what is in flight may still be answered: wait for that, so that
-/// it need not be sent twice.
+/// After a fatal error the client sends nothing more, but what is in flight may still be answered: wait for that, so
+/// that it need not be sent twice.
 fn end_fatal(producer: &mut Producer, batch: &mut BatchState) -> Pass {
     producer.purge_queue();
     let end = monotonic() + FATAL_GRACE;

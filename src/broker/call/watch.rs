@@ -1,6 +1,7 @@
-//! Calls of a client whose thread somebody else watches: librdkafka's own timeouts are not always kept (`send_offsets_to_transaction` of 2.12
-//! waits for as long as the broker stays away that coordinated the group when it was last asked; seen with one of three brokers down). Who
-//! waits for the thread looks how long the call has lasted, and gives the thread up.
+//! Calls of a client whose thread somebody else watches: librdkafka's own timeouts are not always kept
+//! (`send_offsets_to_transaction` of 2.12 waits for as long as the broker stays away that coordinated the group when it
+//! was last asked; seen with one of three brokers down). Who waits for the thread looks how long the call has lasted,
+//! and gives the thread up.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use crate::error::{Code, Error, Result};
 
-/// The id of each of these topics; one that does not exist, or that this client may not see, is left out, and so is one of a broker
-/// that gives topics no ids (before Kafka 2.8). Blocks for `timeout` and a moment at most.
+/// The id of each of these topics; one that does not exist, or that this client may not see, is left out, and so is one
+/// of a broker that gives topics no ids (before Kafka 2.8). Blocks for `timeout` and a moment at most.
 ///
 /// Errors: [`Code::KafkaUnreachable`].
 pub fn topic_ids<C: ClientContext>(
@@ -28,9 +28,9 @@ pub fn topic_ids<C: ClientContext>(
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let kafka = client.native_ptr();
-    // SAFETY: the client is alive until the end of this function, and with it `kafka`. The names are copied by the first call, and are alive
-    // until then. What is made here is destroyed once, by its guard, before the client can be; an answer that comes after that finds no
-    // queue and is dropped by librdkafka.
+    // SAFETY: the client is alive until the end of this function, and with it `kafka`. The names are copied by the
+    // first call, and are alive until then. What is made here is destroyed once, by its guard, before the client can
+    // be; an answer that comes after that finds no queue and is dropped by librdkafka.
     unsafe {
         let wanted = Guard::new(
             bindings::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()),

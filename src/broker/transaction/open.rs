@@ -1,9 +1,10 @@
 //! Opening: the fence and the marker, and what to do about a `transactional.id` whose last transaction cannot be ended.
 //!
-//! A transaction is ended in every partition that it contains. While one of them has no leader, the coordinator knows how the transaction ends
-//! and cannot write it down; until then it gives the `transactional.id` to nobody (`CONCURRENT_TRANSACTIONS`), whatever
-//! `transaction.timeout.ms` says. A shard that waits for that is shut for as long as the partition is. So it goes on under another
-//! `transactional.id`, if nobody can commit anything under the old one any more (`docs/adr/0009-another-producer.md`).
+//! A transaction is ended in every partition that it contains. While one of them has no leader, the coordinator knows
+//! how the transaction ends and cannot write it down; until then it gives the `transactional.id` to nobody
+//! (`CONCURRENT_TRANSACTIONS`), whatever `transaction.timeout.ms` says. A shard that waits for that is shut for as long
+//! as the partition is. So it goes on under another `transactional.id`, if nobody can commit anything under the old one
+//! any more (`docs/adr/0009-another-producer.md`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,8 +43,8 @@ pub enum OpenError {
 /// What is known of a `transactional.id` that cannot be used now.
 #[derive(Debug)]
 pub struct Blocked {
-    /// All its transactions since the last fence were this publisher's own, and it has no producer left: nobody can commit anything under it
-    /// that was not decided before.
+    /// All its transactions since the last fence were this publisher's own, and it has no producer left: nobody can
+    /// commit anything under it that was not decided before.
     pub own: bool,
     /// What was committed last, as a reader of stable offsets sees it.
     pub marker: Option<Marker>,
@@ -56,8 +57,8 @@ impl From<String> for OpenError {
 }
 
 impl TransactionSettings {
-    /// The first is that of earlier versions. No name of a deployment makes two of them equal: what stands behind the last dot tells shard and
-    /// number.
+    /// The first is that of earlier versions. No name of a deployment makes two of them equal: what stands behind the
+    /// last dot tells shard and number.
     pub(super) fn transactional_id(&self, number: i32) -> String {
         let (prefix, shard) = (&self.id_prefix, self.place.partition);
         match number {

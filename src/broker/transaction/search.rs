@@ -1,5 +1,5 @@
-//! After a refusal in a transaction: which records does Kafka refuse? Asked in transactions that are always aborted, so order and repeats do
-//! not matter.
+//! After a refusal in a transaction: which records does Kafka refuse? Asked in transactions that are always aborted, so
+//! order and repeats do not matter.
 
 use std::time::Duration;
 
@@ -10,18 +10,20 @@ use crate::broker::explore::{self, Take};
 use crate::broker::producer::Producer;
 use crate::clock::{Permit, monotonic};
 
-/// So that all records of a partition go out in one request, which is refused as a whole and names those at fault: nothing is sent after
-/// the first refusal of a transaction.
+/// So that all records of a partition go out in one request, which is refused as a whole and names those at fault:
+/// nothing is sent after the first refusal of a transaction.
 const LINGER_MS: &str = "5";
 /// Longest wait for the reports of what was purged.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 /// Longest wait for a former transaction to be ended.
 const BLOCKED: Duration = Duration::from_secs(4);
-/// After this long, what was found so far is reported. The rest is met again, unless the settings of the topic explain it by then.
+/// After this long, what was found so far is reported. The rest is met again, unless the settings of the topic explain
+/// it by then.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// Every record that Kafka refuses, as far as it can be found in a few seconds. The producer of the lane must be gone: this one fences it.
+    /// Every record that Kafka refuses, as far as it can be found in a few seconds. The producer of the lane must be
+    /// gone: this one fences it.
     pub(super) fn search(&self, batch: &mut BatchState, sending: &Sending<'_>, permit: &Permit) -> Outcome {
         match self.find(batch, sending, permit) {
             Ok(()) => {}
@@ -67,7 +69,8 @@ impl Worker {
             batch.reset_sent();
             producer.abort(permit).map_err(|error| error.to_string())?;
             batch.met_refusals();
-            // Only a refused request casts suspicion: most likely the reason was among its records, and the others were its neighbours.
+            // Only a refused request casts suspicion: most likely the reason was among its records, and the others were
+            // its neighbours.
             let flagged = batch.flagged();
             for (index, state) in batch.states.iter_mut().enumerate() {
                 if *state == State::Suspect && !flagged.is_empty() && !flagged.contains(&index) {

@@ -137,8 +137,8 @@ fn lines(finding: &Finding) -> String {
     text
 }
 
-/// For the tests of those who judge: the check and level of each finding, after seeing that what is not well has a cause and
-/// a fix.
+/// For the tests of those who judge: the check and level of each finding, after seeing that what is not well has a
+/// cause and a fix.
 #[cfg(test)]
 pub(super) fn levels(judge: impl FnOnce(&mut Vec<Finding>)) -> Vec<(&'static str, Level)> {
     let mut findings = Vec::new();

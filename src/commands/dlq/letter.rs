@@ -1,4 +1,5 @@
-//! A record of a dead-letter topic, read: why it failed, where it was meant to go, and the event that can be made of it.
+//! A record of a dead-letter topic, read: why it failed, where it was meant to go, and the event that can be made of
+//! it.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};

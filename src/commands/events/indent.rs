@@ -1,10 +1,12 @@
 //! JSON over several lines, as a person reads it. Works on the text, so that numbers keep all their digits.
 
-/// Levels that are indented. Deeper ones stay at this depth: with thousands of levels the blanks alone would take gigabytes.
+/// Levels that are indented. Deeper ones stay at this depth: with thousands of levels the blanks alone would take
+/// gigabytes.
 const LEVELS: usize = 32;
 const WIDTH: usize = 4;
 
-/// One element of an array or object per line. `json` is as PostgreSQL prints it: valid, with a blank behind each comma and colon.
+/// One element of an array or object per line. `json` is as PostgreSQL prints it: valid, with a blank behind each comma
+/// and colon.
 pub(super) fn indented(json: &str) -> String {
     let mut text = String::with_capacity(json.len() * 2);
     let (mut level, mut in_string, mut escaped) = (0_usize, false, false);

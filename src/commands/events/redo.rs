@@ -23,7 +23,8 @@ struct Report {
     dry_run: bool,
     /// Events that fit.
     matched: usize,
-    /// Events that were changed: more than fit where another failed event held the key, fewer where something else was faster.
+    /// Events that were changed: more than fit where another failed event held the key, fewer where something else was
+    /// faster.
     changed: u64,
     /// Events that the table does not let be changed.
     refused: Vec<Refusal>,

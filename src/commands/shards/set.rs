@@ -30,7 +30,8 @@ const WRITERS_PAUSE: Duration = Duration::from_secs(1);
 struct Report {
     from: i32,
     shards: i32,
-    /// Events that wait or failed, and stand in another shard now. After a command that was killed: only those it had not moved.
+    /// Events that wait or failed, and stand in another shard now. After a command that was killed: only those it had
+    /// not moved.
     moved: u64,
     /// Events whose rows refuse to be moved. Those that waited have failed, or wait behind another one of their key.
     refused: Vec<Refusal>,
@@ -156,8 +157,8 @@ async fn keep_room_for_markers(context: &Context, settings: &Config, state: Stat
     Ok(())
 }
 
-/// Everything up to the change itself: instances give up their shards, writers are kept out for a moment. When it does not come so far,
-/// all is given back.
+/// Everything up to the change itself: instances give up their shards, writers are kept out for a moment. When it does
+/// not come so far, all is given back.
 async fn prepare(
     session: &mut Session,
     shards: i32,

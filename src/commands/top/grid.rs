@@ -1,4 +1,5 @@
-//! The tables of `top` as text, and which of their columns a width has room for. Pure; a build without the live view has only its tests.
+//! The tables of `top` as text, and which of their columns a width has room for. Pure; a build without the live view
+//! has only its tests.
 #![cfg_attr(not(feature = "tui"), allow(dead_code, reason = "only the live view draws"))]
 
 use std::time::Duration;

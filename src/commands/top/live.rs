@@ -22,7 +22,8 @@ const DRAW_EVERY: Duration = Duration::from_millis(500);
 const SLOW: Duration = Duration::from_secs(3);
 const PAGE: usize = 10;
 
-/// Runs until a key or a signal ends it. Errors: the first look fails, the schema is not there, or the terminal is gone.
+/// Runs until a key or a signal ends it. Errors: the first look fails, the schema is not there, or the terminal is
+/// gone.
 pub(super) async fn run(mut watch: Watch, interval: Duration) -> Result<()> {
     let stop = CancellationToken::new();
     let work = async {

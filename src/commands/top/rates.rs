@@ -1,7 +1,7 @@
 //! Rates: how fast counters grew over the last few seconds. Pure.
 //!
-//! Sessions report to PostgreSQL's statistics about once a second, so that from one second to the next a counter may stand still or jump;
-//! over five seconds that evens out.
+//! Sessions report to PostgreSQL's statistics about once a second, so that from one second to the next a counter may
+//! stand still or jump; over five seconds that evens out.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -81,7 +81,8 @@ impl Window {
         })
     }
 
-    /// How fast a group goes through a topic. `None` while that cannot be told, or when the partitions are others than before.
+    /// How fast a group goes through a topic. `None` while that cannot be told, or when the partitions are others than
+    /// before.
     pub(super) fn records_per_second(&self, group: &str, topic: &str) -> Option<f64> {
         let (first, last, over) = self.ends()?;
         let key = (group.to_owned(), topic.to_owned());
@@ -90,7 +91,8 @@ impl Window {
     }
 }
 
-/// Counters go back when the statistics were reset, by hand or by a crash of the server; time goes back with a failover.
+/// Counters go back when the statistics were reset, by hand or by a crash of the server; time goes back with a
+/// failover.
 fn is_reset(before: &Activity, now: &Activity) -> bool {
     now.at <= before.at
         || now.inserted < before.inserted

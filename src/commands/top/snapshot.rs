@@ -1,7 +1,8 @@
 //! What `top` shows, as data, and the one reader of it.
 //!
-//! Each look asks a handful of statements. What waits is counted row by row, so that statement alone is spaced by how long it takes; the
-//! rest reads an index entry per shard and per held key, and the newest rows. The history is never counted: its size is an estimate.
+//! Each look asks a handful of statements. What waits is counted row by row, so that statement alone is spaced by how
+//! long it takes; the rest reads an index entry per shard and per held key, and the newest rows. The history is never
+//! counted: its size is an estimate.
 
 use std::time::Duration;
 
@@ -78,8 +79,8 @@ pub(super) struct ConsumerLine {
     pub(super) partitions: usize,
     /// By how far the positions moved. `null` in the first snapshot.
     pub(super) records_per_second: Option<f64>,
-    /// Records up to the last one that the newest rows of the outbox are known to be published at, over the partitions they tell of. `lag`
-    /// asks Kafka. `null`: they tell nothing.
+    /// Records up to the last one that the newest rows of the outbox are known to be published at, over the partitions
+    /// they tell of. `lag` asks Kafka. `null`: they tell nothing.
     pub(super) behind_at_least: Option<i64>,
     /// Since any of its positions moved.
     pub(super) idle_seconds: f64,

@@ -1,5 +1,5 @@
-//! What becomes of each parameter of a connection string: it takes effect, it says what holds anyway, or it is refused with
-//! the setting to use. The names are those of libpq up to PostgreSQL 18.
+//! What becomes of each parameter of a connection string: it takes effect, it says what holds anyway, or it is refused
+//! with the setting to use. The names are those of libpq up to PostgreSQL 18.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -87,7 +87,8 @@ const REFUSED: [(&str, &str, &str); 23] = [
     ("schema", "PostgreSQL knows no such parameter", "use `outbox.schema`"),
 ];
 
-/// Settings of the session that outbox-relay sets itself because its statements rely on them, and where to set them instead.
+/// Settings of the session that outbox-relay sets itself because its statements rely on them, and where to set them
+/// instead.
 const SESSION: [(&str, &str); 42] = [
     ("search_path", "use `outbox.schema`"),
     ("statement_timeout", "use `database.statement_timeout`"),

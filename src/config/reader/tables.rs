@@ -39,7 +39,8 @@ impl<'a> Scope<'_, 'a> {
         value
     }
 
-    /// `linger.ms = 5` without quotes is a table `linger` in TOML; it is what people write, and it is meant as one name.
+    /// `linger.ms = 5` without quotes is a table `linger` in TOML; it is what people write, and it is meant as one
+    /// name.
     fn map_entries(&mut self, full: &str, prefix: &str, table: &'a DeTable<'a>, into: &mut BTreeMap<String, String>) {
         for (name, value) in table {
             let name =

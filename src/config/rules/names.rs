@@ -1,6 +1,7 @@
 //! Names that other systems accept.
 
-/// Names of deployments, instances, groups and projections. They become parts of topic names, which Kafka limits to 249.
+/// Names of deployments, instances, groups and projections. They become parts of topic names, which Kafka limits to
+/// 249.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=200).contains(&text.len()) && text.bytes().all(is_name_byte)
 }

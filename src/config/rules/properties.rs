@@ -1,7 +1,7 @@
 //! librdkafka settings that users may not change, because a promise rests on them.
 //!
-//! What `broker/client_config.rs` sets after the user's settings must stand here, so that nobody believes in a value that
-//! does not count.
+//! What `broker/client_config.rs` sets after the user's settings must stand here, so that nobody believes in a value
+//! that does not count.
 
 use crate::config::{KafkaConfig, SecurityProtocol};
 

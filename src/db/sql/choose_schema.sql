@@ -1,8 +1,9 @@
--- Decides which schema the tables of ours are in, and puts it first in the search_path of this session for good.
--- $1 text: the schema; null: the first one in the path of the connection that holds an outbox, or else the first one there is.
--- The rest of the path follows, because triggers of the application and the SQL of projections run in our sessions. It follows only where
--- every relation of ours is found in the schema: a name that is missing there must be an error, and never somebody else's table.
--- Returns the schema, null where the path names none that exists. pg_catalog is always looked at first, since we do not name it.
+-- Decides which schema the tables of ours are in, and puts it first in the search_path of this session for good. $1
+-- text: the schema; null: the first one in the path of the connection that holds an outbox, or else the first one there
+-- is. The rest of the path follows, because triggers of the application and the SQL of projections run in our sessions.
+-- It follows only where every relation of ours is found in the schema: a name that is missing there must be an error,
+-- and never somebody else's table. Returns the schema, null where the path names none that exists. pg_catalog is always
+-- looked at first, since we do not name it.
 with path as (
   select p.name::text as name, p.place from unnest(current_schemas(false)) with ordinality p (name, place)
   where p.name::text not like 'pg\_%'

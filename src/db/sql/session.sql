@@ -1,8 +1,9 @@
--- Brings the settings of this session to what the code relies on, whatever the database, the role or a pooler says of them. Run once, when a
--- connection is made. $1 text[]: names. In the same order: $2 text[]: the values; $3 text[]: the only value to be replaced, or null for any.
--- $4 text[]: names that are only looked at, compared with the values in $5 text[].
--- Returns what differed: the name, the value that was found, and the value from now on. A setting that this server does not know is left out,
--- and one that this role may not change keeps its value. Running it again changes nothing more.
+-- Brings the settings of this session to what the code relies on, whatever the database, the role or a pooler says of
+-- them. Run once, when a connection is made. $1 text[]: names. In the same order: $2 text[]: the values; $3 text[]: the
+-- only value to be replaced, or null for any. $4 text[]: names that are only looked at, compared with the values in $5
+-- text[]. Returns what differed: the name, the value that was found, and the value from now on. A setting that this
+-- server does not know is left out, and one that this role may not change keeps its value. Running it again changes
+-- nothing more.
 with wanted as (
   select name, value, replaced, true as change from unnest($1::text[], $2::text[], $3::text[]) as w(name, value, replaced)
   union all

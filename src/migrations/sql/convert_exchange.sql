@@ -1,7 +1,8 @@
--- Ends a conversion, in one transaction with convert_settings.sql: the plain table becomes the first partition of a new one that takes its
--- name, its rules and its readers. No row is read or written. {rows} is the number of ids of a partition.
--- The table is locked before its views: a lane settles in the table and then claims by the view, in one transaction. A statement that is
--- between the two locks of a view at that moment makes this attempt fail after its 200 ms.
+-- Ends a conversion, in one transaction with convert_settings.sql: the plain table becomes the first partition of a new
+-- one that takes its name, its rules and its readers. No row is read or written. {rows} is the number of ids of a
+-- partition. The table is locked before its views: a lane settles in the table and then claims by the view, in one
+-- transaction. A statement that is between the two locks of a view at that moment makes this attempt fail after its 200
+-- ms.
 set local row_security = off;
 set local enable_seqscan = off;
 do $$
@@ -36,7 +37,8 @@ begin
   alter sequence outbox_events_id_seq rename to outbox_events_p1_id_seq;
   select s.last_value, s.is_called into last_id, called from outbox_events_p1_id_seq s;
   highest := greatest(case when called then last_id else 0 end, coalesce((select max(id) from outbox_events), 0));
-  -- What the check says is true now: no id is above the highest, as the primary key shows. The end of this transaction takes it away.
+  -- What the check says is true now: no id is above the highest, as the primary key shows. The end of this transaction
+  -- takes it away.
   to_id := greatest(highest, size) + 1;
   execute format('create or replace function outbox_events_bound() returns bigint language sql immutable parallel safe return %s', to_id - 1);
 
@@ -102,8 +104,8 @@ begin
 
   alter table outbox_events rename to outbox_events_p1;
   create table outbox_events (like outbox_events_p1 including all excluding indexes) partition by range (id);
-  -- The copy has a sequence of its own, which goes on where the old one is. The old one goes: from PostgreSQL 17 on a partition may not
-  -- have its own.
+  -- The copy has a sequence of its own, which goes on where the old one is. The old one goes: from PostgreSQL 17 on a
+  -- partition may not have its own.
   perform setval('outbox_events_id_seq', last_id, called);
   alter table outbox_events_p1 alter column id drop identity;
   alter table outbox_events drop constraint outbox_events_bound;

@@ -1,5 +1,5 @@
--- Who has the outbox open now, for the operator who waits: how many transactions, and the process and age in seconds of the oldest that
--- this role may see. Changes nothing.
+-- Who has the outbox open now, for the operator who waits: how many transactions, and the process and age in seconds of
+-- the oldest that this role may see. Changes nothing.
 select count(distinct l.virtualtransaction) as transactions,
   (array_agg(a.pid order by a.xact_start) filter (where a.xact_start is not null))[1] as pid,
   extract(epoch from clock_timestamp() - min(a.xact_start))::float8 as age

@@ -1,5 +1,5 @@
--- What keeps the plain outbox from becoming the first partition of a new table: whatever could not be carried over, or would go on
--- pointing at the old table. Changes nothing. Returns a sentence about each, and what to do.
+-- What keeps the plain outbox from becoming the first partition of a new table: whatever could not be carried over, or
+-- would go on pointing at the old table. Changes nothing. Returns a sentence about each, and what to do.
 with outbox as (select * from pg_class where oid = 'outbox_events'::regclass),
 used_by as (
   select d.classid, d.objid, d.objsubid, pg_describe_object(d.classid, d.objid, d.objsubid) as what

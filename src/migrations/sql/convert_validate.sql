@@ -1,4 +1,5 @@
--- Reads the whole table once for each check of ours that is not valid yet, while everybody goes on working with it. Repeatable.
+-- Reads the whole table once for each check of ours that is not valid yet, while everybody goes on working with it.
+-- Repeatable.
 do $$
 declare
   name text;

@@ -1,6 +1,7 @@
--- Takes over what version 0.1 noted in refinery's table, if it has it, together with the right to read it. The old table stays as it is, so
--- that a 0.1 that is started again does not take the schema for missing. Rows that are not of ours are left out. {known} is replaced by
--- rows of (version, name, checksum). Runs in the transaction that applies migrations; repeatable.
+-- Takes over what version 0.1 noted in refinery's table, if it has it, together with the right to read it. The old
+-- table stays as it is, so that a 0.1 that is started again does not take the schema for missing. Rows that are not of
+-- ours are left out. {known} is replaced by rows of (version, name, checksum). Runs in the transaction that applies
+-- migrations; repeatable.
 do $$
 declare
   item record;

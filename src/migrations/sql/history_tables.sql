@@ -1,5 +1,5 @@
--- Which tables of history the schema $1 name has: ours, and the one where version 0.1 kept its own (refinery's default, which may be an
--- application's), and whether there is an outbox beside them. Changes nothing.
+-- Which tables of history the schema $1 name has: ours, and the one where version 0.1 kept its own (refinery's default,
+-- which may be an application's), and whether there is an outbox beside them. Changes nothing.
 select
   coalesce(bool_or(c.relname = 'outbox_schema_history'), false) as ours,
   coalesce(bool_or(c.relname = 'refinery_schema_history'), false) as former,

@@ -1,6 +1,6 @@
--- What pending migrations would make and what is there already, of somebody else. $1 name: the schema. $2 name[]: relations, $3 text[]:
--- functions, $4 int[]: how many arguments each of them has, $5 text[] and $6 text[]: columns, by table and name. Changes nothing.
--- Returns a description of each. A table takes the name of a type, too.
+-- What pending migrations would make and what is there already, of somebody else. $1 name: the schema. $2 name[]:
+-- relations, $3 text[]: functions, $4 int[]: how many arguments each of them has, $5 text[] and $6 text[]: columns, by
+-- table and name. Changes nothing. Returns a description of each. A table takes the name of a type, too.
 with place as (select oid from pg_namespace where nspname = $1)
 select case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'i' then 'index' when 'I' then 'index' when 'S' then 'sequence'
     when 'f' then 'foreign table' when 'c' then 'type' else 'table' end || ' ' || quote_ident(c.relname) as what

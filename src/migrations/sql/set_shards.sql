@@ -1,6 +1,6 @@
 -- Sets the number of shards of an empty outbox; {shards} is a whole number. Several statements, for one transaction:
--- the lock keeps writers out, and the check under it fails the transaction if one was faster. Kafka may have markers of a shard that is
--- taken away, so what it was at is kept for its return.
+-- the lock keeps writers out, and the check under it fails the transaction if one was faster. Kafka may have markers of
+-- a shard that is taken away, so what it was at is kept for its return.
 lock table outbox_events in access exclusive mode;
 do $$ begin
   if exists (select 1 from outbox_events) or exists (select 1 from outbox_installation where resharding_to is not null) then

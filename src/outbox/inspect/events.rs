@@ -190,8 +190,8 @@ pub struct Hold {
     pub release_at: Option<StoredTime>,
 }
 
-/// The events that match, without their payload. A filter that no index serves reads the table from one end until the page
-/// is full, and may meet the statement timeout on a large one.
+/// The events that match, without their payload. A filter that no index serves reads the table from one end until the
+/// page is full, and may meet the statement timeout on a large one.
 pub async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Vec<Summary>, DbError> {
     let bound = filter.bound();
     let limit = i64::from(page.limit);

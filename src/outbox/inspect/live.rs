@@ -1,4 +1,5 @@
-//! What changes from one look to the next, for `top`: instances, held keys by reason, how busy the table is, how far consumers are.
+//! What changes from one look to the next, for `top`: instances, held keys by reason, how busy the table is, how far
+//! consumers are.
 //!
 //! Nothing here reads finished rows, but for the newest few; no key and no payload is read at all.
 

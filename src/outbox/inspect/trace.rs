@@ -1,4 +1,5 @@
-//! What has happened to an event: its rows, copies of replays and dead letters among them, and what consumers made of it.
+//! What has happened to an event: its rows, copies of replays and dead letters among them, and what consumers made of
+//! it.
 
 use uuid::Uuid;
 

@@ -1,5 +1,6 @@
-//! What the relay and the consumer write, on trial: each statement in a transaction that is rolled back. So a check, a trigger or
-//! a type of the application's that refuses one of them is found before the day on which a dead letter must be written.
+//! What the relay and the consumer write, on trial: each statement in a transaction that is rolled back. So a check, a
+//! trigger or a type of the application's that refuses one of them is found before the day on which a dead letter must
+//! be written.
 //!
 //! Only `check` does this: it draws an id, and fires the triggers of the application.
 

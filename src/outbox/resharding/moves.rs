@@ -1,7 +1,8 @@
 //! Moving events to the shards of their keys, so that a row which refuses to be moved keeps no other from it.
 //!
-//! Such a row stays where it is. If it waits, [`set_aside`] says in `outbox_outcomes` what becomes of it: it has failed and its key waits behind it
-//! in the shard of the key, or it waits behind another event of its key. A retry and a release try to move it again (`rehome.sql`).
+//! Such a row stays where it is. If it waits, [`set_aside`] says in `outbox_outcomes` what becomes of it: it has failed
+//! and its key waits behind it in the shard of the key, or it waits behind another event of its key. A retry and a
+//! release try to move it again (`rehome.sql`).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -66,7 +67,8 @@ pub(super) async fn mark_ahead(tx: &Transaction<'_>) -> Result<(), DbError> {
     outcomes::publish(tx, &placed).await
 }
 
-/// Moves FAILED events, and those that failed or wait by their outcome. Of the latter, those that refuse keep the outcome that they have.
+/// Moves FAILED events, and those that failed or wait by their outcome. Of the latter, those that refuse keep the
+/// outcome that they have.
 pub(super) async fn failed(tx: &Transaction<'_>) -> Result<Moved, DbError> {
     tx.batch_execute(IMMEDIATE).await?;
     let strays = ids(&tx.query(STRAYS_FAILED, &[]).await?)?;

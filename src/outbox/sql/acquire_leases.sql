@@ -1,8 +1,7 @@
--- Takes shards that nobody owns, whose lease is over by the clock of the database, or whose owner is dead. Several instances
--- may do so at once: SKIP LOCKED lets each take others without waiting.
--- $1 uuid: instance. $2 float8: lease in seconds. $3 bigint: most shards to take. $4 uuid[]: owners that were found to be dead; one
--- that holds its advisory lock by now is not.
--- While the number of shards changes, only those with a batch in flight, for it to be settled.
+-- Takes shards that nobody owns, whose lease is over by the clock of the database, or whose owner is dead. Several
+-- instances may do so at once: SKIP LOCKED lets each take others without waiting. $1 uuid: instance. $2 float8: lease
+-- in seconds. $3 bigint: most shards to take. $4 uuid[]: owners that were found to be dead; one that holds its advisory
+-- lock by now is not. While the number of shards changes, only those with a batch in flight, for it to be settled.
 -- Returns the new epoch, which fences the former owner, and the batch that was in flight.
 update outbox_shards s
 set owner = $1, epoch = s.epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $2)

@@ -1,9 +1,9 @@
--- Rows by state, and how long the oldest has been waiting, in seconds: since it was written, or since it is due.
--- $1 bigint: rows that are counted in each shard. If more wait there, the rest is estimated: their ids are taken to lie as close as those counted.
--- From low_id on: below it nothing waits, but where a transaction keeps dead rows from being removed the index has millions of entries for them.
--- An outcome in outbox_outcomes overrules the status of its row.
--- Rows that a watermark has passed, or that were published ahead of it, are PENDING and do not wait, unless they are in flight.
--- Times are clamped first: PostgreSQL before 17 cannot subtract an infinite one, and a row may hold any.
+-- Rows by state, and how long the oldest has been waiting, in seconds: since it was written, or since it is due. $1
+-- bigint: rows that are counted in each shard. If more wait there, the rest is estimated: their ids are taken to lie as
+-- close as those counted. From low_id on: below it nothing waits, but where a transaction keeps dead rows from being
+-- removed the index has millions of entries for them. An outcome in outbox_outcomes overrules the status of its row.
+-- Rows that a watermark has passed, or that were published ahead of it, are PENDING and do not wait, unless they are in
+-- flight. Times are clamped first: PostgreSQL before 17 cannot subtract an infinite one, and a row may hold any.
 select
   greatest((select coalesce(sum(greatest(counted.rows + coalesce(rest.rows, 0) - cardinality(s.ahead_ids), 0)), 0)::bigint
     from outbox_shards s

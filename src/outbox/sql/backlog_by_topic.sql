@@ -1,14 +1,16 @@
--- Rows that are not finished, by topic (null: the topic comes from routing) and how long the oldest PENDING one
--- has been waiting, in seconds: since it was written, or since it is due. Reads every such row, so it takes about a second per million. Changes nothing.
--- Times are clamped first: PostgreSQL before 17 cannot subtract an infinite one, and a row may hold any.
+-- Rows that are not finished, by topic (null: the topic comes from routing) and how long the oldest PENDING one has
+-- been waiting, in seconds: since it was written, or since it is due. Reads every such row, so it takes about a second
+-- per million. Changes nothing. Times are clamped first: PostgreSQL before 17 cannot subtract an infinite one, and a
+-- row may hold any.
 select outbox_text(left(topic, 250)) as topic,
   count(*) filter (where status = 'PENDING') as pending,
   count(*) filter (where status = 'FAILED') as failed,
   count(*) filter (where status = 'HELD') as held,
   extract(epoch from clock_timestamp() - min(least(greatest(created_at, available_at, 'epoch'), clock_timestamp())) filter (where status = 'PENDING'))::float8 as oldest_age
 from (
-  -- One arm per state, so that each reads its own partial index rather than the history. `offset 0` keeps the planner from joining otherwise:
-  -- with no statistics it would read the whole index, and below low_id there may be millions of entries for dead rows.
+  -- One arm per state, so that each reads its own partial index rather than the history. `offset 0` keeps the planner
+  -- from joining otherwise: with no statistics it would read the whole index, and below low_id there may be millions of
+  -- entries for dead rows.
   select e.topic, e.status, e.created_at, e.available_at
   from outbox_shards s
   cross join lateral (

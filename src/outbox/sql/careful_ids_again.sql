@@ -1,5 +1,5 @@
--- As careful_ids.sql, of those that wait again although done_id has passed them. $1 smallint: shard. $2 bigint: the highest id.
--- $3 bigint: most of them. Changes nothing.
+-- As careful_ids.sql, of those that wait again although done_id has passed them. $1 smallint: shard. $2 bigint: the
+-- highest id. $3 bigint: most of them. Changes nothing.
 select e.id
 from outbox_again a
 join outbox_events e on e.id = a.id and e.status || '' = 'PENDING'

@@ -1,6 +1,7 @@
--- Whether the current role has each privilege. $1 text[]: objects: relations, functions with their argument types, or an empty text for the
--- schema of the outbox, or the database. In the same order: $2 text[]: privileges, as in GRANT; $3 text[]: the column, or null for all.
--- `granted` is null where the relation, function or column does not exist. Changes nothing.
+-- Whether the current role has each privilege. $1 text[]: objects: relations, functions with their argument types, or
+-- an empty text for the schema of the outbox, or the database. In the same order: $2 text[]: privileges, as in GRANT;
+-- $3 text[]: the column, or null for all. `granted` is null where the relation, function or column does not exist.
+-- Changes nothing.
 select w.object, w.privilege, w.column_name,
   case
     when w.privilege = 'temporary' then has_database_privilege(current_database(), 'temporary')

@@ -1,5 +1,6 @@
--- Whether the current role can make and drop partitions of the outbox: it owns the table and each partition, and may create tables in its
--- schema. `begun`: a conversion (migrate up --partitioned) was interrupted. No row when the table does not exist. Changes nothing.
+-- Whether the current role can make and drop partitions of the outbox: it owns the table and each partition, and may
+-- create tables in its schema. `begun`: a conversion (migrate up --partitioned) was interrupted. No row when the table
+-- does not exist. Changes nothing.
 select c.relkind = 'p' as partitioned, current_user::text as role, c.relowner::regrole::text as owner,
   c.relnamespace::regnamespace::text as schema,
   array(

@@ -1,5 +1,5 @@
--- What the server and this session say of themselves. Changes nothing. `reset_val` is what the database, the role and the start of the
--- connection make of a setting, before the session changed it.
+-- What the server and this session say of themselves. Changes nothing. `reset_val` is what the database, the role and
+-- the start of the connection make of a setting, before the session changed it.
 select current_setting('server_version_num')::int as version_num,
   current_setting('server_version') as version,
   current_user::text as username,

@@ -1,5 +1,5 @@
--- Transactions that have been open for more than $1 float8 seconds and hold back the vacuum of this database, the oldest
--- first. Prepared transactions have no pid. Changes nothing.
+-- Transactions that have been open for more than $1 float8 seconds and hold back the vacuum of this database, the
+-- oldest first. Prepared transactions have no pid. Changes nothing.
 select pid, coalesce(application_name, '') as application, coalesce(usename::text, '') as username,
   coalesce(state, '') as state, extract(epoch from clock_timestamp() - xact_start)::float8 as age
 from pg_stat_activity

@@ -1,16 +1,17 @@
--- Reads the next events of shards, lowest id first.
--- $1 smallint[]: shards. $2 bigint[]: their low_id, where to begin, in the same order. $3 bigint: most rows of each. $4 bigint: most bytes of
--- one row. $5 bigint[]: the highest ids to claim, in the same order. $6 bigint: most bytes of all rows; the last row may exceed it.
--- $7 int: rows up to this size are not counted.
--- Returns the events of a shard in id order. `takes` is null for an event that is returned whole. It is the size of a row that has more than
--- $4 bytes, of which only the key and the beginning of the names are returned, and whose payload may not even have been printed. It is -1 for
--- rows behind the one that filled $6: they cost nothing to print or to send, and the caller stops reading at the first of them.
--- `busy`: another transaction has locked or changed the row, so it cannot be settled now. No row is locked otherwise: nobody else claims from a
--- shard whose row in outbox_shards is locked, as fence.sql does, and a lock would be gone long before the event is published. Transactions that
--- refer to the row by a foreign key do not make it busy. Changes nothing but a setting of this transaction.
--- The subqueries are levels that the planner does not merge: a payload is printed once, in the first, and measured and sent as it is.
--- With `shard = s.from_shard` the planner takes the primary key for the order of ids and reads the rows of all shards, published ones included.
--- The order of (shard, id) only the index of the PENDING rows has.
+-- Reads the next events of shards, lowest id first. $1 smallint[]: shards. $2 bigint[]: their low_id, where to begin,
+-- in the same order. $3 bigint: most rows of each. $4 bigint: most bytes of one row. $5 bigint[]: the highest ids to
+-- claim, in the same order. $6 bigint: most bytes of all rows; the last row may exceed it. $7 int: rows up to this size
+-- are not counted. Returns the events of a shard in id order. `takes` is null for an event that is returned whole. It
+-- is the size of a row that has more than $4 bytes, of which only the key and the beginning of the names are returned,
+-- and whose payload may not even have been printed. It is -1 for rows behind the one that filled $6: they cost nothing
+-- to print or to send, and the caller stops reading at the first of them. `busy`: another transaction has locked or
+-- changed the row, so it cannot be settled now. No row is locked otherwise: nobody else claims from a shard whose row
+-- in outbox_shards is locked, as fence.sql does, and a lock would be gone long before the event is published.
+-- Transactions that refer to the row by a foreign key do not make it busy. Changes nothing but a setting of this
+-- transaction. The subqueries are levels that the planner does not merge: a payload is printed once, in the first, and
+-- measured and sent as it is. With `shard = s.from_shard` the planner takes the primary key for the order of ids and
+-- reads the rows of all shards, published ones included. The order of (shard, id) only the index of the PENDING rows
+-- has.
 select id, event_id,
   case when takes is null then event_type when takes > 0 then left(event_type, 300) end as event_type, event_version,
   case when takes is null then aggregate_type when takes > 0 then left(aggregate_type, 300) end as aggregate_type,

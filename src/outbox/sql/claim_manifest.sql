@@ -1,11 +1,10 @@
--- Reads the events of a batch that was in flight when its lane stopped, in the order they were sent in, or others by their ids.
--- $1 bigint[]: the ids. $2 bigint: most bytes of one row. $3 bigint: most bytes of all rows. $4 int: rows up to this size are not counted.
--- $5 boolean: `busy` says whether another transaction has locked or changed the row. A batch that was in flight goes out again as it was, whoever
--- has locked a row of it.
--- Returns those that are still PENDING, as claim.sql does.
--- Changes nothing but a setting of this transaction.
--- The status is compared as an expression, so that the planner cannot choose the index of the PENDING rows: with statistics
--- from a quiet moment it believes that index to be almost empty, and a backlog made one batch take seconds.
+-- Reads the events of a batch that was in flight when its lane stopped, in the order they were sent in, or others by
+-- their ids. $1 bigint[]: the ids. $2 bigint: most bytes of one row. $3 bigint: most bytes of all rows. $4 int: rows up
+-- to this size are not counted. $5 boolean: `busy` says whether another transaction has locked or changed the row. A
+-- batch that was in flight goes out again as it was, whoever has locked a row of it. Returns those that are still
+-- PENDING, as claim.sql does. Changes nothing but a setting of this transaction. The status is compared as an
+-- expression, so that the planner cannot choose the index of the PENDING rows: with statistics from a quiet moment it
+-- believes that index to be almost empty, and a backlog made one batch take seconds.
 select id, event_id,
   case when takes is null then event_type when takes > 0 then left(event_type, 300) end as event_type, event_version,
   case when takes is null then aggregate_type when takes > 0 then left(aggregate_type, 300) end as aggregate_type,

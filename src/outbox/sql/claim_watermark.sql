@@ -1,10 +1,10 @@
--- Reads the next events of shards whose progress is a watermark: what claim.sql reads, but for what is published. Published rows are not
--- written to, so it does not matter who has locked them.
--- $1 smallint[]: shards. $2 bigint[]: their low_id, above done_id, in the same order. $3 bigint: most rows of each. $4 bigint: most bytes of
--- one row. $5 bigint[]: the highest ids to claim, in the same order. $6 bigint: most bytes of all rows. $7 int: rows up to this size are not
--- counted. $8 bigint[]: published rows of all these shards that are still PENDING. $9 bigint: the last one of these.
--- Returns what claim.sql returns. Changes nothing but a setting of this transaction.
--- `not in` over an uncorrelated subquery is a hash table, and rows behind the last published one do not look into it.
+-- Reads the next events of shards whose progress is a watermark: what claim.sql reads, but for what is published.
+-- Published rows are not written to, so it does not matter who has locked them. $1 smallint[]: shards. $2 bigint[]:
+-- their low_id, above done_id, in the same order. $3 bigint: most rows of each. $4 bigint: most bytes of one row. $5
+-- bigint[]: the highest ids to claim, in the same order. $6 bigint: most bytes of all rows. $7 int: rows up to this
+-- size are not counted. $8 bigint[]: published rows of all these shards that are still PENDING. $9 bigint: the last one
+-- of these. Returns what claim.sql returns. Changes nothing but a setting of this transaction. `not in` over an
+-- uncorrelated subquery is a hash table, and rows behind the last published one do not look into it.
 select id, event_id,
   case when takes is null then event_type when takes > 0 then left(event_type, 300) end as event_type, event_version,
   case when takes is null then aggregate_type when takes > 0 then left(aggregate_type, 300) end as aggregate_type,

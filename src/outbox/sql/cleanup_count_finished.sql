@@ -1,7 +1,6 @@
--- Counts what cleanup_finished.sql would delete of the next rows by id. Changes nothing.
--- $1 bigint: begin after this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds for PUBLISHED
--- rows, $5 float8: for DISCARDED ones, null to leave them out.
--- A note of ids that were never drawn is of before they began again.
+-- Counts what cleanup_finished.sql would delete of the next rows by id. Changes nothing. $1 bigint: begin after this
+-- id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds for PUBLISHED rows, $5 float8:
+-- for DISCARDED ones, null to leave them out. A note of ids that were never drawn is of before they began again.
 with last as materialized (select case when is_called then last_value else last_value - 1 end as id from outbox_events_id_seq),
 passed as materialized (select * from outbox_passed($4) where done_id <= (select id from last))
 select max(id) as last_id, count(*) as seen,

@@ -1,11 +1,11 @@
--- Looks at the next rows by id and deletes those that are finished and old, all in this one transaction.
--- $1 bigint: begin after this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds from which
--- PUBLISHED rows go, $5 float8: the same for DISCARDED ones, null to keep them.
--- Returns the last id and the number of rows looked at, the lowest id that stays, whether any of them is as old as the lower age
--- (ids are drawn in the order of time, so behind many rows that are all younger there is nothing to delete), and what was deleted.
--- Only rows that will be deleted are locked: a lane passes over a PENDING row that is locked. Run again, it finds the rest. A PENDING row
--- goes that the watermark of its shard had passed when rows were as old as that.
--- A note of ids that were never drawn is of before they began again.
+-- Looks at the next rows by id and deletes those that are finished and old, all in this one transaction. $1 bigint:
+-- begin after this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds from which
+-- PUBLISHED rows go, $5 float8: the same for DISCARDED ones, null to keep them. Returns the last id and the number of
+-- rows looked at, the lowest id that stays, whether any of them is as old as the lower age (ids are drawn in the order
+-- of time, so behind many rows that are all younger there is nothing to delete), and what was deleted. Only rows that
+-- will be deleted are locked: a lane passes over a PENDING row that is locked. Run again, it finds the rest. A PENDING
+-- row goes that the watermark of its shard had passed when rows were as old as that. A note of ids that were never
+-- drawn is of before they began again.
 with last as materialized (select case when is_called then last_value else last_value - 1 end as id from outbox_events_id_seq),
 passed as materialized (select * from outbox_passed($4) where done_id <= (select id from last)),
 seen as materialized (

@@ -1,5 +1,6 @@
--- How far each consumer group has folded each partition, and how long ago it moved. next_known is behind the last offset that the newest
--- $1 bigint rows of the outbox were published at; null where they tell nothing of the partition. Changes nothing.
+-- How far each consumer group has folded each partition, and how long ago it moved. next_known is behind the last
+-- offset that the newest $1 bigint rows of the outbox were published at; null where they tell nothing of the partition.
+-- Changes nothing.
 select c.consumer_group, c.topic, c.partition, c.next_offset,
   extract(epoch from clock_timestamp() - c.updated_at)::float8 as idle, known.next_known
 from consumer_partitions c

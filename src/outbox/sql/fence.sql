@@ -1,7 +1,8 @@
--- Locks the row of a shard if it is still ours, so that nobody can take it over during this transaction.
--- $1 smallint: shard. $2 uuid: owner. $3 bigint: epoch.
--- Returns no row when another instance owns the shard. Otherwise: which run of the server this is (see last_id.sql), low_id, done_id, ahead_ids, batch_seq, the number of events in flight or null,
--- whether events wait again below done_id, whether the outcome of any event stands in outbox_outcomes, whether any key of the shard is held, and whether a held key is due for release.
+-- Locks the row of a shard if it is still ours, so that nobody can take it over during this transaction. $1 smallint:
+-- shard. $2 uuid: owner. $3 bigint: epoch. Returns no row when another instance owns the shard. Otherwise: which run of
+-- the server this is (see last_id.sql), low_id, done_id, ahead_ids, batch_seq, the number of events in flight or null,
+-- whether events wait again below done_id, whether the outcome of any event stands in outbox_outcomes, whether any key
+-- of the shard is held, and whether a held key is due for release.
 select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
     + coalesce((extract(epoch from pg_stat_get_bgwriter_stat_reset_time()) * 1000000)::bigint, 0)
     # (coalesce(pg_relation_filenode('outbox_events_id_seq'), 0)::bigint << 20) as server,

@@ -1,7 +1,7 @@
--- Locks the rows of those shards that are still ours and that nobody else has locked, so that nobody can take them over during this
--- transaction; it waits for nobody. $1 uuid: owner. $2 smallint[]: shards. $3 bigint[]: their epochs, in the same order.
--- Returns, for each shard that is locked now, what fence.sql returns.
--- No join with the arrays, for the reason given in renew_leases.sql.
+-- Locks the rows of those shards that are still ours and that nobody else has locked, so that nobody can take them over
+-- during this transaction; it waits for nobody. $1 uuid: owner. $2 smallint[]: shards. $3 bigint[]: their epochs, in
+-- the same order. Returns, for each shard that is locked now, what fence.sql returns. No join with the arrays, for the
+-- reason given in renew_leases.sql.
 select shard, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
     + coalesce((extract(epoch from pg_stat_get_bgwriter_stat_reset_time()) * 1000000)::bigint, 0)
     # (coalesce(pg_relation_filenode('outbox_events_id_seq'), 0)::bigint << 20) as server,

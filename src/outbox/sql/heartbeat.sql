@@ -1,9 +1,9 @@
--- Says that an instance lives and clears away those that have been silent for ten leases.
--- $1 uuid: instance. $2 text: name. $3 text: version. $4 float8: lease in seconds.
--- Returns the number of live instances, this one included, the number of shards, how many of them can be taken, whether the number is
--- about to change (then acquire_leases.sql gives only those with a batch in flight), whether this session holds its advisory lock, and the
--- instances that lack theirs: their process is dead, or has lost its connection.
--- Behind a pooler the locks say nothing, because they stay with the pooler's connection; then nobody lacks one.
+-- Says that an instance lives and clears away those that have been silent for ten leases. $1 uuid: instance. $2 text:
+-- name. $3 text: version. $4 float8: lease in seconds. Returns the number of live instances, this one included, the
+-- number of shards, how many of them can be taken, whether the number is about to change (then acquire_leases.sql gives
+-- only those with a batch in flight), whether this session holds its advisory lock, and the instances that lack theirs:
+-- their process is dead, or has lost its connection. Behind a pooler the locks say nothing, because they stay with the
+-- pooler's connection; then nobody lacks one.
 with gone as (
   delete from outbox_instances where heartbeat_at < clock_timestamp() - make_interval(secs => $4::float8 * 10) and instance <> $1
 ),

@@ -1,9 +1,9 @@
--- Holds keys. $1 smallint: shard. $2 bigint[]: the first event that waits or failed. In the same order: $3 text[]: its key, null
--- for none. $4 text[]: why, as the constraint of the table has it. $5 float8[]: seconds until the release, null for "until somebody
--- releases it". $6 text[]: the topic that it waits for, or null. $7 text[]: what is wrong with it in words, or null.
--- A key is its MD5 here, as everywhere in this table: two keys that have the same one wait for the same event, the first of both.
--- A key that is held already stays as it is, so running it twice changes nothing; one that is just being released is held again
--- from here on.
+-- Holds keys. $1 smallint: shard. $2 bigint[]: the first event that waits or failed. In the same order: $3 text[]: its
+-- key, null for none. $4 text[]: why, as the constraint of the table has it. $5 float8[]: seconds until the release,
+-- null for "until somebody releases it". $6 text[]: the topic that it waits for, or null. $7 text[]: what is wrong with
+-- it in words, or null. A key is its MD5 here, as everywhere in this table: two keys that have the same one wait for
+-- the same event, the first of both. A key that is held already stays as it is, so running it twice changes nothing;
+-- one that is just being released is held again from here on.
 insert into outbox_held_keys as h (first_id, shard, partition_key, reason, release_at, topic, detail)
 select distinct on (md5(u.key), case when u.key is null then u.id end)
   u.id, $1, u.key, u.reason, now() + make_interval(secs => u.release_in), u.topic, u.detail

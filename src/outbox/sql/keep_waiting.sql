@@ -1,5 +1,6 @@
--- Lists events that wait although done_id has passed them. $1 bigint[]: ids. Those that do not wait, or are above it, are left out.
--- So are those with an outcome in outbox_outcomes, which do not wait whatever their rows say. Running it twice changes nothing more.
+-- Lists events that wait although done_id has passed them. $1 bigint[]: ids. Those that do not wait, or are above it,
+-- are left out. So are those with an outcome in outbox_outcomes, which do not wait whatever their rows say. Running it
+-- twice changes nothing more.
 insert into outbox_again (id, shard)
 select e.id, e.shard
 from outbox_events e

@@ -1,7 +1,7 @@
--- Makes FAILED rows PENDING again, with their attempts at 0, and lets the claim begin low enough to meet them. $1 bigint[]: their ids.
--- $2 bigint[]: those among them that had failed by their outcome alone, and whose rows are HELD.
--- The error goes, since the dead letter has it; a dead letter that is still to be written is not. Runs under the locks of
--- lock_shards.sql. Returns the rows that changed; a repeat finds none.
+-- Makes FAILED rows PENDING again, with their attempts at 0, and lets the claim begin low enough to meet them. $1
+-- bigint[]: their ids. $2 bigint[]: those among them that had failed by their outcome alone, and whose rows are HELD.
+-- The error goes, since the dead letter has it; a dead letter that is still to be written is not. Runs under the locks
+-- of lock_shards.sql. Returns the rows that changed; a repeat finds none.
 with reopened as (
   update outbox_events set status = 'PENDING', retry_count = 0, last_error = null, failed_at = null, dead_letter_to = null
   where id = any($1) and (status || '' = 'FAILED' or (status || '' = 'HELD' and id = any($2)))

@@ -1,7 +1,8 @@
--- What became of dead letters. Arrays of one length: $1 text[]: their topics. $2 int[]: partitions. $3 bigint[]: offsets.
--- $4 uuid[]: event ids. $5 text[]: when each failed, as its header says, or null. $6 bigint[]: the row that each came from, or null.
--- Returns one row each, in the same order: whether it went back and as which row, and the state of its own row, null if there is none.
--- Where the row is gone, the last decision about it tells, for the dead letters that were there when it was made. Changes nothing.
+-- What became of dead letters. Arrays of one length: $1 text[]: their topics. $2 int[]: partitions. $3 bigint[]:
+-- offsets. $4 uuid[]: event ids. $5 text[]: when each failed, as its header says, or null. $6 bigint[]: the row that
+-- each came from, or null. Returns one row each, in the same order: whether it went back and as which row, and the
+-- state of its own row, null if there is none. Where the row is gone, the last decision about it tells, for the dead
+-- letters that were there when it was made. Changes nothing.
 select r.topic is not null as redriven, r.row_id as redriven_as,
   coalesce(e.status, case d.decision when 'discard' then 'DISCARDED' when 'retry' then 'PUBLISHED' end) as status,
   h.first_id is not null as holds_key

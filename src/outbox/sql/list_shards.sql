@@ -1,6 +1,6 @@
--- Every shard: who owns it and for how long, the batch in flight, how many keys are held, and how long its first PENDING row has been
--- waiting, in seconds: since it was written, or since it is due. Held keys are read once, not once for each shard. Changes nothing.
--- While the number of shards changes they are taken by a command, which has no lease.
+-- Every shard: who owns it and for how long, the batch in flight, how many keys are held, and how long its first
+-- PENDING row has been waiting, in seconds: since it was written, or since it is due. Held keys are read once, not once
+-- for each shard. Changes nothing. While the number of shards changes they are taken by a command, which has no lease.
 -- Times are clamped first: PostgreSQL before 17 cannot subtract an infinite one, and a row may hold any.
 select s.shard, coalesce(i.name, case when s.owner = '00000000-0000-0000-0000-000000000000' then 'shards set' end) as owner, s.epoch,
   case when s.owner <> '00000000-0000-0000-0000-000000000000' then extract(epoch from s.lease_until - clock_timestamp())::float8 end as lease_left,

@@ -1,6 +1,6 @@
--- Notes how far the shards are, once a minute whatever the number of instances that do so. Where rows are not marked, that tells since when
--- they have been published. Where they are marked, there is nothing to note. Notes that are older than two days are thinned out to one an
--- hour. Running it twice changes nothing more.
+-- Notes how far the shards are, once a minute whatever the number of instances that do so. Where rows are not marked,
+-- that tells since when they have been published. Where they are marked, there is nothing to note. Notes that are older
+-- than two days are thinned out to one an hour. Running it twice changes nothing more.
 with thinned as (
   delete from outbox_progress p
   where p.at between now() - interval '3 days' and now() - interval '2 days'

@@ -1,7 +1,9 @@
--- Notes what became of events whose rows refuse to be changed. $1 bigint[]: ids. In the same order: $2 text[]: PUBLISHED, FAILED or HELD.
--- $3 text[]: the SQLSTATE. $4 text[]: last_error, or null. $5 int[]: attempts that failed just now. $6 int[]: partitions, $7 bigint[]:
--- offsets, or null. $8 text[]: the topic of a dead letter that is to be written, $9 text[]: the topic that the event was for, or null. Rows that are finished are left out, so a repeat changes nothing that matters.
--- Returns how many it noted. Reads nothing of a row but its state and the digest of its key.
+-- Notes what became of events whose rows refuse to be changed. $1 bigint[]: ids. In the same order: $2 text[]:
+-- PUBLISHED, FAILED or HELD. $3 text[]: the SQLSTATE. $4 text[]: last_error, or null. $5 int[]: attempts that failed
+-- just now. $6 int[]: partitions, $7 bigint[]: offsets, or null. $8 text[]: the topic of a dead letter that is to be
+-- written, $9 text[]: the topic that the event was for, or null. Rows that are finished are left out, so a repeat
+-- changes nothing that matters. Returns how many it noted. Reads nothing of a row but its state and the digest of its
+-- key.
 insert into outbox_outcomes as o (id, event_id, status, sqlstate, last_error, attempts, published_partition, published_offset, key_md5,
   dead_letter_to, dead_letter_from)
 select e.id, e.event_id, u.status, u.sqlstate, u.last_error, u.attempts, u.published_partition, u.published_offset,

@@ -1,7 +1,7 @@
--- Events whose rows refuse to be changed are tried again, or given up: from now on their rows count again. $1 bigint[]: ids.
--- $2 boolean: tried again. Then an event waits for its turn, and the events behind it after it; otherwise it is noted as finished.
--- Runs with the rows of their shards locked. Returns their ids, and whether the row waits as well, so that the caller changes it too; running it
--- twice finds none.
+-- Events whose rows refuse to be changed are tried again, or given up: from now on their rows count again. $1 bigint[]:
+-- ids. $2 boolean: tried again. Then an event waits for its turn, and the events behind it after it; otherwise it is
+-- noted as finished. Runs with the rows of their shards locked. Returns their ids, and whether the row waits as well,
+-- so that the caller changes it too; running it twice finds none.
 with reopened as (
   delete from outbox_outcomes where $2 and id = any($1) and status = 'FAILED' returning id
 ),

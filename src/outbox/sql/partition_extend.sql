@@ -1,6 +1,7 @@
--- Gives the last partition, {last}, an end, and makes a new last one behind it. Several statements, run as one transaction, so that
--- there is a partition for every id at every moment. The lock makes inserts wait, so it is asked for with little patience; the scan
--- that ATTACH makes is over at once, because the last partition is empty as long as somebody looks after partitions.
+-- Gives the last partition, {last}, an end, and makes a new last one behind it. Several statements, run as one
+-- transaction, so that there is a partition for every id at every moment. The lock makes inserts wait, so it is asked
+-- for with little patience; the scan that ATTACH makes is over at once, because the last partition is empty as long as
+-- somebody looks after partitions.
 set local lock_timeout = '200ms';
 lock table outbox_events in access exclusive mode;
 alter table outbox_events detach partition {last};

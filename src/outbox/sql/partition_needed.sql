@@ -1,6 +1,6 @@
--- Whether something about these ids shows at once that they are still needed: a row that is not finished, a key that one of them holds,
--- a batch in flight, or a last row that is too young. Changes nothing.
--- $1 bigint: the lowest id. $2 bigint: the highest. $3 float8: age in seconds from which rows go.
+-- Whether something about these ids shows at once that they are still needed: a row that is not finished, a key that
+-- one of them holds, a batch in flight, or a last row that is too young. Changes nothing. $1 bigint: the lowest id. $2
+-- bigint: the highest. $3 float8: age in seconds from which rows go.
 select
   exists (
     select 1 from outbox_shards s

@@ -1,6 +1,6 @@
--- The partitions of the outbox in the order of their ids; none for a plain table. Changes nothing.
--- Returns the name as it can stand in a statement, the schema, the first id (null: no lower bound), the id behind the last (null: no
--- end), and whether a DETACH CONCURRENTLY was left half done.
+-- The partitions of the outbox in the order of their ids; none for a plain table. Changes nothing. Returns the name as
+-- it can stand in a statement, the schema, the first id (null: no lower bound), the id behind the last (null: no end),
+-- and whether a DETACH CONCURRENTLY was left half done.
 select name, schema, lower, upper, pending
 from (
   select c.oid::regclass::text as name, quote_ident(n.nspname) as schema,

@@ -1,5 +1,5 @@
--- Tables that were partitions and were taken off to be dropped, known by the comment that partition_mark.sql left. Changes nothing.
--- A partition that somebody else took off has no such comment, and is left alone.
+-- Tables that were partitions and were taken off to be dropped, known by the comment that partition_mark.sql left.
+-- Changes nothing. A partition that somebody else took off has no such comment, and is left alone.
 select c.oid::regclass::text as name,
   substring(obj_description(c.oid, 'pg_class') from 'from id (\S+) to') as lower,
   substring(obj_description(c.oid, 'pg_class') from ' to (\d+) ') as upper

@@ -1,5 +1,5 @@
--- Topics that waiting rows name, among the first $1 bigint of them; null where the topic comes from routing. With the number
--- of rows seen. Changes nothing.
+-- Topics that waiting rows name, among the first $1 bigint of them; null where the topic comes from routing. With the
+-- number of rows seen. Changes nothing.
 select outbox_text(topic) as topic, count(*) as events
 from (
   -- No longer text is a topic of Kafka, and some texts are very long.

@@ -1,6 +1,6 @@
--- How ids of the outbox are drawn: the identity kind ('a' always, 'd' by default, '' none), its sequence, whether other columns draw from it
--- too, the last id drawn (null where this role may not know) and the highest one in the table, without those out of range. No row when the table does not exist. Changes
--- nothing.
+-- How ids of the outbox are drawn: the identity kind ('a' always, 'd' by default, '' none), its sequence, whether other
+-- columns draw from it too, the last id drawn (null where this role may not know) and the highest one in the table,
+-- without those out of range. No row when the table does not exist. Changes nothing.
 select a.attidentity::text as kind, d.objid is not null as has_sequence, s.seqcache as cache, s.seqincrement as increment, s.seqcycle as cycles,
   pg_sequence_last_value(s.seqrelid) as last_id, (select max(id) from outbox_events where id <= 4611686018427387904) as highest_id,
   exists (

@@ -1,5 +1,5 @@
--- What others have put on our tables that makes our statements fail or mean something else. $1 text[]: our tables. One row for each: what it
--- is, the table, and its name. Reads the catalogs alone. Changes nothing.
+-- What others have put on our tables that makes our statements fail or mean something else. $1 text[]: our tables. One
+-- row for each: what it is, the table, and its name. Reads the catalogs alone. Changes nothing.
 with ours as (
   select to_regclass(t)::oid as oid, t as relation, t = 'outbox_events' as is_outbox from unnest($1::text[]) as t where to_regclass(t) is not null
 )

@@ -1,5 +1,5 @@
--- Rows of some shards that wait or are in flight. $1 smallint[]: shards. $2 boolean: only those of the batch in flight. Changes nothing.
--- What has an outcome in outbox_outcomes neither waits nor is in flight.
+-- Rows of some shards that wait or are in flight. $1 smallint[]: shards. $2 boolean: only those of the batch in flight.
+-- Changes nothing. What has an outcome in outbox_outcomes neither waits nor is in flight.
 select e.id, e.dead_letter_of, e.event_id, e.shard, outbox_text(left(e.topic, 250)) as topic, e.created_at
 from outbox_events e
 join outbox_shards s on s.shard = e.shard

@@ -1,5 +1,6 @@
--- Notes what was decided about events whose dead letter is written: it outlives the row. $1 bigint[]: ids. $2 text: the decision, as the constraint
--- of the table has it. Running it twice changes nothing more. Run it when the events have been changed.
+-- Notes what was decided about events whose dead letter is written: it outlives the row. $1 bigint[]: ids. $2 text: the
+-- decision, as the constraint of the table has it. Running it twice changes nothing more. Run it when the events have
+-- been changed.
 insert into outbox_decisions (id, event_id, decision)
 select e.id, e.event_id, $2
 from outbox_events e

@@ -1,5 +1,5 @@
--- Makes the keys of some HELD events due at once; an event without a key, or a dead letter, stands for itself. $1 bigint[]: ids.
--- Runs with the rows of their shards locked. Running it twice changes nothing more.
+-- Makes the keys of some HELD events due at once; an event without a key, or a dead letter, stands for itself. $1
+-- bigint[]: ids. Runs with the rows of their shards locked. Running it twice changes nothing more.
 with events as (
   select id, shard, case when dead_letter_of is null then outbox_key_of(partition_key, aggregate_id) end as key
   from outbox_events e

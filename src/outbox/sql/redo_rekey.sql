@@ -1,5 +1,6 @@
--- Before events are tried again: those among them that hold a key which is no longer theirs, because it was corrected, let go of it. What waits
--- behind them under the old key is due, and held by the first of it from now on. $1 bigint[]: ids. Running it twice changes nothing more.
+-- Before events are tried again: those among them that hold a key which is no longer theirs, because it was corrected,
+-- let go of it. What waits behind them under the old key is due, and held by the first of it from now on. $1 bigint[]:
+-- ids. Running it twice changes nothing more.
 with strangers as (
   select h.first_id, h.shard, h.partition_key
   from outbox_held_keys h

@@ -1,6 +1,6 @@
--- Those of some events that still failed or wait, and, on request, the failed events that hold their keys, without which they
--- would go past them. $1 bigint[]: ids. $2 boolean: with holders. Changes nothing.
--- An outcome in outbox_outcomes overrules the status of its row. The shard is that of the key, where `shards set` has put the key.
+-- Those of some events that still failed or wait, and, on request, the failed events that hold their keys, without
+-- which they would go past them. $1 bigint[]: ids. $2 boolean: with holders. Changes nothing. An outcome in
+-- outbox_outcomes overrules the status of its row. The shard is that of the key, where `shards set` has put the key.
 with wanted as materialized (
   select e.id, outbox_key_of(e.partition_key, e.aggregate_id) as key
   from outbox_events e

@@ -1,11 +1,11 @@
--- Releases a portion of the keys of a shard whose time has come: their lowest events are PENDING again, in their old order, since
--- order is by id. $1 smallint: shard. $2 bigint: most keys in one go. $3 bigint: most events in one go, of all keys together.
--- A key starts with its first event alone, because that is the one that failed: if it fails again, nothing else of the key has
--- been moved to and fro. A key with more events than its share stays here, with released_to, and goes on in the next step; so a
--- million events behind a key do not keep the other keys of the shard waiting.
--- Runs under the fence, so no claim of this shard can see half of it; low_id goes back to the lowest released event; events up to done_id are listed in
--- outbox_again.
--- Returns low_id, the number of released events, and how many were to be released and are not: a trigger may skip an update.
+-- Releases a portion of the keys of a shard whose time has come: their lowest events are PENDING again, in their old
+-- order, since order is by id. $1 smallint: shard. $2 bigint: most keys in one go. $3 bigint: most events in one go, of
+-- all keys together. A key starts with its first event alone, because that is the one that failed: if it fails again,
+-- nothing else of the key has been moved to and fro. A key with more events than its share stays here, with
+-- released_to, and goes on in the next step; so a million events behind a key do not keep the other keys of the shard
+-- waiting. Runs under the fence, so no claim of this shard can see half of it; low_id goes back to the lowest released
+-- event; events up to done_id are listed in outbox_again. Returns low_id, the number of released events, and how many
+-- were to be released and are not: a trigger may skip an update.
 with due as (
   select first_id, partition_key,
     case when released_to is null then 1 else greatest($3 / count(*) over (), 1) end as share

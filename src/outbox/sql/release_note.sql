@@ -1,8 +1,8 @@
--- What a release of single events leaves of the held keys. $1 smallint: shard. $2 bigint[]: first events of keys of which nothing waits any
--- more. $3 bigint[]: first events of keys with more events than their share, and $4 bigint[]: up to which id they may go.
--- $5 bigint[]: first events of keys that stop at an event which could not be released, $6 bigint[]: that event, and $7 float8[]: seconds
--- until the next attempt, null for none. $8 bigint[]: the events that were released.
--- The rest is as in release_due.sql; returns low_id.
+-- What a release of single events leaves of the held keys. $1 smallint: shard. $2 bigint[]: first events of keys of
+-- which nothing waits any more. $3 bigint[]: first events of keys with more events than their share, and $4 bigint[]:
+-- up to which id they may go. $5 bigint[]: first events of keys that stop at an event which could not be released, $6
+-- bigint[]: that event, and $7 float8[]: seconds until the next attempt, null for none. $8 bigint[]: the events that
+-- were released. The rest is as in release_due.sql; returns low_id.
 with finished as (
   delete from outbox_held_keys where first_id = any($2)
 ),

@@ -1,5 +1,6 @@
--- Lets the keys go that wait for a topic which is not paused any more. A lane that has not heard of the end of a pause may hold a key
--- again, so this runs again and again. Keys that a lane is working on are left for the next time, rather than waited for.
+-- Lets the keys go that wait for a topic which is not paused any more. A lane that has not heard of the end of a pause
+-- may hold a key again, so this runs again and again. Keys that a lane is working on are left for the next time, rather
+-- than waited for.
 update outbox_held_keys set release_at = now()
 where first_id in (
   select first_id from outbox_held_keys

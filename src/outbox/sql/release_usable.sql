@@ -1,5 +1,5 @@
--- Lets the keys of some shards go that wait for topics which can be written to, as far as the owner of these shards knows. $1 text[]: topics.
--- $2 smallint[]: shards. Leaves keys that a lane is working on for the next time.
+-- Lets the keys of some shards go that wait for topics which can be written to, as far as the owner of these shards
+-- knows. $1 text[]: topics. $2 smallint[]: shards. Leaves keys that a lane is working on for the next time.
 update outbox_held_keys set release_at = now()
 where first_id in (
   select first_id from outbox_held_keys

@@ -1,6 +1,6 @@
--- The next events that wait for held keys, lowest ids first. $1 smallint: shard. $2 bigint[]: first events of the keys. In the same order:
--- $3 text[]: digests of the keys, null for an event without one. $4 bigint[]: most events of each. Changes nothing.
--- An event waits when its row says so, or when its outcome does because the row could not be changed.
+-- The next events that wait for held keys, lowest ids first. $1 smallint: shard. $2 bigint[]: first events of the keys.
+-- In the same order: $3 text[]: digests of the keys, null for an event without one. $4 bigint[]: most events of each.
+-- Changes nothing. An event waits when its row says so, or when its outcome does because the row could not be changed.
 select k.first_id, w.id
 from unnest($2::bigint[], $3::text[], $4::bigint[]) as k(first_id, key_md5, most)
 cross join lateral (

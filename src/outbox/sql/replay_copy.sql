@@ -1,15 +1,15 @@
--- One portion of a replay: appends copies of the events that match in the next window, in the order of their ids.
--- $1 bigint: the last id that was looked at. $2 bigint: the highest id of the replay. $3 bigint: most rows to look at.
--- $4 bigint[]: ids. $5 text: topic. $6 text: event type. $7 text: aggregate type. $8 text: aggregate id. $9 text: key.
--- $10 timestamptz: created since. $11 timestamptz: created before. A null filter matches everything.
--- $12 bigint: most copies. $13 bigint: most bytes of copies, as stored; the first one always fits. $14 text: the topic of the copies,
--- null for that of each original. $15 boolean: with an event_id of their own. $16 timestamptz: when the replay began; the copies wait
--- since then, which is what the age of the backlog goes by, while created_at stays that of the event.
--- Returns how many copies were made, how many rows the window had, whether the limits of a portion left some of them for the next one,
--- and the last id that is done with.
--- Not to be repeated by itself: it runs in the transaction that locks the replay's row and moves its last_id.
--- Ids are drawn in the order of the select (PostgreSQL sorts before it evaluates the defaults), so copies of a key keep its order.
--- Copies of copies name the first original. The conditions are those of replay_count.sql.
+-- One portion of a replay: appends copies of the events that match in the next window, in the order of their ids. $1
+-- bigint: the last id that was looked at. $2 bigint: the highest id of the replay. $3 bigint: most rows to look at. $4
+-- bigint[]: ids. $5 text: topic. $6 text: event type. $7 text: aggregate type. $8 text: aggregate id. $9 text: key. $10
+-- timestamptz: created since. $11 timestamptz: created before. A null filter matches everything. $12 bigint: most
+-- copies. $13 bigint: most bytes of copies, as stored; the first one always fits. $14 text: the topic of the copies,
+-- null for that of each original. $15 boolean: with an event_id of their own. $16 timestamptz: when the replay began;
+-- the copies wait since then, which is what the age of the backlog goes by, while created_at stays that of the event.
+-- Returns how many copies were made, how many rows the window had, whether the limits of a portion left some of them
+-- for the next one, and the last id that is done with. Not to be repeated by itself: it runs in the transaction that
+-- locks the replay's row and moves its last_id. Ids are drawn in the order of the select (PostgreSQL sorts before it
+-- evaluates the defaults), so copies of a key keep its order. Copies of copies name the first original. The conditions
+-- are those of replay_count.sql.
 with seen as materialized (
   select id,
     coalesce(pg_column_size(payload), 0) + coalesce(pg_column_size(payload_raw), 0) + coalesce(pg_column_size(headers), 0) as bytes,

@@ -1,9 +1,9 @@
--- One window of the walk, for counting: how many events would be copied, by topic and type. Changes nothing.
--- $1 bigint: the last id of the window before. $2 bigint: the highest id of the walk. $3 bigint: most rows of the window.
--- $4 bigint[]: ids. $5 text: topic. $6 text: event type. $7 text: aggregate type. $8 text: aggregate id. $9 text: key.
--- $10 timestamptz: created since. $11 timestamptz: created before. A null filter matches everything.
--- Returns one row for each topic and type, or one without a type when nothing matches; each with the rows and the last id of the window.
--- It is planned for the values given, as list_events.sql is. The conditions are those of replay_copy.sql.
+-- One window of the walk, for counting: how many events would be copied, by topic and type. Changes nothing. $1 bigint:
+-- the last id of the window before. $2 bigint: the highest id of the walk. $3 bigint: most rows of the window. $4
+-- bigint[]: ids. $5 text: topic. $6 text: event type. $7 text: aggregate type. $8 text: aggregate id. $9 text: key. $10
+-- timestamptz: created since. $11 timestamptz: created before. A null filter matches everything. Returns one row for
+-- each topic and type, or one without a type when nothing matches; each with the rows and the last id of the window. It
+-- is planned for the values given, as list_events.sql is. The conditions are those of replay_copy.sql.
 with seen as materialized (
   select id, topic, event_type,
     (case when $4::bigint[] is null then status = 'PUBLISHED' and replay_of is null else status in ('PUBLISHED', 'DISCARDED') end)

@@ -1,7 +1,7 @@
--- Spreads keys over {shards} shards from now on. Several statements, run as one transaction.
--- The lock waits, with little patience, until no transaction that has inserted an event is open, and keeps new ones out until the end: each
--- has computed its shard with the number of before.
--- New shards are owned like those that were taken; one that was there before goes on from its number.
+-- Spreads keys over {shards} shards from now on. Several statements, run as one transaction. The lock waits, with
+-- little patience, until no transaction that has inserted an event is open, and keeps new ones out until the end: each
+-- has computed its shard with the number of before. New shards are owned like those that were taken; one that was there
+-- before goes on from its number.
 set local lock_timeout = '200ms';
 lock table outbox_events in share row exclusive mode;
 create or replace function outbox_shard_count() returns int language sql immutable parallel safe return {shards};

@@ -1,7 +1,7 @@
--- Holds the keys of events that could not be moved, in the shards where the keys belong. $1 bigint[]: ids. Running it twice changes nothing more.
--- A key that an earlier event holds stays as it is: the event waits behind that one. Run when the held keys have been moved, and no shard has an
--- owner.
--- Returns the events that wait or would have waited: true for those that have failed, since nothing lets them go on but a retry; the others wait.
+-- Holds the keys of events that could not be moved, in the shards where the keys belong. $1 bigint[]: ids. Running it
+-- twice changes nothing more. A key that an earlier event holds stays as it is: the event waits behind that one. Run
+-- when the held keys have been moved, and no shard has an owner. Returns the events that wait or would have waited:
+-- true for those that have failed, since nothing lets them go on but a retry; the others wait.
 with stuck as (
   select e.id, e.dead_letter_of, outbox_shard_of(outbox_key_of(e.partition_key, e.aggregate_id), e.id) as shard,
     case when e.dead_letter_of is null then outbox_key_of(e.partition_key, e.aggregate_id) end as key,

@@ -1,6 +1,6 @@
--- Computes the shard of some events again: a generated column follows when a column is named that it is made from.
--- $1 bigint[]: ids. Rows that are where they belong are left alone, so it can be repeated.
--- An event that comes into a shard which has passed its id waits again there. One with an outcome in outbox_outcomes does not wait.
+-- Computes the shard of some events again: a generated column follows when a column is named that it is made from. $1
+-- bigint[]: ids. Rows that are where they belong are left alone, so it can be repeated. An event that comes into a
+-- shard which has passed its id waits again there. One with an outcome in outbox_outcomes does not wait.
 with moved as (
   update outbox_events set partition_key = partition_key
   where id = any($1) and shard <> outbox_shard_of(outbox_key_of(partition_key, aggregate_id), id)

@@ -1,4 +1,5 @@
--- Puts held keys where their events are. A dead letter, or an event without a key, holds nobody but itself: its entry has no key and goes with it.
+-- Puts held keys where their events are. A dead letter, or an event without a key, holds nobody but itself: its entry
+-- has no key and goes with it.
 update outbox_held_keys h set shard = w.shard
 from (
   select k.first_id,

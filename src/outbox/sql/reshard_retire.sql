@@ -1,5 +1,5 @@
--- Takes away the shards that keys are not spread over any more, and keeps what they were at. Nothing that waits is left in them, so they are
--- done with every id that was drawn.
+-- Takes away the shards that keys are not spread over any more, and keeps what they were at. Nothing that waits is left
+-- in them, so they are done with every id that was drawn.
 with retired as (
   delete from outbox_shards where shard >= outbox_shard_count() returning shard, epoch, batch_seq, marked, producer_generation
 ),

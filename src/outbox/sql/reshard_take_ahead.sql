@@ -1,5 +1,6 @@
--- Takes what is published ahead of the watermark of each shard, so that it can be marked: no event that waits may have a higher id than one that
--- is published without saying so. Run with the shards taken; a repeat finds nothing. Returns the ids.
+-- Takes what is published ahead of the watermark of each shard, so that it can be marked: no event that waits may have
+-- a higher id than one that is published without saying so. Run with the shards taken; a repeat finds nothing. Returns
+-- the ids.
 with taken as (
   update outbox_shards s set ahead_ids = '{}'
   from (select shard, ahead_ids from outbox_shards where cardinality(ahead_ids) > 0) b

@@ -1,6 +1,7 @@
--- Events that the watermark has passed and that have ids above the last one drawn: they were published before ids began again, and would be sent
--- once more when their shard has no watermark. They are to be marked. $1 smallint[]: shards, whose rows this transaction has locked. Changes nothing.
--- What has an outcome in outbox_outcomes is left out: it is known not to wait.
+-- Events that the watermark has passed and that have ids above the last one drawn: they were published before ids began
+-- again, and would be sent once more when their shard has no watermark. They are to be marked. $1 smallint[]: shards,
+-- whose rows this transaction has locked. Changes nothing. What has an outcome in outbox_outcomes is left out: it is
+-- known not to wait.
 select e.id
 from outbox_events e
 join outbox_shards s on s.shard = e.shard

@@ -1,7 +1,8 @@
--- Lets the bounds of shards start anew. $1 smallint[]: shards, whose rows this transaction has locked. What was noted of them belongs to ids of
--- before: what waits is claimed from the first id on, so it need not be listed; by the notes of progress new events would be deleted. A key
--- whose first event is gone is released, also where another event has its id by now; outcomes of events that are gone are forgotten, so that they
--- are not taken for those of new ones. Running it twice changes nothing more.
+-- Lets the bounds of shards start anew. $1 smallint[]: shards, whose rows this transaction has locked. What was noted
+-- of them belongs to ids of before: what waits is claimed from the first id on, so it need not be listed; by the notes
+-- of progress new events would be deleted. A key whose first event is gone is released, also where another event has
+-- its id by now; outcomes of events that are gone are forgotten, so that they are not taken for those of new ones.
+-- Running it twice changes nothing more.
 with forgotten as (
   delete from outbox_again where shard = any($1)
 ),

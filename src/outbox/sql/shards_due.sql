@@ -1,7 +1,8 @@
--- Which of these shards have something to do: an event that waits, a held key whose time has come, or published events that the watermark
--- can pass now. $1 smallint[]: the idle shards of this instance. $2 bigint: the highest id that may be claimed. $3 bigint: the horizon, up to
--- which no row can appear any more. One cheap query for all of them.
--- In the order of (shard, id) for the reason given in claim.sql. Whether an event waits among those that were published ahead is told by their number, since all of them are PENDING.
+-- Which of these shards have something to do: an event that waits, a held key whose time has come, or published events
+-- that the watermark can pass now. $1 smallint[]: the idle shards of this instance. $2 bigint: the highest id that may
+-- be claimed. $3 bigint: the horizon, up to which no row can appear any more. One cheap query for all of them. In the
+-- order of (shard, id) for the reason given in claim.sql. Whether an event waits among those that were published ahead
+-- is told by their number, since all of them are PENDING.
 select s.shard
 from outbox_shards s
 where s.shard = any($1)

@@ -1,7 +1,7 @@
--- One event with everything that is known of it: the row, its payload, and what holds its key. Changes nothing.
--- $1 bigint: id, or null. $2 uuid: event_id, or null. An event_id may have several rows, since a replay appends copies; the
--- first hundred are returned. $3 bigint: most bytes of a payload, or of headers. Larger ones are left out, and `payload_omitted` and
--- `headers_omitted` say so. Of other long texts the beginning is returned.
+-- One event with everything that is known of it: the row, its payload, and what holds its key. Changes nothing. $1
+-- bigint: id, or null. $2 uuid: event_id, or null. An event_id may have several rows, since a replay appends copies;
+-- the first hundred are returned. $3 bigint: most bytes of a payload, or of headers. Larger ones are left out, and
+-- `payload_omitted` and `headers_omitted` say so. Of other long texts the beginning is returned.
 select e.id, e.event_id, e.status, outbox_shown(e.topic) as topic, outbox_shown(outbox_key_of(e.partition_key, e.aggregate_id)) as key,
   outbox_shown(e.event_type) as event_type, e.event_version, outbox_shown(e.aggregate_type) as aggregate_type,
   outbox_shown(e.aggregate_id) as aggregate_id, outbox_shown(e.correlation_id) as correlation_id, e.retry_count,

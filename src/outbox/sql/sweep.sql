@@ -1,8 +1,7 @@
--- Looks for waiting events below low_id, where there must be none, and lowers low_id so that they are claimed.
--- $1 smallint[]: the shards of this instance. $2 uuid: instance.
--- Returns the shards that had any, with the lowest id.
--- The first row of each shard above done_id, in the order of the index of the PENDING rows: a join might read all of it, and where published
--- rows are not written to, it has every row there is.
+-- Looks for waiting events below low_id, where there must be none, and lowers low_id so that they are claimed. $1
+-- smallint[]: the shards of this instance. $2 uuid: instance. Returns the shards that had any, with the lowest id. The
+-- first row of each shard above done_id, in the order of the index of the PENDING rows: a join might read all of it,
+-- and where published rows are not written to, it has every row there is.
 update outbox_shards s
 set low_id = found.id
 from (

@@ -1,8 +1,8 @@
--- Looks for events that wait behind nobody: their key was changed after it was held, so what releases the old key does not meet them. Makes the
--- keys that they have now due, so that their owner releases them. $1 smallint[]: the shards of this instance.
--- An event that is the first of a key's entry, its former one perhaps, is left alone until that is released.
--- Every change of a lane or a command gives a HELD event its entry in the same transaction, so one without it is a stray. Running it twice
--- changes nothing more. Returns the first event of each key.
+-- Looks for events that wait behind nobody: their key was changed after it was held, so what releases the old key does
+-- not meet them. Makes the keys that they have now due, so that their owner releases them. $1 smallint[]: the shards of
+-- this instance. An event that is the first of a key's entry, its former one perhaps, is left alone until that is
+-- released. Every change of a lane or a command gives a HELD event its entry in the same transaction, so one without it
+-- is a stray. Running it twice changes nothing more. Returns the first event of each key.
 insert into outbox_held_keys (first_id, shard, partition_key, reason, release_at)
 select distinct on (stray.shard, coalesce('key ' || md5(stray.key), stray.id::text)) stray.id, stray.shard, stray.key, 'retry', now()
 from (

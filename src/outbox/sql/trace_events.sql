@@ -1,5 +1,5 @@
--- Everything that is known to have happened to some events, in order of time. $1 uuid[]: their event_ids.
--- Returns: when, which event, what, the row, where in Kafka, and more in words. Nothing of payloads or keys. Changes nothing.
+-- Everything that is known to have happened to some events, in order of time. $1 uuid[]: their event_ids. Returns:
+-- when, which event, what, the row, where in Kafka, and more in words. Nothing of payloads or keys. Changes nothing.
 with copies as (
   select * from outbox_current where event_id = any($1)
 ),

@@ -1,10 +1,10 @@
--- Appends the dead letters that are due, and takes the note that they are. $1 bigint: most of them. $2 bigint[]: those that are put off.
--- $3 bigint[]: of these alone, or null for any.
--- Key, payload, headers and created_at are those of the event. Headers that are no strings, which can be why it failed, become
--- strings; one of ours that is there already gets its newest value, and retry_count goes up by one.
--- Of an event whose row refuses to be changed the outcome says all this, and is changed in its stead. Returns how many were written, and the
--- events of which none was, since a trigger of somebody else's kept the note: it would be written again and again.
--- An event is locked while it is copied, and the note goes in the same transaction, so nobody copies it twice.
+-- Appends the dead letters that are due, and takes the note that they are. $1 bigint: most of them. $2 bigint[]: those
+-- that are put off. $3 bigint[]: of these alone, or null for any. Key, payload, headers and created_at are those of the
+-- event. Headers that are no strings, which can be why it failed, become strings; one of ours that is there already
+-- gets its newest value, and retry_count goes up by one. Of an event whose row refuses to be changed the outcome says
+-- all this, and is changed in its stead. Returns how many were written, and the events of which none was, since a
+-- trigger of somebody else's kept the note: it would be written again and again. An event is locked while it is copied,
+-- and the note goes in the same transaction, so nobody copies it twice.
 with due_rows as (
   select id, dead_letter_to, dead_letter_from, last_error, failed_at from outbox_events
   where dead_letter_to is not null and id <> all($2) and ($3::bigint[] is null or id = any($3))

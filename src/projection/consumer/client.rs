@@ -1,8 +1,7 @@
 //! The Kafka client of the consumer: its settings, what it tells during a poll, and records copied out of it.
 //!
-//! Acts on nothing: the loop in [`super`] does.
-//! Invariant: nothing in here folds, commits or assigns. A callback runs in the middle of a poll, and whatever it did there
-//! would happen between two records of one batch.
+//! Acts on nothing: the loop in [`super`] does. Invariant: nothing in here folds, commits or assigns. A callback runs
+//! in the middle of a poll, and whatever it did there would happen between two records of one batch.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,9 +41,11 @@ const DEFAULTS: [(&str, &str); 5] = [
     // How soon a topic that is created later, and new partitions, are noticed.
     ("topic.metadata.refresh.interval.ms", "10000"),
     ("session.timeout.ms", "30000"),
-    // Polling goes on while something is folded. A member that hangs keeps the others from their partitions for as long.
+    // Polling goes on while something is folded. A member that hangs keeps the others from their partitions for as
+    // long.
     ("max.poll.interval.ms", "120000"),
-    // Prefetched over all partitions: bounds memory (records of 300 bytes take some ten times as much). librdkafka lowers fetch.max.bytes to the same.
+    // Prefetched over all partitions: bounds memory (records of 300 bytes take some ten times as much). librdkafka
+    // lowers fetch.max.bytes to the same.
     ("queued.max.messages.kbytes", "4096"),
     // A full prefetch queue is looked at again after this; the default of a second would starve a fast fold.
     ("fetch.queue.backoff.ms", "10"),
@@ -148,8 +149,8 @@ impl ConsumerContext for Context {
 /// Hands partitions to the client in place of all others; `None` is none, as the answer to a revocation.
 ///
 /// librdkafka up to 2.15 aborts the process when a partition is taken away a second time while its fetcher still stops
-/// (librdkafka#5573). A stop takes two turns of the client's main thread, and each question for the assignment waits for
-/// one, so that after this call everything has stopped. [`BaseConsumer::assign`] is called nowhere else.
+/// (librdkafka#5573). A stop takes two turns of the client's main thread, and each question for the assignment waits
+/// for one, so that after this call everything has stopped. [`BaseConsumer::assign`] is called nowhere else.
 pub(super) fn assign<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     partitions: Option<&TopicPartitionList>,

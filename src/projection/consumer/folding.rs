@@ -1,9 +1,9 @@
 //! Folds that are under way: one of a partition at a time, and none of them keeps the thread from polling for long.
 //!
-//! An ordinary fold ends within a second, and is simply waited for. One that does not (a lock on the read model, a slow statement) goes on by
-//! itself: its partition is paused, the others are read and folded, and readiness says what it waits for.
-//! Invariant: a partition whose fold is under way is not read and not handed to Kafka; afterwards it is handed over with the offset that the
-//! fold has reached.
+//! An ordinary fold ends within a second, and is simply waited for. One that does not (a lock on the read model, a slow
+//! statement) goes on by itself: its partition is paused, the others are read and folded, and readiness says what it
+//! waits for. Invariant: a partition whose fold is under way is not read and not handed to Kafka; afterwards it is
+//! handed over with the offset that the fold has reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

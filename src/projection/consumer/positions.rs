@@ -1,5 +1,5 @@
-//! Where partitions are read on: taking them, stopping those whose position means nothing any more, and looking every few seconds whether
-//! PostgreSQL still agrees.
+//! Where partitions are read on: taking them, stopping those whose position means nothing any more, and looking every
+//! few seconds whether PostgreSQL still agrees.
 //!
 //! The judgements are in [`crate::projection::position`]; here is what they are fed with, and what follows.
 
@@ -19,8 +19,8 @@ use crate::projection::position::{self, Displaced, Log, Standing, Stop, TopicIde
 use crate::projection::record::Place;
 use crate::projection::store::positions::{Fence, Look};
 
-/// Between two looks at what PostgreSQL says of our partitions. A crash that took folds back is noticed within this time, also by a partition
-/// that gets no records, and so is what somebody has decided.
+/// Between two looks at what PostgreSQL says of our partitions. A crash that took folds back is noticed within this
+/// time, also by a partition that gets no records, and so is what somebody has decided.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Between two questions for the ids of topics, and the longest wait for an answer.
@@ -69,7 +69,8 @@ impl Reader {
         })
     }
 
-    /// Whether topics that are read were deleted and created again meanwhile. The client does not notice: it reads on in the new log.
+    /// Whether topics that are read were deleted and created again meanwhile. The client does not notice: it reads on
+    /// in the new log.
     pub(super) fn look_at_topics(&mut self) -> Result<()> {
         self.identified_at = clock::monotonic();
         let known = self.identities.clone();
@@ -110,7 +111,8 @@ impl Reader {
         ranges
     }
 
-    /// The fence is taken: the partition is read from its position, unless that means nothing in this log. Returns whether it is.
+    /// The fence is taken: the partition is read from its position, unless that means nothing in this log. Returns
+    /// whether it is.
     fn begin(
         &mut self,
         fence: Fence,

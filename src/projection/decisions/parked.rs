@@ -161,7 +161,8 @@ impl Decision {
     }
 }
 
-/// Decides about all that match and that nobody has decided about; a release may still be taken back by a discard. Returns how many.
+/// Decides about all that match and that nobody has decided about; a release may still be taken back by a discard.
+/// Returns how many.
 pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<u64, DbError> {
     let statement = match decision {
         Decision::Release => RELEASE,

@@ -158,8 +158,9 @@ pub async fn may_move(pool: &Pool, from: &str, to: &str) -> Result<Result<u64, R
     Ok(if partitions == 0 { Err(Refused::Nothing) } else { Ok(partitions) })
 }
 
-/// Gives positions, known events and parked events of `from` to `to`, so that `to` goes on where `from` was. `told` hears how many known events
-/// have gone over. Interrupted, it goes on when it is called again: the positions come last.
+/// Gives positions, known events and parked events of `from` to `to`, so that `to` goes on where `from` was. `told`
+/// hears how many known events have gone over. Interrupted, it goes on when it is called again: the positions come
+/// last.
 pub async fn move_group(
     pool: &Pool,
     from: &str,

@@ -1,5 +1,6 @@
--- Who keeps sessions of the consumer waiting for a lock. $1 text: the application_name of those sessions. Returns the relation (null when the
--- lock is on a row or a transaction), the process that has the lock, and since when its transaction is open. Reads views of the server alone.
+-- Who keeps sessions of the consumer waiting for a lock. $1 text: the application_name of those sessions. Returns the
+-- relation (null when the lock is on a row or a transaction), the process that has the lock, and since when its
+-- transaction is open. Reads views of the server alone.
 select distinct on (holder.pid)
   (select l.relation::regclass::text from pg_locks l where l.pid = waiting.pid and not l.granted and l.relation is not null limit 1) as relation,
   holder.pid,

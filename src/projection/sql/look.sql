@@ -1,6 +1,6 @@
--- Where partitions stand, and whether parked events of theirs are to be folded again. $1 text: group. $2 text[]: topics. $3 int[]: partitions.
--- Returns topic, partition, epoch, next_offset, the offset as the consumer or a command wrote it last, why it is stopped, and released. A
--- partition without a row is not returned. Reads only.
+-- Where partitions stand, and whether parked events of theirs are to be folded again. $1 text: group. $2 text[]:
+-- topics. $3 int[]: partitions. Returns topic, partition, epoch, next_offset, the offset as the consumer or a command
+-- wrote it last, why it is stopped, and released. A partition without a row is not returned. Reads only.
 select c.topic, c.partition, c.epoch, c.next_offset, coalesce(c.written_offset, c.next_offset) as written_offset, c.stopped_reason,
   exists (
     select 1 from consumer_parked k

@@ -1,5 +1,6 @@
--- Gives a portion of the known events of one group to another. $1 text: from. $2 text: to. $3 bigint: how many. Returns nothing; the count of
--- deleted rows is that of the statement's rows. An event that the other group knows itself stays its own.
+-- Gives a portion of the known events of one group to another. $1 text: from. $2 text: to. $3 bigint: how many. Returns
+-- nothing; the count of deleted rows is that of the statement's rows. An event that the other group knows itself stays
+-- its own.
 with chosen as (
   select event_id from event_handled where consumer_group = $1 order by event_id limit $3
 ),

@@ -1,5 +1,5 @@
--- Gives the positions of one group to another, with all that they rest on. $1 text: from. $2 text: to. The rows of the old group are locked, so
--- that it folds nothing until this transaction ends.
+-- Gives the positions of one group to another, with all that they rest on. $1 text: from. $2 text: to. The rows of the
+-- old group are locked, so that it folds nothing until this transaction ends.
 with old as (
   select * from consumer_partitions where consumer_group = $1 order by topic, partition for update
 )

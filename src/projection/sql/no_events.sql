@@ -1,5 +1,5 @@
--- The same relation without any event, to see whether PostgreSQL takes a projection: its statement takes the place of the last line. No
--- parameters.
+-- The same relation without any event, to see whether PostgreSQL takes a projection: its statement takes the place of
+-- the last line. No parameters.
 with new_events as materialized (
   select
     null::int as ordinal, null::uuid as event_id, null::text as event_type, null::text as aggregate_type, null::text as aggregate_id,

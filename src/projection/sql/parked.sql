@@ -1,6 +1,6 @@
--- Parked events without what is in them, those that were parked last first.
--- $1 text: group; null: all. $2 uuid[]: event ids; null: any. $3 text: projection; an event of all projections is of each. $4 text: event type.
--- $5 text: topic. $6 bytea: key. $7 text: part of the reason. Null is any. $8 boolean: also those that were given up. $9 bigint: most
+-- Parked events without what is in them, those that were parked last first. $1 text: group; null: all. $2 uuid[]: event
+-- ids; null: any. $3 text: projection; an event of all projections is of each. $4 text: event type. $5 text: topic. $6
+-- bytea: key. $7 text: part of the reason. Null is any. $8 boolean: also those that were given up. $9 bigint: most
 -- rows. Reads only.
 select consumer_group, event_id, event_type, topic, partition, "offset", projection, error, attempts, parked_at,
   release_asked_at is not null as releasing, discarded_at is not null as discarded

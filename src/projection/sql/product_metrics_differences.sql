@@ -1,6 +1,6 @@
 -- Compares product_metrics with a recomputation from the published rows of the outbox, each event once, without those
--- that the group has parked. $1 text: group. Returns product_id, folded, expected (text; null where a side has no row) of
--- the products that differ. Reads only. Reads the whole outbox: for demos and tests.
+-- that the group has parked. $1 text: group. Returns product_id, folded, expected (text; null where a side has no row)
+-- of the products that differ. Reads only. Reads the whole outbox: for demos and tests.
 with published as (
   select distinct on (event_id) event_id, event_type, payload
   from outbox_events

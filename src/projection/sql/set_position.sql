@@ -1,6 +1,6 @@
--- Sets the position of a partition and forgets what the old one rested on. $1 text: group. $2 text: topic. $3 int: partition.
--- $4 bigint: the offset to read next. $5 text: only while it is stopped for this reason; null: always. The epoch stays, and who reads the
--- partition notices that it stands elsewhere. Running it again changes nothing.
+-- Sets the position of a partition and forgets what the old one rested on. $1 text: group. $2 text: topic. $3 int:
+-- partition. $4 bigint: the offset to read next. $5 text: only while it is stopped for this reason; null: always. The
+-- epoch stays, and who reads the partition notices that it stands elsewhere. Running it again changes nothing.
 insert into consumer_partitions as known (consumer_group, topic, partition, epoch, next_offset, written_offset)
 values ($1, $2, $3, 1, $4, $4)
 on conflict (consumer_group, topic, partition) do update set

@@ -1,6 +1,6 @@
--- Stops a partition until somebody decides. $1 text: group. $2 text: topic. $3 int: partition. $4 bigint: our epoch. $5 text: the reason.
--- $6 text: the reason in words. Returns since when it is stopped, or no row when the partition is not ours or is stopped already. Flushed to
--- the disk, so that a crash does not start it again.
+-- Stops a partition until somebody decides. $1 text: group. $2 text: topic. $3 int: partition. $4 bigint: our epoch. $5
+-- text: the reason. $6 text: the reason in words. Returns since when it is stopped, or no row when the partition is not
+-- ours or is stopped already. Flushed to the disk, so that a crash does not start it again.
 with durable as materialized (
   select set_config('synchronous_commit', 'local', true) as setting
 )

@@ -1,9 +1,10 @@
--- Takes partitions for this instance: whoever held one before is fenced, because the epoch has moved on. A partition that is stopped stays so,
--- unless somebody has set next_offset by hand since: that is a decision, and what the position rested on is forgotten with it.
--- $1 text: group. $2 text[]: topics. $3 int[]: partitions. $4 bigint[]: first offset of each log, where a group that has never read the
--- partition begins. $5 boolean: a group without a position on a topic that other groups have positions on is stopped until somebody decides.
--- Returns where each stands, and former_offset, from which next_offset was changed by hand (null: it was not). Running it again takes the
--- fence again and moves no offset. Flushed to the disk, unlike folds: an epoch must not be given out twice.
+-- Takes partitions for this instance: whoever held one before is fenced, because the epoch has moved on. A partition
+-- that is stopped stays so, unless somebody has set next_offset by hand since: that is a decision, and what the
+-- position rested on is forgotten with it. $1 text: group. $2 text[]: topics. $3 int[]: partitions. $4 bigint[]: first
+-- offset of each log, where a group that has never read the partition begins. $5 boolean: a group without a position on
+-- a topic that other groups have positions on is stopped until somebody decides. Returns where each stands, and
+-- former_offset, from which next_offset was changed by hand (null: it was not). Running it again takes the fence again
+-- and moves no offset. Flushed to the disk, unlike folds: an epoch must not be given out twice.
 with durable as materialized (
   select set_config('synchronous_commit', 'local', true) as setting
 ),

@@ -1,7 +1,8 @@
-//! A part of a batch in which something cannot be folded: one transaction that folds the good events and keeps the bad ones.
+//! A part of a batch in which something cannot be folded: one transaction that folds the good events and keeps the bad
+//! ones.
 //!
-//! Savepoints, because a transaction for each event that fails costs a commit or two each time, and ten thousand such events in a row are no
-//! exception when the SQL and the events do not fit each other.
+//! Savepoints, because a transaction for each event that fails costs a commit or two each time, and ten thousand such
+//! events in a row are no exception when the SQL and the events do not fit each other.
 
 use std::ops::Range;
 
@@ -9,11 +10,13 @@ use super::{Fate, Part, Store};
 use crate::db::Transaction;
 use crate::projection::failure::{Cause, FoldError};
 
-/// Events that are tried next after some have failed: an eighth of them, so that few statements lead to the one that is to blame.
+/// Events that are tried next after some have failed: an eighth of them, so that few statements lead to the one that is
+/// to blame.
 const SMALLER: usize = 8;
 
 impl Store {
-    /// Runs the projections over the part piece by piece. Returns the fates of its records, with what was refused to be parked.
+    /// Runs the projections over the part piece by piece. Returns the fates of its records, with what was refused to be
+    /// parked.
     ///
     /// Errors: what fails for another reason than an event.
     pub(super) async fn find(

@@ -1,7 +1,7 @@
 //! Parked events that an operator has released: each is folded once more, in a transaction of its own.
 //!
-//! Invariant: the effect of a released event and the end of its row in `consumer_parked` are committed together, so that it is folded at most
-//! once more however often it is released.
+//! Invariant: the effect of a released event and the end of its row in `consumer_parked` are committed together, so
+//! that it is folded at most once more however often it is released.
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -31,8 +31,9 @@ pub struct Look {
 }
 
 impl Store {
-    /// Takes partitions: from now on folds by any earlier epoch change nothing. A partition that the group has never read begins at
-    /// `log_start`; with `asks` it is stopped at once where other groups have read its topic and this one has not.
+    /// Takes partitions: from now on folds by any earlier epoch change nothing. A partition that the group has never
+    /// read begins at `log_start`; with `asks` it is stopped at once where other groups have read its topic and this
+    /// one has not.
     ///
     /// Cancel safe: at worst the epochs have moved on, and the next taking moves them again.
     pub async fn take(&self, partitions: &[(Place, i64)], asks: bool) -> Result<Vec<Fence>, DbError> {

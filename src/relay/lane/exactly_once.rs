@@ -1,8 +1,8 @@
 //! What a lane does more in exactly-once delivery: it opens before it claims, and publishes in transactions.
 //!
-//! To open is: fence every older producer of the shard, read the marker, and let `takeover::resolve` decide about the batch that
-//! PostgreSQL believes to be in flight. It comes at the start and after every transaction that was not entirely ordinary, so
-//! there is one path for a crash, a lost answer, a refusal and a change of owner.
+//! To open is: fence every older producer of the shard, read the marker, and let `takeover::resolve` decide about the
+//! batch that PostgreSQL believes to be in flight. It comes at the start and after every transaction that was not
+//! entirely ordinary, so there is one path for a crash, a lost answer, a refusal and a change of owner.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use crate::relay::takeover::{
 };
 use crate::retry::Backoff;
 
-/// An idle lane writes its marker again after this long: by default Kafka forgets offsets of a group that commits nothing for
-/// seven days.
+/// An idle lane writes its marker again after this long: by default Kafka forgets offsets of a group that commits
+/// nothing for seven days.
 const MARKER_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The transactions of a lane.
@@ -35,12 +35,13 @@ pub(super) struct Transactions {
     publisher: TransactionalPublisher,
     installation: Uuid,
     open: bool,
-    /// Somebody else may have written the marker since this lane did, if it ever did: it is looked at before anybody is fenced.
+    /// Somebody else may have written the marker since this lane did, if it ever did: it is looked at before anybody is
+    /// fenced.
     estranged: bool,
     /// When this lane last committed a marker.
     marked: Option<Duration>,
-    /// The last batch as this lane knows it. A step that finds another one in PostgreSQL does nothing: a commit whose answer was
-    /// lost came through late, or PostgreSQL went back.
+    /// The last batch as this lane knows it. A step that finds another one in PostgreSQL does nothing: a commit whose
+    /// answer was lost came through late, or PostgreSQL went back.
     pub(super) last: LastBatch,
 }
 
@@ -106,7 +107,8 @@ enum Obstacle {
     Refused(Disagreement),
     Postgres(DbError),
     Kafka(String),
-    /// A transaction of a former owner cannot be ended, and whether its batch is committed depends on that. With partitions that have no leader.
+    /// A transaction of a former owner cannot be ended, and whether its batch is committed depends on that. With
+    /// partitions that have no leader.
     Blocked(Vec<String>),
 }
 
@@ -125,7 +127,8 @@ fn manifest_of(state: &ShardState) -> Manifest {
 }
 
 impl Lane {
-    /// Opens, and waits for PostgreSQL and Kafka as long as the permit holds. A stop ends the waiting: the next owner opens.
+    /// Opens, and waits for PostgreSQL and Kafka as long as the permit holds. A stop ends the waiting: the next owner
+    /// opens.
     pub(super) async fn open(&mut self, mut hand: Hand, stop: &CancellationToken) -> Opened {
         let mut backoff = Backoff::for_connection();
         loop {

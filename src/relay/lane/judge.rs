@@ -56,7 +56,8 @@ impl Judge {
     }
 
     pub(in crate::relay) fn verdict(&mut self, event: &OutboxEvent<'_>) -> Verdict<Record> {
-        // A step that failed is taken once more, and walks in the order of ids again: nothing of the first walk has happened.
+        // A step that failed is taken once more, and walks in the order of ids again: nothing of the first walk has
+        // happened.
         if event.id <= self.last {
             self.unknown.clear();
             self.down.clear();
@@ -84,7 +85,8 @@ impl Judge {
             // Whole or not at all: perhaps it can be written to by now.
             Topic::Denied if self.again => Verdict::Publish(record),
             Topic::Denied => {
-                // One key a walk asks again soon; the others are released when it got through, and ask late in case nobody does that.
+                // One key a walk asks again soon; the others are released when it got through, and ask late in case
+                // nobody does that.
                 let first = self.denied.insert(record.topic.clone());
                 Verdict::Wait(TopicWait::Denied(record.topic, if first { DENIED_RETRY } else { DENIED_WAIT }))
             }
@@ -124,7 +126,8 @@ impl Judge {
         Verdict::Wait(TopicWait::Partition { topic, detail, retry })
     }
 
-    /// The cluster is asked first; what comes behind it in other keys goes on, unless this goes out whole or not at all.
+    /// The cluster is asked first; what comes behind it in other keys goes on, unless this goes out whole or not at
+    /// all.
     fn later(&mut self, topic: String) -> Verdict<Record> {
         self.unknown.insert(topic);
         if self.again || fault(Fault::MissingTopicWaitedFor) { Verdict::Stop } else { Verdict::Later }

@@ -1,6 +1,7 @@
 //! How much a lane claims at once when claims take too long: rows that are slow to print, or a slow way to PostgreSQL.
 //!
-//! A claim that ends in a timeout is repeated as it was, and would end in one again. So the next one is half as large, down to one row.
+//! A claim that ends in a timeout is repeated as it was, and would end in one again. So the next one is half as large,
+//! down to one row.
 
 use std::num::NonZeroU32;
 use std::time::Duration;

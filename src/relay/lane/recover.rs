@@ -7,9 +7,9 @@ use crate::outbox::{LastBatch, OutboxError, Settlement};
 use crate::retry::Backoff;
 
 impl Lane {
-    /// After a lost answer, or when PostgreSQL has another batch than expected: did the commit happen? The manifest tells by its
-    /// number of batch and by its ids. What is in hand of a batch that PostgreSQL does not have in flight is let go.
-    /// `None` when the lease is over.
+    /// After a lost answer, or when PostgreSQL has another batch than expected: did the commit happen? The manifest
+    /// tells by its number of batch and by its ids. What is in hand of a batch that PostgreSQL does not have in flight
+    /// is let go. `None` when the lease is over.
     pub(super) async fn recover(&mut self, hand: Hand, stop: &CancellationToken) -> Option<Hand> {
         let mut backoff = Backoff::for_connection();
         loop {
@@ -19,9 +19,11 @@ impl Lane {
                     return Some(match state.batch_ids {
                         // What we wanted to settle is still in flight for the database: the commit did not happen.
                         Some(ids) if hand.last == Some(found) && belongs_to(&hand.settlement, &ids) => hand,
-                        // A batch that we have not seen: the commit happened, its answer was lost. Or PostgreSQL went back to it.
+                        // A batch that we have not seen: the commit happened, its answer was lost. Or PostgreSQL went
+                        // back to it.
                         Some(ids) => Hand { resend: Some(ids), last: Some(found), ..Hand::default() },
-                        // Nothing in flight: settled, and nothing was claimed. Or PostgreSQL went back to before it was claimed.
+                        // Nothing in flight: settled, and nothing was claimed. Or PostgreSQL went back to before it was
+                        // claimed.
                         None => Hand { last: Some(found), ..Hand::default() },
                     });
                 }

@@ -235,7 +235,8 @@ pub async fn records(plan: &Plan, topics: &[Topic], client: &Client, written: &W
     for row in keys {
         let (id, key): (i64, Option<String>) = (row.get(0), row.get(1));
         let Some(first) = key.and_then(|key| given_up.get(&key).copied()) else { continue };
-        // Topics have no order among each other: what was sent together with the refused record may be in another one already.
+        // Topics have no order among each other: what was sent together with the refused record may be in another one
+        // already.
         let elsewhere = topics.get(&id) != topics.get(&first);
         if id <= first || !ids.contains(&id) || elsewhere {
             continue;

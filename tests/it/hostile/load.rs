@@ -1,7 +1,8 @@
-//! A hundred thousand rows over a thousand keys, a hundred of which carry bad rows, every second of theirs: what the other keys feel of it.
+//! A hundred thousand rows over a thousand keys, a hundred of which carry bad rows, every second of theirs: what the
+//! other keys feel of it.
 //!
-//! Prints a line for each combination and asserts what the judge does; the two figures are compared with a clean run of the same minute.
-//! Ignored in a normal run: `make hostile-load`.
+//! Prints a line for each combination and asserts what the judge does; the two figures are compared with a clean run of
+//! the same minute. Ignored in a normal run: `make hostile-load`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! Rows that PostgreSQL can store and that an application should not write: every column, every odd value.
 //!
-//! A row is an insert whose columns are SQL expressions. What becomes of it is not predicted: the judge only asks that it ends,
-//! with a reason if it is not published, and that nobody else pays for it.
+//! A row is an insert whose columns are SQL expressions. What becomes of it is not predicted: the judge only asks that
+//! it ends, with a reason if it is not published, and that nobody else pays for it.
 
 use std::sync::LazyLock;
 
@@ -129,7 +129,8 @@ const ODD_TOPICS: &[&str] = &[
     r"E'new\nline'",
 ];
 
-/// Every column with each of its odd values. Targets that differ from run to run are filled in by [`Oddity::statement_of`].
+/// Every column with each of its odd values. Targets that differ from run to run are filled in by
+/// [`Oddity::statement_of`].
 static ODDITIES: LazyLock<Vec<Oddity>> = LazyLock::new(|| {
     let mut all = Vec::new();
     let mut add = |column: &'static str, expressions: &[&str]| {

@@ -1,4 +1,5 @@
-//! Defaults of a database that an administrator may have set for reasons of their own, and that change what a statement means.
+//! Defaults of a database that an administrator may have set for reasons of their own, and that change what a statement
+//! means.
 
 /// Name and value, as `alter database … set` takes them. Each can change a result or the meaning of a commit.
 pub const DEFAULTS: &[(&str, &str)] = &[

@@ -201,7 +201,8 @@ async fn a_restart_goes_on_where_postgresql_says_and_reads_nothing_twice() {
     third.stop().await.expect("a clean stop");
 }
 
-/// A client that will never find a broker again is replaced in the middle, and again; nothing is missed or counted twice.
+/// A client that will never find a broker again is replaced in the middle, and again; nothing is missed or counted
+/// twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_client_goes_on_where_postgresql_says() {
     let mut bench = Bench::new("another-client", 3).await;

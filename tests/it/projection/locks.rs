@@ -1,4 +1,5 @@
-//! What keeps the consumer waiting is told for what it is: a lock that somebody keeps on a read model, a group that cannot be joined.
+//! What keeps the consumer waiting is told for what it is: a lock that somebody keeps on a read model, a group that
+//! cannot be joined.
 
 use std::time::Duration;
 

@@ -349,8 +349,8 @@ async fn a_fold_that_dies_before_its_commit_leaves_nothing() {
     assert_eq!(product_metrics(&bench.client).await, ["1 10 0 0 0"]);
 }
 
-/// A position moves only from exactly where its reader believes it to be, whichever side is ahead. (A commit whose answer was lost is told
-/// apart from that: `every_step_of_the_consumer_survives_a_crash_an_error_and_a_hang`.)
+/// A position moves only from exactly where its reader believes it to be, whichever side is ahead. (A commit whose
+/// answer was lost is told apart from that: `every_step_of_the_consumer_survives_a_crash_an_error_and_a_hang`.)
 #[tokio::test]
 async fn a_batch_from_another_position_changes_nothing() {
     let bench = Bench::product_metrics("elsewhere").await;

@@ -162,7 +162,8 @@ impl Topic {
         self.read(Isolation::ReadCommitted).await
     }
 
-    /// Begins a transaction and leaves it open with acknowledged records; after the producer is dropped Kafka aborts it in a minute.
+    /// Begins a transaction and leaves it open with acknowledged records; after the producer is dropped Kafka aborts it
+    /// in a minute.
     pub async fn open_transaction(&self, records: usize) -> BaseProducer {
         let topic = self.clone();
         blocking(move || {
@@ -240,8 +241,8 @@ impl Topic {
         config.set("group.id", unique("reader")).set("enable.auto.commit", "false").set("isolation.level", level);
         config.set("enable.partition.eof", "false").set("fetch.wait.max.ms", "50");
         let consumer: BaseConsumer = config.create().expect("consumer");
-        // The end that a `read_committed` client is told is that of the last decided transaction; of one that was committed a
-        // moment ago, and of all behind it, it would see nothing.
+        // The end that a `read_committed` client is told is that of the last decided transaction; of one that was
+        // committed a moment ago, and of all behind it, it would see nothing.
         let everything: BaseConsumer =
             client_config(&self.bootstrap).set("isolation.level", "read_uncommitted").create().expect("consumer");
         let mut left = self.ends(&everything);

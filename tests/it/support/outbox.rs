@@ -68,8 +68,8 @@ impl NewRow {
     }
 }
 
-/// Runs one statement as someone at a terminal would: with psql where there is one, and else by the simple protocol that
-/// psql uses. Returns the first column of the first row.
+/// Runs one statement as someone at a terminal would: with psql where there is one, and else by the simple protocol
+/// that psql uses. Returns the first column of the first row.
 pub async fn psql(database: &TestDatabase, statement: &str) -> String {
     let arguments = ["-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-d", &database.url, "-c", statement];
     match tokio::process::Command::new("psql").args(arguments).output().await {

@@ -1,8 +1,9 @@
 //! The PostgreSQL and the Kafka that all tests share.
 //!
-//! `scripts/with-parts.sh cargo test` is the normal way: it sets the two variables below and stops the servers at the end.
-//! A plain `cargo test` works too: the first test that needs a server starts the same script, with a pipe from this
-//! process as its input. The pipe closes when this process ends, however it ends, and the script then stops the servers.
+//! `scripts/with-parts.sh cargo test` is the normal way: it sets the two variables below and stops the servers at the
+//! end. A plain `cargo test` works too: the first test that needs a server starts the same script, with a pipe from
+//! this process as its input. The pipe closes when this process ends, however it ends, and the script then stops the
+//! servers.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;

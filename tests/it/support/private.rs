@@ -120,8 +120,8 @@ impl PrivatePostgres {
         self.parts.run("promote", &[]).await;
     }
 
-    /// Freezes the server, as a stalled host does: sockets stay open, connections are accepted by the kernel, and nobody answers. It goes
-    /// on when the guard is dropped, which has to be before the server is.
+    /// Freezes the server, as a stalled host does: sockets stay open, connections are accepted by the kernel, and
+    /// nobody answers. It goes on when the guard is dropped, which has to be before the server is.
     pub fn freeze(&self) -> Frozen {
         let postmaster = self.parts.read("pid");
         let children = Command::new("pgrep").args(["-P", &postmaster]).output().expect("pgrep starts").stdout;

@@ -34,7 +34,8 @@ where
                 Ok(Ok(value)) => return value,
                 Ok(Err(state)) if Instant::now() < end => {
                     last = state;
-                    // A look that takes long must not keep the machine from what is waited for: four of them took half of it.
+                    // A look that takes long must not keep the machine from what is waited for: four of them took half
+                    // of it.
                     ticks.reset_after((looked.elapsed() * 8).clamp(LOOK_EVERY, LOOK_SELDOM));
                 }
                 Ok(Err(state)) => panic!("{caller}: not within {limit:?}: {what}\n  last state: {state}"),
@@ -47,7 +48,8 @@ where
     }
 }
 
-/// Looks for the whole of `duration`, and `check` must give `Ok` each time. Panics with the caller's line when it does not.
+/// Looks for the whole of `duration`, and `check` must give `Ok` each time. Panics with the caller's line when it does
+/// not.
 #[track_caller]
 pub fn holds_for<F>(what: &str, duration: Duration, mut check: F) -> impl Future<Output = ()> + use<F>
 where
