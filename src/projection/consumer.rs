@@ -207,6 +207,8 @@ struct Reader {
     uncommitted: BTreeMap<Place, i64>,
     committed_at: Duration,
     looked_at: Duration,
+    /// Why PostgreSQL has not told the positions at the last look.
+    look_failed: Option<String>,
     /// Partitions with parked events that are to be folded again.
     released: BTreeSet<Place>,
 }
@@ -243,6 +245,7 @@ impl Reader {
             uncommitted: BTreeMap::new(),
             committed_at: Duration::ZERO,
             looked_at: Duration::ZERO,
+            look_failed: None,
             released: BTreeSet::new(),
         })
     }
@@ -436,9 +439,9 @@ impl Reader {
         for Reading { place, next_offset, .. } in self.assignment.reading() {
             let topic = statistics.topics.get(&place.topic);
             let Some(partition) = topic.and_then(|topic| topic.partitions.get(&place.partition)) else { continue };
-            let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
-            if end >= 0 {
-                self.meters.set_lag(place, end - next_offset);
+            // Not the last stable offset: what lies behind an open transaction is lag as well.
+            if partition.hi_offset >= 0 {
+                self.meters.set_lag(place, partition.hi_offset - next_offset);
             }
         }
     }
@@ -451,6 +454,7 @@ impl Reader {
         if self.brokers_down {
             problems.insert("no Kafka broker is connected".to_owned(), None);
         }
+        problems.extend(self.look_failed.iter().map(|failure| (failure.clone(), None)));
         problems.extend(self.folding.waits().map(|wait| (wait, None)));
         problems.extend(self.errors.keys().map(|error| (error.clone(), Some(Code::KafkaUnreachable))));
         for (place, why) in self.assignment.problems() {

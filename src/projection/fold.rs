@@ -93,7 +93,7 @@ impl<'a> Batch<'a> {
                         // The reasons may quote the events, so they are in consumer_parked only.
                         let (events, from, to) =
                             (counts.parked, self.records[range.start].offset, self.records[range.end - 1].offset);
-                        tracing::warn!(partition = %self.place, events, from, to, "parked in consumer_parked: they cannot be folded");
+                        tracing::warn!(partition = %self.place, events, from, to, "events that cannot be folded are parked in consumer_parked");
                     }
                     self.counts.add(counts);
                     self.next_offset = self.records[range.end - 1].offset + 1;

@@ -37,7 +37,7 @@ impl Meters {
         self.metrics.consumer_lag_records.get_or_create(&self.labels(place)).set(records.max(0));
     }
 
-    /// The partition is not ours any more: whoever has it reports its lag.
+    /// The partition is not ours any more, and whoever has it reports its lag; or its position or end is not known now.
     pub(super) fn forget_lag(&self, place: &Place) {
         self.metrics.consumer_lag_records.remove(&self.labels(place));
     }

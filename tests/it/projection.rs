@@ -5,6 +5,7 @@ mod kafka;
 mod locks;
 mod odd;
 mod rate;
+mod signals;
 mod store;
 
 use outbox_relay::config::{DatabaseConfig, ProjectionConfig};

@@ -52,6 +52,7 @@ impl Reader {
                 Err(error) => {
                     let why = why_not(&FoldError::from(error));
                     for (place, _) in taking {
+                        self.meters.forget_lag(&place);
                         self.assignment.wait(&place, why.clone(), clock::monotonic());
                     }
                 }
@@ -106,6 +107,7 @@ impl Reader {
                 }
             }
             let why = Why::Unavailable(failed.clone().expect("set just above"));
+            self.meters.forget_lag(place);
             self.assignment.wait(place, why, clock::monotonic());
         }
         ranges
@@ -183,10 +185,19 @@ impl Reader {
         self.looked_at = clock::monotonic();
         let places: Vec<Place> = self.assignment.places().cloned().collect();
         if places.is_empty() {
+            self.look_failed = None;
             return Ok(());
         }
-        // A failure is none of a partition: the next fold meets it again and deals with it.
-        let Ok(looks) = self.runtime.block_on(self.store.look(&places)) else { return Ok(()) };
+        let looks = match self.runtime.block_on(self.store.look(&places)) {
+            Ok(looks) => looks,
+            Err(error) => {
+                // None of a partition: the next fold meets it again and deals with it. Without a record to fold nobody
+                // else would notice.
+                self.look_failed = Some(format!("the positions cannot be compared: {error}"));
+                return Ok(());
+            }
+        };
+        self.look_failed = None;
         let mut looks: BTreeMap<Place, Look> = looks.into_iter().map(|look| (look.place.clone(), look)).collect();
         let decided = self.assignment.stopped().map(|(place, _)| place).filter(|place| {
             looks.get(*place).is_none_or(|Look { standing, .. }| {

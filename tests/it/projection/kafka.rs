@@ -38,7 +38,7 @@ impl Bench {
         Self::between(Topic::create(name, partitions).await, TestDatabase::migrated(name).await, name).await
     }
 
-    async fn between(topic: Topic, test: TestDatabase, name: &str) -> Self {
+    pub async fn between(topic: Topic, test: TestDatabase, name: &str) -> Self {
         let settings = ConsumerConfig { group: unique(name), topics: vec![topic.name.clone()], ..Default::default() };
         let properties = [("session.timeout.ms".to_owned(), "6000".to_owned())].into();
         let settings_of_kafka =
@@ -163,6 +163,13 @@ impl Running {
             other => Err(format!("{other:?}")),
         })
         .await;
+    }
+
+    /// What the gauges of lag say, if there are any.
+    pub fn lags(&self) -> Vec<String> {
+        let text = self.metrics.encode();
+        let lags = text.lines().filter(|line| line.starts_with("outbox_relay_consumer_lag_records{"));
+        lags.filter_map(|line| line.rsplit_once(' ').map(|(_, value)| value.to_owned())).collect()
     }
 
     pub async fn stop(self) -> Result<()> {
@@ -401,12 +408,8 @@ async fn aborted_transactions_are_not_read() {
     // 3, a marker, 5 that are aborted, a marker, 4, a marker: the offset passes all of it, and nothing is left as lag.
     bench.wait_for_offset(15).await;
     wait_until("no lag is left", PATIENCE, async || {
-        let text = running.metrics.encode();
-        let lag = text.lines().find(|line| line.starts_with("outbox_relay_consumer_lag_records{"));
-        match lag {
-            Some(line) if line.ends_with(" 0") => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+        let lags = running.lags();
+        if lags == ["0"] { Ok(()) } else { Err(format!("{lags:?}")) }
     })
     .await;
     running.stop().await.expect("a clean stop");
