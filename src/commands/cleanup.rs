@@ -70,7 +70,7 @@ pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
         return Ok(());
     }
 
-    let signals = Signals::listen()?;
+    let signals = Signals::listen();
     let stop = CancellationToken::new();
     let record =
         Record { pool: admin_pool(&settings)?, author: author(args.consent.reason.clone()), run: Uuid::new_v4() };

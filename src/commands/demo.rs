@@ -9,7 +9,7 @@ use crate::demo::{self, DemoOptions};
 use crate::error::{Code, Error};
 
 pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<()> {
-    let signals = Signals::listen()?;
+    let signals = Signals::listen();
     let stop = CancellationToken::new();
     let options = DemoOptions {
         duration: args.duration,

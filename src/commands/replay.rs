@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context, args: &ReplayArgs) -> Result<()> {
         can_ask(args.consent.yes || args.resume.is_some())?;
     }
     let pool = Database::of(&settings)?.pool_with_setup(Role::Admin, 2, replay::SESSION);
-    let (signals, stop) = (Signals::listen()?, CancellationToken::new());
+    let (signals, stop) = (Signals::listen(), CancellationToken::new());
     let mut begun = None;
     let work = async {
         match args.resume {

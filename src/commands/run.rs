@@ -16,7 +16,7 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let mut settings = context.settings(Needs::BOTH)?;
     telemetry::init(&settings.telemetry, context.verbosity())?;
     choose_parts(&mut settings, &args.only)?;
-    let signals = Signals::listen()?;
+    let signals = Signals::listen();
     let stop = CancellationToken::new();
     watchdog::start(stop.clone(), settings.run.shutdown_timeout)?;
     let (relay, consumer, admin) = (settings.relay.enabled, settings.consumer.enabled, settings.admin.enabled);

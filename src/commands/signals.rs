@@ -3,25 +3,30 @@
 
 use std::future::Future;
 use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Result};
 use crate::supervisor;
 use crate::telemetry;
 
-/// How many listeners there are that act on signals themselves.
-static LISTENERS: AtomicUsize = AtomicUsize::new(0);
+/// Where signals go while a command acts on them itself; empty while the process ends by default.
+static LISTENERS: Mutex<Vec<UnboundedSender<Named>>> = Mutex::new(Vec::new());
+
+fn listeners() -> MutexGuard<'static, Vec<UnboundedSender<Named>>> {
+    LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A signal that ends a process, by its name and its number.
 type Named = (&'static str, i32);
 
-/// The three signals, listened to from the making on.
+/// A command that acts on signals itself, from the making on.
 #[derive(Debug)]
 pub(super) struct Signals {
-    heard: Heard,
+    told: UnboundedReceiver<Named>,
 }
 
 #[derive(Debug)]
@@ -60,14 +65,19 @@ impl Heard {
 /// Ends the process on a signal, unless a [`Signals`] listens. The kernel would do the same, but not for process 1,
 /// which has no default actions; so in a container every command needs it. The status is that of a process which a
 /// signal ended, as shells have it: 128 and its number.
+///
+/// This task alone takes signals from the system, so each of them either reaches a command or ends the process, and
+/// never does both.
 pub(super) fn end_by_default() -> Result<()> {
     let mut heard = Heard::new()?;
     supervisor::detach("signals", async move {
         loop {
-            let (_, number) = heard.next().await;
-            if LISTENERS.load(Ordering::SeqCst) == 0 {
+            let signal = heard.next().await;
+            let mut listeners = listeners();
+            listeners.retain(|listener| listener.send(signal).is_ok());
+            if listeners.is_empty() {
                 telemetry::finish();
-                process::exit(128 + number);
+                process::exit(128 + signal.1);
             }
         }
     });
@@ -76,10 +86,18 @@ pub(super) fn end_by_default() -> Result<()> {
 
 impl Signals {
     /// To be made before the work begins, so that no signal ends it in the middle.
-    pub(super) fn listen() -> Result<Self> {
-        let heard = Heard::new()?;
-        LISTENERS.fetch_add(1, Ordering::SeqCst);
-        Ok(Self { heard })
+    pub(super) fn listen() -> Self {
+        let (tell, told) = mpsc::unbounded_channel();
+        listeners().push(tell);
+        Self { told }
+    }
+
+    async fn next(&mut self) -> Named {
+        match self.told.recv().await {
+            Some(signal) => signal,
+            // The sender stands in `LISTENERS` for as long as we are here.
+            None => std::future::pending().await,
+        }
     }
 
     /// Runs `work` to its end. The first signal cancels `stop`; at the second the work is dropped where it is, and
@@ -88,24 +106,18 @@ impl Signals {
         let mut work = Box::pin(work);
         tokio::select! {
             outcome = &mut work => return Some(outcome),
-            (name, _) = self.heard.next() => {
+            (name, _) = self.next() => {
                 tracing::info!(signal = name, "stopping: what is in hand is finished; a second signal does not wait for it");
                 stop.cancel();
             }
         }
         tokio::select! {
             outcome = &mut work => Some(outcome),
-            (name, _) = self.heard.next() => {
+            (name, _) = self.next() => {
                 tracing::warn!(signal = name, "second signal: not waiting");
                 None
             }
         }
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        LISTENERS.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

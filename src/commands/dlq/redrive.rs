@@ -76,7 +76,7 @@ pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args:
         author: author(args.consent.reason.clone()),
         rate: args.rate,
     };
-    let (signals, stop) = (Signals::listen()?, CancellationToken::new());
+    let (signals, stop) = (Signals::listen(), CancellationToken::new());
     let work = Box::pin(redrive.run(context, args, &stop));
     signals.run(work, &stop).await.unwrap_or_else(|| Err(stopped().into()))
 }

@@ -86,7 +86,7 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
     keep_room_for_markers(context, &settings, state, args.count).await?;
     session.try_move().await?;
 
-    let signals = Signals::listen()?;
+    let signals = Signals::listen();
     let stop = CancellationToken::new();
     let work = async {
         if resumed {

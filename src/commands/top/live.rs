@@ -35,7 +35,7 @@ pub(super) async fn run(mut watch: Watch, interval: Duration) -> Result<()> {
         show(&mut watch, interval, first, &stop).await
     };
     // At a second signal the work is dropped, and the screen given back with it.
-    Signals::listen()?.run(work, &stop).await.unwrap_or(Ok(()))
+    Signals::listen().run(work, &stop).await.unwrap_or(Ok(()))
 }
 
 async fn show(watch: &mut Watch, interval: Duration, first: Look, stop: &CancellationToken) -> Result<()> {
