@@ -6,7 +6,8 @@ use std::process;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Result};
@@ -14,9 +15,9 @@ use crate::supervisor;
 use crate::telemetry;
 
 /// Where signals go while a command acts on them itself; empty while the process ends by default.
-static LISTENERS: Mutex<Vec<UnboundedSender<Named>>> = Mutex::new(Vec::new());
+static LISTENERS: Mutex<Vec<Sender<Named>>> = Mutex::new(Vec::new());
 
-fn listeners() -> MutexGuard<'static, Vec<UnboundedSender<Named>>> {
+fn listeners() -> MutexGuard<'static, Vec<Sender<Named>>> {
     LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -26,7 +27,7 @@ type Named = (&'static str, i32);
 /// A command that acts on signals itself, from the making on.
 #[derive(Debug)]
 pub(super) struct Signals {
-    told: UnboundedReceiver<Named>,
+    told: Receiver<Named>,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,8 @@ pub(super) fn end_by_default() -> Result<()> {
         loop {
             let signal = heard.next().await;
             let mut listeners = listeners();
-            listeners.retain(|listener| listener.send(signal).is_ok());
+            // A listener acts on two signals; what no longer finds room is more than it waits for.
+            listeners.retain(|listener| !matches!(listener.try_send(signal), Err(TrySendError::Closed(_))));
             if listeners.is_empty() {
                 telemetry::finish();
                 process::exit(128 + signal.1);
@@ -87,7 +89,7 @@ pub(super) fn end_by_default() -> Result<()> {
 impl Signals {
     /// To be made before the work begins, so that no signal ends it in the middle.
     pub(super) fn listen() -> Self {
-        let (tell, told) = mpsc::unbounded_channel();
+        let (tell, told) = mpsc::channel(2);
         listeners().push(tell);
         Self { told }
     }
