@@ -489,7 +489,7 @@ fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Con
 fn why_not(error: &FoldError) -> Why {
     match error.cause() {
         Cause::Unavailable | Cause::Locked => Why::Unavailable(error.to_string()),
-        Cause::TooSlow | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
+        Cause::TooSlow | Cause::Unclear | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }
 }
 
