@@ -147,6 +147,21 @@ hostile-load: ## A hundred keys with bad rows among a thousand: rate and delay o
 	cargo test --locked --test it --no-run
 	HOSTILE_ROWS=$(or $(ROWS_PER_KEY),100) $(if $(ONLY),HOSTILE_ONLY=$(ONLY)) $(if $(BINARY),OUTBOX_TEST_BINARY=$(abspath $(BINARY))) scripts/with-parts.sh cargo test --locked --test it -- hostile::a_hundred --ignored --nocapture
 
+.PHONY: hostile-records
+hostile-records: ## Records of strangers, and what else happens to the consumer (SEED=1 MINUTES=30)
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	cargo test --locked --test it --no-run
+	HOSTILE_SEED=$(or $(SEED),1) HOSTILE_SECONDS=$$(( $(or $(MINUTES),30) * 60 )) scripts/with-parts.sh cargo test --locked --test it -- hostile_records:: --nocapture
+
+.PHONY: hostile-records-load
+hostile-records-load: ## 100,000 records under members that flap; freshness beside records of strangers (SEED=1 RECORDS=100000 MINUTES=2)
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	cargo test --locked --test it --no-run
+	HOSTILE_SEED=$(or $(SEED),1) HOSTILE_RECORDS=$(or $(RECORDS),100000) HOSTILE_SECONDS=$$(( $(or $(MINUTES),2) * 60 )) \
+	  scripts/with-parts.sh cargo test --locked --test it -- hostile_records:: --ignored --nocapture --test-threads 1
+
 .PHONY: check
 check: ## Formatting, lints and documentation, as CI does
 	cargo fmt --check

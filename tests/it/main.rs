@@ -26,6 +26,7 @@ mod failpoints;
 mod failures;
 mod foreign_bytes;
 mod hostile;
+mod hostile_records;
 mod hostile_rows;
 mod identity;
 mod inspect;
