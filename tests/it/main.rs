@@ -25,6 +25,7 @@ mod failover;
 mod failpoints;
 mod failures;
 mod foreign_bytes;
+mod holders;
 mod hostile;
 mod hostile_rows;
 mod identity;
