@@ -64,6 +64,7 @@ mod sessions;
 mod shortfall;
 mod shutdown;
 mod sizes;
+mod slow_rows;
 mod sql_files;
 mod support;
 mod takeover;
