@@ -73,6 +73,7 @@ mod together;
 mod top;
 mod topic_matrix;
 mod topics;
+mod truth;
 mod upgrade;
 mod waits;
 mod watermark;
