@@ -15,8 +15,10 @@ const GROUP: Question = Question::new("group", Duration::from_secs(5));
 pub enum Membership {
     /// Of the classic protocol, with the name of the strategy that they share partitions by. Empty while they join.
     Classic { protocol: String },
-    /// Of another protocol (`group.protocol=consumer`, Connect, or share groups), which members of the classic one
-    /// cannot join.
+    /// Of `group.protocol=consumer`, which is not told to who asks in the classic way. Brokers that know it take members
+    /// of both protocols into one group.
+    Undescribed,
+    /// No consumers: Connect workers, or others that share something else.
     Other,
 }
 
@@ -39,7 +41,7 @@ fn of(group: &GroupInfo) -> Option<Membership> {
 fn of_words(state: &str, protocol_type: &str, protocol: &str, members: usize) -> Option<Membership> {
     match (state, protocol_type) {
         ("Empty", _) => None,
-        ("Dead", "consumer") => Some(Membership::Other),
+        ("Dead", "consumer") => Some(Membership::Undescribed),
         ("Dead" | "", _) => None,
         (_, "consumer" | "") if members == 0 && protocol.is_empty() => None,
         (_, "consumer" | "") => Some(Membership::Classic { protocol: protocol.to_owned() }),
@@ -60,7 +62,7 @@ mod tests {
             (("PreparingRebalance", "consumer", "", 1), classic("")),
             (("Empty", "consumer", "", 0), None),
             (("Dead", "", "", 0), None),
-            (("Dead", "consumer", "", 0), Some(Membership::Other)),
+            (("Dead", "consumer", "", 0), Some(Membership::Undescribed)),
             (("Stable", "connect", "sessioned", 3), Some(Membership::Other)),
         ] {
             let (state, kind, protocol, members) = words;

@@ -216,10 +216,11 @@ fn of_members(group: &str, membership: Option<&Membership>, ours: bool) -> Optio
     let foreign = match members {
         Membership::Classic { protocol } if OUR_PROTOCOLS.contains(&protocol.as_str()) || protocol.is_empty() => None,
         Membership::Classic { protocol } => Some(format!("share its partitions by {protocol}")),
-        Membership::Other => Some("use another protocol".to_owned()),
+        Membership::Undescribed => None,
+        Membership::Other => Some("are no consumers".to_owned()),
     };
     let foreign = foreign.filter(|_| ours)?;
-    let text = format!("members of the group {group} {foreign}, so this consumer cannot join it");
+    let text = format!("members of the group {group} {foreign}, so this consumer cannot be one of them");
     Some(Wait::new(Situation::GroupRefused).because(text))
 }
 
@@ -446,6 +447,7 @@ mod tests {
             (classic(""), true, None),
             (classic("cooperative-sticky"), true, Some(Situation::GroupRefused)),
             (classic("cooperative-sticky"), false, None),
+            (Membership::Undescribed, true, None),
             (Membership::Other, true, Some(Situation::GroupRefused)),
         ] {
             assert_eq!(of(Some(&members), ours), expected, "{members:?}");
