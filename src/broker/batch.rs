@@ -15,7 +15,7 @@ use super::producer::{Rejection, Report};
 use super::request_size::{self, Portions};
 use super::{Delivery, Record};
 
-pub(super) use walk::{HandOver, POLL_EVERY, Sending, drain, give_up, hand_over};
+pub(super) use walk::{HandOver, POLL_EVERY, Sending, drain, hand_over, land_and_give_up};
 
 /// How one walk through the batch ended.
 pub(super) enum Pass {
