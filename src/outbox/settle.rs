@@ -11,7 +11,7 @@ use super::outcomes::{self, DueLetter, Outcome, Placed, answers};
 use super::statements as sql;
 use super::{Finish, OutboxError, rows};
 use crate::db::{Transaction, stored_text};
-use crate::event::ShardId;
+use crate::event::{FailureClass, ShardId};
 use crate::failpoint::{Fault, fault};
 
 /// What became of the batch in hand. An event of it that is in neither list stays PENDING and is claimed again.
@@ -182,7 +182,7 @@ pub(super) async fn mark_held(tx: &Transaction<'_>, care: Care, ids: &[i64]) -> 
 pub(super) struct Refusal {
     pub(super) id: i64,
     pub(super) key: Key,
-    pub(super) class: &'static str,
+    pub(super) class: FailureClass,
     pub(super) topic: Option<String>,
     pub(super) reason: String,
 }

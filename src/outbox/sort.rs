@@ -15,7 +15,7 @@ use super::settle::{Key, Refusal, Wait, fail, hold, mark_held};
 use super::statements as sql;
 use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
-use crate::event::{OutboxEvent, ShardId};
+use crate::event::{FailureClass, OutboxEvent, ShardId};
 
 /// How long events wait behind one that another transaction has locked, when there are too many of them to be left
 /// where they are.
@@ -26,7 +26,7 @@ pub enum Verdict<R> {
     /// Publish this record.
     Publish(R),
     /// The event cannot be published as it is: an attempt of it has failed.
-    Refuse { class: &'static str, topic: Option<String>, reason: String },
+    Refuse { class: FailureClass, topic: Option<String>, reason: String },
     /// Its topic cannot take it now: its key waits, and no attempt is counted.
     Wait(TopicWait),
     /// Not now, nor anything after it of its key; the rest goes on.
@@ -309,7 +309,7 @@ impl<R> Sorted<R> {
             isolate::reason(row.sqlstate.as_ref())
         );
         let key = row.key.map_or(Key::None, |_| Key::OfRow);
-        self.failed.push(Refusal { id: row.id, key, class: "unreadable", topic: None, reason });
+        self.failed.push(Refusal { id: row.id, key, class: FailureClass::Unreadable, topic: None, reason });
     }
 
     /// Rows that are not PENDING any more.
