@@ -1,6 +1,7 @@
 //! An event as the outbox holds it.
 
 mod failure_class;
+mod hold_reason;
 
 use std::fmt;
 
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use failure_class::{FailureClass, UnknownClass};
+pub use hold_reason::{HoldReason, UnknownReason};
 
 /// Number of a shard, 0 to the number of shards less one.
 pub type ShardId = i16;

@@ -15,7 +15,7 @@ use super::settle::{Key, Refusal, Wait, fail, hold, mark_held};
 use super::statements as sql;
 use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
-use crate::event::{FailureClass, OutboxEvent, ShardId};
+use crate::event::{FailureClass, HoldReason, OutboxEvent, ShardId};
 
 /// How long events wait behind one that another transaction has locked, when there are too many of them to be left
 /// where they are.
@@ -215,7 +215,7 @@ pub(super) async fn sort_out<R>(
         };
         let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
         let Some(verdict) = verdict else {
-            wait("delayed", None, delay);
+            wait(HoldReason::Delayed, None, delay);
             continue;
         };
         match verdict {
@@ -230,11 +230,11 @@ pub(super) async fn sort_out<R>(
                 let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
                 sorted.failed.push(Refusal { id, key, class, topic, reason });
             }
-            Verdict::Wait(TopicWait::Paused(topic)) => wait("paused", Some(topic), None),
-            Verdict::Wait(TopicWait::Missing(topic, retry)) => wait("no-topic", Some(topic), Some(retry)),
-            Verdict::Wait(TopicWait::Denied(topic, retry)) => wait("denied", Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Paused(topic)) => wait(HoldReason::Paused, Some(topic), None),
+            Verdict::Wait(TopicWait::Missing(topic, retry)) => wait(HoldReason::NoTopic, Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Denied(topic, retry)) => wait(HoldReason::Denied, Some(topic), Some(retry)),
             Verdict::Wait(TopicWait::Partition { topic, detail, retry }) => {
-                wait_for("partition", Some(topic), Some(detail), Some(retry));
+                wait_for(HoldReason::Partition, Some(topic), Some(detail), Some(retry));
             }
             Verdict::Later => {
                 held.undecided.extend(key.map(identity));
