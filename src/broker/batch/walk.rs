@@ -12,6 +12,7 @@ use crate::broker::partitions::{Partitions, Trouble};
 use crate::broker::producer::{Producer, SendError};
 use crate::broker::request_size::PORTION_WAIT;
 use crate::clock::monotonic;
+use crate::event::FailureClass;
 
 /// How long requests in flight may take to be answered before their producer is given up: librdkafka gives up on each
 /// after `socket.timeout.ms`, which is 10 s. What is not waited for may be in the log, and is sent twice.
@@ -57,7 +58,7 @@ pub(in crate::broker) struct Sending<'a> {
 }
 
 pub(in crate::broker) enum HandOver {
-    Refused(&'static str, RDKafkaErrorCode),
+    Refused(FailureClass, RDKafkaErrorCode),
     Ended(Pass),
 }
 
