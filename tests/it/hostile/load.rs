@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::judge::{self, Written};
+use super::lives::Past;
 use super::round::{Plan, Settling};
 use super::rows::{self, Targets, oddities};
 use super::stage::Stage;
@@ -81,7 +82,7 @@ async fn drain(plan: &Plan, load: Load) -> f64 {
     let rate = written.good_count() as f64 / begin.elapsed().as_secs_f64();
     judge::wait_for_the_end(plan, &stage.application, &written, &relay).await;
     judge::records(&Plan { kills: load.kills, ..plan.clone() }, &stage.topics, &stage.application, &written).await;
-    judge::process(plan, &mut relay, &stage.targets.secret).await;
+    judge::process(plan, &mut relay, &Past::default(), &stage.targets.secret).await;
     rate
 }
 
