@@ -112,7 +112,7 @@ impl Reader {
                     Err(error) => failed = Some(format!("Kafka does not answer: {error}")),
                 }
             }
-            let why = Why::Unavailable(failed.clone().expect("set just above"));
+            let why = Why::Unmeasured(failed.clone().expect("set just above"));
             self.meters.forget_lag(place);
             self.assignment.wait(place, why, clock::monotonic());
         }
