@@ -54,6 +54,7 @@ mod refusals;
 mod refused_moves;
 mod refused_outcomes;
 mod refused_writes;
+mod repeats;
 mod replay;
 mod request_size;
 mod resharding;
