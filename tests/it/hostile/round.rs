@@ -236,6 +236,7 @@ pub async fn run(plan: &Plan) {
     }
     let ended = begin.elapsed();
     judge::records(plan, &stage.topics, application, &written).await;
+    judge::isolation(plan, application).await;
     judge::good_keys_never_wait(plan, application, &written).await;
     judge::process(plan, &mut relay, &past, secret).await;
     judge::no_secret_in_rows(plan, application, secret).await;
