@@ -20,7 +20,9 @@ use crate::cleanup::{self, partitions};
 use crate::config::{AfterPublish, Config, Delivery, Tracking};
 use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, Role, UPKEEP_CONNECTIONS};
 use crate::error::{Code, Error, Result};
+use crate::failpoint;
 use crate::health::{Check, Health};
+use crate::measure::watch;
 use crate::metrics::Metrics;
 use crate::migrations::{self, State};
 use crate::outbox::leases::Leases;
@@ -38,7 +40,7 @@ use crate::supervisor::{Attempt, Part, Supervisor};
 /// How long the loop that owns the leases, and that of the consumer, may be silent before `/livez` fails: longer than
 /// every timeout of the database calls in it together, so that an outage is not taken for a loop that hangs. Such a
 /// part is replaced after two thirds of this.
-const PART_SILENCE: Duration = Duration::from_secs(if cfg!(feature = "failpoints") { 30 } else { 180 });
+const PART_SILENCE: Duration = Duration::from_secs(180);
 
 /// Parts of `run.shutdown_timeout`: when what has not drained is dropped, and when the HTTP server is. The relay gives
 /// up what is in flight before (`ownership.rs`), and a watchdog ends the process after.
@@ -194,9 +196,18 @@ impl App {
                 let app = Arc::clone(self);
                 supervisor.keep(self.part("cleanup", ends::never), move |Attempt { stop, .. }| {
                     let pool = app.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
-                    Box::pin(cleanup::run(app.config.cleanup.clone(), pool, app.metrics.clone(), stop))
+                    let everything = cleanup::What::Everything;
+                    Box::pin(cleanup::run(app.config.cleanup.clone(), everything, pool, app.metrics.clone(), stop))
                 });
             }
+        }
+        if self.config.consumer.enabled && !self.config.relay.enabled && self.config.cleanup.enabled {
+            let app = Arc::clone(self);
+            supervisor.keep(self.part("cleanup", ends::never), move |Attempt { stop, .. }| {
+                let pool = app.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
+                let handled = cleanup::What::Handled;
+                Box::pin(cleanup::run(app.config.cleanup.clone(), handled, pool, app.metrics.clone(), stop))
+            });
         }
         if self.config.consumer.enabled {
             let app = Arc::clone(self);
@@ -208,8 +219,13 @@ impl App {
                         passes = preflight::consumer_passes(&app.config, &app.database) => passes?,
                     }
                     let consumer = app.consumer(&attempt);
+                    let (admin, board) = (Admin::new(&app.config.kafka)?, consumer.status().board().clone());
                     drop(attempt.starting);
-                    consumer.run(attempt.stop).await
+                    tokio::select! {
+                        ended = consumer.run(attempt.stop.clone()) => ended,
+                        // Ends with the consumer.
+                        () = watch::topics(admin, app.config.consumer.topics.clone(), board) => Ok(()),
+                    }
                 })
             });
         }
@@ -326,8 +342,8 @@ impl App {
         let (projections, metrics) = (self.projections.clone(), self.metrics.clone());
         let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, metrics)
             .refreshed_by(client_config::fresh)
-            .heard_by(attempt.health.heartbeat("consumer", PART_SILENCE));
-        consumer.status().report_to(attempt.health.fresh_check("consumer", CONSUMER_SILENCE));
+            .heard_by(attempt.health.heartbeat("consumer", failpoint::part_silence(PART_SILENCE)));
+        consumer.status().report_to(attempt.health.fresh_check("consumer", CONSUMER_SILENCE), attempt.health.notes());
         consumer
     }
 
@@ -349,8 +365,9 @@ impl App {
                 health.fresh_check("postgres", POSTGRES_SILENCE),
                 health.fresh_check("kafka", KAFKA_SILENCE),
                 health.check("ids"),
+                health.check("outbox"),
             ],
-            [health.notes(), health.notes(), health.notes()],
+            [health.notes(), health.notes(), health.notes(), health.notes()],
             health.waits("lanes"),
             self.metrics.clone(),
         );
@@ -401,7 +418,7 @@ impl App {
             catalog,
             client_id,
             metrics: self.metrics.clone(),
-            heartbeat: health.heartbeat("relay", PART_SILENCE),
+            heartbeat: health.heartbeat("relay", failpoint::part_silence(PART_SILENCE)),
             health: relay_health,
             ack_tap: self.ack_tap.clone(),
             shutdown_timeout: run.shutdown_timeout,

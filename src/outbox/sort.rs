@@ -15,7 +15,7 @@ use super::settle::{Key, Refusal, Wait, fail, hold, mark_held};
 use super::statements as sql;
 use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
-use crate::event::{OutboxEvent, ShardId};
+use crate::event::{FailureClass, HoldReason, OutboxEvent, ShardId};
 use crate::failpoint::{Fault, fault};
 
 /// How long events wait behind one that another transaction has locked, when there are too many of them to be left
@@ -27,7 +27,7 @@ pub enum Verdict<R> {
     /// Publish this record.
     Publish(R),
     /// The event cannot be published as it is: an attempt of it has failed.
-    Refuse { class: &'static str, topic: Option<String>, reason: String },
+    Refuse { class: FailureClass, topic: Option<String>, reason: String },
     /// Its topic cannot take it now: its key waits, and no attempt is counted.
     Wait(TopicWait),
     /// Not now, nor anything after it of its key; the rest goes on.
@@ -216,7 +216,7 @@ pub(super) async fn sort_out<R>(
         };
         let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
         let Some(verdict) = verdict else {
-            wait("delayed", None, delay);
+            wait(HoldReason::Delayed, None, delay);
             continue;
         };
         match verdict {
@@ -231,11 +231,11 @@ pub(super) async fn sort_out<R>(
                 let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
                 sorted.failed.push(Refusal { id, key, class, topic, reason });
             }
-            Verdict::Wait(TopicWait::Paused(topic)) => wait("paused", Some(topic), None),
-            Verdict::Wait(TopicWait::Missing(topic, retry)) => wait("no-topic", Some(topic), Some(retry)),
-            Verdict::Wait(TopicWait::Denied(topic, retry)) => wait("denied", Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Paused(topic)) => wait(HoldReason::Paused, Some(topic), None),
+            Verdict::Wait(TopicWait::Missing(topic, retry)) => wait(HoldReason::NoTopic, Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Denied(topic, retry)) => wait(HoldReason::Denied, Some(topic), Some(retry)),
             Verdict::Wait(TopicWait::Partition { topic, detail, retry }) => {
-                wait_for("partition", Some(topic), Some(detail), Some(retry));
+                wait_for(HoldReason::Partition, Some(topic), Some(detail), Some(retry));
             }
             Verdict::Later => {
                 held.undecided.extend(key.map(identity));
@@ -310,7 +310,7 @@ impl<R> Sorted<R> {
             isolate::reason(row.sqlstate.as_ref())
         );
         let key = row.key.map_or(Key::None, |_| Key::OfRow);
-        self.failed.push(Refusal { id: row.id, key, class: "unreadable", topic: None, reason });
+        self.failed.push(Refusal { id: row.id, key, class: FailureClass::Unreadable, topic: None, reason });
     }
 
     /// Rows that are not PENDING any more.

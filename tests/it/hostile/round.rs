@@ -235,7 +235,8 @@ pub async fn run(plan: &Plan) {
         judge::wait_for_the_end(plan, application, &written, &relay).await;
     }
     let ended = begin.elapsed();
-    judge::records(plan, &stage.topics, application, &written).await;
+    let log = format!("{}{}", past.log, relay.log_text());
+    judge::records(plan, &stage.topics, application, &written, &log).await;
     judge::isolation(plan, application).await;
     judge::good_keys_never_wait(plan, application, &written).await;
     judge::process(plan, &mut relay, &past, secret).await;
