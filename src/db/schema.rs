@@ -30,14 +30,14 @@ impl Schema {
 
     /// Makes a new session use the schema. One statement, once in the life of a connection.
     pub(super) async fn choose(&self, client: &Client) -> Result<(), DbError> {
-        if fault(Fault::SearchPathNotSet) {
-            return Ok(());
-        }
         let Some(row) = client.query_opt(CHOOSE, &[&self.name()]).await? else { return Ok(()) };
         let chosen: String = row.try_get("schema")?;
         if self.name().is_none() && *self.found.get_or_init(|| chosen.clone()) != chosen {
             // Two first connections at once, and the path of the role was changed between them.
             client.query_opt(CHOOSE, &[&self.name()]).await?;
+        }
+        if fault(Fault::SearchPathNotSet) {
+            client.batch_execute("reset search_path").await?;
         }
         Ok(())
     }

@@ -99,6 +99,10 @@ impl Budget {
     }
 }
 
+fn ran_out_of_time(sqlstate: Option<&SqlState>) -> bool {
+    matches!(sqlstate, Some(&SqlState::QUERY_CANCELED | &SqlState::LOCK_NOT_AVAILABLE))
+}
+
 /// Shards that take care, and rows that could not be read in time.
 #[derive(Debug, Default)]
 pub(super) struct Watch(Mutex<HashMap<ShardId, Suspicion>>);
@@ -127,7 +131,7 @@ impl Watch {
         let mut shards = self.lock();
         let suspicion = shards.entry(shard).or_default();
         suspicion.steps = STEPS;
-        suspicion.slow = sqlstate == Some(&SqlState::QUERY_CANCELED) && !fault(Fault::SlowRowForgotten);
+        suspicion.slow = ran_out_of_time(sqlstate) && !fault(Fault::SlowRowForgotten);
     }
 
     fn is_slow(&self, shard: ShardId) -> bool {
@@ -271,7 +275,7 @@ pub(super) async fn read(
         }
         size = size.saturating_mul(2).min(together);
         for row in cut.refused {
-            let in_vain = matches!(row.sqlstate, Some(SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE));
+            let in_vain = ran_out_of_time(row.sqlstate.as_ref());
             if in_vain {
                 (size, late) = (1, true);
             }

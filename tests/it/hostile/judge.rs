@@ -60,7 +60,7 @@ impl fmt::Display for Rule {
             Self::Series => "bounded metrics",
             Self::Memory => "memory",
             Self::Secrets => "no secrets",
-            Self::Isolation => "no serialization failures",
+            Self::Isolation => "transactions are read committed",
             Self::Stops => "a stop ends the process",
             Self::Commands => "commands end",
         })
@@ -306,6 +306,13 @@ pub async fn process(plan: &Plan, relay: &mut Relay, past: &Past, secret: &str) 
     check(plan, Rule::Ready, !text.contains("panicked"), line_with(&text, "panicked"));
     // What is read committed never meets one.
     check(plan, Rule::Isolation, !text.contains("SQLSTATE 40001"), line_with(&text, "SQLSTATE 40001"));
+}
+
+/// Serializable transactions would make those of applications fail.
+pub async fn isolation(plan: &Plan, client: &Client) {
+    let found = "select distinct isolation from hostile_waits where isolation <> 'read committed'";
+    let found = client.query_opt(found, &[]).await.expect("what was noted").map(|row| row.get::<_, String>(0));
+    check(plan, Rule::Isolation, found.is_none(), format!("one was {found:?}"));
 }
 
 /// While Kafka and the links to both servers are well, nothing keeps a good key from flowing.

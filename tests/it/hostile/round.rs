@@ -237,6 +237,7 @@ pub async fn run(plan: &Plan) {
     let ended = begin.elapsed();
     let log = format!("{}{}", past.log, relay.log_text());
     judge::records(plan, &stage.topics, application, &written, &log).await;
+    judge::isolation(plan, application).await;
     judge::good_keys_never_wait(plan, application, &written).await;
     judge::process(plan, &mut relay, &past, secret).await;
     judge::no_secret_in_rows(plan, application, secret).await;

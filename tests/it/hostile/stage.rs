@@ -158,19 +158,19 @@ pub fn url_of(url: &str, role: &str) -> String {
     format!("postgres://{role}@{rest}")
 }
 
-/// Notes each key that is held, and why: afterwards `outbox_held_keys` does not tell any more.
+/// Notes each key that is held, why, and by what kind of transaction: afterwards nothing tells any more.
 const WAITS: &str = "
-    create table hostile_waits (key text, why text);
+    create table hostile_waits (key text, why text, isolation text default current_setting('transaction_isolation'));
     create function hostile_note_wait() returns trigger language plpgsql security definer as $$
     begin
-      insert into public.hostile_waits values (new.partition_key, concat_ws(', ', new.reason, new.topic, new.detail));
+      insert into public.hostile_waits (key, why) values (new.partition_key, concat_ws(', ', new.reason, new.topic, new.detail));
       return null;
     end $$;
     create trigger hostile_note_wait after insert on outbox_held_keys for each row execute function hostile_note_wait();
 ";
 
-/// Some rows refuse every change, some the first ones, some dead letters to be written. What a failed statement says about a row holds its
-/// contents.
+/// Some rows refuse every change, some the first ones, some dead letters to be written. What a failed statement says
+/// about a row holds its contents.
 const RULES: &str = "
     create sequence hostile_contended;
     create function hostile_refuse() returns trigger language plpgsql as $$

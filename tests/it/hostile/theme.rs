@@ -16,11 +16,11 @@ pub enum Theme {
     Refusals,
     /// The database has defaults that change what statements mean, and row-level security.
     Defaults,
-    /// Rows that are small in the table and large when they are read.
+    /// Rows that are small in the table and large when they are sent.
     Sizes,
     /// The relay stops and crashes with a backlog, and progress is kept as a watermark.
     Watermark,
-    /// Topics that do not exist, take no records, or are deleted.
+    /// Topics that do not exist, take no records, or are deleted, and rows that take long to read.
     Topics,
     /// Nothing in particular.
     Anything,
@@ -76,11 +76,7 @@ impl Theme {
                 Plan { defaults, role: true, ..plain }
             }
             Self::Sizes => Plan {
-                floods: vec![
-                    Flood::of("payload", LARGE, 500),
-                    Flood::of("payload", HUGE, 2),
-                    Flood::of("payload", SLOW, 2),
-                ],
+                floods: vec![Flood::of("payload", LARGE, 500), Flood::of("payload", HUGE, 2)],
                 settling: plan.settling,
                 ..plain
             },
@@ -97,7 +93,11 @@ impl Theme {
             Self::Topics => Plan {
                 deletes: true,
                 grace: "10m",
-                floods: vec![Flood::of("topic", "MISSING EACH", 200), Flood::of("topic", "STARVED", 100)],
+                floods: vec![
+                    Flood::of("topic", "MISSING EACH", 200),
+                    Flood::of("topic", "STARVED", 100),
+                    Flood::of("payload", SLOW, 2),
+                ],
                 ..plain
             },
             Self::Anything => plan,
