@@ -74,6 +74,7 @@ mod together;
 mod top;
 mod topic_matrix;
 mod topics;
+mod truth;
 mod upgrade;
 mod waits;
 mod watermark;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::judge::{self, Written};
+use super::lives::Past;
 use super::round::{Plan, Settling};
 use super::rows::{self, Targets, oddities};
 use super::stage::Stage;
@@ -85,7 +86,7 @@ async fn drain(plan: &Plan, load: Load) -> f64 {
     log += &relay.log_text();
     judge::records(&Plan { kills: load.kills, ..plan.clone() }, &stage.topics, &stage.application, &written, &log)
         .await;
-    judge::process(plan, &mut relay, &stage.targets.secret).await;
+    judge::process(plan, &mut relay, &Past::default(), &stage.targets.secret).await;
     rate
 }
 
