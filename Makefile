@@ -112,7 +112,7 @@ test: ## Run all tests against a real PostgreSQL and a real Kafka
 	cargo test --locked --no-run
 	scripts/with-parts.sh cargo test --locked
 	cargo test --locked --features failpoints --test it --no-run
-	scripts/with-parts.sh cargo test --locked --features failpoints --test it -- failpoints
+	scripts/with-parts.sh cargo test --locked --features failpoints --test it -- failpoints:: part_ends:: parts_fail_apart::
 
 # Without those that look into rows for what only marked rows say.
 .PHONY: test-watermark
