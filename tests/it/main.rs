@@ -28,6 +28,7 @@ mod folds_apart;
 mod foreign_bytes;
 mod groups;
 mod hostile;
+mod hostile_records;
 mod hostile_rows;
 mod identity;
 mod inspect;

@@ -190,10 +190,15 @@ fn read_delays(topic: &Topic, delivery: &str, stop: Arc<AtomicBool>) -> tokio::t
 
 /// All combinations, for `make hostile-load`.
 pub async fn matrix(load: Load) {
+    // One kind alone, to repeat it: `HOSTILE_ONLY=exactly-once/watermark/hold`, or a part of that.
+    let only = std::env::var("HOSTILE_ONLY").unwrap_or_default();
     let (mut lines, mut kept) = (Vec::new(), true);
     for delivery in ["at-least-once", "exactly-once"] {
         for settling in [Settling::Mark, Settling::Delete, Settling::Watermark] {
             for on_exhausted in ["hold", "dead-letter"] {
+                if !format!("{delivery}/{settling:?}/{on_exhausted}").to_lowercase().contains(&only) {
+                    continue;
+                }
                 let plan =
                     Plan { settling, on_exhausted, rules: true, bad_keys: BAD_KEYS, ..super::calm(301, delivery) };
                 let (line, good) = run(&plan, load).await;
@@ -203,6 +208,7 @@ pub async fn matrix(load: Load) {
             }
         }
     }
+    assert!(!lines.is_empty(), "HOSTILE_ONLY={only} is none of them");
     let build = if cfg!(debug_assertions) { "the build of the tests" } else { "a release build" };
     let lines = lines.join("\n");
     let binary = std::env::var_os("OUTBOX_TEST_BINARY").map(|path| path.to_string_lossy().into_owned());
