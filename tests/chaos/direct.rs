@@ -136,7 +136,7 @@ impl Direct {
         let (text, value) = (id.to_string(), format!(r#"{{"productId": {}}}"#, FIRST_PRODUCT + life.number));
         let mut headers = OwnedHeaders::new();
         if odd {
-            let name = vec![0xff, 0xfe];
+            let name = Vec::from([0xff, 0xfe]);
             #[expect(unsafe_code, reason = "rdkafka takes names as text, and only reads their bytes and length")]
             // SAFETY: the text goes to `OwnedHeaders::insert` alone, which hands its bytes and its length to librdkafka.
             let key = unsafe { std::str::from_utf8_unchecked(&name) };
