@@ -167,6 +167,10 @@ check: ## Formatting, lints and documentation, as CI does
 	cargo fmt --check
 	@$(MAKE) --no-print-directory lint docs
 
+.PHONY: hooks
+hooks: ## Let git check formatting, the rules of the tree and commit subjects before each commit
+	git config core.hooksPath .githooks
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt

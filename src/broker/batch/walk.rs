@@ -12,6 +12,7 @@ use crate::broker::partitions::{Partitions, Trouble};
 use crate::broker::producer::{Producer, SendError};
 use crate::broker::request_size::PORTION_WAIT;
 use crate::clock::monotonic;
+use crate::event::FailureClass;
 
 /// How long requests in flight may take to be answered after a fatal error before they are given up.
 const FATAL_GRACE: Duration = Duration::from_secs(3);
@@ -47,7 +48,7 @@ pub(in crate::broker) struct Sending<'a> {
 }
 
 pub(in crate::broker) enum HandOver {
-    Refused(&'static str, RDKafkaErrorCode),
+    Refused(FailureClass, RDKafkaErrorCode),
     Ended(Pass),
 }
 
