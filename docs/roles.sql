@@ -93,6 +93,8 @@ grant select, insert, update on consumer_partitions to outbox_consumer;
 grant select, insert on event_handled to outbox_consumer;
 grant select, insert, update, delete on consumer_parked to outbox_consumer;
 grant select on outbox_schema_history to outbox_consumer;
+-- [cleanup] of event_handled, where no relay runs in the process of the consumer.
+grant delete on event_handled to outbox_consumer;
 -- The projection that is built in. Projections of your own need what their SQL needs.
 grant select, insert, update on product_metrics to outbox_consumer;
 

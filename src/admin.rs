@@ -207,7 +207,7 @@ mod tests {
         kafka.failing("no broker answers");
         let (status, _, body) = get_path(&router, "/readyz").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(body.contains("[-]kafka failed: no broker answers\n"), "{body}");
+        assert!(body.contains("[-]kafka failed: no broker answers (failing for 0 s)\n"), "{body}");
     }
 
     #[tokio::test]

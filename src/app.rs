@@ -22,6 +22,7 @@ use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONN
 use crate::error::{Code, Error, Result};
 use crate::failpoint;
 use crate::health::{Check, Health};
+use crate::measure::watch;
 use crate::metrics::Metrics;
 use crate::migrations::{self, State};
 use crate::outbox::leases::Leases;
@@ -195,9 +196,18 @@ impl App {
                 let app = Arc::clone(self);
                 supervisor.keep(self.part("cleanup", ends::never), move |Attempt { stop, .. }| {
                     let pool = app.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
-                    Box::pin(cleanup::run(app.config.cleanup.clone(), pool, app.metrics.clone(), stop))
+                    let everything = cleanup::What::Everything;
+                    Box::pin(cleanup::run(app.config.cleanup.clone(), everything, pool, app.metrics.clone(), stop))
                 });
             }
+        }
+        if self.config.consumer.enabled && !self.config.relay.enabled && self.config.cleanup.enabled {
+            let app = Arc::clone(self);
+            supervisor.keep(self.part("cleanup", ends::never), move |Attempt { stop, .. }| {
+                let pool = app.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
+                let handled = cleanup::What::Handled;
+                Box::pin(cleanup::run(app.config.cleanup.clone(), handled, pool, app.metrics.clone(), stop))
+            });
         }
         if self.config.consumer.enabled {
             let app = Arc::clone(self);
@@ -209,8 +219,13 @@ impl App {
                         passes = preflight::consumer_passes(&app.config, &app.database) => passes?,
                     }
                     let consumer = app.consumer(&attempt);
+                    let (admin, board) = (Admin::new(&app.config.kafka)?, consumer.status().board().clone());
                     drop(attempt.starting);
-                    consumer.run(attempt.stop).await
+                    tokio::select! {
+                        ended = consumer.run(attempt.stop.clone()) => ended,
+                        // Ends with the consumer.
+                        () = watch::topics(admin, app.config.consumer.topics.clone(), board) => Ok(()),
+                    }
                 })
             });
         }
@@ -328,7 +343,7 @@ impl App {
         let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, metrics)
             .refreshed_by(client_config::fresh)
             .heard_by(attempt.health.heartbeat("consumer", failpoint::part_silence(PART_SILENCE)));
-        consumer.status().report_to(attempt.health.fresh_check("consumer", CONSUMER_SILENCE));
+        consumer.status().report_to(attempt.health.fresh_check("consumer", CONSUMER_SILENCE), attempt.health.notes());
         consumer
     }
 
@@ -350,8 +365,9 @@ impl App {
                 health.fresh_check("postgres", POSTGRES_SILENCE),
                 health.fresh_check("kafka", KAFKA_SILENCE),
                 health.check("ids"),
+                health.check("outbox"),
             ],
-            [health.notes(), health.notes(), health.notes()],
+            [health.notes(), health.notes(), health.notes(), health.notes()],
             health.waits("lanes"),
             self.metrics.clone(),
         );

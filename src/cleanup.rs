@@ -41,12 +41,27 @@ struct Known {
     chunks: Chunks,
 }
 
+/// What a process deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Everything,
+    /// Entries of `event_handled` alone: where only a consumer runs, whose role has no right to more. Relays beside it
+    /// may delete the same.
+    Handled,
+}
+
 /// Deletes until `stop`. `pool` is of [`Role::Cleanup`](crate::db::Role::Cleanup) and of one connection.
-pub async fn run(settings: CleanupConfig, pool: Pool, metrics: Metrics, stop: CancellationToken) -> Result<()> {
+pub async fn run(
+    settings: CleanupConfig,
+    what: What,
+    pool: Pool,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<()> {
     let mut known = Known::default();
     let mut backoff = Backoff::for_connection();
     while !stop.is_cancelled() {
-        let wait = match lead(&settings, &pool, &metrics, &mut known, &stop).await {
+        let wait = match lead(&settings, what, &pool, &metrics, &mut known, &stop).await {
             Ok(()) => {
                 backoff.reset();
                 settings.interval.min(LOOK_AGAIN)
@@ -65,20 +80,25 @@ pub async fn run(settings: CleanupConfig, pool: Pool, metrics: Metrics, stop: Ca
 /// Passes for as long as this session is the one that deletes. Returns at once when another one is.
 async fn lead(
     settings: &CleanupConfig,
+    what: What,
     pool: &Pool,
     metrics: &Metrics,
     known: &mut Known,
     stop: &CancellationToken,
 ) -> Result<(), DbError> {
     let session = Session::open(pool).await?;
-    if !session.lead().await? {
+    let leads = match what {
+        What::Everything => session.lead().await?,
+        What::Handled => session.lead_of_handled().await?,
+    };
+    if !leads {
         session.close();
         return Ok(());
     }
     tracing::debug!("this instance cleans up");
     let mut worker = Worker::new(&session, settings, metrics.clone(), stop.clone());
     while !stop.is_cancelled() {
-        let vain = pass(settings, &mut worker, metrics, known).await?;
+        let vain = pass(settings, what, &mut worker, metrics, known).await?;
         rest((vain * VAIN_PART).max(settings.interval), stop).await;
     }
     Ok(())
@@ -88,6 +108,7 @@ async fn lead(
 /// others from being deleted; errors are those of the connection.
 async fn pass(
     settings: &CleanupConfig,
+    what: What,
     worker: &mut Worker<'_>,
     metrics: &Metrics,
     known: &mut Known,
@@ -98,9 +119,10 @@ async fn pass(
         deleted += some;
         metrics.count_deleted(some.published, some.discarded, some.failed, some.handled);
     };
+    let everything = what == What::Everything;
     // A DISCARDED row has no use but the record of what became of it, as a PUBLISHED one.
     // Of a partitioned outbox whole partitions go.
-    let by_row = !worker.is_partitioned().await?;
+    let by_row = everything && !worker.is_partitioned().await?;
     if let (true, Some(age)) = (by_row, settings.published_older_than.age()) {
         let ages = Ages { published: Some(age), discarded: Some(age) };
         let whole = known.from_the_start.is_none_or(|at| started.saturating_sub(at) >= FROM_THE_START);
@@ -112,7 +134,7 @@ async fn pass(
             }
         }
     }
-    if let Some(age) = settings.failed_older_than.age() {
+    if let (true, Some(age)) = (everything, settings.failed_older_than.age()) {
         complain("outbox_events", worker.failed(i64::MAX, age, &mut tell).await)?;
     }
     if let Some(age) = settings.handled_older_than.age() {

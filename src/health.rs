@@ -55,25 +55,40 @@ struct Standing {
     failing_since: Option<Duration>,
     /// How long a success counts; `None`: until the next report.
     lasts: Option<Duration>,
+    /// Whoever reports writes to the log about it.
+    logged_elsewhere: bool,
+}
+
+/// What a report has changed.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Fails,
+    /// It had been failing for so long.
+    Recovered(Duration),
 }
 
 impl Standing {
-    /// Returns how long it had been failing, when that is over.
-    fn report(&mut self, outcome: Result<(), String>, now: Duration) -> Option<Duration> {
-        let over = match (&self.outcome, &outcome) {
+    fn report(&mut self, outcome: Result<(), String>, now: Duration) -> Option<News> {
+        let news = match (&self.outcome, &outcome) {
             (Ok(()), Err(_)) => {
                 self.failing_since = Some(now);
-                None
+                Some(News::Fails)
             }
-            (Err(_), Ok(())) => self.failing_since.take().map(|since| now.saturating_sub(since)),
+            (Err(_), Ok(())) => self.failing_since.take().map(|since| News::Recovered(now.saturating_sub(since))),
             (Ok(()), Ok(())) | (Err(_), Err(_)) => None,
         };
         (self.outcome, self.reported) = (outcome, now);
-        over
+        news.filter(|_| !self.logged_elsewhere)
     }
 
     fn at(&self, now: Duration) -> Result<(), String> {
-        self.outcome.clone()?;
+        self.outcome.clone().map_err(|reason| match self.failing_since {
+            // What is logged elsewhere says by itself since when.
+            Some(since) if !self.logged_elsewhere => {
+                format!("{reason} (failing for {:.0} s)", now.saturating_sub(since).as_secs_f64())
+            }
+            Some(_) | None => reason,
+        })?;
         let age = now.saturating_sub(self.reported);
         match self.lasts {
             Some(lasts) if age > lasts => Err(format!("no success for {:.0} s", age.as_secs_f64())),
@@ -168,8 +183,13 @@ impl Health {
     fn new_check(&self, name: Cow<'static, str>, lasts: Option<Duration>) -> Check {
         let mut entries = self.shared.lock();
         let id = entries.new_id();
-        let state =
-            Standing { outcome: Err("starting".to_owned()), reported: clock::monotonic(), failing_since: None, lasts };
+        let state = Standing {
+            outcome: Err("starting".to_owned()),
+            reported: clock::monotonic(),
+            failing_since: None,
+            lasts,
+            logged_elsewhere: false,
+        };
         if entries.listens_to(self.part) {
             entries.checks.insert(id, self.named(name, state));
         }
@@ -287,14 +307,26 @@ impl Check {
         self.set(Err(reason.into()));
     }
 
+    /// Leaves it to whoever reports to log what changes and to say since when.
+    pub fn leave_log_to_reporter(&self) {
+        if let Some(check) = self.shared.lock().checks.get_mut(&self.id) {
+            check.state.logged_elsewhere = true;
+        }
+    }
+
     fn set(&self, state: Result<(), String>) {
-        let recovered = self.shared.lock().checks.get_mut(&self.id).and_then(|check| {
-            let lasted = check.state.report(state, clock::monotonic())?;
-            Some((check.name.clone(), lasted))
+        let reason = state.as_ref().err().cloned().unwrap_or_default();
+        let news = self.shared.lock().checks.get_mut(&self.id).and_then(|check| {
+            let news = check.state.report(state, clock::monotonic())?;
+            Some((check.name.clone(), news))
         });
         // Not under the lock, which the admin server waits for.
-        if let Some((check, lasted)) = recovered {
-            tracing::info!(check = %check, failed_for = ?lasted, "a failing check is good again");
+        match news {
+            Some((check, News::Fails)) => tracing::warn!(check = %check, reason, "a check fails"),
+            Some((check, News::Recovered(lasted))) => {
+                tracing::info!(check = %check, failed_for = ?lasted, "a failing check is good again");
+            }
+            None => {}
         }
     }
 }
@@ -489,14 +521,23 @@ mod tests {
     #[test]
     fn the_end_of_an_outage_is_news_and_the_end_of_a_start_is_not() {
         let second = Duration::from_secs(1);
-        let mut standing =
-            Standing { outcome: Err("starting".to_owned()), reported: second, failing_since: None, lasts: None };
+        let mut standing = Standing {
+            outcome: Err("starting".to_owned()),
+            reported: second,
+            failing_since: None,
+            lasts: None,
+            logged_elsewhere: false,
+        };
         assert_eq!(standing.report(Ok(()), second), None, "it has started");
         assert_eq!(standing.report(Ok(()), second * 2), None);
-        assert_eq!(standing.report(Err("no answer".to_owned()), second * 3), None);
+        assert_eq!(standing.report(Err("no answer".to_owned()), second * 3), Some(News::Fails));
         assert_eq!(standing.report(Err("no answer yet".to_owned()), second * 4), None);
-        assert_eq!(standing.report(Ok(()), second * 9), Some(second * 6));
+        assert_eq!(standing.at(second * 8), Err("no answer yet (failing for 5 s)".to_owned()));
+        assert_eq!(standing.report(Ok(()), second * 9), Some(News::Recovered(second * 6)));
         assert_eq!(standing.report(Ok(()), second * 10), None, "told once");
+        standing.logged_elsewhere = true;
+        assert_eq!(standing.report(Err("gone".to_owned()), second * 11), None);
+        assert_eq!(standing.at(second * 12), Err("gone".to_owned()), "whoever reports says since when");
     }
 
     #[test]

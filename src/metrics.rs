@@ -6,15 +6,18 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::clock;
 
 /// 5 ms to 60 s: what people wait for an event.
 const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -84,6 +87,14 @@ pub struct PartitionLabels {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct WaitLabels {
+    /// `consumer` or `relay`.
+    pub part: &'static str,
+    /// As in `docs/operations.md`.
+    pub situation: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct StopLabels {
     pub group: String,
     /// As in `consumer_partitions`.
@@ -104,13 +115,32 @@ pub struct CleanupLabel {
 pub type CountGauge = Gauge<i64, AtomicI64>;
 
 /// A gauge that is not shown while its value is unknown: an old figure, or a zero that nobody has measured, would look
-/// like a good one.
-#[derive(Debug, Clone, Default)]
-pub struct Measured<N>(Arc<Mutex<Option<N>>>);
+/// like a good one. A value may also have a time after which it is not believed any more. Whoever reads the metrics
+/// judges that, so that a thread which is stuck cannot leave its last figure standing.
+#[derive(Debug, Clone)]
+pub struct Measured<N>(Arc<Mutex<Option<Value<N>>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Value<N> {
+    number: N,
+    /// Monotonic; `None`: until the next one.
+    believed_until: Option<Duration>,
+}
+
+impl<N> Default for Measured<N> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
 
 impl<N: Copy> Measured<N> {
-    pub fn set(&self, value: N) {
-        *self.lock() = Some(value);
+    pub fn set(&self, number: N) {
+        *self.lock() = Some(Value { number, believed_until: None });
+    }
+
+    /// A value that is believed for so long.
+    pub fn set_for(&self, lasts: Duration, number: N) {
+        *self.lock() = Some(Value { number, believed_until: Some(clock::monotonic().saturating_add(lasts)) });
     }
 
     /// Until the next value.
@@ -118,15 +148,18 @@ impl<N: Copy> Measured<N> {
         *self.lock() = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<N>> {
+    fn at(&self, now: Duration) -> Option<N> {
+        self.lock().filter(|value| value.believed_until.is_none_or(|until| now < until)).map(|value| value.number)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Value<N>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<N: Copy + EncodeGaugeValue> EncodeMetric for Measured<N> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let value = *self.lock();
-        value.map_or(Ok(()), |value| encoder.encode_gauge(&value))
+        self.at(clock::monotonic()).map_or(Ok(()), |number| encoder.encode_gauge(&number))
     }
 
     fn metric_type(&self) -> MetricType {
@@ -134,8 +167,12 @@ impl<N: Copy + EncodeGaugeValue> EncodeMetric for Measured<N> {
     }
 
     fn is_empty(&self) -> bool {
-        self.lock().is_none()
+        self.at(clock::monotonic()).is_none()
     }
+}
+
+impl<N> TypedMetric for Measured<N> {
+    const TYPE: MetricType = MetricType::Gauge;
 }
 
 /// All metrics of a process. Cheap to clone.
@@ -164,7 +201,9 @@ pub struct Metrics {
     pub lease_held: Family<ShardLabel, CountGauge>,
     pub sweep_found_below_watermark: Counter,
     pub component_up: Family<ComponentLabel, CountGauge>,
-    pub consumer_lag_records: Family<PartitionLabels, CountGauge>,
+    pub waits: Family<WaitLabels, CountGauge>,
+    pub waits_since: Family<WaitLabels, CountGauge>,
+    pub consumer_lag_records: Family<PartitionLabels, Measured<i64>>,
     pub consumer_events: Family<ConsumerLabels, Counter>,
     pub consumer_partitions_stopped: Family<StopLabels, CountGauge>,
     pub process_duration: Family<ProjectionLabel, Histogram>,
@@ -283,10 +322,20 @@ impl Metrics {
             "1 while PostgreSQL or Kafka answers",
             Family::<ComponentLabel, CountGauge>::default()
         );
+        let waits = register!(
+            "waits",
+            "Things that this instance waits for, by what they are",
+            Family::<WaitLabels, CountGauge>::default()
+        );
+        let waits_since = register!(
+            "waits_since_timestamp",
+            "When the oldest wait of each kind began; absent while there is none",
+            seconds Family::<WaitLabels, CountGauge>::default()
+        );
         let consumer_lag_records = register!(
             "consumer_lag_records",
-            "Records not yet folded, per partition",
-            Family::<PartitionLabels, CountGauge>::default()
+            "Records not yet folded, per partition of this instance; absent while it is not known",
+            Family::<PartitionLabels, Measured<i64>>::default()
         );
         let consumer_events = register!(
             "consumer_events",
@@ -366,6 +415,8 @@ impl Metrics {
             lease_held,
             sweep_found_below_watermark,
             component_up,
+            waits,
+            waits_since,
             consumer_lag_records,
             consumer_events,
             consumer_partitions_stopped,
@@ -437,6 +488,19 @@ mod tests {
             !shown.contains("outbox_relay_pending_events 7") && shown.contains("pending_age_seconds 1.5"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn a_gauge_that_nobody_renews_is_not_shown() {
+        let gauge = Measured::<i64>::default();
+        gauge.set_for(Duration::from_secs(20), 3);
+        let now = clock::monotonic();
+        assert_eq!(gauge.at(now), Some(3));
+        assert_eq!(gauge.at(now + Duration::from_secs(21)), None);
+        let metrics = Metrics::new();
+        let labels = PartitionLabels { group: "g".to_owned(), topic: "t".to_owned(), partition: 0 };
+        metrics.consumer_lag_records.get_or_create(&labels).set_for(Duration::ZERO, 3);
+        assert!(!metrics.encode().contains("consumer_lag_records{"), "{}", metrics.encode());
     }
 
     #[test]

@@ -39,6 +39,7 @@ use crate::metrics::Metrics;
 use crate::outbox::barrier::Reached;
 use crate::outbox::leases::Leases;
 use crate::outbox::{Limits, PgOutbox};
+use crate::signals::Board;
 use encode::Encoder;
 use pauses::Pauses;
 use together::Together;
@@ -84,6 +85,8 @@ enum Sending {
 /// What all lanes of an instance share.
 struct Lanes {
     instance: Uuid,
+    /// How long a shard belongs to an instance that has gone.
+    lease: Duration,
     outbox: PgOutbox,
     catalog: TopicCatalog,
     encoder: Encoder,
@@ -150,13 +153,19 @@ pub struct RelayHealth {
     partitions: Notes,
     /// What lanes wait for.
     waits: Waits,
+    /// What the survey finds that events wait for.
+    board: Board,
     metrics: Metrics,
 }
 
 impl RelayHealth {
-    pub fn new([postgres, kafka, ids]: [Check; 3], notes: [Notes; 3], waits: Waits, metrics: Metrics) -> Self {
-        let [pauses, resharding, partitions] = notes;
-        Self { postgres, kafka, ids, pauses, resharding, partitions, failing: Mutex::default(), waits, metrics }
+    pub fn new(checks: [Check; 4], notes: [Notes; 4], waits: Waits, metrics: Metrics) -> Self {
+        let [postgres, kafka, ids, outbox] = checks;
+        let [pauses, resharding, partitions, others] = notes;
+        let board = Board::new("relay", metrics.clone());
+        board.report_to(Some(outbox), others);
+        let failing = Mutex::default();
+        Self { postgres, kafka, ids, pauses, resharding, partitions, failing, waits, board, metrics }
     }
 
     fn postgres_works(&self) {
@@ -241,6 +250,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     let (together, steps) = Together::new(publisher);
     let lanes = Arc::new(Lanes {
         instance: parts.leases.instance(),
+        lease: settings.lease,
         outbox: parts.outbox,
         catalog: parts.catalog,
         encoder: parts.encoder,
@@ -301,8 +311,8 @@ mod tests {
     fn a_shard_without_progress_is_not_hidden_by_the_success_of_others() {
         let all = Health::default();
         let health = RelayHealth::new(
-            [all.check("postgres"), all.check("kafka"), all.check("ids")],
-            [all.notes(), all.notes(), all.notes()],
+            [all.check("postgres"), all.check("kafka"), all.check("ids"), all.check("outbox")],
+            [all.notes(), all.notes(), all.notes(), all.notes()],
             all.waits("waits"),
             Metrics::new(),
         );

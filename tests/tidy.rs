@@ -29,11 +29,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "db",
             "demo",
+            "measure",
             "migrations",
             "outbox",
             "output",
             "projection",
             "relay",
+            "signals",
             "supervisor",
             "telemetry",
         ],
@@ -47,6 +49,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "db",
             "health",
+            "measure",
             "metrics",
             "outbox",
             "projection",
@@ -57,8 +60,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("demo", &["app", "broker", "config", "db", "migrations", "output", "projection", "supervisor"]),
     ("admin", &["config", "health", "metrics", "supervisor"]),
-    ("relay", &["broker", "config", "db", "health", "metrics", "outbox"]), // db: its error and its pools
-    ("projection", &["broker", "config", "db", "health", "metrics"]),      // broker: the bytes of records
+    // db: its error and its pools
+    ("relay", &["broker", "config", "db", "health", "measure", "metrics", "outbox", "signals"]),
+    // broker: the bytes of records
+    ("projection", &["broker", "config", "db", "health", "metrics", "signals"]),
+    ("measure", &["broker", "config", "db", "outbox", "projection", "signals"]),
+    ("signals", &["health", "metrics"]),
     ("cleanup", &["config", "db", "metrics", "outbox"]),
     ("outbox", &["db"]),
     ("broker", &["config"]),

@@ -31,6 +31,9 @@ fn of_consumer(settings: &Config) -> Vec<(Who, For)> {
     let mut purposes = Vec::new();
     if settings.consumer.enabled {
         purposes.push((Who::Consumer, For::Work));
+        if settings.cleanup.enabled && !settings.relay.enabled {
+            purposes.push((Who::Consumer, For::Cleanup));
+        }
         // Projections of the operator's own are SQL files: what they need only they know.
         if settings.projection.is_empty() {
             purposes.push((Who::Consumer, For::ProductMetrics));

@@ -179,7 +179,7 @@ impl Admin {
         Ok(Self { client: Arc::new(RwLock::new(Arc::new(client))), settings: settings.clone() })
     }
 
-    fn client(&self) -> Arc<AdminClient<QuietContext>> {
+    pub(super) fn client(&self) -> Arc<AdminClient<QuietContext>> {
         Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -229,6 +229,19 @@ impl Admin {
         let Some((found, broker)) = found else { return Ok(None) };
         let mut settings = self.topic_settings(&[name], broker).await;
         Ok(Some(found.with(&settings.remove(name).unwrap_or_default())))
+    }
+
+    /// The partitions of a topic, without its settings. `None` when it does not exist. Errors: as of [`Admin::topic`].
+    pub async fn places(&self, name: &str) -> Result<Option<Vec<Place>>> {
+        if !super::is_topic_name(name) {
+            return Ok(None);
+        }
+        let topic = name.to_owned();
+        let read = move |metadata: &Metadata| {
+            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+            Ok(Found::read(found)?.map(|found| found.places))
+        };
+        METADATA.metadata(self.client(), Some(name.to_owned()), read).await
     }
 
     /// Those of these topics that the cluster lists, with one question for all. A topic that is missing here does not

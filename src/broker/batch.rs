@@ -16,7 +16,7 @@ use super::request_size::{self, Portions};
 use super::{Delivery, Record};
 use crate::event::FailureClass;
 
-pub(super) use walk::{HandOver, POLL_EVERY, Sending, drain, give_up, hand_over};
+pub(super) use walk::{HandOver, POLL_EVERY, Sending, drain, hand_over, land_and_give_up};
 
 /// How one walk through the batch ended.
 pub(super) enum Pass {

@@ -14,6 +14,9 @@ use super::reader::{consumer, watermarks};
 use crate::config::KafkaConfig;
 use crate::error::Result;
 
+/// Why a partition without a leader does not say where it ends.
+pub const NO_LEADER: &str = "the partition has no leader";
+
 /// Partitions that are asked about at the same time.
 const AT_ONCE: usize = 8;
 /// Longest wait for the first record of an open transaction.
@@ -58,7 +61,7 @@ pub async fn ends(admin: &Admin, settings: &KafkaConfig, topics: Vec<String>) ->
         let (all, committed, settings) = (Arc::clone(&all), Arc::clone(&committed), settings.clone());
         async move {
             if !place.has_leader {
-                return (topic, partition, Err("the partition has no leader".to_owned()));
+                return (topic, partition, Err(NO_LEADER.to_owned()));
             }
             let name = topic.clone();
             let asked =

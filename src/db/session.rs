@@ -147,11 +147,11 @@ const FROM_THE_START: &[&str] = &[
 ];
 
 fn of(role: Role) -> impl Iterator<Item = &'static Setting> {
-    let isolation = "default_transaction_isolation";
     SETTINGS
         .iter()
         .filter(|_| !fault(Fault::SessionNotSet))
-        .filter(move |setting| setting.name != isolation || !fault(Fault::IsolationNotSet))
+        .filter(|setting| setting.name != "default_transaction_isolation" || !fault(Fault::IsolationNotSet))
+        .filter(|setting| setting.name != "row_security" || !fault(Fault::RowSecurityNotSeen))
         .filter(move |setting| setting.who.covers(role))
 }
 

@@ -38,12 +38,16 @@ pub enum Fault {
     IsolationNotSet,
     /// Sessions keep all that the database sets.
     SessionNotSet,
-    /// Row-level security that applies to the relay is not noticed.
+    /// Row-level security that applies to the relay is not noticed, and hides rows.
     RowSecurityNotSeen,
     /// Sessions keep the `search_path` that the database sets.
     SearchPathNotSet,
     /// Messages of PostgreSQL are printed, whoever wrote them.
     MessagesPrinted,
+    /// An event holds its key while earlier events of the key are in flight.
+    HeldInFlight,
+    /// A careful step begins to read as the one before it, which ran out of time.
+    SlowRowForgotten,
 }
 
 impl Fault {
@@ -67,6 +71,8 @@ impl Fault {
         Self::RowSecurityNotSeen,
         Self::SearchPathNotSet,
         Self::MessagesPrinted,
+        Self::HeldInFlight,
+        Self::SlowRowForgotten,
     ];
 
     /// As `FAILPOINTS` has it.
@@ -91,6 +97,8 @@ impl Fault {
             Self::RowSecurityNotSeen => "fault.row-security-not-seen",
             Self::SearchPathNotSet => "fault.search-path-not-set",
             Self::MessagesPrinted => "fault.messages-printed",
+            Self::HeldInFlight => "fault.held-in-flight",
+            Self::SlowRowForgotten => "fault.slow-row-forgotten",
         }
     }
 }

@@ -127,7 +127,7 @@ impl Watch {
         let mut shards = self.lock();
         let suspicion = shards.entry(shard).or_default();
         suspicion.steps = STEPS;
-        suspicion.slow = sqlstate == Some(&SqlState::QUERY_CANCELED);
+        suspicion.slow = sqlstate == Some(&SqlState::QUERY_CANCELED) && !fault(Fault::SlowRowForgotten);
     }
 
     fn is_slow(&self, shard: ShardId) -> bool {
@@ -136,7 +136,7 @@ impl Watch {
 
     fn set_slow(&self, shard: ShardId, slow: bool) {
         if let Some(suspicion) = self.lock().get_mut(&shard) {
-            suspicion.slow = slow;
+            suspicion.slow = slow && !fault(Fault::SlowRowForgotten);
         }
     }
 

@@ -170,7 +170,7 @@ struct Bounds {
 
 impl Bounds {
     fn new(record: u64, all: u64, rows: i64) -> Self {
-        let record = if fault(Fault::LargeRowLoaded) { u64::MAX } else { record };
+        let record = if fault(Fault::LargeRowLoaded) { 1 << 40 } else { record };
         let all = if fault(Fault::BytesNotCounted) { u64::MAX } else { all };
         // Rows of an ordinary size, which is up to twice the average that fits, cost nothing to count.
         let ordinary = all.saturating_mul(2).checked_div(rows.unsigned_abs()).unwrap_or(all);

@@ -115,6 +115,11 @@ impl Session {
         lead(&self.connection, Lead::Cleaner).await
     }
 
+    /// The same for entries of `event_handled`, where only a consumer runs.
+    pub async fn lead_of_handled(&self) -> Result<bool, DbError> {
+        lead(&self.connection, Lead::Handled).await
+    }
+
     /// Whether finished events go by partition rather than by row.
     pub async fn is_partitioned(&self) -> Result<bool, DbError> {
         let statement = self.connection.prepare_cached(PARTITIONS).await?;

@@ -259,6 +259,7 @@ pub const GRANTS: &[Grant] = &[
     on(Consumer, ProductMetrics, "product_metrics", "insert"),
     on(Consumer, ProductMetrics, "product_metrics", "update"),
     on(Consumer, Work, "outbox_schema_history", "select"),
+    on(Consumer, Cleanup, "event_handled", "delete"),
     // Those who look: our tables by name, and nobody else's.
     on(Reader, Work, HERE, "usage"),
     on(Reader, Work, "outbox_events", "select"),

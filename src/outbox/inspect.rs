@@ -8,14 +8,13 @@ pub mod live;
 pub mod server;
 pub mod shards;
 pub mod trace;
+pub mod waits;
 
 use tokio_postgres::error::SqlState;
 
 use crate::db::{DbError, Pool, stored_text};
-use crate::event::ShardId;
 
 const BACKLOG_BY_TOPIC: &str = include_str!("sql/backlog_by_topic.sql");
-const SHARDS_BEYOND: &str = include_str!("sql/shards_beyond.sql");
 const PENDING_TOPICS: &str = include_str!("sql/pending_topics.sql");
 const RECENT_TOPICS: &str = include_str!("sql/recent_topics.sql");
 
@@ -57,15 +56,6 @@ pub async fn backlog_by_topic(pool: &Pool) -> Result<Vec<TopicBacklog>, DbError>
             })
         })
         .collect()
-}
-
-/// Shards whose bounds are above the last id that was drawn: nobody counts what waits there, until a relay begins
-/// again.
-pub async fn shards_beyond(pool: &Pool) -> Result<Vec<ShardId>, DbError> {
-    let connection = pool.get().await?;
-    let rows = connection.query(SHARDS_BEYOND, &[]).await?;
-    connection.done();
-    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Topics that waiting rows name (`None`: routing decides), with the number of rows seen. Looks at the first

@@ -18,6 +18,8 @@ pub enum Lead {
     Partitions = -3,
     /// Changing the number of shards.
     Shards = -4,
+    /// Deleting entries of `event_handled` from a process that has no relay.
+    Handled = -5,
 }
 
 /// Becomes the one session that does it, for as long as the session lives; again and again true for the same session.

@@ -16,6 +16,7 @@ use super::statements as sql;
 use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
 use crate::event::{FailureClass, HoldReason, OutboxEvent, ShardId};
+use crate::failpoint::{Fault, fault};
 
 /// How long events wait behind one that another transaction has locked, when there are too many of them to be left
 /// where they are.
@@ -100,7 +101,7 @@ impl InFlight {
     }
 
     fn has(&self, key: &str) -> bool {
-        !self.keys.is_empty() && self.keys.contains(&self.hasher.hash_one(key))
+        !self.keys.is_empty() && self.keys.contains(&self.hasher.hash_one(key)) && !fault(Fault::HeldInFlight)
     }
 
     fn has_digest(&self, digest: [u8; 16]) -> bool {

@@ -33,8 +33,12 @@ const BLOCKED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 pub enum Why {
     /// Just assigned.
     New,
-    /// PostgreSQL or Kafka does not answer.
+    /// PostgreSQL does not answer.
     Unavailable(String),
+    /// Kafka does not say where it begins and ends.
+    Unmeasured(String),
+    /// Somebody keeps what a fold needs locked.
+    Locked(String),
     /// A projection or the schema is broken.
     Blocked(String),
     /// Another instance has taken it.
@@ -157,7 +161,7 @@ impl Assignment {
         let Some(slot) = self.slot(place) else { return };
         let wait = match &why {
             Why::New => Duration::ZERO,
-            Why::Unavailable(_) => slot.unavailable.next_wait(),
+            Why::Unavailable(_) | Why::Unmeasured(_) | Why::Locked(_) => slot.unavailable.next_wait(),
             Why::Blocked(_) => slot.blocked.next_wait(),
             Why::Fenced => FENCED_WAIT,
             Why::Stopped(_) => STOPPED_WAIT,
@@ -177,7 +181,10 @@ impl Assignment {
     pub fn stopped(&self) -> impl Iterator<Item = (&Place, &Stopped)> {
         self.slots.iter().filter_map(|slot| match &slot.why {
             Some(Why::Stopped(stopped)) => Some((&slot.place, stopped)),
-            Some(Why::New | Why::Unavailable(_) | Why::Blocked(_) | Why::Fenced) | None => None,
+            Some(
+                Why::New | Why::Unavailable(_) | Why::Unmeasured(_) | Why::Locked(_) | Why::Blocked(_) | Why::Fenced,
+            )
+            | None => None,
         })
     }
 
@@ -190,7 +197,7 @@ impl Assignment {
     /// Every partition that is read is looked at anew before it is read on.
     pub fn recheck(&mut self, why: &str, now: Duration) {
         for place in self.reading().map(|reading| reading.place.clone()).collect::<Vec<_>>() {
-            self.wait(&place, Why::Unavailable(why.to_owned()), now);
+            self.wait(&place, Why::Unmeasured(why.to_owned()), now);
         }
         self.reset_buffer();
     }

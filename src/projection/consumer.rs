@@ -12,6 +12,7 @@ mod client;
 mod folding;
 mod positions;
 mod released;
+mod signals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::client::{Context, Rebalance, client_settings, is_missing_topic, needs_operator, to_record};
+use self::client::{Context, Rebalance, client_settings, is_missing_topic, keeps_out, needs_operator, to_record};
 use self::folding::Folding;
 use self::positions::{IDS_INTERVAL, LOOK_INTERVAL};
 use self::released::Releasing;
@@ -34,9 +35,8 @@ use super::Projection;
 use super::assignment::{Assignment, Reading, Why};
 use super::failure::{Cause, FoldError};
 use super::meters::Meters;
-use super::position::Stopped;
 use super::record::Place;
-use super::status::{ConsumerStatus, Problems};
+use super::status::ConsumerStatus;
 use super::store::{Counts, Store};
 use crate::clock;
 use crate::config::ConsumerConfig;
@@ -46,6 +46,7 @@ use crate::failpoint::{self, Point};
 use crate::health::Heartbeat;
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
+use crate::signals::Situation;
 
 /// Longest wait for a record, so that a stop and a due partition are noticed.
 const POLL_WAIT: Duration = Duration::from_millis(100);
@@ -90,7 +91,7 @@ impl Consumer {
     ) -> Self {
         let store = Store::new(database, settings.group.clone(), projections, metrics.clone());
         let kafka = client_settings(kafka, &settings.group);
-        let status = ConsumerStatus::default();
+        let status = ConsumerStatus::new(metrics.clone());
         Self { store, kafka, fresh: Clone::clone, lost, settings, metrics, status, heartbeat: None }
     }
 
@@ -203,7 +204,9 @@ struct Reader {
     /// No broker is connected.
     brokers_down: bool,
     /// Errors of the client that an operator has to see, with when they came last.
-    errors: BTreeMap<String, Duration>,
+    errors: BTreeMap<String, (Situation, Duration)>,
+    /// Partitions that are read up to where another producer's transaction is open.
+    open: BTreeSet<Place>,
     /// Offsets that Kafka does not know yet.
     uncommitted: BTreeMap<Place, i64>,
     committed_at: Duration,
@@ -244,6 +247,7 @@ impl Reader {
             unanswered: false,
             brokers_down: false,
             errors: BTreeMap::new(),
+            open: BTreeSet::new(),
             uncommitted: BTreeMap::new(),
             committed_at: Duration::ZERO,
             looked_at: Duration::ZERO,
@@ -257,6 +261,7 @@ impl Reader {
         let outcome = self.run_until_stopped();
         self.fold_last();
         self.commit_offsets();
+        self.forget_gauges();
         // Dropping the client leaves the group, which asks for one more answer to a rebalance.
         self.consumer.context().close();
         outcome
@@ -394,7 +399,8 @@ impl Reader {
         } else if is_missing_topic(code) {
             self.joined = true;
         } else if needs_operator(code) {
-            self.errors.insert(format!("Kafka refuses: {code}"), clock::monotonic());
+            let situation = if keeps_out(code) { Situation::GroupRefused } else { Situation::KafkaRefused };
+            self.errors.insert(format!("Kafka refuses: {code}"), (situation, clock::monotonic()));
         } else {
             tracing::debug!(error = %error, "the Kafka client reports");
         }
@@ -437,46 +443,6 @@ impl Reader {
             tracing::debug!(error = %error, "the offsets were not sent to Kafka");
         }
     }
-
-    /// Takes lag and reachability from the client's statistics, if there are new ones.
-    fn observe(&mut self) {
-        let Some(statistics) = self.consumer.context().take_statistics() else { return };
-        self.brokers_down = !statistics.brokers.values().any(|broker| broker.state == "UP");
-        for Reading { place, next_offset, .. } in self.assignment.reading() {
-            let topic = statistics.topics.get(&place.topic);
-            let Some(partition) = topic.and_then(|topic| topic.partitions.get(&place.partition)) else { continue };
-            // Not the last stable offset: what lies behind an open transaction is lag as well.
-            if partition.hi_offset >= 0 {
-                self.meters.set_lag(place, partition.hi_offset - next_offset);
-            }
-        }
-    }
-
-    /// Tells the status what is wrong, if anything.
-    fn report(&mut self) {
-        let now = clock::monotonic();
-        self.errors.retain(|_, seen| now.saturating_sub(*seen) < ERROR_LASTS);
-        let mut problems = Problems::new();
-        if self.brokers_down {
-            problems.insert("no Kafka broker is connected".to_owned(), None);
-        }
-        problems.extend(self.look_failed.iter().map(|failure| (failure.clone(), None)));
-        problems.extend(self.folding.waits().map(|wait| (wait, None)));
-        problems.extend(self.errors.keys().map(|error| (error.clone(), Some(Code::KafkaUnreachable))));
-        for (place, why) in self.assignment.problems() {
-            match why {
-                Why::New | Why::Fenced => {}
-                Why::Unavailable(text) => drop(problems.insert(text.clone(), None)),
-                Why::Blocked(text) => drop(problems.insert(text.clone(), Some(Code::ProjectionInvalid))),
-                Why::Stopped(Stopped { reason, detail, since }) => {
-                    let text = format!("{place}: {detail} ({reason}, stopped since {since:.0})");
-                    problems.insert(text, Some(Code::ConsumerDataLoss));
-                }
-            }
-        }
-        self.meters.set_stopped(self.assignment.stopped());
-        self.status.report(self.joined, problems);
-    }
 }
 
 fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Context>> {
@@ -494,7 +460,8 @@ fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Con
 /// Why a partition waits after PostgreSQL failed.
 fn why_not(error: &FoldError) -> Why {
     match error.cause() {
-        Cause::Unavailable | Cause::Locked => Why::Unavailable(error.to_string()),
+        Cause::Unavailable => Why::Unavailable(error.to_string()),
+        Cause::Locked => Why::Locked(error.to_string()),
         Cause::TooSlow | Cause::Unclear | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod parked;
 pub mod positions;
+pub mod sessions;
 
 use serde_json::Value;
 

@@ -1,11 +1,15 @@
 //! The consumer's metrics: what became of the records, and how many wait.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::position::{Stopped, reason};
 use super::record::Place;
 use super::store::Counts;
 use crate::metrics::{ConsumerLabels, Metrics, PartitionLabels, StopLabels};
+
+/// A figure is renewed every five seconds, with the client's statistics.
+const BELIEVED: Duration = Duration::from_secs(20);
 
 /// The metrics of one consumer group.
 #[derive(Debug, Clone)]
@@ -34,7 +38,7 @@ impl Meters {
     }
 
     pub(super) fn set_lag(&self, place: &Place, records: i64) {
-        self.metrics.consumer_lag_records.get_or_create(&self.labels(place)).set(records.max(0));
+        self.metrics.consumer_lag_records.get_or_create(&self.labels(place)).set_for(BELIEVED, records.max(0));
     }
 
     /// The partition is not ours any more, and whoever has it reports its lag; or its position or end is not known now.

@@ -13,10 +13,15 @@ use tokio_util::sync::CancellationToken;
 use super::Lanes;
 use crate::clock::monotonic;
 use crate::db::Pool;
-use crate::metrics::StateLabel;
+use crate::measure::outbox;
+use crate::metrics::{Metrics, StateLabel};
 use crate::outbox::{backlog, barrier, outcomes};
+use crate::signals::{Situation, Source, Wait};
 
 const PAUSE_MIN: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(600);
+/// A figure that nobody has renewed for so long is not shown any more: the pause, and a look that takes its time.
+const BELIEVED: Duration = Duration::from_secs(700);
 /// After a look that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(15);
 /// Rows that wait in a shard are counted up to here, and estimated beyond.
@@ -30,6 +35,9 @@ const STRAYS_SHARE: u32 = 20;
 pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) {
     // Side by side: counting a large backlog must not keep a stray event waiting.
     tokio::join!(count_and_sweep(&lanes, &pool, &stop), look_for_strays(&lanes, &pool, &stop));
+    // Nobody counts any more.
+    forget(&lanes.metrics);
+    lanes.health.board.report(Source::Watch, Vec::new());
 }
 
 async fn look_for_strays(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
@@ -62,7 +70,7 @@ async fn count_and_sweep(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
             mended = mend(pool, mended).await;
         }
         pause = match counted {
-            true => (monotonic().saturating_sub(started) * 100).max(PAUSE_MIN),
+            true => (monotonic().saturating_sub(started) * 100).clamp(PAUSE_MIN, PAUSE_MAX),
             // How long a server has been silent says nothing of what a look costs.
             false => FAILED_PAUSE,
         };
@@ -72,21 +80,26 @@ async fn count_and_sweep(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
 /// Returns whether it could be counted.
 async fn count(lanes: &Lanes, pool: &Pool) -> bool {
     let metrics = &lanes.metrics;
+    let waits = outbox::waits(pool, lanes.lease).await;
+    // A part of what waits would look like all of it.
+    let is_hidden = |wait: &Wait| matches!(wait.situation, Situation::BoundTooHigh | Situation::RowSecurity);
+    let hidden = waits.as_ref().is_ok_and(|waits| waits.iter().any(is_hidden));
+    if let Ok(waits) = waits {
+        lanes.health.board.report(Source::Watch, waits);
+    }
     let counted = backlog::count(pool, COUNTED).await;
     let worked = counted.is_ok();
     match counted {
-        Ok(backlog) => {
-            metrics.pending_events.set(backlog.pending);
-            metrics.failed_events.set(backlog.failed);
-            metrics.held_events.set(backlog.held);
-            metrics.oldest_pending_age_seconds.set(backlog.oldest_age_seconds.unwrap_or(0.0));
+        Ok(backlog) if !hidden => {
+            metrics.pending_events.set_for(BELIEVED, backlog.pending);
+            metrics.failed_events.set_for(BELIEVED, backlog.failed);
+            metrics.held_events.set_for(BELIEVED, backlog.held);
+            metrics.oldest_pending_age_seconds.set_for(BELIEVED, backlog.oldest_age_seconds.unwrap_or(0.0));
         }
+        Ok(_) => forget(metrics),
         Err(error) => {
             tracing::debug!(error = %error.chain(), "the backlog could not be counted; its gauges are absent");
-            metrics.pending_events.unknown();
-            metrics.failed_events.unknown();
-            metrics.held_events.unknown();
-            metrics.oldest_pending_age_seconds.unknown();
+            forget(metrics);
         }
     }
     let (used, idle, max) = lanes.outbox.pool_usage();
@@ -95,6 +108,13 @@ async fn count(lanes: &Lanes, pool: &Pool) -> bool {
         metrics.db_pool_connections.get_or_create(&StateLabel { state }).set(count);
     }
     worked
+}
+
+fn forget(metrics: &Metrics) {
+    metrics.pending_events.unknown();
+    metrics.failed_events.unknown();
+    metrics.held_events.unknown();
+    metrics.oldest_pending_age_seconds.unknown();
 }
 
 /// Checks the scan bound: nothing may wait below it.

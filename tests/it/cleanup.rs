@@ -39,7 +39,7 @@ impl Cleaner {
         let database = DatabaseConfig { url: Secret::new(url), statement_timeout, ..DatabaseConfig::default() };
         let pool = Database::new(&database).expect("a good URL").pool(Role::Cleanup, 1);
         let (metrics, stop) = (Metrics::new(), CancellationToken::new());
-        let work = cleanup::run(settings, pool, metrics.clone(), stop.clone());
+        let work = cleanup::run(settings, cleanup::What::Everything, pool, metrics.clone(), stop.clone());
         let (done, ended) = tokio::sync::oneshot::channel();
         outbox_relay::supervisor::detach("cleaner", async move {
             work.await.expect("a cleaner never fails");

@@ -2,6 +2,7 @@
 //! between Kafka and PostgreSQL (`kafka`). What the binary does is in `consumer.rs`.
 
 mod blame;
+mod compacted;
 pub mod kafka;
 mod locks;
 mod odd;

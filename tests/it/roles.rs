@@ -43,6 +43,9 @@ fn comment(who: Who, purpose: For) -> &'static str {
         (Who::Consumer, For::ProductMetrics) => {
             "The projection that is built in. Projections of your own need what their SQL needs."
         }
+        (Who::Consumer, For::Cleanup) => {
+            "[cleanup] of event_handled, where no relay runs in the process of the consumer."
+        }
         (Who::Consumer, _) => "The consumer.",
         (Who::Reader, _) => "Dashboards and people who look: the tables of outbox-relay by name, and no others.",
         (Who::Relay, For::ProductMetrics) => "",

@@ -3,16 +3,21 @@
 use super::Report;
 use crate::cli::LagArgs;
 use crate::error::{Code, Error};
-use crate::event::ShardId;
 use crate::output;
+use crate::signals::Wait;
 
 /// Errors: [`Code::CheckNotMet`] with every figure that is over its threshold. The threshold itself is allowed.
 pub(super) fn check(report: &Report, args: &LagArgs) -> Result<(), Error> {
     let mut reasons = Vec::new();
-    let measures_outbox = args.fail_over.is_some() || args.fail_over_age.is_some();
-    if measures_outbox && !report.unmeasured_shards.is_empty() {
-        reasons.push(unmeasured(&report.unmeasured_shards));
-    }
+    let measures_group = args.fail_over.is_some();
+    let measures_outbox = measures_group || args.fail_over_age.is_some();
+    // What is not known has no figure to be content with.
+    let concerns = |wait: &&Wait| match wait.situation.part() {
+        "relay" => measures_outbox,
+        _ => measures_group,
+    };
+    let unknown = report.waits.iter().filter(|wait| wait.situation.fails_threshold()).filter(concerns);
+    reasons.extend(unknown.map(Wait::line));
     if let Some(limit) = args.fail_over {
         counts(report, limit, &mut reasons);
     }
@@ -36,15 +41,6 @@ pub(super) fn check(report: &Report, args: &LagArgs) -> Result<(), Error> {
     Err(error.hint("publishing is paused, see above; outbox-relay resume ends it"))
 }
 
-/// Why nothing is known of these shards.
-pub(super) fn unmeasured(shards: &[ShardId]) -> String {
-    let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
-    format!(
-        "what waits in shard {} is not counted: its bound is above the last id, and no relay has begun again there",
-        shards.join(", ")
-    )
-}
-
 fn counts(report: &Report, limit: u64, reasons: &mut Vec<String>) {
     let over = |count: i64| u64::try_from(count).is_ok_and(|count| count > limit);
     // Held events are still to be delivered, behind another one.
@@ -56,29 +52,23 @@ fn counts(report: &Report, limit: u64, reasons: &mut Vec<String>) {
     if over(consumer.total) {
         reasons.push(format!("group {} is {} records behind, more than {limit}", consumer.group, consumer.total));
     }
-    for topic in &consumer.missing_topics {
-        reasons.push(format!("the topic {topic} does not exist, so nothing is known of its lag"));
-    }
-    // Their lag says nothing: what is not there any more cannot be behind.
-    for partition in &consumer.partitions {
-        let Some(trouble) = partition.state.trouble() else { continue };
-        let what = partition.detail.as_deref().unwrap_or(trouble);
-        reasons.push(format!("{}/{}: {what}", partition.topic, partition.partition));
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::super::{GroupLag, OutboxLag, PartitionLag, Source, State};
+    use super::super::{GroupLag, OutboxLag};
     use super::*;
     use crate::commands::pause::PauseLine;
+    use crate::signals::Situation;
 
     fn report(pending: i64, held: i64, total: i64) -> Report {
         let outbox = OutboxLag { pending, failed: 9, held, oldest_pending_seconds: Some(60.0), topics: Vec::new() };
-        let consumer = GroupLag { group: "g".to_owned(), total, partitions: Vec::new(), missing_topics: Vec::new() };
-        Report { outbox, unmeasured_shards: Vec::new(), pauses: Vec::new(), consumer: Some(consumer) }
+        let group = "g".to_owned();
+        let consumer = GroupLag { group, total, partitions: Vec::new(), missing_topics: Vec::new(), waits: Vec::new() };
+        let (unmeasured_shards, waits, pauses) = (Vec::new(), Vec::new(), Vec::new());
+        Report { outbox, unmeasured_shards, waits, pauses, consumer: Some(consumer) }
     }
 
     fn over(n: u64) -> LagArgs {
@@ -104,50 +94,19 @@ mod tests {
     }
 
     #[test]
-    fn a_position_that_kafka_no_longer_has_fails_whatever_the_lag() {
-        let partition = |state| PartitionLag {
-            group: "g".to_owned(),
-            topic: "orders".to_owned(),
-            partition: 3,
-            next_offset: Some(9),
-            end_offset: Some(9),
-            stable_offset: Some(9),
-            lag: Some(0),
-            source: Source::Postgres,
-            state,
-            detail: None,
-            stopped_at: None,
-        };
-        for (state, fails) in [
-            (State::Ok, false),
-            (State::NotStarted, false),
-            (State::OpenTransaction, false),
-            (State::RecordsLost, true),
-            (State::AheadOfLog, true),
-            (State::Unknown, true),
-        ] {
-            let mut report = report(0, 0, 0);
-            report.consumer.as_mut().unwrap().partitions.push(partition(state));
-            assert_eq!(check(&report, &over(100)).is_err(), fails, "{state:?}");
-        }
-    }
-
-    #[test]
-    fn a_topic_that_does_not_exist_has_no_lag_to_be_content_with() {
-        let mut report = report(0, 0, 0);
-        report.consumer.as_mut().unwrap().missing_topics.push("ordres".to_owned());
-        let error = check(&report, &over(1_000_000)).unwrap_err();
-        assert!(error.to_string().contains("the topic ordres does not exist"), "{error}");
-    }
-
-    #[test]
-    fn shards_of_which_nothing_is_known_fail_either_threshold() {
-        let report = Report { unmeasured_shards: vec![2, 5], ..report(0, 0, 0) };
+    fn what_is_not_known_fails_whatever_the_threshold_is() {
         let age = LagArgs { fail_over: None, fail_over_age: Some(Duration::from_secs(60)), group: None };
-        for args in [over(1_000_000), age] {
-            assert!(check(&report, &args).unwrap_err().to_string().contains("shard 2, 5 is not counted"));
+        let nothing = LagArgs { fail_over: None, fail_over_age: None, group: None };
+        for situation in Situation::ALL {
+            let report = Report { waits: vec![Wait::new(*situation).because("why")], ..report(0, 0, 0) };
+            let fails = situation.fails_threshold();
+            assert_eq!(check(&report, &over(1_000_000)).is_err(), fails, "{situation:?}");
+            assert_eq!(check(&report, &age).is_err(), fails && situation.part() == "relay", "{situation:?}");
+            assert!(check(&report, &nothing).is_ok(), "nothing was asked for");
         }
-        assert!(check(&report, &LagArgs { fail_over: None, fail_over_age: None, group: None }).is_ok());
+        let missing = Wait::new(Situation::MissingTopic).of_topic("ordres").because("the topic ordres does not exist");
+        let error = check(&Report { waits: vec![missing], ..report(0, 0, 0) }, &over(1_000_000)).unwrap_err();
+        assert!(error.to_string().contains("the topic ordres does not exist"), "{error}");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use super::threshold;
-use super::{GroupLag, OutboxLag, PartitionLag, Report, Source, State, TopicLag};
+use super::{OutboxLag, Report, TopicLag};
 use crate::commands::pause::{self, PauseLine};
 use crate::error::Result;
+use crate::measure::group::{GroupLag, PartitionLag, Source, State};
 use crate::output::{self, Align, Cell, Format, Table, Tone};
+use crate::signals::{Wait, time};
 
 /// One line of NDJSON.
 #[derive(Debug, Serialize)]
@@ -15,18 +16,17 @@ enum Line<'a> {
     Topic(&'a TopicLag),
     Pause(&'a PauseLine),
     Partition(&'a PartitionLag),
+    Wait(&'a Wait),
 }
 
 pub(super) fn print(format: Format, report: &Report) -> Result<()> {
     let partitions = report.consumer.iter().flat_map(|consumer| &consumer.partitions).map(Line::Partition);
     let pauses = report.pauses.iter().map(Line::Pause);
-    let lines: Vec<Line<'_>> = report.outbox.topics.iter().map(Line::Topic).chain(pauses).chain(partitions).collect();
+    let topics = report.outbox.topics.iter().map(Line::Topic);
+    let lines: Vec<Line<'_>> =
+        topics.chain(pauses).chain(partitions).chain(report.waits.iter().map(Line::Wait)).collect();
     output::data(format, report, &lines, || {
         let mut text = outbox(&report.outbox);
-        if !report.unmeasured_shards.is_empty() {
-            text.push_str(&threshold::unmeasured(&report.unmeasured_shards));
-            text.push('\n');
-        }
         if !report.pauses.is_empty() {
             text.push('\n');
             text.push_str(&pause::table(&report.pauses));
@@ -35,8 +35,31 @@ pub(super) fn print(format: Format, report: &Report) -> Result<()> {
             text.push('\n');
             text.push_str(&group(consumer));
         }
+        if !report.waits.is_empty() {
+            text.push('\n');
+            text.push_str(&waits(&report.waits));
+        }
         text
     })
+}
+
+fn waits(waits: &[Wait]) -> String {
+    let mut table = Table::new(&[
+        ("WAITS", Align::Left),
+        ("WHERE", Align::Left),
+        ("SINCE", Align::Left),
+        ("WHAT FOR", Align::Left),
+    ]);
+    for wait in waits {
+        let tone = if wait.situation.fails_threshold() { Tone::Bad } else { Tone::Warning };
+        table.row([
+            Cell::new(wait.situation.code()).tone(tone),
+            Cell::new(output::printable(&wait.place())),
+            Cell::optional(wait.since.map(time)),
+            Cell::new(output::printable(wait.text())),
+        ]);
+    }
+    table.render()
 }
 
 fn outbox(outbox: &OutboxLag) -> String {
@@ -119,6 +142,7 @@ fn note(partition: &PartitionLag) -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signals::Situation;
 
     #[test]
     fn json_has_the_outbox_and_each_partition() {
@@ -140,6 +164,7 @@ mod tests {
             total: 9,
             partitions: vec![partition.clone()],
             missing_topics: Vec::new(),
+            waits: Vec::new(),
         };
         let outbox =
             OutboxLag { pending: 1, failed: 0, held: 0, oldest_pending_seconds: Some(0.5), topics: Vec::new() };
@@ -151,9 +176,12 @@ mod tests {
         }];
         let line = serde_json::to_string(&Line::Pause(&pauses[0])).unwrap();
         assert!(line.starts_with(r#"{"kind":"pause","topic":"*","#), "{line}");
-        let json =
-            serde_json::to_value(Report { outbox, unmeasured_shards: Vec::new(), pauses, consumer: Some(consumer) })
-                .unwrap();
+        let waits = vec![Wait::new(Situation::NoOwner).of_shard(3)];
+        let line = serde_json::to_string(&Line::Wait(&waits[0])).unwrap();
+        assert!(line.starts_with(r#"{"kind":"wait","situation":"no-owner","#), "{line}");
+        let report = Report { outbox, unmeasured_shards: Vec::new(), waits, pauses, consumer: Some(consumer) };
+        let json = serde_json::to_value(report).unwrap();
+        assert_eq!(json["waits"][0]["shard"], 3);
         assert_eq!(json["pauses"][0]["by"], "ann");
         assert_eq!(json["outbox"]["pending"], 1);
         assert_eq!(json["consumer"]["partitions"][0]["state"], "not-started");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::snapshot::Snapshot;
 use crate::output::{self, Tone};
+use crate::signals::time;
 
 /// What one table shows. The order is that of the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,13 +15,14 @@ pub(super) enum Tab {
     Topics,
     Held,
     Consumers,
+    Waits,
     Pauses,
     Instances,
 }
 
 impl Tab {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Shards, Self::Topics, Self::Held, Self::Consumers, Self::Pauses, Self::Instances];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Shards, Self::Topics, Self::Held, Self::Consumers, Self::Waits, Self::Pauses, Self::Instances];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -28,6 +30,7 @@ impl Tab {
             Self::Topics => "Topics",
             Self::Held => "Held keys",
             Self::Consumers => "Consumers",
+            Self::Waits => "Waits",
             Self::Pauses => "Pauses",
             Self::Instances => "Instances",
         }
@@ -76,6 +79,7 @@ impl Grid {
             Tab::Topics => topics(snapshot),
             Tab::Held => held(snapshot),
             Tab::Consumers => consumers(snapshot),
+            Tab::Waits => waits(snapshot),
             Tab::Pauses => pauses(snapshot),
             Tab::Instances => instances(snapshot),
         }
@@ -207,11 +211,25 @@ fn consumers(snapshot: &Snapshot) -> Grid {
             name(&line.topic),
             plain(line.partitions),
             optional(line.records_per_second.map(rate)),
-            optional(line.behind_at_least.map(|behind| format!("≥{}", grouped(behind)))),
+            optional(line.behind.map(grouped).or(line.behind_at_least.map(|behind| format!("≥{}", grouped(behind))))),
             plain(output::age_of(line.idle_seconds)),
         ]
     });
     Grid { rows: rows.collect(), columns, empty: "no consumer keeps its positions here" }
+}
+
+fn waits(snapshot: &Snapshot) -> Grid {
+    let columns = vec![text("WAITS", 16, 0), text("WHERE", 10, 1), text("SINCE", 20, 2), text("WHAT FOR", 20, 0)];
+    let rows = snapshot.waits.iter().map(|wait| {
+        let tone = if wait.situation.fails_threshold() { Tone::Bad } else { Tone::Warning };
+        vec![
+            (wait.situation.code().to_owned(), tone),
+            name(&wait.place()),
+            optional(wait.since.map(time)),
+            name(wait.text()),
+        ]
+    });
+    Grid { rows: rows.collect(), columns, empty: "nothing waits for anything" }
 }
 
 fn pauses(snapshot: &Snapshot) -> Grid {

@@ -4,21 +4,30 @@
 //! long it takes; the rest reads an index entry per shard and per held key, and the newest rows. The history is never
 //! counted: its size is an estimate.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::rates::{Rates, Window};
+use crate::broker::admin::Admin;
 use crate::clock;
-use crate::commands::lag::OutboxLag;
+use crate::commands::Result;
+use crate::commands::lag::{self, OutboxLag};
 use crate::commands::pause::{self, PauseLine};
 use crate::commands::shards;
-use crate::commands::{Failure, Result};
 use crate::config::Config;
 use crate::db::{Database, DbError, Pool};
 use crate::error::Error;
+use crate::measure::group::{self, GroupLag};
+use crate::measure::{outbox, watch};
 use crate::outbox::inspect::live::{self, HeldKeys, Instance, Progress};
 use crate::outbox::inspect::{self, is_timeout};
+use crate::signals::Wait;
+
+/// Between two questions to Kafka.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 
 /// Counting what waits may take this share of the time, one in so many.
 const COUNTING_SHARE: u32 = 10;
@@ -49,6 +58,8 @@ pub(super) struct Snapshot {
     pub(super) held_keys: Vec<HeldLine>,
     /// `null`: the role may not read `consumer_partitions`.
     pub(super) consumers: Option<Vec<ConsumerLine>>,
+    /// What keeps events from being published and folded, as in `lag`.
+    pub(super) waits: Vec<Wait>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -80,8 +91,10 @@ pub(super) struct ConsumerLine {
     /// By how far the positions moved. `null` in the first snapshot.
     pub(super) records_per_second: Option<f64>,
     /// Records up to the last one that the newest rows of the outbox are known to be published at, over the partitions
-    /// they tell of. `lag` asks Kafka. `null`: they tell nothing.
+    /// they tell of. `null`: they tell nothing.
     pub(super) behind_at_least: Option<i64>,
+    /// As in `lag`, for the group of the settings. `null`: not known, which is not zero.
+    pub(super) behind: Option<i64>,
     /// Since any of its positions moved.
     pub(super) idle_seconds: f64,
 }
@@ -102,6 +115,7 @@ pub(super) enum Look {
 /// Looks again and again, through outages.
 pub(super) struct Watch {
     reader: Reader,
+    group: Group,
     limit: Duration,
     /// Nothing is known before the first success: a wrong address is an error and no outage.
     seen: bool,
@@ -111,8 +125,10 @@ pub(super) struct Watch {
 impl Watch {
     /// Errors: settings that make no connection possible.
     pub(super) fn new(settings: &Config, pool: Pool) -> Result<Self> {
+        let group = Group::new(settings, pool.clone())?;
         let reader = Reader {
             pool,
+            silence: settings.relay.lease,
             database: Database::of(settings)?.describe(),
             deployment: settings.run.deployment.clone(),
             delivery: settings.relay.delivery.as_str(),
@@ -123,18 +139,20 @@ impl Watch {
         };
         // A server that is frozen acknowledges what it is sent, and says nothing.
         let limit = settings.database.statement_timeout + settings.database.connect_timeout;
-        Ok(Self { reader, limit, seen: false, away_since: None })
+        Ok(Self { reader, group, limit, seen: false, away_since: None })
     }
 
     /// Errors: all but an outage that comes after a first answer. Cancel safe.
     pub(super) async fn look(&mut self) -> Result<Look> {
-        let answer = match tokio::time::timeout(self.limit, self.reader.read()).await {
+        let read = tokio::time::timeout(self.limit, self.reader.read());
+        let answer = match self.group.beside(read).await {
             Ok(answer) => answer,
             Err(late) => Err(DbError::Unavailable(late.into())),
         };
         match answer {
-            Ok(snapshot) => {
+            Ok(mut snapshot) => {
                 (self.seen, self.away_since) = (true, None);
+                self.group.add_to(&mut snapshot);
                 Ok(Look::Ok(Box::new(snapshot)))
             }
             Err(error) if error.is_unavailable() && self.seen => {
@@ -142,7 +160,80 @@ impl Watch {
                 let since = self.away_since.get_or_insert_with(|| at.clone()).clone();
                 Ok(Look::Unreachable { at, since, error: Error::from(error).chain() })
             }
-            Err(error) => Err(Failure::from(error)),
+            Err(error) => Err(lag::not_counted(&self.reader.pool, error).await),
+        }
+    }
+}
+
+/// The group of the settings as Kafka has it: asked beside the looks, which do not wait for it.
+struct Group {
+    /// `None`: there is no consumer here, or nothing is said of Kafka.
+    ask: Option<Box<dyn Fn() -> Asking + Send>>,
+    asking: Option<Asking>,
+    known: Option<Result<GroupLag, Error>>,
+    ask_again: Duration,
+}
+
+type Asking = Pin<Box<dyn Future<Output = Result<GroupLag, Error>> + Send>>;
+
+impl Group {
+    fn new(settings: &Config, pool: Pool) -> Result<Self> {
+        let ask: Option<Box<dyn Fn() -> Asking + Send>> =
+            if settings.consumer.enabled && !settings.kafka.bootstrap_servers.trim().is_empty() {
+                let (admin, settings) = (Admin::new(&settings.kafka)?, settings.clone());
+                Some(Box::new(move || {
+                    let (admin, settings, pool) = (admin.clone(), settings.clone(), pool.clone());
+                    let group = settings.consumer.group.clone();
+                    Box::pin(async move { group::lag(&settings, &pool, &admin, group).await })
+                }))
+            } else {
+                None
+            };
+        Ok(Self { ask, asking: None, known: None, ask_again: Duration::ZERO })
+    }
+
+    /// Goes on with the question for as long as the look takes; the first look waits for the answer.
+    async fn beside<T>(&mut self, look: impl Future<Output = T>) -> T {
+        let Some(ask) = &self.ask else { return look.await };
+        let asked = clock::monotonic();
+        if self.asking.is_none() && asked >= self.ask_again {
+            self.asking = Some(ask());
+        }
+        let first = self.known.is_none();
+        let mut look = std::pin::pin!(look);
+        let mut seen = None;
+        while let Some(asking) = &mut self.asking {
+            tokio::select! {
+                found = &mut look, if seen.is_none() => {
+                    seen = Some(found);
+                    if !first {
+                        break;
+                    }
+                }
+                answer = asking => {
+                    (self.known, self.asking) = (Some(answer), None);
+                    self.ask_again = clock::monotonic() + ASK_EVERY;
+                }
+            }
+        }
+        match seen {
+            Some(found) => found,
+            None => look.await,
+        }
+    }
+
+    fn add_to(&self, snapshot: &mut Snapshot) {
+        match &self.known {
+            None => {}
+            Some(Ok(lag)) => {
+                snapshot.waits.extend(lag.waits.iter().cloned());
+                for line in snapshot.consumers.iter_mut().flatten().filter(|line| line.group == lag.group) {
+                    let own = lag.partitions.iter().filter(|partition| partition.topic == line.topic);
+                    // One that is not known makes the sum unknown; so does a topic without partitions.
+                    line.behind = own.map(|partition| partition.lag).reduce(|one, other| Some(one? + other?)).flatten();
+                }
+            }
+            Some(Err(error)) => snapshot.waits.push(watch::unreachable(error)),
         }
     }
 }
@@ -153,6 +244,7 @@ fn now() -> String {
 
 struct Reader {
     pool: Pool,
+    silence: Duration,
     database: String,
     deployment: String,
     delivery: &'static str,
@@ -176,6 +268,7 @@ impl Reader {
             Err(error) if error.is_denied() => None,
             Err(error) => return Err(error),
         };
+        let waits = outbox::waits(&self.pool, self.silence).await?;
         self.count().await?;
 
         self.window.add(&activity, &shards, progress.as_deref().unwrap_or_default());
@@ -195,6 +288,7 @@ impl Reader {
             shards,
             held_keys: held.into_iter().map(HeldLine::from).collect(),
             consumers: progress.map(|progress| consumers(&progress, &self.window)),
+            waits,
         })
     }
 
@@ -250,6 +344,7 @@ fn consumers(progress: &[Progress], window: &Window) -> Vec<ConsumerLine> {
                 partitions: partitions.len(),
                 records_per_second: window.records_per_second(&first.group, &first.topic),
                 behind_at_least: behind.reduce(|one, other| one + other),
+                behind: None,
                 idle_seconds: partitions.iter().map(|at| at.idle).fold(f64::INFINITY, f64::min).max(0.0),
             })
         })
@@ -260,6 +355,7 @@ fn consumers(progress: &[Progress], window: &Window) -> Vec<ConsumerLine> {
 pub(super) mod tests {
     use super::*;
     use crate::commands::lag::TopicLag;
+    use crate::signals::Situation;
 
     /// A busy outbox with as many shards as asked for.
     pub(crate) fn snapshot(shards: i16) -> Snapshot {
@@ -335,8 +431,10 @@ pub(super) mod tests {
                 partitions: 3,
                 records_per_second: Some(900.0),
                 behind_at_least: Some(41),
+                behind: None,
                 idle_seconds: 0.1,
             }]),
+            waits: vec![Wait::new(Situation::OpenTransaction).of_partition("order-events", 2)],
         }
     }
 

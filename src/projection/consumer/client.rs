@@ -186,6 +186,16 @@ pub(super) fn needs_operator(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// Errors of a member that its group does not take.
+pub(super) fn keeps_out(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::InconsistentGroupProtocol
+            | RDKafkaErrorCode::InvalidGroupId
+    )
+}
+
 pub(super) fn to_record(message: &BorrowedMessage<'_>) -> Record {
     Record::new(
         message.topic(),

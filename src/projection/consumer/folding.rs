@@ -24,6 +24,7 @@ use crate::projection::record::Place;
 use crate::projection::store::Store;
 use crate::projection::store::locks::LockWait;
 use crate::projection::suspicion::Suspicion;
+use crate::signals::{Situation, Wait};
 
 /// How long the thread waits for folds before it goes on without them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -35,8 +36,6 @@ const SLOW: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LOOK_FIRST: Duration = Duration::from_millis(300);
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
-/// Between two lines of the log about the same wait.
-const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What came of one batch.
 struct Ended {
@@ -58,7 +57,6 @@ pub(super) struct Folding {
     /// Partitions that the client has paused. It remembers that even over a new assignment.
     paused: BTreeSet<Place>,
     looked: Duration,
-    told: Duration,
     /// Which folds wait for locks, with whom they wait for, in words.
     locks: BTreeMap<Place, String>,
     /// What is known of records that fail by themselves. It outlives rebalances, which would begin the attempts anew.
@@ -102,7 +100,7 @@ impl Folding {
     pub(super) fn give_up(&mut self) {
         self.tasks.abort_all();
         let (paused, suspicions) = (std::mem::take(&mut self.paused), std::mem::take(&mut self.suspicions));
-        *self = Self { told: self.told, paused, suspicions, ..Self::default() };
+        *self = Self { paused, suspicions, ..Self::default() };
     }
 
     /// Another client takes the place of the one that has paused partitions.
@@ -110,15 +108,22 @@ impl Folding {
         self.paused.clear();
     }
 
-    /// What folds have waited for, for readiness. Without figures that change, so that each is told once.
-    pub(super) fn waits(&self) -> impl Iterator<Item = String> {
+    /// What folds have waited for.
+    pub(super) fn waits(&self) -> impl Iterator<Item = Wait> {
         let now = monotonic();
         let slow = self
             .underway
             .iter()
             .filter(move |(place, fold)| now.saturating_sub(fold.since) >= SLOW && !self.locks.contains_key(*place));
-        let slow = slow.map(|(place, _)| format!("a fold of {place} takes longer than {} s", SLOW.as_secs()));
-        self.locks.iter().map(|(place, wait)| format!("a fold of {place} {wait}")).chain(slow)
+        let slow = slow.map(|(place, _)| {
+            let text = format!("a fold of {place} takes longer than {} s", SLOW.as_secs());
+            Wait::new(Situation::SlowFold).of_partition(&place.topic, place.partition).because(text)
+        });
+        let locked = |(place, wait): (&Place, &String)| {
+            let text = format!("a fold of {place} {wait}");
+            Wait::new(Situation::Locked).of_partition(&place.topic, place.partition).because(text)
+        };
+        self.locks.iter().map(locked).chain(slow)
     }
 }
 
@@ -238,16 +243,10 @@ impl Reader {
         let asked = self.runtime.block_on(async { tokio::time::timeout(LOOK_LIMIT, store.lock_holders()).await });
         // Without an answer the last one stands, and so it does for a fold that pauses between two attempts.
         let Ok(Ok(holders)) = asked else { return };
-        let tells = !holders.is_empty() && now.saturating_sub(self.folding.told) >= TELL_EVERY;
-        let mut told = BTreeSet::new();
         for holder in &holders {
             let waits = waiting.iter().find(|(_, _, pid)| *pid == Some(holder.waits));
             if let Some((place, since, _)) = waits {
                 self.folding.locks.insert(place.clone(), format!("{holder}, since {since:.0}"));
-            }
-            if tells && told.insert(holder.pid) {
-                self.folding.told = now;
-                tracing::warn!(pid = holder.pid, "the consumer cannot fold: it {holder}");
             }
         }
     }

@@ -38,9 +38,15 @@ impl Reader {
             let topics: BTreeSet<String> = logs.keys().map(|place| place.topic.clone()).collect();
             let ids = self.topic_ids(&topics.into_iter().collect::<Vec<_>>());
             let taking: Vec<_> = logs.iter().map(|(place, log)| (place.clone(), log.start)).collect();
-            match self.runtime.block_on(self.store.take(&taking, self.settings.start.asks())) {
+            match self.runtime.block_on(self.store.take_what_is_free(&taking, self.settings.start.asks())) {
                 Ok(fences) => {
                     let mut news = Vec::new();
+                    let free = |place: &Place| fences.iter().any(|fence| fence.place == *place);
+                    for (place, _) in taking.iter().filter(|(place, _)| !free(place)) {
+                        let why = format!("{place}: its row in consumer_partitions is locked by another session");
+                        self.meters.forget_lag(place);
+                        self.assignment.wait(place, Why::Unavailable(why), clock::monotonic());
+                    }
                     for fence in fences {
                         let topic_id = ids.get(&fence.place.topic).copied();
                         let now = TopicIdentity { cluster_id: cluster_id.clone(), topic_id };
@@ -106,7 +112,7 @@ impl Reader {
                     Err(error) => failed = Some(format!("Kafka does not answer: {error}")),
                 }
             }
-            let why = Why::Unavailable(failed.clone().expect("set just above"));
+            let why = Why::Unmeasured(failed.clone().expect("set just above"));
             self.meters.forget_lag(place);
             self.assignment.wait(place, why, clock::monotonic());
         }

@@ -11,6 +11,8 @@ use crate::projection::record::Place;
 pub(super) const TAKE_FENCES: &str = include_str!("../sql/take_fences.sql");
 pub(super) const LOOK: &str = include_str!("../sql/look.sql");
 pub(super) const STOP: &str = include_str!("../sql/stop_partition.sql");
+/// Locked rows that are waited for before the rest of the partitions is left for later.
+const LOCKED_MAX: usize = 2;
 pub(super) const NOTE_IDENTITY: &str = include_str!("../sql/note_identity.sql");
 
 /// Where a partition is read on, and by which epoch.
@@ -31,6 +33,31 @@ pub struct Look {
 }
 
 impl Store {
+    /// As [`Store::take`]. Where somebody keeps the row of a partition locked, the others are taken without it: a
+    /// partition that is not returned has to be taken later.
+    pub async fn take_what_is_free(&self, partitions: &[(Place, i64)], asks: bool) -> Result<Vec<Fence>, DbError> {
+        match self.take(partitions, asks).await {
+            Err(error) if error.is_lock_timeout() && partitions.len() > 1 => {}
+            taken => return taken,
+        }
+        let (mut fences, mut locked) = (Vec::new(), 0);
+        // In another order each time, so that each has its turn.
+        let mut partitions: Vec<_> = partitions.iter().collect();
+        fastrand::shuffle(&mut partitions);
+        for partition in partitions {
+            // Each wait keeps the consumer from polling.
+            if locked >= LOCKED_MAX {
+                break;
+            }
+            match self.take(std::slice::from_ref(partition), asks).await {
+                Ok(taken) => fences.extend(taken),
+                Err(error) if error.is_lock_timeout() => locked += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fences)
+    }
+
     /// Takes partitions: from now on folds by any earlier epoch change nothing. A partition that the group has never
     /// read begins at `log_start`; with `asks` it is stopped at once where other groups have read its topic and this
     /// one has not.

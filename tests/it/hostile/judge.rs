@@ -6,14 +6,16 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio_postgres::Client;
 
+use super::lives::Past;
 use super::number;
 use super::round::Plan;
 use super::round::Settling;
 use super::stage::Stage;
-use crate::support::order;
-use crate::support::{Relay, Topic, http, outbox_relay, wait_until};
+use crate::support::cli::Finished;
+use crate::support::{Relay, Topic, http, order, outbox_relay, repeats, wait_until};
 
 /// Longest time in which nothing moves. Generous: the machine may be busy with other tests. `HOSTILE_PATIENCE`: in
 /// seconds.
@@ -27,14 +29,18 @@ pub enum Rule {
     Starts,
     Refuses,
     GoodRows,
+    GoodKeys,
     BadRows,
+    Kept,
     Order,
     Repeats,
+    Aborts,
     Ready,
     Series,
     Memory,
     Secrets,
     Isolation,
+    Stops,
     Commands,
 }
 
@@ -44,14 +50,18 @@ impl fmt::Display for Rule {
             Self::Starts => "the relay starts",
             Self::Refuses => "the relay refuses to start where rows are hidden",
             Self::GoodRows => "good rows are published",
+            Self::GoodKeys => "keys of good rows never wait",
             Self::BadRows => "bad rows end with a reason",
+            Self::Kept => "nothing is lost",
             Self::Order => "order",
             Self::Repeats => "no repeats",
+            Self::Aborts => "refused records are looked for together",
             Self::Ready => "alive and ready",
             Self::Series => "bounded metrics",
             Self::Memory => "memory",
             Self::Secrets => "no secrets",
             Self::Isolation => "no serialization failures",
+            Self::Stops => "a stop ends the process",
             Self::Commands => "commands end",
         })
     }
@@ -63,7 +73,7 @@ fn broken(plan: &Plan, rule: Rule, what: impl fmt::Display) -> ! {
 }
 
 #[track_caller]
-fn check(plan: &Plan, rule: Rule, kept: bool, what: impl fmt::Display) {
+pub fn check(plan: &Plan, rule: Rule, kept: bool, what: impl fmt::Display) {
     if !kept {
         broken(plan, rule, what);
     }
@@ -89,6 +99,9 @@ async fn wait_while_it_moves(plan: &Plan, rule: Rule, mut look: impl AsyncFnMut(
     })
     .await;
 }
+
+/// The default of `relay.batch_rows`.
+const BATCH_ROWS: usize = 1_000;
 
 /// Twice what guarantee 7 allows for these settings.
 const MEMORY_MAX: u64 = 300 << 20;
@@ -157,15 +170,16 @@ pub async fn refuses_to_start(plan: &Plan, mut relay: Relay) {
     })
     .await;
     let text = relay.log_text();
-    check(plan, Rule::Refuses, text.contains("row-level security"), &text);
+    check(plan, Rule::Starts, text.contains("row-level security"), format!("it has ended, and not for that:\n{text}"));
+    check(plan, Rule::Refuses, text.contains("applies to this role"), text);
 }
 
-/// Some, but not all, of the good rows are published, or all of them are.
-pub async fn wait_for_some_progress(plan: &Plan, client: &Client, written: &Written, relay: &Relay) {
-    let ids = written.good_ids();
+/// Some of these good rows are published. It moves as long as any good ones are.
+pub async fn wait_for_some_progress(plan: &Plan, client: &Client, written: &Written, ids: &[i64], relay: &Relay) {
+    let good = written.good_ids();
     wait_while_it_moves(plan, Rule::GoodRows, async || {
-        let waiting = good_waiting(client, &ids).await?;
-        Ok(if waiting < ids.len() { (0, String::new()) } else { (waiting, last_lines(relay)) })
+        let progress = good_waiting(client, ids).await? < ids.len();
+        Ok(if progress { (0, String::new()) } else { (good_waiting(client, &good).await?, last_lines(relay)) })
     })
     .await;
 }
@@ -198,9 +212,9 @@ const GIVEN_UP: &str = "
     where e.id = any($1) and e.status = 'FAILED' and e.dead_letter_of is null and outbox_key_of(e.partition_key, e.aggregate_id) is not null
     group by 1";
 
-/// Of the good keys: all records, in order; in exactly-once delivery once. Of the others: nothing behind a row
-/// that holds its key.
-pub async fn records(plan: &Plan, topics: &[Topic], client: &Client, written: &Written) {
+/// Of the good keys: all records, in order, and once; at least once, some of them twice where `log`, that of every
+/// process of the round, gives a reason. Of the others: nothing behind a row that holds its key.
+pub async fn records(plan: &Plan, topics: &[Topic], client: &Client, written: &Written, log: &str) {
     let (mut sent, mut ids): (HashMap<String, Vec<i64>>, HashSet<i64>) = (HashMap::new(), HashSet::new());
     for topic in topics {
         for record in topic.records().await {
@@ -212,16 +226,19 @@ pub async fn records(plan: &Plan, topics: &[Topic], client: &Client, written: &W
         }
     }
     let report = order::check(&written.good, &sent);
+    let lost: Vec<&String> = report.violations.iter().filter(|violation| violation.contains(" lost")).collect();
+    check(plan, Rule::Kept, lost.is_empty(), format!("{lost:#?}"));
     check(plan, Rule::Order, report.violations.is_empty(), format!("{:#?}", report.violations));
-    // At least once, a producer that is replaced because of what Kafka refused may repeat what it had on its way.
-    if plan.delivery == "exactly-once" {
-        check(
-            plan,
-            Rule::Repeats,
-            report.repeats == 0,
-            format!("{} records of good keys repeat an id", report.repeats),
-        );
-    }
+    let allowed = match plan.delivery {
+        "exactly-once" => 0,
+        _ => repeats::allowed_by(log, BATCH_ROWS, plan.kafka.is_some()),
+    };
+    check(
+        plan,
+        Rule::Repeats,
+        report.repeats <= allowed,
+        format!("{} records of good keys repeat an id, {allowed} may", report.repeats),
+    );
     if plan.on_exhausted != "hold" {
         return;
     }
@@ -249,9 +266,14 @@ pub async fn records(plan: &Plan, topics: &[Topic], client: &Client, written: &W
     }
 }
 
-/// The relay is alive and ready, has kept to its memory, and has printed nothing that it must not.
-pub async fn process(plan: &Plan, relay: &mut Relay, secret: &str) {
+/// It has not ended by itself.
+pub fn runs(plan: &Plan, relay: &mut Relay) {
     check(plan, Rule::Ready, relay.is_running(), format!("the relay has ended\n{}", relay.log_text()));
+}
+
+/// The relay is alive and ready, has kept to its memory, and has printed nothing that it must not.
+pub async fn process(plan: &Plan, relay: &mut Relay, past: &Past, secret: &str) {
+    runs(plan, relay);
     let limit = if plan.is_calm() { Duration::from_secs(1) } else { patience() };
     let ready =
         wait_until(&format!("seed {}, rule \"{}\"", plan.seed, Rule::Ready), limit, async || {
@@ -262,17 +284,40 @@ pub async fn process(plan: &Plan, relay: &mut Relay, secret: &str) {
         })
         .await;
     let (_, metrics) = http::get(relay.admin(), "/metrics").await.expect("an answer");
+    let refused =
+        metrics.lines().filter(|line| line.starts_with("outbox_relay_transactions_total{outcome=\"refused\"}"));
+    let refused: f64 = refused.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+    let failures = http::sample(&metrics, "outbox_relay_publish_failures_total").unwrap_or_default();
+    eprintln!("{refused} transactions were aborted for {failures} refused records");
+    check(
+        plan,
+        Rule::Aborts,
+        refused <= 40.0 + failures / 4.0,
+        format!("{refused} transactions were aborted for {failures} refused records"),
+    );
     let series = metrics.lines().filter(|line| !line.starts_with('#')).count();
     check(plan, Rule::Series, series < 5_000, format!("{series} series of metrics"));
-    let peak = relay.peak_bytes();
+    let peak = relay.peak_bytes().max(past.peak_bytes);
     check(plan, Rule::Memory, peak < MEMORY_MAX, format!("{} MB of memory", peak >> 20));
-    for (what, text) in [("the log", relay.log_text()), ("/metrics", metrics), ("/readyz", ready)] {
-        check(plan, Rule::Secrets, !text.contains(secret), format!("{what}: {}", line_with(&text, secret)));
+    let text = past.log.clone() + &relay.log_text();
+    for (what, text) in [("the log", &text), ("/metrics", &metrics), ("/readyz", &ready)] {
+        check(plan, Rule::Secrets, !text.contains(secret), format!("{what}: {}", line_with(text, secret)));
     }
-    let text = relay.log_text();
     check(plan, Rule::Ready, !text.contains("panicked"), line_with(&text, "panicked"));
     // What is read committed never meets one.
     check(plan, Rule::Isolation, !text.contains("SQLSTATE 40001"), line_with(&text, "SQLSTATE 40001"));
+}
+
+/// While Kafka and the links to both servers are well, nothing keeps a good key from flowing.
+pub async fn good_keys_never_wait(plan: &Plan, client: &Client, written: &Written) {
+    if plan.weather.is_some() || plan.kafka.is_some() {
+        return;
+    }
+    let keys: Vec<&String> = written.good.keys().collect();
+    let found = client.query("select distinct key, why from hostile_waits where key = any($1)", &[&keys]).await;
+    let found: Vec<(String, String)> =
+        found.expect("keys that waited").iter().map(|row| (row.get(0), row.get(1))).collect();
+    check(plan, Rule::GoodKeys, found.is_empty(), format!("{found:#?}"));
 }
 
 pub async fn no_secret_in_rows(plan: &Plan, client: &Client, secret: &str) {
@@ -290,7 +335,7 @@ pub async fn no_secret_in_rows(plan: &Plan, client: &Client, secret: &str) {
 
 /// Every command that reads ends with a status of its own, and with nothing on stderr that it must not print.
 pub async fn commands(plan: &Plan, stage: &Stage, written: &Written) {
-    let (client, secret) = (&stage.application, &stage.targets.secret);
+    let client = &stage.application;
     let mut calls: Vec<Vec<String>> = [
         "events ls",
         "events ls -o json",
@@ -321,19 +366,40 @@ pub async fn commands(plan: &Plan, stage: &Stage, written: &Written) {
             calls.push(["events", "trace", &id.to_string(), "-o", "json"].map(str::to_owned).to_vec());
         }
     }
-    for call in calls {
-        let args: Vec<&str> = call.iter().map(String::as_str).collect();
-        let finished = outbox_relay(&args)
-            .env("DATABASE_URL", &stage.database.url)
-            .env("KAFKA_BOOTSTRAP_SERVERS", &stage.bootstrap)
-            .env("OUTBOX_RELAY_OUTBOX__SCHEMA", "public")
-            .run()
-            .await;
-        let sane = matches!(finished.code, Some(0 | 5 | 6));
-        let stderr = &finished.stderr;
-        check(plan, Rule::Commands, sane, format!("{}: {:?}\n{stderr}", finished.call, finished.code));
-        check(plan, Rule::Secrets, !stderr.contains(secret), format!("{}: {stderr}", finished.call));
+    for part in calls.chunks(COMMANDS_AT_ONCE) {
+        join_all(part.iter().map(async |call| {
+            let args: Vec<&str> = call.iter().map(String::as_str).collect();
+            let finished = called(plan, stage, &args).await;
+            let sane = matches!(finished.code, Some(0 | 5 | 6));
+            check(plan, Rule::Commands, sane, format!("{}: {:?}\n{}", finished.call, finished.code, finished.stderr));
+        }))
+        .await;
     }
+}
+
+const COMMANDS_AT_ONCE: usize = 4;
+
+/// Retries all FAILED events. A deadlock is nobody's fault, and ends.
+pub async fn retry_all(plan: &Plan, stage: &Stage) {
+    wait_until(&format!("seed {}, rule \"{}\"", plan.seed, Rule::Commands), patience(), async || {
+        let finished = called(plan, stage, &["events", "retry", "--all", "--yes", "--reason", "hostile"]).await;
+        let sane = matches!(finished.code, Some(0 | 5 | 6));
+        if sane { Ok(()) } else { Err(format!("{:?}: {}", finished.code, finished.stderr)) }
+    })
+    .await;
+}
+
+/// A command on the database of the round, as its owner.
+async fn called(plan: &Plan, stage: &Stage, args: &[&str]) -> Finished {
+    let finished = outbox_relay(args)
+        .env("DATABASE_URL", &stage.database.url)
+        .env("KAFKA_BOOTSTRAP_SERVERS", &stage.bootstrap)
+        .env("OUTBOX_RELAY_OUTBOX__SCHEMA", "public")
+        .run()
+        .await;
+    let text = &finished.stderr;
+    check(plan, Rule::Secrets, !text.contains(&stage.targets.secret), format!("{}: {text}", finished.call));
+    finished
 }
 
 fn last_lines(relay: &Relay) -> String {

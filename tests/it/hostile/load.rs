@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::judge::{self, Written};
+use super::lives::Past;
 use super::round::{Plan, Settling};
 use super::rows::{self, Targets, oddities};
 use super::stage::Stage;
@@ -71,17 +72,21 @@ async fn drain(plan: &Plan, load: Load) -> f64 {
     let settings = stage.relay(plan);
     let begin = Instant::now();
     let mut relay = settings.start_ready().await;
+    let mut log = String::new();
     for kill in 1..=load.kills {
         let part = written.good_count() * kill / (load.kills + 1);
         wait_for_published(&stage.application, &written, part).await;
         relay.kill().await;
+        log += &relay.log_text();
         relay = settings.start_ready().await;
     }
     wait_for_published(&stage.application, &written, written.good_count()).await;
     let rate = written.good_count() as f64 / begin.elapsed().as_secs_f64();
     judge::wait_for_the_end(plan, &stage.application, &written, &relay).await;
-    judge::records(&Plan { kills: load.kills, ..plan.clone() }, &stage.topics, &stage.application, &written).await;
-    judge::process(plan, &mut relay, &stage.targets.secret).await;
+    log += &relay.log_text();
+    judge::records(&Plan { kills: load.kills, ..plan.clone() }, &stage.topics, &stage.application, &written, &log)
+        .await;
+    judge::process(plan, &mut relay, &Past::default(), &stage.targets.secret).await;
     rate
 }
 

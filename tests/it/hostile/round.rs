@@ -1,14 +1,16 @@
 //! One round: a database, topics and a relay drawn from a seed, good and bad rows mixed, and the judge's look at what
 //! came of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
 use super::judge::{self, Written};
-use super::rows::{self, Targets, oddities};
+use super::lives::{End, Past};
+use super::rows::{self, Oddity, Targets, oddities};
 use super::settings::DEFAULTS;
 use super::stage::{Stage, url_of};
+use super::theme::Theme;
 use crate::plan::{Direction, Weather};
 use crate::proxy::Proxy;
 use crate::support::NewRow;
@@ -22,6 +24,7 @@ const WEATHER: Duration = Duration::from_secs(8);
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub seed: u64,
+    pub theme: Theme,
     pub delivery: &'static str,
     /// Rows are marked, deleted, or passed by a watermark.
     pub settling: Settling,
@@ -30,6 +33,8 @@ pub struct Plan {
     pub defaults: Vec<usize>,
     /// The relay is killed and started again while rows wait.
     pub kills: usize,
+    /// The same with SIGTERM.
+    pub stops: usize,
     /// What happens to the relay's link to PostgreSQL for some seconds while rows wait.
     pub weather: Option<Weather>,
     /// What happens to Kafka meanwhile.
@@ -42,8 +47,16 @@ pub struct Plan {
     pub deletes: bool,
     /// How long topics that do not exist are waited for.
     pub grace: &'static str,
-    /// One odd value, in as many rows, each with a key of its own, before all others.
-    pub flood: Option<(usize, usize)>,
+    /// Before all other rows.
+    pub floods: Vec<Flood>,
+    /// Good rows that are written at once before each time that the relay ends.
+    pub backlog: usize,
+    /// `relay.batch_rows`, if that is not to be the default.
+    pub batch_rows: Option<u32>,
+    /// The relay logs what it does in detail.
+    pub loud: bool,
+    /// In the end all FAILED events are retried.
+    pub retries: bool,
     pub good_keys: usize,
     pub bad_keys: usize,
     pub rows_per_key: usize,
@@ -82,9 +95,28 @@ const FLOODS: &[(&str, &str)] = &[
 ];
 const FLOOD_ROWS: usize = 300;
 
+/// One odd value in many rows, each with a key of its own.
+#[derive(Debug, Clone)]
+pub struct Flood {
+    pub oddity: Oddity,
+    pub rows: usize,
+}
+
+impl Flood {
+    pub fn of(column: &'static str, expression: &str, rows: usize) -> Self {
+        Self { oddity: Oddity::new(column, expression), rows }
+    }
+}
+
 impl Plan {
     pub fn draw(seed: u64, delivery: &'static str) -> Self {
         let mut random = Rng::with_seed(seed);
+        let (theme, _) = Theme::of(seed);
+        let drawn = Self::draw_all(seed, delivery, &mut random);
+        theme.apply(drawn, &mut random)
+    }
+
+    fn draw_all(seed: u64, delivery: &'static str, random: &mut Rng) -> Self {
         let settling = match random.u8(..4) {
             0 => Settling::Delete,
             1 => Settling::Watermark,
@@ -112,24 +144,29 @@ impl Plan {
             _ => (None, None),
         };
         let flood = random.bool().then(|| {
-            let wanted = FLOODS[random.usize(..FLOODS.len())];
-            let place = oddities().iter().position(|oddity| (oddity.column, oddity.expression.as_str()) == wanted);
-            (place.expect("one of them"), FLOOD_ROWS)
+            let (column, expression) = FLOODS[random.usize(..FLOODS.len())];
+            Flood::of(column, expression, FLOOD_ROWS)
         });
         Self {
             seed,
+            theme: Theme::Anything,
             delivery,
             settling,
             on_exhausted,
             defaults,
             kills,
+            stops: usize::from(random.u8(..4) == 0),
             weather,
             kafka,
             rules,
             role: random.u8(..4) == 0,
             deletes: random.u8(..3) == 0,
             grace: if random.bool() { "1s" } else { "10m" },
-            flood,
+            floods: flood.into_iter().collect(),
+            backlog: 0,
+            batch_rows: [None, None, None, Some(7)][random.usize(..4)],
+            loud: random.u8(..4) == 0,
+            retries: random.u8(..4) == 0,
             good_keys: 40,
             bad_keys: 40,
             rows_per_key: 6,
@@ -137,19 +174,29 @@ impl Plan {
         }
     }
 
+    /// How the lives of the relay end, one after the other.
+    fn ends(&self) -> Vec<End> {
+        let mut ends = vec![End::Crash; self.kills];
+        ends.resize(self.kills + self.stops, End::Stop);
+        Rng::with_seed(self.seed).shuffle(&mut ends);
+        ends
+    }
+
     /// Nothing happens to any server or process.
     pub fn is_calm(&self) -> bool {
-        self.kills == 0 && self.weather.is_none() && self.kafka.is_none()
+        self.kills + self.stops == 0 && self.weather.is_none() && self.kafka.is_none()
     }
 }
 
 /// Runs it. Panics with the seed and the rule when the judge is not content.
 pub async fn run(plan: &Plan) {
     eprintln!("hostile round: {plan:?}");
+    let begin = Instant::now();
     let stage = Stage::set(plan).await;
     let (application, targets) = (&stage.application, &stage.targets);
     let secret = &targets.secret;
     let mut written = write(plan, &mut Rng::with_seed(plan.seed), &stage).await;
+    let wrote = begin.elapsed();
     let proxy = Proxy::to(Protocol::Postgres, stage.database.port()).await;
     let url = stage.database.through(proxy.port);
     let mut settings = stage.relay(plan).env("DATABASE_URL", &url);
@@ -160,6 +207,7 @@ pub async fn run(plan: &Plan) {
         stage.open_rows().await;
     }
     let mut relay = judge::ready(plan, settings.start()).await;
+    let mut past = Past::default();
     if let Some(weather) = plan.weather {
         proxy.set_weather(Direction::Both, Some(weather));
         pass(WEATHER).await;
@@ -169,21 +217,35 @@ pub async fn run(plan: &Plan) {
     }
     upset_kafka(plan, &stage).await;
     if plan.deletes {
-        judge::wait_for_some_progress(plan, application, &written, &relay).await;
+        judge::wait_for_some_progress(plan, application, &written, &written.good_ids(), &relay).await;
         stage.doomed.delete().await;
         write_late(plan, &stage, &mut written).await;
     }
-    for _ in 0..plan.kills {
-        judge::wait_for_some_progress(plan, application, &written, &relay).await;
-        relay.kill().await;
-        relay = judge::ready(plan, settings.start()).await;
+    for end in plan.ends() {
+        let ids = match plan.backlog {
+            0 => written.good_ids(),
+            rows => write_backlog(rows, &stage, &mut written).await,
+        };
+        judge::wait_for_some_progress(plan, application, &written, &ids, &relay).await;
+        relay = past.end(plan, relay, end, &settings).await;
     }
     judge::wait_for_the_end(plan, application, &written, &relay).await;
-    judge::records(plan, &stage.topics, application, &written).await;
-    judge::process(plan, &mut relay, secret).await;
+    if plan.retries {
+        judge::retry_all(plan, &stage).await;
+        judge::wait_for_the_end(plan, application, &written, &relay).await;
+    }
+    let ended = begin.elapsed();
+    let log = format!("{}{}", past.log, relay.log_text());
+    judge::records(plan, &stage.topics, application, &written, &log).await;
+    judge::good_keys_never_wait(plan, application, &written).await;
+    judge::process(plan, &mut relay, &past, secret).await;
     judge::no_secret_in_rows(plan, application, secret).await;
     judge::commands(plan, &stage, &written).await;
-    eprintln!("hostile round {} kept, {} MB of memory", plan.seed, relay.peak_bytes() >> 20);
+    let (memory, judged) = (relay.peak_bytes() >> 20, begin.elapsed());
+    eprintln!(
+        "hostile round {} kept: written {wrote:.1?}, at the end {ended:.1?}, judged {judged:.1?}, {memory} MB",
+        plan.seed
+    );
 }
 
 async fn upset_kafka(plan: &Plan, stage: &Stage) {
@@ -213,12 +275,11 @@ async fn write(plan: &Plan, random: &mut Rng, stage: &Stage) -> Written {
     let (client, targets) = (&stage.application, &stage.targets);
     let mut written = Written::default();
     let mut odd_keys = rows::odd_keys(targets);
-    if let Some((place, rows)) = plan.flood {
-        let oddity = &oddities()[place];
+    for Flood { oddity, rows } in &plan.floods {
         let row = oddity.row(targets, "flood");
         let keyless = !row.statement().contains("'flood'");
         let row = if keyless { row } else { row.sql("aggregate_id", "'flood-' || n") };
-        let statement = row.statement_of_many(rows);
+        let statement = row.statement_of_many(*rows);
         let found = client.query(&statement, &[]).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
         written.bad.extend(found.iter().map(|row| (row.get(0), oddity.name.clone())));
     }
@@ -231,7 +292,10 @@ async fn write(plan: &Plan, random: &mut Rng, stage: &Stage) -> Written {
             if place < plan.bad_keys {
                 let key = format!("bad-{place}");
                 let (name, row) = match turn % 2 {
-                    0 => ("good row of a bad key".to_owned(), rows::good(targets, &key)),
+                    0 => (
+                        "good row of a bad key".to_owned(),
+                        rows::good_for(targets, &key, if plan.theme == Theme::Refusals { 3 } else { place }),
+                    ),
                     _ if plan.in_turn => {
                         let oddity = &oddities()[place % oddities().len()];
                         (oddity.name.clone(), oddity.row(targets, &key))
@@ -257,6 +321,18 @@ async fn write(plan: &Plan, random: &mut Rng, stage: &Stage) -> Written {
     written
 }
 
+/// Many good rows at once. Returns their ids.
+async fn write_backlog(rows: usize, stage: &Stage, written: &mut Written) -> Vec<i64> {
+    const KEYS: usize = 40;
+    let row = rows::good(&stage.targets, "").sql("aggregate_id", &format!("'backlog-' || n % {KEYS}"));
+    let statement = row.statement_of_many(rows) + ", aggregate_id";
+    let found = stage.application.query(&statement, &[]).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    for row in &found {
+        written.good.entry(row.get(1)).or_default().push(row.get(0));
+    }
+    found.iter().map(|row| row.get(0)).collect()
+}
+
 /// Rows for the topic that is gone, and some for the others.
 async fn write_late(plan: &Plan, stage: &Stage, written: &mut Written) {
     let (client, targets) = (&stage.application, &stage.targets);
@@ -269,15 +345,27 @@ async fn write_late(plan: &Plan, stage: &Stage, written: &mut Written) {
 }
 
 fn bad(plan: &Plan, random: &mut Rng, targets: &Targets, key: &str) -> (String, NewRow) {
-    let oddity = &oddities()[random.usize(..oddities().len())];
+    // The largest take seconds to insert, and there are floods of their kind.
+    let takes_heavy = plan.theme == Theme::Anything;
+    let oddity = loop {
+        let oddity = &oddities()[random.usize(..oddities().len())];
+        if takes_heavy || !oddity.is_heavy() {
+            break oddity;
+        }
+    };
     let row = oddity.row(targets, key);
-    match random.u8(..8) {
+    let refused = || rows::good(targets, key).text("topic", "");
+    let kinds = if matches!(plan.theme, Theme::Rules | Theme::Watermark) { 8 } else { 12 };
+    match random.u8(..kinds) {
         0 if plan.rules => (format!("{}, unchangeable", oddity.name), row.text("source", "unchangeable")),
         1 if plan.rules => (format!("{}, unchecked", oddity.name), row.text("correlation_id", "unchecked")),
-        2 if plan.rules => (
-            "a dead letter is refused".to_owned(),
-            rows::good(targets, key).text("topic", "").text("source", "unlettered"),
-        ),
+        2 if plan.rules => ("a dead letter is refused".to_owned(), refused().text("source", "unlettered")),
+        3 if plan.rules => ("fails and is unchangeable".to_owned(), refused().text("source", "unchangeable")),
+        4 if plan.rules => (format!("{}, contended", oddity.name), row.text("source", "contended")),
+        5..9 if plan.theme == Theme::Refusals => {
+            let tardy = Oddity::new("topic", "TARDY");
+            (tardy.name.clone(), tardy.row(targets, key))
+        }
         _ => (oddity.name.clone(), row),
     }
 }

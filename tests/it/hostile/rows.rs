@@ -135,8 +135,7 @@ static ODDITIES: LazyLock<Vec<Oddity>> = LazyLock::new(|| {
     let mut all = Vec::new();
     let mut add = |column: &'static str, expressions: &[&str]| {
         for expression in expressions {
-            let name = format!("{column} = {}", expression.chars().take(60).collect::<String>());
-            all.push(Oddity { column, expression: (*expression).to_owned(), name });
+            all.push(Oddity::new(column, expression));
         }
     };
     for column in TEXTS {
@@ -179,6 +178,11 @@ pub fn oddities() -> &'static [Oddity] {
 }
 
 impl Oddity {
+    pub fn new(column: &'static str, expression: &str) -> Self {
+        let name = format!("{column} = {}", expression.chars().take(60).collect::<String>());
+        Self { column, expression: expression.to_owned(), name }
+    }
+
     /// Takes long to insert, or far more than its share of a topic.
     pub fn is_heavy(&self) -> bool {
         ["1500000", "60000000", "60000)", "300000", "200))"].iter().any(|size| self.expression.contains(size))
@@ -235,8 +239,14 @@ pub fn good(targets: &Targets, key: &str) -> NewRow {
 /// The same of the good key with this number. Several keys share a topic with records that it refuses.
 pub fn good_of(targets: &Targets, place: usize) -> (String, NewRow) {
     let key = format!("good-{place}");
-    let row = good(targets, &key);
-    let row = match place % 5 {
+    let row = good_for(targets, &key, place);
+    (key, row)
+}
+
+/// A row that nothing is wrong with, for the topic of the key with this number.
+pub fn good_for(targets: &Targets, key: &str, place: usize) -> NewRow {
+    let row = good(targets, key);
+    match place % 5 {
         // Three of these are more than the topic takes in one request.
         2 => row.text("topic", &targets.small).sql(
             "payload",
@@ -245,8 +255,7 @@ pub fn good_of(targets: &Targets, place: usize) -> (String, NewRow) {
         3 => row.text("topic", &targets.punctual),
         4 => row.text("topic", &targets.compacted),
         _ => row,
-    };
-    (key, row)
+    }
 }
 
 /// Keys that are no ordinary text. Each must be a key of its own, and hold nobody else.

@@ -94,6 +94,7 @@ impl Stage {
             let statement = settings::alter(database.name(), DEFAULTS[*place]);
             application.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
+        application.batch_execute(WAITS).await.expect("notes of keys that wait");
         if plan.rules {
             application.batch_execute(RULES).await.expect("the application's rules");
         }
@@ -113,6 +114,14 @@ impl Stage {
             .set("retry.max_backoff", "400ms")
             .set("retry.on_exhausted", plan.on_exhausted)
             .instance("hostile");
+        let settings = match plan.batch_rows {
+            Some(rows) => settings.set("relay.batch_rows", &rows.to_string()),
+            None => settings,
+        };
+        let settings = match plan.loud {
+            true => settings.set("telemetry.log_filter", "outbox_relay=trace"),
+            false => settings,
+        };
         match plan.settling {
             Settling::Mark => settings.set("relay.tracking", "rows"),
             Settling::Delete => settings.set("relay.tracking", "rows").set("relay.after_publish", "delete"),
@@ -129,9 +138,11 @@ impl Stage {
              grant all on all tables in schema public to {role}; \
              grant all on all sequences in schema public to {role}; \
              grant execute on all functions in schema public to {role}; \
-             grant usage, create on schema public to {role}; \
-             alter table outbox_events enable row level security"
+             grant usage, create on schema public to {role}"
         );
+        // In a transaction of its own: behind the grants it could deadlock with an autovacuum.
+        let hide = "alter table outbox_events enable row level security";
+        self.application.batch_execute(hide).await.expect("as owner");
         self.application.batch_execute(&statements).await.expect("a role");
         role
     }
@@ -147,12 +158,27 @@ pub fn url_of(url: &str, role: &str) -> String {
     format!("postgres://{role}@{rest}")
 }
 
-/// Some rows refuse every change, some dead letters to be written. What a failed statement says about a row holds its
+/// Notes each key that is held, and why: afterwards `outbox_held_keys` does not tell any more.
+const WAITS: &str = "
+    create table hostile_waits (key text, why text);
+    create function hostile_note_wait() returns trigger language plpgsql security definer as $$
+    begin
+      insert into public.hostile_waits values (new.partition_key, concat_ws(', ', new.reason, new.topic, new.detail));
+      return null;
+    end $$;
+    create trigger hostile_note_wait after insert on outbox_held_keys for each row execute function hostile_note_wait();
+";
+
+/// Some rows refuse every change, some the first ones, some dead letters to be written. What a failed statement says about a row holds its
 /// contents.
 const RULES: &str = "
+    create sequence hostile_contended;
     create function hostile_refuse() returns trigger language plpgsql as $$
     begin
       if new.source = 'unchangeable' then raise exception 'not this one: %', new.payload; end if;
+      if new.source = 'contended' and nextval('hostile_contended') in (1, 4, 9) then
+        raise exception 'not now: %', new.payload using errcode = 'deadlock_detected';
+      end if;
       return new;
     end $$;
     create trigger hostile_refuse before update on outbox_events for each row execute function hostile_refuse();

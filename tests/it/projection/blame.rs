@@ -178,3 +178,23 @@ async fn thousands_of_huge_numbers_in_one_event_take_no_time() {
     assert_eq!(number(&bench.client, refused).await, 1);
     running.stop().await.expect("a clean stop");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_somebody_has_locked_holds_up_its_partition_alone() {
+    let bench = Bench::new("locked-position", 3).await;
+    let running = bench.start();
+    bench.produce_likes(3, 3).await;
+    bench.wait_for_likes(3).await;
+    running.stop().await.expect("a clean stop");
+    let mut holder = bench.test.connect().await;
+    let transaction = holder.transaction().await.expect("begin");
+    let lock = "select 1 from consumer_partitions where partition = 1 for update";
+    transaction.batch_execute(lock).await.expect("the lock");
+    bench.produce_likes(30, 3).await;
+    let running = bench.start();
+    bench.wait_for_likes(23).await;
+    running.wait_for_reason("/1: its row in consumer_partitions is locked by another session").await;
+    transaction.rollback().await.expect("rollback");
+    bench.wait_for_likes(33).await;
+    running.ready().await.stop().await.expect("a clean stop");
+}

@@ -1,0 +1,61 @@
+//! Members of the group that keep the consumer out, and a group without any.
+
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tokio_util::sync::CancellationToken;
+
+use super::stage::{PATIENCE, Ready, Says, Stage};
+
+const REFUSED: Says<'_> =
+    Says { part: "consumer", situation: "group-refused", ready: Ready::No, lag: 6, words: "", since: false };
+
+/// A member with these settings has the partition while `work` runs.
+async fn beside_member(stage: &Stage, settings: &[(&str, &str)], work: impl Future<Output = ()>) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &stage.topic.bootstrap).set("group.id", &stage.group);
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    let other: BaseConsumer = config.create().expect("a consumer");
+    other.subscribe(&[&stage.topic.name]).expect("subscribed");
+    let (leave, joined) = (CancellationToken::new(), CancellationToken::new());
+    let (left, is_member) = (leave.clone(), joined.clone());
+    let polling = tokio::task::spawn_blocking(move || {
+        while !left.is_cancelled() {
+            drop(other.poll(Duration::from_millis(100)));
+            if other.assignment().is_ok_and(|list| list.count() > 0) {
+                is_member.cancel();
+            }
+        }
+    });
+    let leaves = leave.drop_guard();
+    tokio::time::timeout(PATIENCE, joined.cancelled()).await.expect("the other member has its partition");
+    work.await;
+    drop(leaves);
+    polling.await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_shares_partitions_in_another_way() {
+    let stage = Stage::new("truth-cooperative").await;
+    let mut process = None;
+    beside_member(&stage, &[("partition.assignment.strategy", "cooperative-sticky")], async {
+        let running = process.insert(stage.settings("consumer,admin").start());
+        stage.expect(running, &REFUSED).await;
+    })
+    .await;
+    stage.expect_over(&process.expect("started"), &REFUSED).await;
+}
+
+/// Nobody is there; what is read is counted, so the threshold decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_without_members() {
+    let stage = Stage::new("truth-empty").await;
+    stage.expect_of_commands(&Says { situation: "no-member", lag: 0, words: &stage.group, ..REFUSED }).await;
+    let process = stage.settings("consumer,admin").start_ready().await;
+    let lag = stage.lag().await.expect_code(0);
+    assert!(!lag.stdout.contains("no-member"), "{}", lag.stdout);
+    drop(process);
+}
