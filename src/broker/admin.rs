@@ -19,7 +19,7 @@ use rdkafka::types::RDKafkaRespErr;
 use super::call::{Question, answered, close_later};
 use super::client_config;
 use super::partitions::Place;
-use super::raw;
+use super::raw::{self, Group};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
@@ -27,6 +27,7 @@ use crate::error::{Code, Error, Result};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
 const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);
+const GROUP: Question = Question::new("group", ANSWER_TIMEOUT);
 const COMMITTED: Question = Question::new("committed_offsets", ANSWER_TIMEOUT);
 
 /// Topics whose settings are asked for in one request.
@@ -327,6 +328,11 @@ impl Admin {
         let partitions = (0..facts.partitions).map(|partition| i32::try_from(partition).unwrap_or(i32::MAX)).collect();
         let found = WATERMARKS.watermarks(self.client(), topic.to_owned(), partitions).await?;
         Ok(found.into_iter().map(|(partition, low, end)| PartitionOffsets { partition, low, end }).collect())
+    }
+
+    /// Who is in a consumer group and how it shares its partitions. A group that does not exist has no members.
+    pub async fn group(&self, name: &str) -> Result<Group> {
+        GROUP.group(self.client(), name.to_owned()).await
     }
 
     /// What a group has committed in Kafka; `None` for a partition without a commit.

@@ -24,7 +24,9 @@ mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod folds_apart;
 mod foreign_bytes;
+mod groups;
 mod holders;
 mod hostile;
 mod hostile_records;
@@ -44,9 +46,12 @@ mod outage;
 mod outbox;
 mod outcome_watermark;
 mod parked;
+#[cfg(feature = "failpoints")]
+mod part_ends;
 mod partitions;
 #[cfg(feature = "failpoints")]
 mod parts_fail_apart;
+mod position_proofs;
 mod positions;
 mod projection;
 mod query_plans;

@@ -14,6 +14,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::{blocking_within, late, silent};
 use crate::broker::admin::{QuietContext, unreachable};
+use crate::broker::raw::{self, Group};
 use crate::error::Result;
 
 /// How much later than librdkafka we give up.
@@ -97,6 +98,12 @@ impl Question {
     {
         let timeout = self.timeout;
         self.ask(move || Ok(read(&make()?.committed_offsets(list, timeout).map_err(unreachable)?))).await
+    }
+
+    /// Who is in a consumer group.
+    pub(in crate::broker) async fn group(self, client: Arc<AdminClient<QuietContext>>, name: String) -> Result<Group> {
+        let timeout = self.timeout;
+        self.ask(move || raw::group(client.inner(), &name, timeout)).await
     }
 
     async fn ask<T: Send + 'static>(self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
