@@ -19,6 +19,7 @@ mod decisions;
 mod delivery;
 mod demo;
 mod dlq;
+mod every_command;
 mod exactly_once;
 mod failover;
 #[cfg(feature = "failpoints")]
