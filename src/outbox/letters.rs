@@ -17,6 +17,7 @@ use super::outcomes;
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction, stored_text};
 
+const DECIDE: &str = include_str!("sql/redo_decide.sql");
 const FORGET: &str = include_str!("sql/letter_forget.sql");
 const INSERT: &str = include_str!("sql/letter_insert.sql");
 const LOCK_SHARDS: &str = include_str!("sql/lock_shards.sql");
@@ -52,6 +53,8 @@ pub struct Letter {
     pub failed_at: Option<String>,
     /// The row that it came from; `None` when a consumer wrote it.
     pub row_id: Option<i64>,
+    /// Why its topic would not keep the event, whether there is a row or not.
+    pub unwanted: Option<String>,
 }
 
 /// What became of a dead letter.
@@ -244,6 +247,8 @@ async fn reopen(tx: &Transaction<'_>, ids: &[i64]) -> Result<HashSet<i64>, DbErr
     let held: Vec<i64> = outcomes.iter().filter(|outcome| outcome.row_waits).map(|outcome| outcome.id).collect();
     let rows = tx.query(REOPEN, &[&ids, &held]).await?;
     outcomes::expect_left(tx, ids, &["FAILED"]).await?;
+    // Kafka may have the dead letter twice, and the second one must not go back when the row is gone.
+    tx.execute(DECIDE, &[&ids, &"retry"]).await?;
     let rows = rows.iter().map(|row| row.get(0));
     Ok(rows.chain(outcomes.iter().map(|outcome| outcome.id)).collect())
 }
@@ -254,12 +259,13 @@ fn plan(state: State, letter: &Letter, event: &Result<NewEvent, String>) -> Outc
         (State::Waiting { holds_key: true }, Some(id)) => {
             Outcome::Refused(format!("event {id} holds its key; outbox-relay events retry {id} lets both go on"))
         }
-        (State::Waiting { holds_key: false }, Some(id)) => Outcome::Reopened(id),
         (State::Redriven(_), _) => Outcome::LeftAlone("it went back before"),
         (State::Discarded, _) => Outcome::LeftAlone("its row was discarded"),
-        (State::UnknownRow | State::Waiting { .. }, _) => match event {
-            Ok(_) => Outcome::Appended(0),
-            Err(why) => Outcome::Refused(why.clone()),
+        (State::UnknownRow | State::Waiting { .. }, id) => match (&letter.unwanted, state, id, event) {
+            (Some(why), ..) => Outcome::Refused(why.clone()),
+            (None, State::Waiting { .. }, Some(id), _) => Outcome::Reopened(id),
+            (None, _, _, Ok(_)) => Outcome::Appended(0),
+            (None, _, _, Err(why)) => Outcome::Refused(why.clone()),
         },
     }
 }

@@ -451,10 +451,11 @@ fn conditions(filter: &Filter) -> [&(dyn ToSql + Sync); 8] {
 }
 
 fn replay(row: &Row) -> Replay {
-    let filter = serde_json::from_value(row.get("filter"));
+    // Not even every number of jsonb is one of ours.
+    let filter = row.try_get("filter").ok().and_then(|filter| serde_json::from_value(filter).ok());
     Replay {
         id: row.get("id"),
-        readable: filter.is_ok(),
+        readable: filter.is_some(),
         filter: filter.unwrap_or_default(),
         to_topic: row.get("to_topic"),
         new_ids: row.get("new_ids"),
@@ -463,8 +464,8 @@ fn replay(row: &Row) -> Replay {
         last_id: row.get("last_id"),
         matched: row.get("matched"),
         copied: row.get("copied"),
-        created_at: row.get("created_at"),
-        finished: row.get::<_, Option<Timestamp>>("finished_at").is_some(),
+        created_at: row.get::<_, StoredTime>("created_at").clamped(),
+        finished: row.get::<_, Option<StoredTime>>("finished_at").is_some(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -73,12 +74,21 @@ pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args:
         chosen,
         ranges,
         topics: HashMap::new(),
+        ignore_retention: args.ignore_retention,
         author: author(args.consent.reason.clone()),
         rate: args.rate,
     };
     let (signals, stop) = (Signals::listen(), CancellationToken::new());
     let work = Box::pin(redrive.run(context, args, &stop));
     signals.run(work, &stop).await.unwrap_or_else(|| Err(stopped().into()))
+}
+
+/// What is known of a topic that events are to go back to.
+#[derive(Debug, Default)]
+struct Target {
+    /// Why no event may go there.
+    refused: Option<String>,
+    max_age_ms: Option<i64>,
 }
 
 struct Redrive<'a> {
@@ -89,8 +99,10 @@ struct Redrive<'a> {
     chosen: Chosen,
     /// Fixed at the begin: what fails again while it runs is not sent back a second time.
     ranges: Vec<Range>,
-    /// Topics that were asked about; why events may not go there.
-    topics: HashMap<String, Option<String>>,
+    /// Topics that were asked about.
+    topics: HashMap<String, Target>,
+    /// Events go back although their topic is known to delete them at once.
+    ignore_retention: bool,
     author: Author,
     rate: Option<u32>,
 }
@@ -132,7 +144,8 @@ impl Redrive<'_> {
                     Ok(event) => self.accepted(event).await,
                     refused => refused,
                 };
-                batch.push((letter.to_letter(), event));
+                let unwanted = self.unwanted(&letter);
+                batch.push((Letter { unwanted, ..letter.to_letter() }, event));
                 lines.push(Line::new(&letter));
             }
             if batch.is_empty() {
@@ -195,20 +208,34 @@ impl Redrive<'_> {
     /// The event, unless its topic would refuse it: as a row it would only fail once more.
     async fn accepted(&mut self, event: NewEvent) -> Result<NewEvent, String> {
         if !self.topics.contains_key(&event.topic) {
-            let refused = match self.routing.allows(&event.topic) {
-                Err(refused) => Some(refused.to_string()),
+            let refused = |why| Target { refused: Some(why), max_age_ms: None };
+            let target = match self.routing.allows(&event.topic) {
+                Err(why) => refused(why.to_string()),
                 Ok(()) => match self.admin.topic(&event.topic).await {
-                    Ok(Some(_)) => None,
-                    Ok(None) => Some(format!("the topic {} does not exist", event.topic)),
-                    Err(error) => Some(format!("Kafka does not say whether {} exists: {}", event.topic, error.chain())),
+                    Ok(Some(facts)) => Target { refused: None, max_age_ms: facts.max_age_ms() },
+                    Ok(None) => refused(format!("the topic {} does not exist", event.topic)),
+                    Err(error) => {
+                        refused(format!("Kafka does not say whether {} exists: {}", event.topic, error.chain()))
+                    }
                 },
             };
-            self.topics.insert(event.topic.clone(), refused);
+            self.topics.insert(event.topic.clone(), target);
         }
-        match self.topics.get(&event.topic).cloned().flatten() {
+        match self.topics.get(&event.topic).and_then(|target| target.refused.clone()) {
             None => Ok(event),
             Some(why) => Err(why),
         }
+    }
+
+    /// Why the topic would not keep the event: its record gets the time of the dead letter, which is that of the event.
+    fn unwanted(&self, letter: &DeadLetter) -> Option<String> {
+        if self.ignore_retention {
+            return None;
+        }
+        let topic = letter.original_topic()?;
+        let (max_age_ms, created_ms) = (self.topics.get(topic)?.max_age_ms?, letter.record.timestamp_ms?);
+        let too_old = Timestamp::now().as_millisecond().saturating_sub(created_ms) > max_age_ms;
+        too_old.then(|| format!("its event is too old for the topic {topic}, which would delete or refuse it at once; --ignore-retention sends it back"))
     }
 }
 

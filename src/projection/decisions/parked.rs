@@ -9,6 +9,7 @@ use crate::db::{DbError, Pool, StoredTime};
 
 const LIST: &str = include_str!("../sql/parked.sql");
 const SHOW: &str = include_str!("../sql/parked_whole.sql");
+const FATES: &str = include_str!("../sql/parked_fates.sql");
 const RELEASE: &str = include_str!("../sql/release_parked.sql");
 const DISCARD: &str = include_str!("../sql/discard_parked.sql");
 
@@ -95,11 +96,7 @@ pub struct Whole {
 }
 
 fn parked(row: &Row) -> Result<Parked, DbError> {
-    let state = match (row.try_get(10)?, row.try_get(11)?) {
-        (_, true) => State::Discarded,
-        (true, false) => State::Releasing,
-        (false, false) => State::Parked,
-    };
+    let state = state(row.try_get(10)?, row.try_get(11)?);
     Ok(Parked {
         group: row.try_get(0)?,
         event_id: row.try_get(1)?,
@@ -162,8 +159,8 @@ impl Decision {
 }
 
 /// Decides about all that match and that nobody has decided about; a release may still be taken back by a discard.
-/// Returns how many.
-pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<u64, DbError> {
+/// Returns which.
+pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<Vec<Uuid>, DbError> {
     let statement = match decision {
         Decision::Release => RELEASE,
         Decision::Discard => DISCARD,
@@ -173,11 +170,27 @@ pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &A
     let tx = connection.transaction().await?;
     let rows =
         tx.query(statement, &[group, &filter.ids(), projection, event_type, topic, &filter.key(), error]).await?;
-    let ids = rows.iter().take(AUDITED).map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
-    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
-    let details = json!({ "group": group, "events": rows.len(), "event_ids": ids });
+    let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+    let audited: Vec<String> = ids.iter().take(AUDITED).map(Uuid::to_string).collect();
+    let details = json!({ "group": group, "events": ids.len(), "event_ids": audited });
     audit(&tx, author, &format!("consumer parked {}", decision.as_str()), &details).await?;
     tx.commit().await?;
     connection.done();
-    Ok(rows.len() as u64)
+    Ok(ids)
+}
+
+/// The states of those of these events that are still parked. The others were folded.
+pub async fn fates(pool: &Pool, group: &str, ids: &[Uuid]) -> Result<Vec<(Uuid, State)>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(FATES, &[&group, &ids]).await?;
+    connection.done();
+    rows.iter().map(|row| Ok((row.try_get(0)?, state(row.try_get(1)?, row.try_get(2)?)))).collect()
+}
+
+fn state(releasing: bool, discarded: bool) -> State {
+    match (releasing, discarded) {
+        (_, true) => State::Discarded,
+        (true, false) => State::Releasing,
+        (false, false) => State::Parked,
+    }
 }

@@ -132,7 +132,7 @@ pub const LINES: &[Line] = &[
     writes(Needs::Outbox, "shards set 16 --timeout 20s --yes --reason more"),
     looks(Needs::Outbox, "replay --to 2100-01-01 --dry-run"),
     writes(Needs::Outbox, "replay --to 2100-01-01 --from 1970-01-01 --new-ids --yes --reason again"),
-    writes(Needs::Both, "replay --to-topic {topic} --key {key} --again --rate 1000 --yes"),
+    writes(Needs::Both, "replay --to-topic {topic} --key {key} --again --rate 1000 --ignore-retention --yes"),
     writes(
         Needs::Outbox,
         "replay --aggregate-type A --aggregate-id {key} --topic {topic} --event-type E --from 7d --to 2100-01-01 --yes",
@@ -144,7 +144,7 @@ pub const LINES: &[Line] = &[
     looks(Needs::Both, "dlq ls --dlq {letters} --topic {topic} --class Poison --since 1970-01-01 --until 2100-01-01"),
     line(Kind::Shows, Needs::Both, "dlq show {letter}"),
     looks(Needs::Both, "dlq redrive --dlq {letters} --dry-run"),
-    writes(Needs::Both, "dlq redrive --dlq {letters} --rate 1000 --yes --reason mended"),
+    writes(Needs::Both, "dlq redrive --dlq {letters} --rate 1000 --ignore-retention --yes --reason mended"),
     writes(Needs::Both, "dlq redrive {letter} --yes"),
     writes(Needs::Both, "dlq redrive --topic {topic} --class Poison --since 7d --until 0s --yes"),
     looks(Needs::Both, "dlq purge --older-than 0s --topic {purged} --dry-run"),
@@ -170,8 +170,9 @@ pub const LINES: &[Line] = &[
     writes(
         Needs::Outbox,
         "consumer parked release --type LikeAddedEvent --error words --topic {topic} --projection p --key {key} --group {group} --yes \
-         --reason mended",
+         --reason mended --timeout 1s",
     ),
+    writes(Needs::Outbox, "consumer parked release --id {parked} --no-wait"),
     looks(Needs::Outbox, "consumer parked discard --all --dry-run"),
     writes(Needs::Outbox, "consumer parked discard --all --yes"),
     writes(Needs::Outbox, "consumer parked discard --id {parked} --yes --reason test"),
