@@ -85,10 +85,6 @@ pub struct DlqRedriveArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: Option<u32>,
 
-    /// Send back as well what the topic would delete or refuse at once, because the event is too old
-    #[arg(long)]
-    pub ignore_retention: bool,
-
     #[command(flatten)]
     pub consent: Consent,
 }

@@ -53,8 +53,6 @@ pub struct Letter {
     pub failed_at: Option<String>,
     /// The row that it came from; `None` when a consumer wrote it.
     pub row_id: Option<i64>,
-    /// Why its topic would not keep the event, whether there is a row or not.
-    pub unwanted: Option<String>,
 }
 
 /// What became of a dead letter.
@@ -259,13 +257,12 @@ fn plan(state: State, letter: &Letter, event: &Result<NewEvent, String>) -> Outc
         (State::Waiting { holds_key: true }, Some(id)) => {
             Outcome::Refused(format!("event {id} holds its key; outbox-relay events retry {id} lets both go on"))
         }
+        (State::Waiting { holds_key: false }, Some(id)) => Outcome::Reopened(id),
         (State::Redriven(_), _) => Outcome::LeftAlone("it went back before"),
         (State::Discarded, _) => Outcome::LeftAlone("its row was discarded"),
-        (State::UnknownRow | State::Waiting { .. }, id) => match (&letter.unwanted, state, id, event) {
-            (Some(why), ..) => Outcome::Refused(why.clone()),
-            (None, State::Waiting { .. }, Some(id), _) => Outcome::Reopened(id),
-            (None, _, _, Ok(_)) => Outcome::Appended(0),
-            (None, _, _, Err(why)) => Outcome::Refused(why.clone()),
+        (State::UnknownRow | State::Waiting { .. }, _) => match event {
+            Ok(_) => Outcome::Appended(0),
+            Err(why) => Outcome::Refused(why.clone()),
         },
     }
 }

@@ -115,15 +115,16 @@ async fn decided(delivery: &str, after_publish: &str, deed: Deed) {
     .await;
     let all = shop.letters.records().await;
     assert_eq!(all.len(), 6, "{what}");
-    let list = shop.call(&["dlq", "ls"]).run().await.expect_code(0).json();
+    let list = shop.call(&["dlq", "ls", "--dlq", &shop.letters.name]).run().await.expect_code(0).json();
     let expected = if deed == Deed::Discard { "discarded" } else { "redriven" };
+    assert_eq!(list.as_array().map(Vec::len), Some(6), "{what}");
     assert!(list.as_array().expect("a list").iter().all(|letter| letter["state"] == expected), "{what}: {list}");
     for record in &all {
         let place = format!("{}/{}/{}", shop.letters.name, record.partition, record.offset);
         let sent = shop.call(&["dlq", "redrive", &place, "--yes"]).run().await.expect_code(0).json();
         assert_eq!(sent["letters"][0]["outcome"], "left-alone", "{what}: {sent}");
     }
-    let sent = shop.call(&["dlq", "redrive", "--yes"]).run().await.expect_code(0).json();
+    let sent = shop.call(&["dlq", "redrive", "--yes", "--dlq", &shop.letters.name]).run().await.expect_code(0).json();
     assert_eq!(
         (&sent["left_alone"], &sent["reopened"], &sent["appended"]),
         (&6.into(), &0.into(), &0.into()),

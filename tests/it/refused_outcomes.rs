@@ -283,5 +283,6 @@ async fn a_change_that_is_skipped_without_an_error_is_noticed() {
     assert!(ended.stderr.contains("SQLSTATE 27000"), "{}", ended.stderr);
     let report = call("discard").await.expect_code(0).json();
     assert_eq!((&report["changed"], &report["by_outcome"]), (&6.into(), &1.into()), "{report}");
-    assert_eq!(row(&client, ids[2]).await.status, "FAILED");
+    assert_eq!(row(&client, ids[2]).await.status, "DISCARDED");
+    assert_eq!(number(&client, "select count(*) from outbox_events where status = 'FAILED'").await, 1);
 }

@@ -85,7 +85,6 @@ impl DeadLetter {
             failed_at: self.header("failed_at").map(str::to_owned),
             // What a consumer could not handle was published, and its row says so for ever.
             row_id: self.outbox_id().filter(|_| self.header("consumer_group").is_none()),
-            unwanted: None,
         }
     }
 

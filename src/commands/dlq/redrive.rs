@@ -45,6 +45,8 @@ struct Line {
     /// The row that is published, where it is known.
     row: Option<i64>,
     why: Option<String>,
+    /// Its topic deletes or refuses records of that age, so the event may be gone at once.
+    expired: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,6 +56,8 @@ struct Summary<'a> {
     appended: usize,
     left_alone: usize,
     refused: usize,
+    /// Of those that go back: too old for their topic.
+    expired: usize,
     letters: &'a [Line],
 }
 
@@ -74,7 +78,6 @@ pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args:
         chosen,
         ranges,
         topics: HashMap::new(),
-        ignore_retention: args.ignore_retention,
         author: author(args.consent.reason.clone()),
         rate: args.rate,
     };
@@ -101,8 +104,6 @@ struct Redrive<'a> {
     ranges: Vec<Range>,
     /// Topics that were asked about.
     topics: HashMap<String, Target>,
-    /// Events go back although their topic is known to delete them at once.
-    ignore_retention: bool,
     author: Author,
     rate: Option<u32>,
 }
@@ -113,8 +114,10 @@ impl Redrive<'_> {
         expect_found(&args.places, &planned)?;
         let to_do = planned.iter().filter(|line| goes_back(line)).count();
         if args.consent.dry_run || to_do == 0 {
+            note_expired(&planned);
             return finish(context, &planned, args.consent.dry_run);
         }
+        note_expired(&planned);
         for (topic, count) in by_topic(&planned) {
             output::note(&output::printable(&format!("{count:>10}  {topic}")));
         }
@@ -144,9 +147,8 @@ impl Redrive<'_> {
                     Ok(event) => self.accepted(event).await,
                     refused => refused,
                 };
-                let unwanted = self.unwanted(&letter);
-                batch.push((Letter { unwanted, ..letter.to_letter() }, event));
-                lines.push(Line::new(&letter));
+                batch.push((letter.to_letter(), event));
+                lines.push(Line { expired: self.is_expired(&letter), ..Line::new(&letter) });
             }
             if batch.is_empty() {
                 break;
@@ -227,15 +229,16 @@ impl Redrive<'_> {
         }
     }
 
-    /// Why the topic would not keep the event: its record gets the time of the dead letter, which is that of the event.
-    fn unwanted(&self, letter: &DeadLetter) -> Option<String> {
-        if self.ignore_retention {
-            return None;
-        }
-        let topic = letter.original_topic()?;
-        let (max_age_ms, created_ms) = (self.topics.get(topic)?.max_age_ms?, letter.record.timestamp_ms?);
-        let too_old = Timestamp::now().as_millisecond().saturating_sub(created_ms) > max_age_ms;
-        too_old.then(|| format!("its event is too old for the topic {topic}, which would delete or refuse it at once; --ignore-retention sends it back"))
+    /// Whether the topic would not keep the event: its record gets the time of the dead letter, which is that of the
+    /// event.
+    fn is_expired(&self, letter: &DeadLetter) -> bool {
+        let target = letter.original_topic().and_then(|topic| self.topics.get(topic));
+        let (Some(max_age_ms), Some(created_ms)) =
+            (target.and_then(|target| target.max_age_ms), letter.record.timestamp_ms)
+        else {
+            return false;
+        };
+        Timestamp::now().as_millisecond().saturating_sub(created_ms) > max_age_ms
     }
 }
 
@@ -249,6 +252,7 @@ impl Line {
             outcome: "",
             row: None,
             why: None,
+            expired: false,
         }
     }
 
@@ -275,6 +279,16 @@ fn expect_found(places: &[Place], lines: &[Line]) -> Result<(), Error> {
     expect_all_names(places, lines.iter().map(|line| format!("{}/{}/{}", line.topic, line.partition, line.offset)))
 }
 
+/// Says what Kafka would not keep.
+fn note_expired(lines: &[Line]) {
+    let events = lines.iter().filter(|line| goes_back(line) && line.expired).count();
+    if events > 0 {
+        output::note(&format!(
+            "{events} of these events are older than their topic keeps records (retention.ms): Kafka deletes or refuses them at once"
+        ));
+    }
+}
+
 fn by_topic(lines: &[Line]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for line in lines.iter().filter(|line| goes_back(line)) {
@@ -291,6 +305,7 @@ fn finish(context: &Context, lines: &[Line], dry_run: bool) -> Result<()> {
         appended: count("appended"),
         left_alone: count("left-alone"),
         refused: count("refused"),
+        expired: lines.iter().filter(|line| goes_back(line) && line.expired).count(),
         letters: lines,
     };
     output::data(context.format(), &summary, lines, || table(lines))?;

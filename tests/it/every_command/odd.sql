@@ -28,9 +28,9 @@ insert into outbox_redriven (topic, partition, "offset", event_id, failed_at, ro
 insert into outbox_decisions (id, event_id, decision, at)
   select id, event_id, (array['retry', 'discard'])[1 + id % 2], (array['infinity', '-infinity', '294276-12-31'])[1 + id % 3]::timestamptz
   from outbox_events where id % 3 = 0;
-insert into outbox_instances (instance, name, version, started_at, heartbeat_at)
-  values (gen_random_uuid(), E'a\x1b[31m\nb', 'this is 99', 'infinity', '-infinity'), (gen_random_uuid(), '', '0.2.0', '-infinity', 'infinity'),
-    (gen_random_uuid(), repeat('n', 10000), '0.2.0', '294276-12-31', '0001-01-01');
+insert into outbox_instances (instance, name, version, started_at, heartbeat_at, protocol)
+  values (gen_random_uuid(), E'a\x1b[31m\nb', 'this is 99', 'infinity', '-infinity', 2), (gen_random_uuid(), '', '0.2.0', '-infinity', 'infinity', 2),
+    (gen_random_uuid(), repeat('n', 10000), '0.2.0', '294276-12-31', '0001-01-01', 2147483647);
 insert into outbox_audit (at, actor, action, details)
   values ('infinity', E'\x1b', '', 'null'), ('-infinity', '', 'retry', '{"ids": "x"}'), (now(), '', 'retry', '{"ids": [6, "6", null, 1e100]}'),
     (now(), '', 'discard', '[]'), (now(), repeat('a', 10000), repeat('b', 10000), '{"ids": {"6": 6}}');

@@ -73,7 +73,7 @@ pub async fn everything(stage: &Stage, draw: &Draw, faults: &Faults, may_be_firs
 /// A signal may end it, at whatever moment.
 fn judge(faults: &Faults, line: &Line, ended: &Ended) {
     // Before it listens, the system ends it.
-    if matches!(ended.signal, Some(1 | 2 | 15)) {
+    if matches!(ended.signal, Some(1 | 2 | 13 | 15)) {
         return;
     }
     let codes = [0, 5, 6, 129, 130, 143];

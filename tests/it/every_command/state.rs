@@ -11,7 +11,7 @@ const DIFFERS: &[(&str, &[&str])] = &[
     ("outbox_retired_shards", &["epoch", "batch_seq"]),
     ("outbox_redriven", &["row_id"]),
     ("outbox_replays", &["id", "runner", "upto_id", "last_id"]),
-    ("outbox_installation", &["id"]),
+    ("outbox_installation", &["id", "home_system", "home_database"]),
     ("outbox_audit", &["id", "details", "action", "actor", "reason"]),
     ("consumer_partitions", &["epoch"]),
 ];
