@@ -106,13 +106,12 @@ bench-convert: build ## Convert a million rows to partitions; the longest insert
 	@scripts/bench-convert.sh
 
 .PHONY: test
+# One build: with the feature the program differs by switches that do nothing unless FAILPOINTS says so.
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
-	cargo test --locked --no-run
-	scripts/with-parts.sh cargo test --locked
-	cargo test --locked --features failpoints --test it --no-run
-	scripts/with-parts.sh cargo test --locked --features failpoints --test it -- failpoints
+	cargo test --locked --features failpoints --no-run
+	scripts/with-parts.sh cargo test --locked --features failpoints
 
 # Without those that look into rows for what only marked rows say.
 .PHONY: test-watermark
@@ -149,16 +148,35 @@ hostile-faults: ## Known mistakes switched back on, one at a time: does the judg
 	SECONDS_PER_FAULT=$(or $(SECONDS),120) SEED=$(or $(SEED),1) scripts/hostile-faults.sh
 
 .PHONY: hostile-load
-hostile-load: ## A hundred keys with bad rows among a thousand: rate and delay of the others (ROWS_PER_KEY=100 BINARY=target/release/outbox-relay)
+hostile-load: ## A hundred keys with bad rows among a thousand: rate and delay of the others (ROWS_PER_KEY=100 BINARY=target/release/outbox-relay ONLY=exactly-once/watermark)
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
 	cargo test --locked --test it --no-run
-	HOSTILE_ROWS=$(or $(ROWS_PER_KEY),100) $(if $(BINARY),OUTBOX_TEST_BINARY=$(abspath $(BINARY))) scripts/with-parts.sh cargo test --locked --test it -- hostile::a_hundred --ignored --nocapture
+	HOSTILE_ROWS=$(or $(ROWS_PER_KEY),100) $(if $(ONLY),HOSTILE_ONLY=$(ONLY)) $(if $(BINARY),OUTBOX_TEST_BINARY=$(abspath $(BINARY))) scripts/with-parts.sh cargo test --locked --test it -- hostile::a_hundred --ignored --nocapture
+
+.PHONY: hostile-records
+hostile-records: ## Records of strangers, and what else happens to the consumer (SEED=1 MINUTES=30)
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	cargo test --locked --test it --no-run
+	HOSTILE_SEED=$(or $(SEED),1) HOSTILE_SECONDS=$$(( $(or $(MINUTES),30) * 60 )) scripts/with-parts.sh cargo test --locked --test it -- hostile_records:: --nocapture
+
+.PHONY: hostile-records-load
+hostile-records-load: ## 100,000 records under members that flap; freshness beside records of strangers (SEED=1 RECORDS=100000 MINUTES=2)
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	cargo test --locked --test it --no-run
+	HOSTILE_SEED=$(or $(SEED),1) HOSTILE_RECORDS=$(or $(RECORDS),100000) HOSTILE_SECONDS=$$(( $(or $(MINUTES),2) * 60 )) \
+	  scripts/with-parts.sh cargo test --locked --test it -- hostile_records:: --ignored --nocapture --test-threads 1
 
 .PHONY: check
 check: ## Formatting, lints and documentation, as CI does
 	cargo fmt --check
 	@$(MAKE) --no-print-directory lint docs
+
+.PHONY: hooks
+hooks: ## Let git check formatting, the rules of the tree and commit subjects before each commit
+	git config core.hooksPath .githooks
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -20,6 +20,7 @@ use crate::cleanup::{self, partitions};
 use crate::config::{AfterPublish, Config, Delivery, Tracking};
 use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, Role, UPKEEP_CONNECTIONS};
 use crate::error::{Code, Error, Result};
+use crate::failpoint;
 use crate::health::{Check, Health};
 use crate::metrics::Metrics;
 use crate::migrations::{self, State};
@@ -38,7 +39,7 @@ use crate::supervisor::{Attempt, Part, Supervisor};
 /// How long the loop that owns the leases, and that of the consumer, may be silent before `/livez` fails: longer than
 /// every timeout of the database calls in it together, so that an outage is not taken for a loop that hangs. Such a
 /// part is replaced after two thirds of this.
-const PART_SILENCE: Duration = Duration::from_secs(if cfg!(feature = "failpoints") { 30 } else { 180 });
+const PART_SILENCE: Duration = Duration::from_secs(180);
 
 /// Parts of `run.shutdown_timeout`: when what has not drained is dropped, and when the HTTP server is. The relay gives
 /// up what is in flight before (`ownership.rs`), and a watchdog ends the process after.
@@ -326,7 +327,7 @@ impl App {
         let (projections, metrics) = (self.projections.clone(), self.metrics.clone());
         let consumer = Consumer::new(&self.database, client, lost, consumer.clone(), projections, metrics)
             .refreshed_by(client_config::fresh)
-            .heard_by(attempt.health.heartbeat("consumer", PART_SILENCE));
+            .heard_by(attempt.health.heartbeat("consumer", failpoint::part_silence(PART_SILENCE)));
         consumer.status().report_to(attempt.health.fresh_check("consumer", CONSUMER_SILENCE));
         consumer
     }
@@ -401,7 +402,7 @@ impl App {
             catalog,
             client_id,
             metrics: self.metrics.clone(),
-            heartbeat: health.heartbeat("relay", PART_SILENCE),
+            heartbeat: health.heartbeat("relay", failpoint::part_silence(PART_SILENCE)),
             health: relay_health,
             ack_tap: self.ack_tap.clone(),
             shutdown_timeout: run.shutdown_timeout,

@@ -23,6 +23,7 @@ mod explore;
 mod murmur2;
 mod producer;
 
+use crate::event::FailureClass;
 use std::borrow::Cow;
 
 /// One record to publish.
@@ -113,7 +114,7 @@ pub enum Delivery {
     /// In the log, acknowledged by all in-sync replicas.
     Acked { partition: i32, offset: i64 },
     /// Kafka or the client refused this record for itself; sending it again as it is would be refused again.
-    Refused { class: &'static str, reason: String },
+    Refused { class: FailureClass, reason: String },
     /// Not sent, because an earlier record of its key was refused.
     Withheld,
     /// Not sent: this client may not write to the topic.

@@ -1,9 +1,15 @@
 //! An event as the outbox holds it.
 
+mod failure_class;
+mod hold_reason;
+
 use std::fmt;
 
 use jiff::Timestamp;
 use uuid::Uuid;
+
+pub use failure_class::{FailureClass, UnknownClass};
+pub use hold_reason::{HoldReason, UnknownReason};
 
 /// Number of a shard, 0 to the number of shards less one.
 pub type ShardId = i16;
@@ -87,27 +93,4 @@ impl EventStatus {
             Self::Discarded => "DISCARDED",
         }
     }
-}
-
-/// Every class of a refused event: those of the relay's own checks and those of Kafka's answers (`broker::failure`).
-/// The first word of `last_error`, the label of a metric, and what a `[[retry.rule]]` may name.
-pub const FAILURE_CLASSES: &[&str] = &[
-    "no-topic",
-    "invalid-topic",
-    "topic-not-allowed",
-    "unknown-topic",
-    "too-large",
-    "key-too-long",
-    "invalid-headers",
-    "invalid-record",
-    "invalid-timestamp",
-    "policy-violation",
-    "unsupported-format",
-    "unreadable",
-    "unchangeable",
-];
-
-/// Whether a second attempt could end differently: by a topic that is made, a policy that is changed.
-pub fn is_worth_another_attempt(class: &str) -> bool {
-    matches!(class, "unknown-topic" | "policy-violation")
 }

@@ -6,6 +6,8 @@
 
 mod fault;
 
+use std::time::Duration;
+
 pub use fault::{Fault, fault};
 
 /// A step between two of which a crash makes a difference.
@@ -98,14 +100,29 @@ pub fn reach(point: Point) -> Result<(), String> {
     let Some(action) = fail::eval(point.name(), Option::unwrap_or_default) else { return Ok(()) };
     tracing::warn!(point = point.name(), action, "a test acts here");
     // The line tells the test that the point was reached, and lines wait for a thread of their own.
-    crate::stderr::flush(std::time::Duration::from_secs(1));
+    crate::stderr::flush(Duration::from_secs(1));
     match action.parse() {
-        Ok(milliseconds) => std::thread::sleep(std::time::Duration::from_millis(milliseconds)),
+        Ok(milliseconds) => std::thread::sleep(Duration::from_millis(milliseconds)),
         Err(_) if action == "kill" => std::process::abort(),
         Err(_) if action == "panic" => panic!("the test panics at {}", point.name()),
         Err(_) => return Err(format!("the test fails {}", point.name())),
     }
     Ok(())
+}
+
+/// How long a part of the process may be silent: `limit`, or less where a test says so.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub const fn part_silence(limit: Duration) -> Duration {
+    limit
+}
+
+/// How long a part of the process may be silent: `limit`, or less where a test says so with
+/// `FAILPOINTS=part.silence=return(SECONDS)`.
+#[cfg(feature = "failpoints")]
+pub fn part_silence(limit: Duration) -> Duration {
+    let shorter = fail::eval("part.silence", |seconds| seconds.and_then(|seconds| seconds.parse().ok()));
+    shorter.flatten().map_or(limit, Duration::from_secs)
 }
 
 /// Reads `FAILPOINTS`. What it returns must live as long as the points should act.

@@ -3,8 +3,8 @@
 //! A projection is a SQL file. It reads the relation `new_events` and runs in the transaction that also records the
 //! events in `event_handled` and moves the offset in `consumer_partitions`; `product_metrics` is one of them and
 //! nothing special. [`decisions`] is what an operator may change. [`consumer`] talks to Kafka, [`store`] to PostgreSQL,
-//! [`fold`] decides what happens to an event that does not fit; [`record`], [`plan`], [`assignment`], [`position`] and
-//! [`failure`] are pure.
+//! [`fold`] decides what happens to an event that does not fit; [`record`], [`plan`], [`assignment`], [`position`],
+//! [`suspicion`] and [`failure`] are pure.
 //!
 //! Invariant: the effect of an event, its row in `event_handled` and the offset behind it are committed together or not
 //! at all, and only by the instance that holds the newest epoch of the partition. Kafka's own offsets are for lag
@@ -22,6 +22,7 @@ pub mod position;
 pub mod record;
 pub mod status;
 pub mod store;
+pub mod suspicion;
 
 pub use consumer::{Consumer, IsLost};
 pub use status::ConsumerStatus;

@@ -14,8 +14,9 @@ use super::partitions::Partitions;
 use super::producer::{Rejection, Report};
 use super::request_size::{self, Portions};
 use super::{Delivery, Record};
+use crate::event::FailureClass;
 
-pub(super) use walk::{HandOver, POLL_EVERY, Sending, drain, give_up, hand_over};
+pub(super) use walk::{HandOver, POLL_EVERY, Sending, drain, hand_over, land_and_give_up};
 
 /// How one walk through the batch ended.
 pub(super) enum Pass {
@@ -38,7 +39,7 @@ pub(super) enum State {
     /// Refused together with others of its request, and the broker did not say which it refuses.
     Suspect,
     Refused {
-        class: &'static str,
+        class: FailureClass,
         code: RDKafkaErrorCode,
     },
     Withheld,
@@ -255,7 +256,7 @@ mod tests {
         assert!(batch.states.iter().all(|state| *state == State::Suspect));
         assert!(batch.met_refusals() && !batch.met_refusals());
         batch.take(&[report(1, 2, refused)]);
-        assert!(matches!(batch.states[1], State::Refused { class: "too-large", .. }));
+        assert!(matches!(batch.states[1], State::Refused { class: FailureClass::TooLarge, .. }));
         assert_eq!(batch.states[0], State::Suspect);
     }
 
@@ -264,7 +265,7 @@ mod tests {
         let mut batch = BatchState::new(5);
         let (named, neighbour) = (Err(RDKafkaErrorCode::InvalidRecord), Err(innocent()));
         batch.take(&[report(0, 1, named), report(1, 1, neighbour), report(2, 1, named)]);
-        assert!(matches!(batch.states[0], State::Refused { class: "invalid-record", .. }));
+        assert!(matches!(batch.states[0], State::Refused { class: FailureClass::InvalidRecord, .. }));
         assert_eq!(batch.states[1], State::Waiting);
         assert!(matches!(batch.states[2], State::Refused { .. }));
         // All of them named, or one of them alone: that looks the same.
@@ -320,7 +321,9 @@ mod tests {
         let mut batch = BatchState::new(2);
         let refused = Err(RDKafkaErrorCode::InvalidTopic);
         batch.take(&[report(0, 1, refused), report(1, 1, refused)]);
-        assert!(batch.states.iter().all(|state| matches!(state, State::Refused { class: "invalid-topic", .. })));
+        assert!(
+            batch.states.iter().all(|state| matches!(state, State::Refused { class: FailureClass::InvalidTopic, .. }))
+        );
     }
 
     #[test]

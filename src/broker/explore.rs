@@ -157,6 +157,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Headers;
+    use crate::event::FailureClass;
 
     fn record(topic: &str, key: &str) -> Record {
         Record {
@@ -172,7 +173,7 @@ mod tests {
     fn only_what_comes_after_a_refused_record_of_its_key_is_withheld() {
         let records = [record("t", "a"), record("t", "a"), record("t", "a"), record("t", "b")];
         let records: Vec<&Record> = records.iter().collect();
-        let refused = State::Refused { class: "invalid-record", code: RDKafkaErrorCode::InvalidRecord };
+        let refused = State::Refused { class: FailureClass::InvalidRecord, code: RDKafkaErrorCode::InvalidRecord };
         let states = [State::Waiting, refused, State::Waiting, State::Waiting];
         let partitions = Partitions::default();
         let blocked = Blocked::new(&records, &states, &partitions);

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use tokio::sync::oneshot;
 
-use super::batch::{BatchState, HandOver, POLL_EVERY, Pass, Sending, State, drain, give_up, hand_over};
+use super::batch::{BatchState, HandOver, POLL_EVERY, Pass, Sending, State, drain, hand_over, land_and_give_up};
 use super::call::close;
 use super::explore::{self, Blocked, Take};
 use super::partitions::Partitions;
@@ -385,7 +385,7 @@ fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) 
             _ => Ok(()),
         };
         if reached.is_err() {
-            return give_up(producer, batch, "a test asked for it");
+            return land_and_give_up(producer, batch, sending, "a test asked for it");
         }
         match hand_over(producer, index, batch, sending) {
             Ok(()) => {}
@@ -410,6 +410,9 @@ fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) 
     }
     Pass::Done
 }
+
+#[cfg(test)]
+mod repeats;
 
 #[cfg(test)]
 mod tests {

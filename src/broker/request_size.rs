@@ -154,6 +154,7 @@ pub(super) fn learn(records: &[&Record], states: &[State], suspected: &[usize], 
 mod tests {
     use super::*;
     use crate::broker::Headers;
+    use crate::event::FailureClass;
 
     fn record(topic: &str, bytes: usize) -> Record {
         let value = Some(vec![0; bytes]);
@@ -188,7 +189,10 @@ mod tests {
         let limits = RequestLimits::default();
         let records = [record("t", 30_000), record("t", 30_000), record("u", 30_000), record("u", 30_000)];
         let records: Vec<&Record> = records.iter().collect();
-        let refused = State::Refused { class: "x", code: rdkafka::error::RDKafkaErrorCode::InvalidRecord };
+        let refused = State::Refused {
+            class: FailureClass::InvalidRecord,
+            code: rdkafka::error::RDKafkaErrorCode::InvalidRecord,
+        };
         learn(&records, &[ACKED, ACKED, ACKED, refused], &[0, 1, 2, 3], &limits);
         assert!(limits.of("t").is_some_and(|limit| limit > 29_000 && limit < 32_000));
         assert_eq!(limits.of("u"), None, "one of them was to blame");

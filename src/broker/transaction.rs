@@ -25,6 +25,7 @@ use super::call::{CallWatch, close};
 use super::partitions::Partitions;
 use super::producer::Producer;
 use crate::clock::{Permit, monotonic};
+use crate::event::FailureClass;
 use crate::failpoint::{self, Fault, Point};
 pub use open::{Blocked, OpenError};
 
@@ -92,7 +93,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Refused {
     pub index: usize,
-    pub class: &'static str,
+    pub class: FailureClass,
     pub reason: String,
 }
 
@@ -380,7 +381,7 @@ impl BatchState {
             .iter()
             .enumerate()
             .filter_map(|(index, state)| match state {
-                State::Refused { class, code } => Some(Refused { index, class, reason: code.to_string() }),
+                State::Refused { class, code } => Some(Refused { index, class: *class, reason: code.to_string() }),
                 State::Waiting
                 | State::Sent
                 | State::Acked { .. }

@@ -4,7 +4,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::values::{self, EventRef, When};
-use crate::event::{EventStatus, FAILURE_CLASSES};
+use crate::event::{EventStatus, FailureClass};
 
 /// Conditions on events; all of them must hold.
 #[derive(Debug, Clone, Default, Args)]
@@ -86,7 +86,7 @@ pub struct RedoArgs {
     pub status: Vec<EventStatus>,
 
     /// Only events that failed with this class of error
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(FAILURE_CLASSES))]
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(FailureClass::names()))]
     pub class: Option<String>,
 
     #[command(flatten)]

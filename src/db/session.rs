@@ -167,8 +167,10 @@ pub(super) fn options(role: Role, statement_timeout: Duration) -> String {
             Role::Lane | Role::Cleanup => 5_000,
             // A row that somebody else keeps locked must not keep the leases of the other shards from being renewed.
             Role::Lease => 1_000,
-            // Before the statement ends for its length: to tell a lock of somebody else from a statement that is slow.
-            Role::Consumer => statement_timeout.as_millis() * 4 / 5,
+            // Not for long, because other partitions need the connection meanwhile; and before the statement ends for
+            // its length, to tell a lock of somebody else from a statement that is slow.
+            Role::Consumer if statement_timeout.is_zero() => 2_000,
+            Role::Consumer => (statement_timeout.as_millis() * 4 / 5).min(2_000),
             Role::Admin => 0,
         },
     );

@@ -24,7 +24,7 @@ use crate::failpoint::{Fault, fault};
 const STEPS: u8 = 8;
 /// Times that a row may not be read in time, alone, before that is held against it.
 const STRIKES: u8 = 3;
-/// Rows that are read at once to begin with.
+/// Most rows that are read at once.
 const READ_TOGETHER: usize = 64;
 
 impl MayBlame for OutboxError {
@@ -106,6 +106,9 @@ pub(super) struct Watch(Mutex<HashMap<ShardId, Suspicion>>);
 #[derive(Debug, Default)]
 struct Suspicion {
     steps: u8,
+    /// Reading ran out of time. The next step begins with a single row: to halve a full part again would take all of
+    /// its time, and it would get no further than the last one.
+    slow: bool,
     strikes: HashMap<i64, u8>,
 }
 
@@ -120,15 +123,28 @@ impl Watch {
     }
 
     /// A step of the shard has failed, perhaps by a row.
-    pub(super) fn begin(&self, shard: ShardId) {
-        self.lock().entry(shard).or_default().steps = STEPS;
+    pub(super) fn begin(&self, shard: ShardId, sqlstate: Option<&SqlState>) {
+        let mut shards = self.lock();
+        let suspicion = shards.entry(shard).or_default();
+        suspicion.steps = STEPS;
+        suspicion.slow = sqlstate == Some(&SqlState::QUERY_CANCELED);
+    }
+
+    fn is_slow(&self, shard: ShardId) -> bool {
+        self.lock().get(&shard).is_some_and(|suspicion| suspicion.slow)
+    }
+
+    fn set_slow(&self, shard: ShardId, slow: bool) {
+        if let Some(suspicion) = self.lock().get_mut(&shard) {
+            suspicion.slow = slow;
+        }
     }
 
     /// A careful step has ended well; `busy`: it met a row at fault, or there is one that is still suspected.
     pub(super) fn step(&self, shard: ShardId, busy: bool) {
         let mut shards = self.lock();
         let Some(suspicion) = shards.get_mut(&shard) else { return };
-        suspicion.steps = if busy { STEPS } else { suspicion.steps.saturating_sub(1) };
+        suspicion.steps = if busy || suspicion.slow { STEPS } else { suspicion.steps.saturating_sub(1) };
         if suspicion.steps == 0 {
             shards.remove(&shard);
         }
@@ -238,8 +254,11 @@ pub(super) async fn read(
         Care::Until(_) => fitting.min(READ_TOGETHER),
     };
     let mut careful = Careful::plain(Found::default());
-    let mut first_left = None;
-    for part in ids.chunks(together) {
+    let (mut first_left, mut late) = (None, false);
+    let mut size = if watch.is_slow(shard) { 1 } else { together };
+    let mut rest = ids.as_slice();
+    while let Some((part, behind)) = rest.split_at_checked(size.min(rest.len())).filter(|(part, _)| !part.is_empty()) {
+        rest = behind;
         let enough = !matches!(claim.source, Source::Manifest(_)) && careful.found.bytes >= claim.limits.bytes;
         if enough || (matches!(care, Care::Until(until) if monotonic() >= until) && !careful.found.rows.is_empty()) {
             first_left = part.first().copied();
@@ -250,15 +269,23 @@ pub(super) async fn read(
             careful.found.bytes += found.bytes;
             careful.found.rows.extend(found.rows);
         }
-        careful.unread.extend(cut.refused.into_iter().map(|row| {
+        size = size.saturating_mul(2).min(together);
+        for row in cut.refused {
             let in_vain = matches!(row.sqlstate, Some(SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE));
+            if in_vain {
+                (size, late) = (1, true);
+            }
             let left = in_vain && !watch.strike(shard, row.item);
-            Unread { id: row.item, key: None, sqlstate: row.sqlstate, left }
-        }));
+            careful.unread.push(Unread { id: row.item, key: None, sqlstate: row.sqlstate, left });
+        }
         if let Some(left) = cut.left.first() {
             first_left = Some(*left);
+            late = true;
             break;
         }
+    }
+    if matches!(care, Care::Until(_)) {
+        watch.set_slow(shard, late);
     }
     careful.cut_short = first_left.is_some();
     careful.found.full = full || careful.cut_short;
@@ -313,7 +340,7 @@ mod tests {
     fn care_ends_some_steps_after_the_last_bad_row() {
         let watch = Watch::default();
         assert!(!watch.is_on(3));
-        watch.begin(3);
+        watch.begin(3, None);
         for _ in 1..STEPS {
             watch.step(3, false);
         }
@@ -324,6 +351,17 @@ mod tests {
             watch.step(3, false);
         }
         assert!(!watch.is_on(3));
+    }
+
+    #[test]
+    fn a_step_that_ran_out_of_time_is_followed_by_one_that_begins_with_a_single_row() {
+        let watch = Watch::default();
+        watch.begin(3, Some(&SqlState::CHECK_VIOLATION));
+        assert!(!watch.is_slow(3));
+        watch.begin(3, Some(&SqlState::QUERY_CANCELED));
+        assert!(watch.is_slow(3) && !watch.is_slow(4));
+        watch.set_slow(3, false);
+        assert!(!watch.is_slow(3));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Events that failed: what whoever decides about them sees, and what may become of them.
 
+use crate::event::FailureClass;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,8 +10,7 @@ pub struct Failed {
     pub id: i64,
     /// `None`: the event has no key, or it is a dead letter; nothing waits for it.
     pub key: Option<String>,
-    /// One of [`FAILURE_CLASSES`](crate::event::FAILURE_CLASSES).
-    pub class: &'static str,
+    pub class: FailureClass,
     /// Where it would have gone, if that is known.
     pub topic: Option<String>,
     /// For `last_error`, behind the class: cause, and what to do.
@@ -20,7 +20,7 @@ pub struct Failed {
 /// A failed event together with what its row says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case<'a> {
-    pub class: &'a str,
+    pub class: FailureClass,
     pub topic: Option<&'a str>,
     pub event_type: &'a str,
     /// The one that failed just now included.

@@ -11,7 +11,7 @@ use super::outcomes::{self, DueLetter, Outcome, Placed, answers};
 use super::statements as sql;
 use super::{Finish, OutboxError, rows};
 use crate::db::{Transaction, stored_text};
-use crate::event::ShardId;
+use crate::event::{FailureClass, HoldReason, ShardId};
 use crate::failpoint::{Fault, fault};
 
 /// What became of the batch in hand. An event of it that is in neither list stays PENDING and is claimed again.
@@ -76,8 +76,7 @@ impl Key {
 pub(super) struct Wait {
     pub(super) first_id: i64,
     pub(super) key: Key,
-    /// As the constraint of `outbox_held_keys` has it.
-    pub(super) why: &'static str,
+    pub(super) why: HoldReason,
     /// The topic that is paused or does not exist.
     pub(super) topic: Option<String>,
     /// What is wrong, in words.
@@ -182,7 +181,7 @@ pub(super) async fn mark_held(tx: &Transaction<'_>, care: Care, ids: &[i64]) -> 
 pub(super) struct Refusal {
     pub(super) id: i64,
     pub(super) key: Key,
-    pub(super) class: &'static str,
+    pub(super) class: FailureClass,
     pub(super) topic: Option<String>,
     pub(super) reason: String,
 }
@@ -252,7 +251,7 @@ pub(super) async fn fail(
             waits.push(Wait {
                 first_id: event.id,
                 key: event.key,
-                why: "failed",
+                why: HoldReason::Failed,
                 topic: None,
                 detail: None,
                 release_in: None,
@@ -299,9 +298,9 @@ async fn sentence(
         let wait =
             |why, release_in| Wait { first_id: id, key: key.clone(), why, topic: None, detail: None, release_in };
         let (state, dead_letter_topic, wait) = match sentence {
-            Sentence::Retry { after } => ("HELD", None, Some(wait("retry", Some(after)))),
+            Sentence::Retry { after } => ("HELD", None, Some(wait(HoldReason::Retry, Some(after)))),
             // An event without a key holds nobody, not even itself: it is FAILED.
-            Sentence::Hold => ("FAILED", None, (key != Key::None).then(|| wait("failed", None))),
+            Sentence::Hold => ("FAILED", None, (key != Key::None).then(|| wait(HoldReason::Failed, None))),
             Sentence::DeadLetter { topic } => ("FAILED", Some(topic), None),
             Sentence::Skip => ("FAILED", None, None),
         };
@@ -333,7 +332,7 @@ pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits
         let hold = |part: Vec<Wait>| async move {
             let ids: Vec<i64> = part.iter().map(|wait| wait.first_id).collect();
             let keys: Vec<Option<&str>> = part.iter().map(|wait| wait.key.text()).collect();
-            let reasons: Vec<&str> = part.iter().map(|wait| wait.why).collect();
+            let reasons: Vec<&str> = part.iter().map(|wait| wait.why.as_str()).collect();
             let topics: Vec<Option<&str>> = part.iter().map(|wait| wait.topic.as_deref()).collect();
             let details: Vec<Option<&str>> = part.iter().map(|wait| wait.detail.as_deref()).collect();
             let params: [&(dyn ToSql + Sync); 7] = [&shard, &ids, &keys, &reasons, &seconds(&part), &topics, &details];
@@ -346,7 +345,7 @@ pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits
         let statement = &tx.prepare_cached(sql::HOLD_ROWS).await?;
         let hold = |part: Vec<Wait>| async move {
             let ids: Vec<i64> = part.iter().map(|wait| wait.first_id).collect();
-            let reasons: Vec<&str> = part.iter().map(|wait| wait.why).collect();
+            let reasons: Vec<&str> = part.iter().map(|wait| wait.why.as_str()).collect();
             Ok(tx.execute(statement, &[&ids, &reasons, &seconds(&part)]).await?)
         };
         let cut = care.over(tx, &of_rows, hold).await?;

@@ -2,6 +2,7 @@
 //! of that key which has to wait.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use md5::{Digest, Md5};
@@ -14,7 +15,7 @@ use super::settle::{Key, Refusal, Wait, fail, hold, mark_held};
 use super::statements as sql;
 use super::{Claimed, OutboxError, rows};
 use crate::db::Transaction;
-use crate::event::{OutboxEvent, ShardId};
+use crate::event::{FailureClass, HoldReason, OutboxEvent, ShardId};
 
 /// How long events wait behind one that another transaction has locked, when there are too many of them to be left
 /// where they are.
@@ -25,7 +26,7 @@ pub enum Verdict<R> {
     /// Publish this record.
     Publish(R),
     /// The event cannot be published as it is: an attempt of it has failed.
-    Refuse { class: &'static str, topic: Option<String>, reason: String },
+    Refuse { class: FailureClass, topic: Option<String>, reason: String },
     /// Its topic cannot take it now: its key waits, and no attempt is counted.
     Wait(TopicWait),
     /// Not now, nor anything after it of its key; the rest goes on.
@@ -78,6 +79,35 @@ struct Held {
     busy: HashSet<[u8; 16]>,
 }
 
+/// Keys of the events that this walk publishes. What becomes of these is known when the batch is settled: until then
+/// nothing behind them may hold their key, or a hold on a later event would let pass what comes after the one that
+/// Kafka refuses.
+#[derive(Default)]
+struct InFlight {
+    hasher: RandomState,
+    /// Hashes: two keys that share one only wait a step longer.
+    keys: Vec<u64>,
+    /// Where events could not be read, of which only the digest of the key is known.
+    digests: Option<HashSet<[u8; 16]>>,
+}
+
+impl InFlight {
+    fn add(&mut self, key: &str) {
+        self.keys.push(self.hasher.hash_one(key));
+        if let Some(digests) = &mut self.digests {
+            digests.insert(identity(key));
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        !self.keys.is_empty() && self.keys.contains(&self.hasher.hash_one(key))
+    }
+
+    fn has_digest(&self, digest: [u8; 16]) -> bool {
+        self.digests.as_ref().is_some_and(|digests| digests.contains(&digest))
+    }
+}
+
 /// What the walk does with an event before anybody looks at it.
 #[derive(PartialEq, Eq)]
 enum Turn {
@@ -126,13 +156,15 @@ pub(super) async fn sort_out<R>(
     if any_held {
         held.keys = held_among(tx, shard, &claim, &unread).await?;
     }
+    let digests = (!unread.is_empty()).then(HashSet::new);
+    let mut in_flight = InFlight { digests, ..InFlight::default() };
     let mut unread = unread.into_iter().peekable();
     // Row by row, so that a row's buffer is free as soon as its record is made.
     for row in claim {
         let event = rows::event(&row)?;
         let id = event.id;
         while let Some(before) = unread.next_if(|before| before.id < id) {
-            sorted.refuse_unread(before, &mut held);
+            sorted.refuse_unread(before, &mut held, &in_flight);
         }
         // A dead letter is about an event that was given up, and waits for nobody.
         let key = event.key.filter(|_| event.dead_letter_of.is_none());
@@ -156,34 +188,53 @@ pub(super) async fn sort_out<R>(
                 }
             }
         }
+        let delay = match event.due_in_seconds {
+            // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and
+            // goes first.
+            _ if behind_busy => Some(BUSY_WAIT),
+            Some(seconds) => Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            None => None,
+        };
+        let verdict = match delay {
+            None => Some(judge(&event)),
+            Some(_) => None,
+        };
+        let holds_key = match &verdict {
+            None | Some(Verdict::Refuse { .. } | Verdict::Wait(_)) => true,
+            Some(Verdict::Publish(_) | Verdict::Later | Verdict::Stop) => false,
+        };
+        if holds_key && key.is_some_and(|key| in_flight.has(key)) {
+            held.undecided.extend(key.map(identity));
+            sorted.left.get_or_insert(id);
+            continue;
+        }
         let mut wait_for = |why, topic, detail, release_in| {
             held.keys.extend(key.map(|key| (identity(key), None)));
             let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
             sorted.waits.push(Wait { first_id: id, key, why, topic, detail, release_in });
         };
         let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
-        if behind_busy {
-            // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and
-            // goes first.
-            wait("delayed", None, Some(BUSY_WAIT));
+        let Some(verdict) = verdict else {
+            wait(HoldReason::Delayed, None, delay);
             continue;
-        }
-        if let Some(seconds) = event.due_in_seconds {
-            wait("delayed", None, Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)));
-            continue;
-        }
-        match judge(&event) {
-            Verdict::Publish(record) => sorted.publish.push(Claimed { id, record }),
+        };
+        match verdict {
+            Verdict::Publish(record) => {
+                if let Some(key) = key {
+                    in_flight.add(key);
+                }
+                sorted.publish.push(Claimed { id, record });
+            }
             Verdict::Refuse { class, topic, reason } => {
                 held.undecided.extend(key.map(identity));
                 let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
                 sorted.failed.push(Refusal { id, key, class, topic, reason });
             }
-            Verdict::Wait(TopicWait::Paused(topic)) => wait("paused", Some(topic), None),
-            Verdict::Wait(TopicWait::Missing(topic, retry)) => wait("no-topic", Some(topic), Some(retry)),
-            Verdict::Wait(TopicWait::Denied(topic, retry)) => wait("denied", Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Paused(topic)) => wait(HoldReason::Paused, Some(topic), None),
+            Verdict::Wait(TopicWait::Missing(topic, retry)) => wait(HoldReason::NoTopic, Some(topic), Some(retry)),
+            Verdict::Wait(TopicWait::Denied(topic, retry)) => wait(HoldReason::Denied, Some(topic), Some(retry)),
             Verdict::Wait(TopicWait::Partition { topic, detail, retry }) => {
-                wait_for("partition", Some(topic), Some(detail), Some(retry));
+                wait_for(HoldReason::Partition, Some(topic), Some(detail), Some(retry));
             }
             Verdict::Later => {
                 held.undecided.extend(key.map(identity));
@@ -198,7 +249,7 @@ pub(super) async fn sort_out<R>(
     }
     if !sorted.stopped {
         for rest in unread {
-            sorted.refuse_unread(rest, &mut held);
+            sorted.refuse_unread(rest, &mut held, &in_flight);
         }
     }
     Ok(sorted)
@@ -234,10 +285,15 @@ async fn held_among(
 
 impl<R> Sorted<R> {
     /// An event that cannot be read fails in its turn, as any other.
-    fn refuse_unread(&mut self, row: Unread, held: &mut Held) {
-        match held.turn(row.key, row.id) {
+    fn refuse_unread(&mut self, row: Unread, held: &mut Held, in_flight: &InFlight) {
+        let turn = match row.key {
+            Some(key) if in_flight.has_digest(key) => Turn::Undecided,
+            Some(_) | None => held.turn(row.key, row.id),
+        };
+        match turn {
             Turn::WaitsBehind => return self.held.push(row.id),
             Turn::Undecided | Turn::BehindBusy => {
+                held.undecided.extend(row.key);
                 self.left.get_or_insert(row.id);
                 return;
             }
@@ -253,7 +309,7 @@ impl<R> Sorted<R> {
             isolate::reason(row.sqlstate.as_ref())
         );
         let key = row.key.map_or(Key::None, |_| Key::OfRow);
-        self.failed.push(Refusal { id: row.id, key, class: "unreadable", topic: None, reason });
+        self.failed.push(Refusal { id: row.id, key, class: FailureClass::Unreadable, topic: None, reason });
     }
 
     /// Rows that are not PENDING any more.

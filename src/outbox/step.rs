@@ -101,13 +101,13 @@ impl PgOutbox {
                 Err(error) if error.blame() == Blame::Row && !failpoint::fault(Fault::StatementNotCut) => {
                     // Not the message: it may quote the row.
                     let sqlstate = error.sqlstate();
+                    self.watch.begin(shard, sqlstate.as_ref());
                     let sqlstate = sqlstate.as_ref().map_or("none", |code| code.code());
                     tracing::warn!(
                         shard,
                         sqlstate,
                         "a step failed, perhaps because of single rows; they are looked for"
                     );
-                    self.watch.begin(shard);
                 }
                 ended => return ended,
             }
@@ -455,7 +455,9 @@ impl PgOutbox {
         };
         let batch = batch.map(|(seq, events)| Batch { seq, tag: tag(seq), events });
         let seq = batch.as_ref().map_or(last_seq, |batch| batch.seq);
-        let changed = batch.is_some() || last.in_flight || new_low_id != low_id || watermark != before;
+        // A careful step may take most of a lease, and renewals leave out a shard that is at work: it extends its own.
+        let careful = matches!(care, Care::Until(_));
+        let changed = careful || batch.is_some() || last.in_flight || new_low_id != low_id || watermark != before;
         let manifest = changed.then(|| Manifest {
             fence,
             seq,

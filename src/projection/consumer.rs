@@ -29,6 +29,7 @@ use uuid::Uuid;
 use self::client::{Context, Rebalance, client_settings, is_missing_topic, needs_operator, to_record};
 use self::folding::Folding;
 use self::positions::{IDS_INTERVAL, LOOK_INTERVAL};
+use self::released::Releasing;
 use super::Projection;
 use super::assignment::{Assignment, Reading, Why};
 use super::failure::{Cause, FoldError};
@@ -211,6 +212,7 @@ struct Reader {
     look_failed: Option<String>,
     /// Partitions with parked events that are to be folded again.
     released: BTreeSet<Place>,
+    releasing: Releasing,
 }
 
 impl Reader {
@@ -247,6 +249,7 @@ impl Reader {
             looked_at: Duration::ZERO,
             look_failed: None,
             released: BTreeSet::new(),
+            releasing: Releasing::default(),
         })
     }
 
@@ -297,6 +300,7 @@ impl Reader {
         // It cannot leave its group, and may wait for that.
         drop(std::thread::Builder::new().name("consumer-closing".to_owned()).spawn(move || drop(old)));
         self.folding.give_up();
+        self.releasing.give_up();
         self.folding.forget_paused();
         self.assignment.assign(Vec::new(), clock::monotonic());
         (self.joined, self.unanswered, self.brokers_down) = (false, false, false);
@@ -311,6 +315,7 @@ impl Reader {
                 Rebalance::Assign(places) => {
                     tracing::info!(partitions = places.len(), group = self.store.group(), "partitions assigned");
                     self.folding.give_up();
+                    self.releasing.give_up();
                     self.assignment.assign(places, clock::monotonic());
                     self.joined = true;
                     self.unanswered = true;
@@ -318,6 +323,7 @@ impl Reader {
                 Rebalance::Revoke => {
                     tracing::info!(group = self.store.group(), "partitions revoked");
                     self.folding.give_up();
+                    self.releasing.give_up();
                     self.commit_offsets();
                     for place in self.assignment.places() {
                         self.meters.forget_lag(place);
@@ -489,7 +495,7 @@ fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Con
 fn why_not(error: &FoldError) -> Why {
     match error.cause() {
         Cause::Unavailable | Cause::Locked => Why::Unavailable(error.to_string()),
-        Cause::TooSlow | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
+        Cause::TooSlow | Cause::Unclear | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }
 }
 

@@ -3,7 +3,8 @@
 //! Knows neither Kafka nor SQL. The offset moves with every part that is folded, so a batch that fails half way goes on
 //! from there.
 //! Invariant: a record is parked only when PostgreSQL refuses it alone, or its projection names it, or its value is not
-//! JSON. A failure of the database or of a projection's statement never parks anything.
+//! JSON. What may as well be the fault of the database or of a projection's statement parks a record only on the
+//! evidence that [`super::suspicion`] asks for: it fails alone, again and again, and others pass.
 
 use std::ops::Range;
 
@@ -11,11 +12,15 @@ use super::failure::{Cause, FoldError};
 use super::plan::Plan;
 use super::position::Standing;
 use super::record::{Place, Record};
-use super::store::{Counts, Fate, Outcome, Part, Store};
+use super::store::locks::LockWait;
+use super::store::{Counts, Fate, Manner, Outcome, Part, Store};
+use super::suspicion::{Ground, Suspicion};
 
 /// Immediate repeats of a part after PostgreSQL was not available: a connection that died while it was idle, a
 /// deadlock. What lasts longer is waited for by the consumer, which goes on polling meanwhile.
 const REPEATS_MAX: u32 = 2;
+/// Records that are tried, and rolled back, to see whether others pass.
+const PROBES: usize = 3;
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct Folded {
     /// The offset after the last committed record; `None` when nothing was committed.
     pub next_offset: Option<i64>,
     pub end: End,
+    /// For the next fold of the partition.
+    pub suspicion: Suspicion,
 }
 
 /// How the batch ended.
@@ -42,10 +49,26 @@ pub enum End {
 ///
 /// Cancel safe: the parts that were committed stay so, with their offset.
 pub async fn fold_batch(store: &Store, place: &Place, epoch: i64, next_offset: i64, records: &[Record]) -> Folded {
-    let mut batch = Batch::new(store, place, epoch, next_offset, records);
+    fold_watched(store, place, epoch, next_offset, records, Suspicion::default(), &LockWait::default()).await
+}
+
+/// As [`fold_batch`], with what earlier folds of the partition have found out. `wait` tells whether it waits for a
+/// lock.
+pub async fn fold_watched(
+    store: &Store,
+    place: &Place,
+    epoch: i64,
+    next_offset: i64,
+    records: &[Record],
+    suspicion: Suspicion,
+    wait: &LockWait,
+) -> Folded {
+    let mut batch = Batch::new(store, place, epoch, next_offset, records, suspicion, wait);
     let end = batch.run().await;
     let moved = batch.next_offset != next_offset;
-    Folded { counts: batch.counts, next_offset: moved.then_some(batch.next_offset), end }
+    batch.suspicion.passed(batch.next_offset);
+    let (counts, suspicion) = (batch.counts, batch.suspicion);
+    Folded { counts, next_offset: moved.then_some(batch.next_offset), end, suspicion }
 }
 
 struct Batch<'a> {
@@ -60,18 +83,33 @@ struct Batch<'a> {
     next_offset: i64,
     /// Ends of parts of which nobody knows whether they were committed.
     unanswered: Vec<i64>,
+    suspicion: Suspicion,
+    /// A statement was too slow: parts that are not single records have less time.
+    hurried: bool,
+    wait: &'a LockWait,
 }
 
 impl<'a> Batch<'a> {
-    fn new(store: &'a Store, place: &'a Place, epoch: i64, next_offset: i64, records: &'a [Record]) -> Self {
+    fn new(
+        store: &'a Store,
+        place: &'a Place,
+        epoch: i64,
+        next_offset: i64,
+        records: &'a [Record],
+        suspicion: Suspicion,
+        wait: &'a LockWait,
+    ) -> Self {
         let handled = |record: &Record| {
             let event_type = record.event.event_type.as_deref();
             store.projections().iter().any(|projection| projection.handles(&place.topic, event_type))
         };
         let fates = records.iter().map(|record| first_fate(record, handled(record))).collect();
-        let plan = Plan::new(records.len());
-        let (counts, unanswered) = (Counts::default(), Vec::new());
-        Self { store, place, epoch, records, fates, plan, counts, next_offset, unanswered }
+        let mut plan = Plan::new(records.len());
+        if let Some(index) = suspicion.offset().and_then(|at| records.iter().position(|record| record.offset == at)) {
+            plan.single_out(index);
+        }
+        let (counts, unanswered, hurried) = (Counts::default(), Vec::new(), false);
+        Self { store, place, epoch, records, fates, plan, counts, next_offset, unanswered, suspicion, hurried, wait }
     }
 
     async fn run(&mut self) -> End {
@@ -86,7 +124,11 @@ impl<'a> Batch<'a> {
                 records: &self.records[range.clone()],
                 fates: &self.fates[range.clone()],
             };
-            let outcome = if apart { self.store.fold_apart(part).await } else { self.store.fold(part).await };
+            let manner = Manner { apart, brief: self.hurried && range.len() > 1, wait: self.wait };
+            let outcome = self.store.fold_in(part, manner).await;
+            if !matches!(&outcome, Err(error) if error.cause() == Cause::Locked) {
+                self.wait.is_over();
+            }
             match outcome {
                 Ok(Outcome::Folded(counts)) => {
                     if counts.parked > 0 {
@@ -124,19 +166,19 @@ impl<'a> Batch<'a> {
                             return End::Failed(error);
                         }
                     }
-                    Cause::TooSlow => {
-                        if !self.plan.split() {
+                    Cause::TooSlow | Cause::Unclear => {
+                        apart = false;
+                        self.hurried |= error.cause() == Cause::TooSlow;
+                        if !self.suspect(&range, &error).await {
                             return End::Failed(error);
                         }
-                        tracing::warn!(partition = %self.place, records = range.len(), "{error}: trying half of it");
                     }
                     Cause::Unavailable if repeats < REPEATS_MAX => {
                         repeats += 1;
                         self.unanswered.push(self.records[range.end - 1].offset + 1);
                     }
-                    // It has waited at the server, and waits there again. The reader goes on meanwhile, and says for
-                    // whom.
-                    Cause::Locked => {}
+                    // It waits again, after others had their turn. The reader goes on meanwhile, and says for whom.
+                    Cause::Locked => self.wait.goes_on(),
                     Cause::Unavailable | Cause::Program => return End::Failed(error),
                 },
             }
@@ -149,6 +191,57 @@ impl<'a> Batch<'a> {
         let next_offset = standing.next_offset;
         let ours = standing.epoch == self.epoch && !standing.stopped && next_offset == standing.written_offset;
         (ours && self.unanswered.contains(&next_offset)).then_some(next_offset)
+    }
+
+    /// The part fails for a reason that need not be a record's: cuts it, or blames the record that is alone if there is
+    /// evidence. `false`: there is none, or not yet.
+    async fn suspect(&mut self, range: &Range<usize>, error: &FoldError) -> bool {
+        let ground = error.ground();
+        let passed = self.store.passed(&ground);
+        if self.plan.cut() {
+            tracing::debug!(partition = %self.place, records = range.len(), "{error}: looking for the event");
+            self.suspicion.part_failed(&ground, passed);
+            return true;
+        }
+        let index = range.start;
+        self.suspicion.failed_alone(self.records[index].offset, &ground, passed);
+        if !self.suspicion.is_tried_enough() {
+            return false;
+        }
+        if !self.suspicion.has_evidence(passed) {
+            self.probe(index, &ground).await;
+        }
+        if !self.suspicion.has_evidence(self.store.passed(&ground)) {
+            return false;
+        }
+        let parked = &mut self.fates[index];
+        let Fate::Fold = parked else { return self.isolate(range, error) };
+        let failures = self.suspicion.convict();
+        *parked = Fate::Park(format!("{error}; by itself it failed {failures} times, while other events passed"));
+        true
+    }
+
+    /// Tries records behind this one, and takes them back: the next, the last, and one in the middle.
+    async fn probe(&self, index: usize, ground: &Ground) {
+        let (next, last) = (index + 1, self.records.len() - 1);
+        let mut chosen = vec![next, last, usize::midpoint(next, last)];
+        chosen.retain(|at| self.fates.get(*at).is_some_and(|fate| *at > index && *fate == Fate::Fold));
+        chosen.dedup();
+        for at in chosen.into_iter().take(PROBES) {
+            let part = Part {
+                place: self.place,
+                epoch: self.epoch,
+                next_offset: self.next_offset,
+                records: &self.records[at..=at],
+                fates: &self.fates[at..=at],
+            };
+            if let Err(error) = self.store.try_and_take_back(part).await {
+                tracing::debug!(partition = %self.place, "{error}: it fails for another event, too");
+            }
+            if self.suspicion.has_evidence(self.store.passed(ground)) {
+                return;
+            }
+        }
     }
 
     /// The part holds an event that cannot even be recorded: halves it, or parks the event if it is alone, at last in a

@@ -56,6 +56,27 @@ impl Plan {
     }
 }
 
+/// Pieces that a part is cut into when each failure takes long: fewer steps than by halves.
+const PIECES: usize = 8;
+
+impl Plan {
+    /// As [`Plan::split`], into eight pieces.
+    pub fn cut(&mut self) -> bool {
+        let Some(part) = self.parts.pop_if(|part| part.len() > 1) else { return false };
+        let size = part.len().div_ceil(PIECES);
+        let pieces = part.clone().step_by(size).map(|start| start..part.end.min(start + size));
+        self.parts.extend(pieces.rev());
+        true
+    }
+
+    /// Makes the record at `index` a part of its own. Called before anything is folded.
+    pub fn single_out(&mut self, index: usize) {
+        let Some(whole) = self.parts.pop_if(|part| part.contains(&index)) else { return };
+        let parts = [index + 1..whole.end, index..index + 1, whole.start..index];
+        self.parts.extend(parts.into_iter().filter(|part| !part.is_empty()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -106,6 +127,34 @@ mod tests {
                 plan.done();
             }
             prop_assert_eq!(left, (index.min(records)..records).collect::<Vec<_>>());
+        }
+    }
+
+    /// The parts in the order in which they are folded.
+    fn parts(mut plan: Plan) -> Vec<Range<usize>> {
+        let mut parts = Vec::new();
+        while let Some(part) = plan.next() {
+            parts.push(part);
+            plan.done();
+        }
+        parts
+    }
+
+    #[test]
+    fn pieces_and_what_is_singled_out_cover_the_batch_in_order() {
+        for records in 1..100 {
+            let mut plan = Plan::new(records);
+            assert_eq!(plan.cut(), records > 1);
+            let pieces = parts(plan);
+            assert_eq!(pieces.iter().cloned().flatten().collect::<Vec<_>>(), (0..records).collect::<Vec<_>>());
+            assert!(pieces.len() <= PIECES && pieces.iter().all(|piece| !piece.is_empty()), "{pieces:?}");
+        }
+        for (index, expected) in
+            [(0, vec![0..1, 1..5]), (2, vec![0..2, 2..3, 3..5]), (4, vec![0..4, 4..5]), (5, vec![0..5])]
+        {
+            let mut plan = Plan::new(5);
+            plan.single_out(index);
+            assert_eq!(parts(plan), expected, "{index}");
         }
     }
 

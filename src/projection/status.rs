@@ -103,7 +103,8 @@ fn help(code: Code) -> &'static str {
         "if the loss is accepted, set next_offset of this partition in consumer_partitions to an offset that the log \
          holds; it is looked at again every 30 s"
     } else if code == Code::ProjectionInvalid {
-        "no event is skipped: correct the SQL, the table or the grants; it is tried again every 30 s at least"
+        "correct the SQL, the table or the grants; it is tried again every 30 s at least, and an event is parked for it \
+         only if others pass"
     } else {
         "check the credentials in [kafka] and the ACLs of the group and its topics"
     }

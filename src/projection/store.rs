@@ -6,8 +6,9 @@
 
 mod apart;
 mod columns;
-mod locks;
+pub mod locks;
 pub mod parked;
+mod passes;
 pub mod positions;
 
 use std::collections::HashSet;
@@ -22,11 +23,14 @@ use super::Projection;
 use super::failure::{Cause, FoldError};
 use super::position::{Landmark, Standing};
 use super::record::{Place, Record};
+use super::suspicion::Ground;
 use crate::db::{Connection, Database, DbError, Pool, Role, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::failpoint::{self, Point};
 use crate::metrics::{Metrics, ProjectionLabel};
 use columns::{Columns, NewEvents, kept};
+use locks::{LockWait, Turns};
+use passes::Passes;
 
 /// Runs on each new connection of the consumer.
 const SESSION: &str = include_str!("sql/async_commit.sql");
@@ -34,6 +38,7 @@ const ADVANCE: &str = include_str!("sql/advance.sql");
 const STANDING: &str = include_str!("sql/standing.sql");
 const INSERT_HANDLED: &str = include_str!("sql/insert_handled.sql");
 const INSERT_PARKED: &str = include_str!("sql/insert_parked.sql");
+const BE_BRIEF: &str = include_str!("sql/be_brief.sql");
 const PRODUCT_METRICS_DIFFERENCES: &str = include_str!("sql/product_metrics_differences.sql");
 
 /// Partitions folded at the same time. A fold keeps one core of PostgreSQL busy; more connections gain little. A guess.
@@ -62,6 +67,17 @@ pub struct Part<'a> {
     pub next_offset: i64,
     pub records: &'a [Record],
     pub fates: &'a [Fate],
+}
+
+/// How a part is folded.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner<'a> {
+    /// It has failed with [`Cause::Data`]: finds out which events fail, and parks them. The same cause again is about
+    /// something that concerns no projection alone.
+    pub apart: bool,
+    /// It has failed with [`Cause::TooSlow`], and holds more records than one: less time.
+    pub brief: bool,
+    pub wait: &'a LockWait,
 }
 
 /// What became of the records of a part.
@@ -101,6 +117,8 @@ pub struct Store {
     group: String,
     projections: Vec<Projection>,
     metrics: Metrics,
+    turns: Turns,
+    passes: Passes,
 }
 
 impl Store {
@@ -108,7 +126,7 @@ impl Store {
     pub fn new(database: &Database, group: String, projections: Vec<Projection>, metrics: Metrics) -> Self {
         let pool = database.pool_with_setup(Role::Consumer, FOLDS_AT_ONCE, SESSION);
         let watch = database.pool(Role::Admin, 1);
-        Self { pool, watch, group, projections, metrics }
+        Self { pool, watch, group, projections, metrics, turns: Turns::default(), passes: Passes::default() }
     }
 
     pub fn group(&self) -> &str {
@@ -123,7 +141,7 @@ impl Store {
     pub async fn prepare(&self) -> Result<()> {
         let connection = self.pool.get().await?;
         let positions = [TAKE_FENCES, NOTE_IDENTITY, STOP, LOOK, ADVANCE, STANDING];
-        for sql in positions.into_iter().chain(parked::ALL).chain([INSERT_HANDLED, INSERT_PARKED]) {
+        for sql in positions.into_iter().chain(parked::ALL).chain([INSERT_HANDLED, INSERT_PARKED, BE_BRIEF]) {
             connection.prepare_cached(sql).await?;
         }
         for projection in &self.projections {
@@ -133,23 +151,24 @@ impl Store {
         Ok(())
     }
 
+    /// How many folds have passed of the projection that failed, or of all where none is to blame.
+    pub fn passed(&self, ground: &Ground) -> u64 {
+        self.passes.of(ground)
+    }
+
     /// Folds the part in one transaction. The part must not be empty.
     ///
     /// Cancel safe: dropping the future throws the connection away, and PostgreSQL rolls back what was not committed.
-    pub async fn fold(&self, part: Part<'_>) -> Result<Outcome, FoldError> {
-        self.fold_by(part, false).await
-    }
-
-    /// As [`Store::fold`], after it has failed with [`Cause::Data`]: finds out which events fail, and parks them. The
-    /// same cause again is about something that concerns no projection alone.
-    pub async fn fold_apart(&self, part: Part<'_>) -> Result<Outcome, FoldError> {
-        self.fold_by(part, true).await
-    }
-
-    async fn fold_by(&self, part: Part<'_>, apart: bool) -> Result<Outcome, FoldError> {
+    pub async fn fold_in(&self, part: Part<'_>, manner: Manner<'_>) -> Result<Outcome, FoldError> {
+        let _turn = self.turns.take(manner.wait).await;
         let mut connection = self.pool.get().await?;
+        manner.wait.is_in(&connection).await?;
         let mut transaction = connection.transaction().await?;
-        match self.fold_within(&mut transaction, part, apart).await {
+        if manner.brief {
+            let be_brief = transaction.prepare_cached(BE_BRIEF).await?;
+            transaction.query(&be_brief, &[]).await?;
+        }
+        match self.fold_within(&mut transaction, part, manner.apart).await {
             Ok(outcome @ Outcome::Folded(_)) => {
                 failpoint::reach(Point::FoldBeforeCommit).map_err(DbError::of_a_test)?;
                 transaction.commit().await?;
@@ -163,13 +182,25 @@ impl Store {
                 Ok(outcome)
             }
             Err(error) => {
-                // A statement failed but the session is sound: keep it, because halving a batch fails many times.
-                if error.cause() == Cause::Data && transaction.rollback().await.is_ok() {
+                // A statement failed but the session is sound: keep it, because a search fails many times.
+                let sound = matches!(error.cause(), Cause::Data | Cause::Locked | Cause::TooSlow);
+                if sound && transaction.rollback().await.is_ok() {
                     connection.done();
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Runs the projections over records that are not folded yet, and rolls it back: [`Store::passed`] tells what has
+    /// passed.
+    pub async fn try_and_take_back(&self, part: Part<'_>) -> Result<(), FoldError> {
+        let mut connection = self.pool.get().await?;
+        let transaction = connection.transaction().await?;
+        self.project(&transaction, part, &vec![true; part.records.len()]).await?;
+        transaction.rollback().await?;
+        connection.done();
+        Ok(())
     }
 
     async fn fold_within(
@@ -220,7 +251,9 @@ impl Store {
             }
             part
         };
-        self.park(transaction, part, &fresh).await.map(Outcome::Folded)
+        let counts = self.park(transaction, part, &fresh).await?;
+        self.passes.count(None);
+        Ok(Outcome::Folded(counts))
     }
 
     /// Keeps what is to be parked, and counts what became of the part.
@@ -331,6 +364,7 @@ impl Store {
                     None => return Err(FoldError::Ordinal { projection: name(), ordinal }),
                 }
             }
+            self.passes.count(Some(projection.name()));
             given = Some(events);
         }
         Ok(refused)

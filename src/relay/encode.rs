@@ -10,7 +10,7 @@ use super::routing::{Routing, RoutingError};
 use crate::broker::{Headers, Record};
 use crate::config::{HeaderProfile, HeadersConfig};
 use crate::error::Result;
-use crate::event::{OutboxEvent, Payload};
+use crate::event::{FailureClass, OutboxEvent, Payload};
 
 /// Longest key in bytes; `outbox_key_of` of the schema has the same figure. Kafka has no limit of its own, but keys are
 /// kept in memory per held key and by compacting brokers; 32 KiB is far beyond any real key. A guess.
@@ -34,14 +34,14 @@ pub enum EncodeError {
 
 impl EncodeError {
     /// For the metric label.
-    pub fn class(&self) -> &'static str {
+    pub fn class(&self) -> FailureClass {
         match self {
-            Self::Routing(RoutingError::NoTopic) => "no-topic",
-            Self::Routing(RoutingError::Invalid(_) | RoutingError::Internal(_)) => "invalid-topic",
-            Self::Routing(RoutingError::NotAllowed(_)) => "topic-not-allowed",
-            Self::TooLarge { .. } => "too-large",
-            Self::KeyTooLong { .. } => "key-too-long",
-            Self::Headers(_) => "invalid-headers",
+            Self::Routing(RoutingError::NoTopic) => FailureClass::NoTopic,
+            Self::Routing(RoutingError::Invalid(_) | RoutingError::Internal(_)) => FailureClass::InvalidTopic,
+            Self::Routing(RoutingError::NotAllowed(_)) => FailureClass::TopicNotAllowed,
+            Self::TooLarge { .. } => FailureClass::TooLarge,
+            Self::KeyTooLong { .. } => FailureClass::KeyTooLong,
+            Self::Headers(_) => FailureClass::InvalidHeaders,
         }
     }
 }

@@ -471,7 +471,7 @@ impl Lane {
                     settlement.published.push((id, Some((partition, offset))));
                 }
                 Delivery::Refused { class, reason } => {
-                    let labels = FailureLabels { topic: metrics.topic_label(&record.topic), reason: class };
+                    let labels = FailureLabels { topic: metrics.topic_label(&record.topic), reason: class.as_str() };
                     metrics.publish_failures.get_or_create(&labels).inc();
                     self.shared.catalog.doubt(&record.topic);
                     settlement.failed.push(Failed {

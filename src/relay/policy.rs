@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::config::{DeadLetterConfig, OnExhausted, RetryConfig, RetryRule};
 use crate::error::{Code, Error, Result};
-use crate::event::is_worth_another_attempt;
+use crate::event::FailureClass;
 use crate::outbox::failure::{Case, FailurePolicy, Sentence};
 
 /// The settings, compiled.
@@ -32,7 +32,7 @@ struct Terms {
 struct Rule {
     topic: Option<Regex>,
     event_type: Option<Regex>,
-    class: Option<String>,
+    class: Option<FailureClass>,
     terms: Terms,
 }
 
@@ -91,7 +91,7 @@ impl FailurePolicy for Policy {
     fn sentence(&self, case: &Case<'_>) -> Sentence {
         let rule = self.rules.iter().find(|rule| rule.matches(case));
         let terms = rule.map_or(self.default, |rule| rule.terms);
-        let worth_it = is_worth_another_attempt(case.class) || rule.is_some_and(|rule| rule.class.is_some());
+        let worth_it = case.class.is_worth_another_attempt() || rule.is_some_and(|rule| rule.class.is_some());
         if worth_it && case.attempts < terms.max_attempts {
             return Sentence::Retry { after: self.wait(terms, case.attempts) };
         }
@@ -110,7 +110,7 @@ impl Rule {
         Ok(Self {
             topic: rule.topic.as_deref().map(pattern).transpose()?,
             event_type: rule.event_type.as_deref().map(pattern).transpose()?,
-            class: rule.error_class.clone(),
+            class: rule.error_class.as_deref().map(class).transpose()?,
             terms: Terms {
                 max_attempts: rule.max_attempts.map_or(default.max_attempts, std::num::NonZeroU32::get),
                 initial_backoff: rule.initial_backoff.unwrap_or(default.initial_backoff),
@@ -126,8 +126,14 @@ impl Rule {
         };
         fits(&self.topic, case.topic)
             && fits(&self.event_type, Some(case.event_type))
-            && self.class.as_deref().is_none_or(|class| class == case.class)
+            && self.class.is_none_or(|class| class == case.class)
     }
+}
+
+/// The settings were checked before.
+fn class(name: &str) -> Result<FailureClass> {
+    name.parse()
+        .map_err(|error| Error::new(Code::ConfigInvalid, "a class in [[retry.rule]] does not exist").caused_by(error))
 }
 
 /// A text in which `*` stands for any text.
@@ -148,7 +154,7 @@ mod tests {
         Policy::new(&retry, &DeadLetterConfig::default()).unwrap()
     }
 
-    fn case(class: &'static str, attempts: u32) -> Case<'static> {
+    fn case(class: FailureClass, attempts: u32) -> Case<'static> {
         Case { class, topic: Some("order-events"), event_type: "OrderCreatedEvent", attempts }
     }
 
@@ -163,20 +169,21 @@ mod tests {
     fn waits_double_up_to_the_bound_and_then_the_key_is_held() {
         let retry = RetryConfig { jitter: 0.0, max_attempts: NonZeroU32::new(8).unwrap(), ..RetryConfig::default() };
         let policy = policy(retry);
-        let seconds: Vec<_> =
-            (1..=8).map(|n| waits(&policy.sentence(&case("policy-violation", n))).map(|wait| wait.as_secs())).collect();
+        let seconds: Vec<_> = (1..=8)
+            .map(|n| waits(&policy.sentence(&case(FailureClass::PolicyViolation, n))).map(|wait| wait.as_secs()))
+            .collect();
         let expected = [Some(1), Some(2), Some(4), Some(8), Some(16), Some(30), Some(30), None];
         assert_eq!(seconds, expected);
-        assert_eq!(policy.sentence(&case("policy-violation", 8)), Sentence::Hold);
+        assert_eq!(policy.sentence(&case(FailureClass::PolicyViolation, 8)), Sentence::Hold);
     }
 
     #[test]
     fn what_no_attempt_can_change_fails_at_once_unless_a_rule_names_its_class() {
-        assert_eq!(policy(RetryConfig::default()).sentence(&case("too-large", 1)), Sentence::Hold);
+        assert_eq!(policy(RetryConfig::default()).sentence(&case(FailureClass::TooLarge, 1)), Sentence::Hold);
         let rule = RetryRule { error_class: Some("too-large".to_owned()), ..RetryRule::default() };
         let patient = policy(RetryConfig { rule: vec![rule], ..RetryConfig::default() });
-        assert!(waits(&patient.sentence(&case("too-large", 1))).is_some());
-        assert_eq!(patient.sentence(&case("invalid-record", 1)), Sentence::Hold);
+        assert!(waits(&patient.sentence(&case(FailureClass::TooLarge, 1))).is_some());
+        assert_eq!(patient.sentence(&case(FailureClass::InvalidRecord, 1)), Sentence::Hold);
     }
 
     #[test]
@@ -194,12 +201,15 @@ mod tests {
         ];
         let policy = policy(RetryConfig { rule: rules, ..RetryConfig::default() });
         let to = |topic: &str| Sentence::DeadLetter { topic: topic.to_owned() };
-        assert_eq!(policy.sentence(&case("too-large", 1)), to("order-events-dlq"));
-        let cancelled = Case { event_type: "OrderCancelledEvent", ..case("too-large", 1) };
+        assert_eq!(policy.sentence(&case(FailureClass::TooLarge, 1)), to("order-events-dlq"));
+        let cancelled = Case { event_type: "OrderCancelledEvent", ..case(FailureClass::TooLarge, 1) };
         assert_eq!(policy.sentence(&cancelled), Sentence::Hold);
-        assert_eq!(policy.sentence(&Case { topic: Some("reorder-events"), ..case("too-large", 1) }), Sentence::Skip);
+        assert_eq!(
+            policy.sentence(&Case { topic: Some("reorder-events"), ..case(FailureClass::TooLarge, 1) }),
+            Sentence::Skip
+        );
         // No rule about topics fits an event that has none.
-        assert_eq!(policy.sentence(&Case { topic: None, ..case("no-topic", 1) }), Sentence::Hold);
+        assert_eq!(policy.sentence(&Case { topic: None, ..case(FailureClass::NoTopic, 1) }), Sentence::Hold);
     }
 
     #[test]
@@ -229,7 +239,7 @@ mod tests {
     #[test]
     fn an_event_without_a_topic_has_no_dead_letter_topic_and_is_held() {
         let policy = policy(RetryConfig { on_exhausted: OnExhausted::DeadLetter, ..RetryConfig::default() });
-        assert_eq!(policy.sentence(&Case { topic: None, ..case("no-topic", 1) }), Sentence::Hold);
+        assert_eq!(policy.sentence(&Case { topic: None, ..case(FailureClass::NoTopic, 1) }), Sentence::Hold);
     }
 
     proptest! {
@@ -241,7 +251,7 @@ mod tests {
             let (initial_backoff, max_backoff) = (Duration::from_millis(initial), Duration::from_millis(initial + longer));
             let max_attempts = NonZeroU32::MAX;
             let policy = policy(RetryConfig { max_attempts, multiplier, jitter, initial_backoff, max_backoff, ..RetryConfig::default() });
-            let wait = waits(&policy.sentence(&case("unknown-topic", attempts))).unwrap();
+            let wait = waits(&policy.sentence(&case(FailureClass::UnknownTopic, attempts))).unwrap();
             prop_assert!(wait <= max_backoff);
             prop_assert!(wait >= initial_backoff.mul_f64(1.0 - jitter).saturating_sub(Duration::from_nanos(10)));
         }

@@ -32,11 +32,11 @@ async fn wait_for_rows(client: &Client, limit: impl Fn(i64) -> bool) {
 async fn rows_go(delivery: &str) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("deleting"), Topic::create("deleting", 6));
     let client = database.connect().await;
-    insert_many(&client, &topic.name, 100, 20_000).await;
+    insert_many(&client, &topic.name, 100, 6_000).await;
     let committed = committed_ids(&client).await;
     let settings = deleting(&database, delivery, &unique("deleting"));
     let mut first = settings.start();
-    wait_for_rows(&client, |rows| rows < 15_000).await;
+    wait_for_rows(&client, |rows| rows < 5_000).await;
     first.kill().await;
     let mut second = settings.start_ready().await;
     wait_for_rows(&client, |rows| rows == 0).await;

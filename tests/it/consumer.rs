@@ -199,8 +199,8 @@ async fn records_delivered_again_change_nothing() {
 async fn a_consumer_killed_in_the_middle_of_a_batch_counts_nothing_twice() {
     let shop = Shop::open("mid-batch").await;
     let (client, mut lock) = (shop.database.connect().await, shop.database.connect().await);
-    shop.publish(&client, 10_000).await;
-    for round in 1..=4_i64 {
+    shop.publish(&client, 5_000).await;
+    for round in 1..=3_i64 {
         let consumer = shop.settings("consumer,admin").set("consumer.batch_records", "100").start();
         let before = read_so_far(&client).await;
         // Let it fold some batches first, so that it dies in another place each time.
@@ -221,7 +221,7 @@ async fn a_consumer_killed_in_the_middle_of_a_batch_counts_nothing_twice() {
 async fn a_consumer_that_wakes_up_as_a_zombie_counts_nothing_twice() {
     let shop = Shop::open("zombie-consumer").await;
     let (client, mut lock) = (shop.database.connect().await, shop.database.connect().await);
-    shop.publish(&client, 10_000).await;
+    shop.publish(&client, 5_000).await;
     let settings = shop.settings("consumer,admin").set("consumer.batch_records", "100");
     let mut zombie = settings.start();
     wait_for_progress(&client, 500).await;

@@ -239,7 +239,7 @@ async fn a_migration_ends_when_its_server_freezes() {
 async fn a_locked_row_of_a_shard_stops_that_shard_alone() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("locked-row"), Topic::create("locked-row", 6));
     let (client, mut stranger) = (database.connect().await, database.connect().await);
-    let settings = |name: &str| RelaySettings::new(&database, &parts().kafka).set("relay.lease", "5s").instance(name);
+    let settings = |name: &str| RelaySettings::new(&database, &parts().kafka).set("relay.lease", "3s").instance(name);
     let (first, second) = tokio::join!(settings("first").start_ready(), settings("second").start_ready());
     wait_until("each has half of the shards", PATIENCE, async || {
         let leases = leases(&client).await;
@@ -261,7 +261,7 @@ async fn a_locked_row_of_a_shard_stops_that_shard_alone() {
     })
     .await;
     // Several leases long.
-    holds_for("the other shards stay where they are", Duration::from_secs(20), async || {
+    holds_for("the other shards stay where they are", Duration::from_secs(10), async || {
         let now = epochs().await;
         if now == before { Ok(()) } else { Err(format!("{before:?} became {now:?}")) }
     })

@@ -59,7 +59,7 @@ async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
     let database = TestDatabase { url: postgres.url.clone() };
     crate::support::cli::outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);
     let topic = Topic::create_on(&kafka.bootstrap, "eos-crashes", 6).await;
-    let settings = exactly_once(&database, &kafka.bootstrap, "crashes").set("relay.batch_rows", "100");
+    let settings = exactly_once(&database, &kafka.bootstrap, "crashes").set("relay.batch_rows", "50");
     let mut relay = settings.start_ready().await;
     let pending_is_below = async |limit: i64| {
         wait_until(&format!("less than {limit} rows wait"), PATIENCE, async || {
@@ -70,14 +70,14 @@ async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
         })
         .await;
     };
-    for round in 0..3 {
-        insert_many(&database.reconnect().await, &topic.name, 200, 8_000).await;
-        pending_is_below(7_000).await;
+    for round in 0..2 {
+        insert_many(&database.reconnect().await, &topic.name, 200, 4_000).await;
+        pending_is_below(3_500).await;
         postgres.restart(StopMode::Crash).await;
-        pending_is_below(5_000).await;
+        pending_is_below(2_500).await;
         kafka.stop(StopMode::Crash).await;
         kafka.start_again().await;
-        pending_is_below(3_000).await;
+        pending_is_below(1_500).await;
         if round == 1 {
             kafka.pause().await;
             relay.kill().await;
@@ -85,7 +85,7 @@ async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
             relay = settings.start();
         }
     }
-    assert_eq!(wait_until_published(&database, PATIENCE).await, 24_000);
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 8_000);
     expect_each_once(&database, &topic).await;
     relay.terminate().await;
 }
@@ -149,11 +149,11 @@ async fn switching_the_delivery_mode_loses_nothing() {
             .set("relay.delivery", mode)
             .set("relay.batch_rows", "50");
         let mut relay = settings.start();
-        insert_many(&client, &topic.name, 40, 4_000).await;
-        written += 4_000;
+        insert_many(&client, &topic.name, 40, 1_600).await;
+        written += 1_600;
         wait_until("half of it is out", PATIENCE, async || {
             let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
-            if pending < 2_000 { Ok(()) } else { Err(format!("{mode}: {pending}\n{}", relay.log_text())) }
+            if pending < 800 { Ok(()) } else { Err(format!("{mode}: {pending}\n{}", relay.log_text())) }
         })
         .await;
         if round % 2 == 0 {

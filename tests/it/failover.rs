@@ -212,7 +212,8 @@ async fn a_failover_that_lost_commits_repeats_what_is_pending_again_in_at_least_
     assert!(after.relay.is_running(), "{}", after.relay.log_text());
     let report = after.report().await;
     report.expect_kept().expect_no_late_repeats();
-    assert_eq!(report.repeats, 200);
+    // And what was in flight when a connection to the former primary ended, which depends on the moment.
+    assert!(report.repeats >= 200, "what was lost is sent again: {report:?}");
 }
 
 /// Fault 8 of the design: a commit counts when the standby has it, so the relay needs nobody, nor does it repeat

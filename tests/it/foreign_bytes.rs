@@ -12,6 +12,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::types::RDKafkaErrorCode;
 use serde_json::Value;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -25,11 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A record of somebody else.
 #[derive(Debug, Clone, Default)]
 pub struct Foreign {
-    partition: i32,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    timestamp: Option<i64>,
+    pub partition: i32,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub timestamp: Option<i64>,
 }
 
 impl Foreign {
@@ -38,7 +39,8 @@ impl Foreign {
         Self { partition, value, ..Self::default() }.header(b"ce_type", b"LikeAddedEvent")
     }
 
-    fn header(mut self, name: &[u8], value: &[u8]) -> Self {
+    #[must_use]
+    pub fn header(mut self, name: &[u8], value: &[u8]) -> Self {
         self.headers.push((name.to_vec(), Some(value.to_vec())));
         self
     }
@@ -52,23 +54,32 @@ pub async fn produce(topic: &Topic, records: Vec<Foreign>) {
         config.set("bootstrap.servers", &topic.bootstrap).set("linger.ms", "20").set("message.max.bytes", "8000000");
         let producer: BaseProducer = config.create().expect("a producer");
         for record in &records {
-            let mut headers = OwnedHeaders::new();
-            for (name, value) in &record.headers {
-                #[expect(unsafe_code, reason = "rdkafka takes names as text, and only reads their bytes and length")]
-                // SAFETY: the text goes to `OwnedHeaders::insert` alone, which hands its bytes and its length to
-                // librdkafka.
-                let key = unsafe { std::str::from_utf8_unchecked(name) };
-                headers = headers.insert(Header { key, value: value.as_deref() });
-            }
-            let mut message = BaseRecord::to(&topic.name).partition(record.partition).headers(headers);
-            message.key = record.key.as_ref();
-            message.payload = record.value.as_ref();
-            message.timestamp = record.timestamp;
-            producer.send(message).map_err(|(error, _)| error).expect("queued");
+            send(&producer, &topic, record);
         }
         producer.flush(PATIENCE).expect("all are acknowledged");
     };
     tokio::task::spawn_blocking(write).await.expect("produce");
+}
+
+/// Queues a record.
+pub fn send(producer: &BaseProducer, topic: &Topic, record: &Foreign) {
+    let mut headers = OwnedHeaders::new();
+    for (name, value) in &record.headers {
+        #[expect(unsafe_code, reason = "rdkafka takes names as text, and only reads their bytes and length")]
+        // SAFETY: the text goes to `OwnedHeaders::insert` alone, which hands its bytes and its length to librdkafka.
+        let key = unsafe { std::str::from_utf8_unchecked(name) };
+        headers = headers.insert(Header { key, value: value.as_deref() });
+    }
+    let mut message = BaseRecord::to(&topic.name).partition(record.partition).headers(headers);
+    message.key = record.key.as_ref();
+    message.payload = record.value.as_ref();
+    message.timestamp = record.timestamp;
+    while let Err((error, back)) = producer.send(message) {
+        assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
+        producer.poll(Duration::from_millis(10));
+        message = back;
+    }
+    producer.poll(Duration::ZERO);
 }
 
 pub struct Bench {
@@ -295,7 +306,7 @@ impl Seeded {
 }
 
 /// What `consumer_parked.headers` says, as bytes again.
-fn unparked(headers: &str) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+pub fn unparked(headers: &str) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     let bytes = |value: &Value| match value {
         Value::String(text) => Some(text.clone().into_bytes()),
         Value::Object(hex) => {

@@ -21,7 +21,7 @@ use crate::plan::Weather;
 /// Rounds of each of the two tests: always the same ones where nothing else is asked for.
 const ROUNDS: u64 = 3;
 
-fn number(name: &str, default: u64) -> u64 {
+pub fn number(name: &str, default: u64) -> u64 {
     let number = |text: std::ffi::OsString| text.to_str().and_then(|text| text.parse().ok());
     std::env::var_os(name).map_or(default, |text| number(text).unwrap_or_else(|| panic!("{name}: a number")))
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio_postgres::Client;
 
 use crate::support::outbox::{insert_many, wait_for_status, wait_until_published};
@@ -11,6 +12,13 @@ use crate::support::{NewRow, Relay, TestDatabase, Topic, outbox_relay, parts::pa
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRACKINGS: [&str; 2] = ["rows", "watermark"];
+
+/// Runs a case with both ways of tracking, each with and without what its flag stands for. Side by side, because each
+/// of them mostly waits.
+async fn in_every_way(case: impl AsyncFn(&'static str, bool)) {
+    let ways = TRACKINGS.into_iter().flat_map(|tracking| [(tracking, true), (tracking, false)]);
+    join_all(ways.map(|(tracking, flag)| case(tracking, flag))).await;
+}
 
 struct Stage {
     database: TestDatabase,
@@ -101,33 +109,32 @@ impl Stage {
 /// The shard that it comes to has passed its id.
 #[tokio::test]
 async fn a_pending_event_is_found_in_a_shard_that_has_passed_its_id() {
-    for tracking in TRACKINGS {
-        for passed in [true, false] {
-            let stage = Stage::new("moved-pending", tracking).await;
-            let mut relay = stage.start().await;
-            relay.terminate().await;
-            let key = stage.key_near("waiting", false).await;
-            let moved = stage.insert("waiting").await;
-            if passed {
-                let done = if tracking == "watermark" { moved } else { 0 };
-                let pass = "update outbox_shards set low_id = $2::bigint + 1, done_id = $3::bigint where shard = $1";
-                let shard = stage.shard_of(&key).await;
-                assert_eq!(stage.client.execute(pass, &[&shard, &moved, &done]).await.expect("passed"), 1);
-            }
-            let behind = stage.insert("waiting").await;
-            stage.change_key(moved, &key).await;
-            let mut relay = stage.settings.start_ready().await;
-            for id in [moved, behind] {
-                wait_for_status(&stage.client, id, "PUBLISHED").await;
-            }
-            stage.flow().await;
-            relay.terminate().await;
-            stage.expect_sent_once(&[moved, behind]).await;
-            relay.expect_no_error_lines();
-            let left = "select count(*) from outbox_again";
-            assert_eq!(stage.client.query_one(left, &[]).await.expect("a count").get::<_, i64>(0), 0, "{tracking}");
+    in_every_way(async |tracking, passed| {
+        let stage = Stage::new("moved-pending", tracking).await;
+        let mut relay = stage.start().await;
+        relay.terminate().await;
+        let key = stage.key_near("waiting", false).await;
+        let moved = stage.insert("waiting").await;
+        if passed {
+            let done = if tracking == "watermark" { moved } else { 0 };
+            let pass = "update outbox_shards set low_id = $2::bigint + 1, done_id = $3::bigint where shard = $1";
+            let shard = stage.shard_of(&key).await;
+            assert_eq!(stage.client.execute(pass, &[&shard, &moved, &done]).await.expect("passed"), 1);
         }
-    }
+        let behind = stage.insert("waiting").await;
+        stage.change_key(moved, &key).await;
+        let mut relay = stage.settings.start_ready().await;
+        for id in [moved, behind] {
+            wait_for_status(&stage.client, id, "PUBLISHED").await;
+        }
+        stage.flow().await;
+        relay.terminate().await;
+        stage.expect_sent_once(&[moved, behind]).await;
+        relay.expect_no_error_lines();
+        let left = "select count(*) from outbox_again";
+        assert_eq!(stage.client.query_one(left, &[]).await.expect("a count").get::<_, i64>(0), 0, "{tracking}");
+    })
+    .await;
 }
 
 /// The watermark of its new shard may be below it.
@@ -157,83 +164,80 @@ async fn a_published_event_stays_published_when_its_key_changes() {
 /// It waits behind a failed event, gets another key, and has nobody to wait for any more.
 #[tokio::test]
 async fn a_held_event_is_released_under_its_new_key() {
-    for tracking in TRACKINGS {
-        for same_shard in [true, false] {
-            let stage = Stage::new("moved-held", tracking).await;
-            let mut relay = stage.start().await;
-            let failed = stage.insert_bad("stuck").await;
-            let moved = stage.insert("stuck").await;
-            let behind = stage.insert("stuck").await;
-            for id in [moved, behind] {
-                wait_for_status(&stage.client, id, "HELD").await;
-            }
-            stage.flow().await;
-            stage.change_key(moved, &stage.key_near("stuck", same_shard).await).await;
-            wait_for_status(&stage.client, moved, "PUBLISHED").await;
-            wait_for_status(&stage.client, behind, "HELD").await;
-            wait_for_status(&stage.client, failed, "FAILED").await;
-            relay.terminate().await;
-            stage.expect_sent_once(&[moved]).await;
-            relay.expect_no_error_lines();
+    in_every_way(async |tracking, same_shard| {
+        let stage = Stage::new("moved-held", tracking).await;
+        let mut relay = stage.start().await;
+        let failed = stage.insert_bad("stuck").await;
+        let moved = stage.insert("stuck").await;
+        let behind = stage.insert("stuck").await;
+        for id in [moved, behind] {
+            wait_for_status(&stage.client, id, "HELD").await;
         }
-    }
+        stage.flow().await;
+        stage.change_key(moved, &stage.key_near("stuck", same_shard).await).await;
+        wait_for_status(&stage.client, moved, "PUBLISHED").await;
+        wait_for_status(&stage.client, behind, "HELD").await;
+        wait_for_status(&stage.client, failed, "FAILED").await;
+        relay.terminate().await;
+        stage.expect_sent_once(&[moved]).await;
+        relay.expect_no_error_lines();
+    })
+    .await;
 }
 
 /// It holds its key itself, until its time.
 #[tokio::test]
 async fn a_delayed_event_is_published_under_its_new_key_and_so_is_what_waited_behind_it() {
-    for tracking in TRACKINGS {
-        for same_shard in [true, false] {
-            let stage = Stage::new("moved-delayed", tracking).await;
-            let mut relay = stage.start().await;
-            let delayed = NewRow::new(&stage.topic.name, "later", "{}").sql("available_at", "now() + interval '5 s'");
-            let delayed = delayed.insert(&stage.client).await;
-            let behind = stage.insert("later").await;
-            for id in [delayed, behind] {
-                wait_for_status(&stage.client, id, "HELD").await;
-            }
-            stage.flow().await;
-            stage.change_key(delayed, &stage.key_near("later", same_shard).await).await;
-            for id in [behind, delayed] {
-                wait_for_status(&stage.client, id, "PUBLISHED").await;
-            }
-            relay.terminate().await;
-            stage.expect_sent_once(&[delayed, behind]).await;
-            relay.expect_no_error_lines();
+    in_every_way(async |tracking, same_shard| {
+        let stage = Stage::new("moved-delayed", tracking).await;
+        let mut relay = stage.start().await;
+        let delayed = NewRow::new(&stage.topic.name, "later", "{}").sql("available_at", "now() + interval '5 s'");
+        let delayed = delayed.insert(&stage.client).await;
+        let behind = stage.insert("later").await;
+        for id in [delayed, behind] {
+            wait_for_status(&stage.client, id, "HELD").await;
         }
-    }
+        stage.flow().await;
+        stage.change_key(delayed, &stage.key_near("later", same_shard).await).await;
+        for id in [behind, delayed] {
+            wait_for_status(&stage.client, id, "PUBLISHED").await;
+        }
+        relay.terminate().await;
+        stage.expect_sent_once(&[delayed, behind]).await;
+        relay.expect_no_error_lines();
+    })
+    .await;
 }
 
 /// As the operations guide advises for a key that is too long.
 #[tokio::test]
 async fn a_failed_event_is_published_under_its_corrected_key_and_so_is_what_waited_behind_it() {
-    for tracking in TRACKINGS {
-        for same_shard in [true, false] {
-            let stage = Stage::new("moved-failed", tracking).await;
-            let mut relay = stage.start().await;
-            let long = stage.insert(&"x".repeat(40_000)).await;
-            wait_for_status(&stage.client, long, "FAILED").await;
-            let failed = stage.insert_bad("wrong").await;
-            let behind = [stage.insert("wrong").await, stage.insert("wrong").await];
-            for id in behind {
-                wait_for_status(&stage.client, id, "HELD").await;
-            }
-            stage.flow().await;
-            stage.change_key(long, &stage.key_near("short", same_shard).await).await;
-            stage.retry(long).await;
-            wait_for_status(&stage.client, long, "PUBLISHED").await;
-
-            let corrected = "update outbox_events set headers = null where id = $1";
-            stage.client.execute(corrected, &[&failed]).await.expect("a correction");
-            stage.change_key(failed, &stage.key_near("wrong", same_shard).await).await;
-            stage.retry(failed).await;
-            for id in [failed, behind[0], behind[1]] {
-                wait_for_status(&stage.client, id, "PUBLISHED").await;
-            }
-            wait_until_published(&stage.database, PATIENCE).await;
-            relay.terminate().await;
-            stage.expect_sent_once(&[long, failed, behind[0], behind[1]]).await;
-            relay.expect_no_error_lines();
+    in_every_way(async |tracking, same_shard| {
+        let stage = Stage::new("moved-failed", tracking).await;
+        let mut relay = stage.start().await;
+        let long = stage.insert(&"x".repeat(40_000)).await;
+        wait_for_status(&stage.client, long, "FAILED").await;
+        let failed = stage.insert_bad("wrong").await;
+        let behind = [stage.insert("wrong").await, stage.insert("wrong").await];
+        for id in behind {
+            wait_for_status(&stage.client, id, "HELD").await;
         }
-    }
+        stage.flow().await;
+        stage.change_key(long, &stage.key_near("short", same_shard).await).await;
+        stage.retry(long).await;
+        wait_for_status(&stage.client, long, "PUBLISHED").await;
+
+        let corrected = "update outbox_events set headers = null where id = $1";
+        stage.client.execute(corrected, &[&failed]).await.expect("a correction");
+        stage.change_key(failed, &stage.key_near("wrong", same_shard).await).await;
+        stage.retry(failed).await;
+        for id in [failed, behind[0], behind[1]] {
+            wait_for_status(&stage.client, id, "PUBLISHED").await;
+        }
+        wait_until_published(&stage.database, PATIENCE).await;
+        relay.terminate().await;
+        stage.expect_sent_once(&[long, failed, behind[0], behind[1]]).await;
+        relay.expect_no_error_lines();
+    })
+    .await;
 }

@@ -70,7 +70,7 @@ async fn a_consumer_that_panics_is_started_again_and_counts_nothing_twice() {
 async fn a_consumer_that_hangs_is_replaced_while_the_relay_goes_on() {
     let bench = Bench::open("hang").await;
     produce(&bench.topic, vec![Foreign::like(0), Foreign::like(1)]).await;
-    let hangs = "consumer.turn=10*off->1*return(100000000)->off";
+    let hangs = "consumer.turn=10*off->1*return(100000000)->off;part.silence=return(30)";
     let mut relay = bench.settings().env("FAILPOINTS", hangs).start();
     wait_until("the consumer is replaced", PATIENCE, async || {
         let log = relay.log_text();

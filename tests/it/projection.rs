@@ -1,6 +1,7 @@
 //! The consumer as a library, in the process of the test: its transactions on PostgreSQL (`store`), and the whole of it
 //! between Kafka and PostgreSQL (`kafka`). What the binary does is in `consumer.rs`.
 
+mod blame;
 mod kafka;
 mod locks;
 mod odd;

@@ -14,6 +14,7 @@ pub mod outbox;
 pub mod parts;
 pub mod private;
 pub mod relay;
+pub mod repeats;
 pub mod wait;
 
 pub use cli::outbox_relay;

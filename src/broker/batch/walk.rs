@@ -12,9 +12,17 @@ use crate::broker::partitions::{Partitions, Trouble};
 use crate::broker::producer::{Producer, SendError};
 use crate::broker::request_size::PORTION_WAIT;
 use crate::clock::monotonic;
+use crate::event::FailureClass;
 
-/// How long requests in flight may take to be answered after a fatal error before they are given up.
-const FATAL_GRACE: Duration = Duration::from_secs(3);
+/// How long requests in flight may take to be answered before their producer is given up: librdkafka gives up on each
+/// after `socket.timeout.ms`, which is 10 s. What is not waited for may be in the log, and is sent twice.
+const LANDING: Duration = Duration::from_secs(12);
+/// The same in a transaction that has failed: only what else was refused is of interest.
+const LANDING_OF_FAILED: Duration = Duration::from_secs(3);
+/// The same while a partition takes no records, and the others want to go on.
+const LANDING_OF_OTHERS: Duration = Duration::from_secs(5);
+/// A request that fails meanwhile goes back to the queue of the client, which is emptied again after this long.
+const EMPTY_AGAIN: Duration = Duration::from_millis(20);
 /// Sleep between two looks for reports when there were none: what it adds to the latency of a batch, at most.
 const REPORT_WAIT: Duration = Duration::from_micros(300);
 /// An operator wants to know after this long that records are waited for.
@@ -26,6 +34,9 @@ const STALL_LOOK: Duration = Duration::from_millis(500);
 /// After a failure in a transaction, which ends it, answers that are on their way are waited for as long as they come
 /// at this pace.
 const LAST_ANSWERS: Duration = Duration::from_millis(150);
+
+const FATAL: &str = "the client met a fatal error";
+const TAKES_NO_MORE: &str = "the client takes no more records";
 
 /// Records handed over between two looks at the reports.
 pub(in crate::broker) const POLL_EVERY: usize = 512;
@@ -47,7 +58,7 @@ pub(in crate::broker) struct Sending<'a> {
 }
 
 pub(in crate::broker) enum HandOver {
-    Refused(&'static str, RDKafkaErrorCode),
+    Refused(FailureClass, RDKafkaErrorCode),
     Ended(Pass),
 }
 
@@ -81,8 +92,9 @@ pub(in crate::broker) fn hand_over(
                     batch.states[index] = State::Denied;
                     return Ok(());
                 }
+                // Also after a record was refused while later ones are still handed over.
                 Class::Infrastructure | Class::Innocent | Class::Fatal => {
-                    let end = give_up(producer, batch, "the client takes no more records");
+                    let end = land_and_give_up(producer, batch, sending, TAKES_NO_MORE);
                     return Err(HandOver::Ended(end));
                 }
             },
@@ -143,7 +155,7 @@ pub(in crate::broker) fn drain(producer: &mut Producer, batch: &mut BatchState, 
         if !(sending.may_send)() {
             return Some(interrupt(producer, batch));
         } else if producer.fatal().is_some() {
-            return Some(end_fatal(producer, batch));
+            return Some(land_and_give_up(producer, batch, sending, FATAL));
         } else if producer.has_lost_its_brokers() {
             return Some(give_up(producer, batch, "the client has lost all its brokers, and there are some"));
         } else if silent > sending.timeout {
@@ -151,7 +163,7 @@ pub(in crate::broker) fn drain(producer: &mut Producer, batch: &mut BatchState, 
         }
     }
     if producer.fatal().is_some() {
-        return Some(end_fatal(producer, batch));
+        return Some(land_and_give_up(producer, batch, sending, FATAL));
     }
     None
 }
@@ -166,12 +178,8 @@ fn warn_of_silence(producer: &Producer, batch: &BatchState, sending: &Sending<'_
 
 /// Gives records up whose partition is known to take none, so that the others need not wait for it. The producer goes
 /// with them: it would send them later, and out of order.
-fn unblock(
-    producer: &mut Producer,
-    batch: &mut BatchState,
-    Sending { records, partitions, begun, .. }: &Sending<'_>,
-    since: Duration,
-) -> Option<Pass> {
+fn unblock(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>, since: Duration) -> Option<Pass> {
+    let Sending { records, partitions, begun, .. } = sending;
     let sent = |batch: &BatchState| -> Vec<usize> {
         batch.states.iter().enumerate().filter(|(_, state)| **state == State::Sent).map(|(index, _)| index).collect()
     };
@@ -184,8 +192,7 @@ fn unblock(
     let gone: Vec<usize> =
         waiting.iter().copied().filter(|index| partitions.is_gone(&records[*index].topic, since)).collect();
     if !gone.is_empty() {
-        collect_rest(producer, batch);
-        batch.reset_sent();
+        give_up_some(producer, batch, sending, &gone);
         for index in gone {
             if batch.states[index] == State::Waiting {
                 batch.failures += 1;
@@ -211,8 +218,8 @@ fn unblock(
     if stuck.is_empty() {
         return None;
     }
-    collect_rest(producer, batch);
-    batch.reset_sent();
+    let places: Vec<usize> = stuck.iter().map(|(index, _)| *index).collect();
+    give_up_some(producer, batch, sending, &places);
     for (index, trouble) in stuck {
         if batch.states[index] != State::Waiting {
             continue;
@@ -228,18 +235,51 @@ fn unblock(
     Some(Pass::Again("a partition takes no records"))
 }
 
-/// After a fatal error the client sends nothing more, but what is in flight may still be answered: wait for that, so
-/// that it need not be sent twice.
-fn end_fatal(producer: &mut Producer, batch: &mut BatchState) -> Pass {
-    producer.purge_queue();
-    let end = monotonic() + FATAL_GRACE;
-    while producer.unreported() > 0 && monotonic() < end {
+/// Sends nothing more, and waits until what is on its way is answered, so that it need not be sent twice. Records at
+/// the places `lost`, in ascending order, are not waited for: their partitions do not answer.
+fn land(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>, lost: &[usize], limit: Duration) {
+    let on_its_way = |batch: &BatchState| {
+        let mut places = batch.states.iter().enumerate();
+        places.any(|(place, state)| *state == State::Sent && lost.binary_search(&place).is_err())
+    };
+    let end = monotonic() + limit;
+    let mut empty_at = Duration::ZERO;
+    while on_its_way(batch) && (sending.may_send)() && !producer.has_lost_its_brokers() {
+        let now = monotonic();
+        if now >= end {
+            return;
+        }
+        if now >= empty_at {
+            empty_at = now + EMPTY_AGAIN;
+            producer.purge_queue();
+        }
         batch.take(&producer.poll(REPORT_WAIT));
     }
-    give_up(producer, batch, "the client met a fatal error")
 }
 
-pub(in crate::broker) fn give_up(producer: &mut Producer, batch: &mut BatchState, reason: &'static str) -> Pass {
+/// The same for the sake of records that are lost: those of other partitions are on their way. Nothing of a transaction
+/// will stay.
+fn give_up_some(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>, lost: &[usize]) {
+    if !sending.whole {
+        land(producer, batch, sending, lost, LANDING_OF_OTHERS);
+    }
+    collect_rest(producer, batch);
+    batch.reset_sent();
+}
+
+/// Gives the producer up once what is on its way is answered.
+pub(in crate::broker) fn land_and_give_up(
+    producer: &mut Producer,
+    batch: &mut BatchState,
+    sending: &Sending<'_>,
+    reason: &'static str,
+) -> Pass {
+    let limit = if sending.whole { LANDING_OF_FAILED } else { LANDING };
+    land(producer, batch, sending, &[], limit);
+    give_up(producer, batch, reason)
+}
+
+fn give_up(producer: &mut Producer, batch: &mut BatchState, reason: &'static str) -> Pass {
     collect_rest(producer, batch);
     batch.reset_sent();
     Pass::Again(reason)

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::indent::indented;
 use crate::error::{Code, Error, Result};
+use crate::event::{HoldReason, UnknownReason};
 use crate::outbox::inspect::events::{Details, Hold, SHOWN_BYTES, Summary};
 use crate::output::{self, Align, Cell, Table, Tone};
 
@@ -196,15 +197,18 @@ fn block(event: &Details) -> String {
 }
 
 fn hold_text(hold: &Hold, id: i64) -> String {
-    let cause = match (hold.reason.as_str(), hold.first_id == id) {
-        ("partition", _) => format!("because {}", hold.detail.as_deref().unwrap_or("its partition takes no records")),
-        ("no-topic", _) => "because the topic does not exist".to_owned(),
-        ("denied", _) => "because Kafka does not let the relay write to the topic".to_owned(),
-        ("paused", _) => "because the topic is paused".to_owned(),
-        ("delayed", true) => "until this event is due".to_owned(),
-        ("delayed", false) => format!("until event {} is due", hold.first_id),
-        (_, true) => "because this event failed".to_owned(),
-        (_, false) => format!("because event {} failed", hold.first_id),
+    let cause = match (hold.reason.parse(), hold.first_id == id) {
+        (Ok(HoldReason::Partition), _) => {
+            format!("because {}", hold.detail.as_deref().unwrap_or("its partition takes no records"))
+        }
+        (Ok(HoldReason::NoTopic), _) => "because the topic does not exist".to_owned(),
+        (Ok(HoldReason::Denied), _) => "because Kafka does not let the relay write to the topic".to_owned(),
+        (Ok(HoldReason::Paused), _) => "because the topic is paused".to_owned(),
+        (Ok(HoldReason::Delayed), true) => "until this event is due".to_owned(),
+        (Ok(HoldReason::Delayed), false) => format!("until event {} is due", hold.first_id),
+        (Ok(HoldReason::Failed | HoldReason::Retry), true) => "because this event failed".to_owned(),
+        (Ok(HoldReason::Failed | HoldReason::Retry), false) => format!("because event {} failed", hold.first_id),
+        (Err(UnknownReason), _) => format!("for a reason that this version does not know ({})", hold.reason),
     };
     let until = hold.release_at.map_or_else(|| "until somebody decides".to_owned(), |at| format!("until {at}"));
     format!("since {}, {cause}; {until}", hold.since)

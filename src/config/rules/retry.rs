@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Rules;
 use super::names::legal_topic;
 use crate::config::{DeadLetterConfig, ReprocessConfig, RetryConfig};
-use crate::event::FAILURE_CLASSES;
+use crate::event::FailureClass;
 
 impl RetryConfig {
     pub(super) fn check(&self, rules: &mut Rules<'_, '_>) {
@@ -25,11 +25,11 @@ impl RetryConfig {
                     "set `topic`, `event_type` or `error_class`; what is for all events belongs into `[retry]`",
                 );
             }
-            if let Some(class) = rule.error_class.as_ref().filter(|class| !FAILURE_CLASSES.contains(&class.as_str())) {
+            if let Some(class) = rule.error_class.as_ref().filter(|class| class.parse::<FailureClass>().is_err()) {
                 rules.refuse(
                     &[&format!("{path}.error_class")],
                     format!("there is no error class `{class}`"),
-                    format!("the classes are {}", FAILURE_CLASSES.join(", ")),
+                    format!("the classes are {}", FailureClass::names().join(", ")),
                 );
             }
             let (initial, longest) =

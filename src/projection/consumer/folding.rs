@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
 use tokio::runtime::Handle;
@@ -18,20 +19,21 @@ use super::{Reader, why_not};
 use crate::clock::monotonic;
 use crate::error::{Code, Error, Result};
 use crate::projection::assignment::{Batch, Why};
-use crate::projection::fold::{End, Folded, fold_batch};
+use crate::projection::fold::{End, Folded, fold_watched};
 use crate::projection::record::Place;
 use crate::projection::store::Store;
+use crate::projection::store::locks::LockWait;
+use crate::projection::suspicion::Suspicion;
 
 /// How long the thread waits for folds before it goes on without them.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the stop waits for them.
 const LAST_WAIT: Duration = Duration::from_secs(3);
-/// A fold that lasts longer is looked at: it may wait for a lock.
-const SUSPICIOUS: Duration = Duration::from_secs(5);
 /// A fold that lasts longer makes the consumer unready, whatever it does.
 const SLOW: Duration = Duration::from_secs(30);
-/// Between two looks, and the longest wait for the answer.
+/// Between two looks for the holders of locks, also while some are still unknown; and the longest wait for the answer.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_FIRST: Duration = Duration::from_millis(300);
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// Between two lines of the log about the same wait.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -46,6 +48,7 @@ struct Ended {
 struct Underway {
     since: Duration,
     paused: bool,
+    wait: Arc<LockWait>,
 }
 
 #[derive(Default)]
@@ -56,16 +59,22 @@ pub(super) struct Folding {
     paused: BTreeSet<Place>,
     looked: Duration,
     told: Duration,
-    /// Who keeps our sessions waiting, in words.
-    locks: Vec<String>,
+    /// Which folds wait for locks, with whom they wait for, in words.
+    locks: BTreeMap<Place, String>,
+    /// What is known of records that fail by themselves. It outlives rebalances, which would begin the attempts anew.
+    suspicions: BTreeMap<Place, Suspicion>,
 }
 
 impl Folding {
     fn begin(&mut self, runtime: &Handle, store: &Arc<Store>, batch: Batch) {
         let store = Arc::clone(store);
-        self.underway.insert(batch.place.clone(), Underway { since: monotonic(), paused: false });
+        let wait = Arc::new(LockWait::default());
+        let fold = Underway { since: monotonic(), paused: false, wait: Arc::clone(&wait) };
+        self.underway.insert(batch.place.clone(), fold);
+        let suspicion = self.suspicions.get(&batch.place).cloned().unwrap_or_default();
         let fold = async move {
-            let folded = fold_batch(&store, &batch.place, batch.epoch, batch.next_offset, &batch.records).await;
+            let (place, records) = (&batch.place, &batch.records);
+            let folded = fold_watched(&store, place, batch.epoch, batch.next_offset, records, suspicion, &wait).await;
             Ended { batch, folded }
         };
         self.tasks.spawn_on(fold, runtime);
@@ -92,7 +101,8 @@ impl Folding {
     /// Their partitions belong to somebody else now. What they have not committed is rolled back.
     pub(super) fn give_up(&mut self) {
         self.tasks.abort_all();
-        *self = Self { told: self.told, paused: std::mem::take(&mut self.paused), ..Self::default() };
+        let (paused, suspicions) = (std::mem::take(&mut self.paused), std::mem::take(&mut self.suspicions));
+        *self = Self { told: self.told, paused, suspicions, ..Self::default() };
     }
 
     /// Another client takes the place of the one that has paused partitions.
@@ -103,9 +113,12 @@ impl Folding {
     /// What folds have waited for, for readiness. Without figures that change, so that each is told once.
     pub(super) fn waits(&self) -> impl Iterator<Item = String> {
         let now = monotonic();
-        let slow = self.underway.iter().filter(move |(_, fold)| now.saturating_sub(fold.since) >= SLOW);
+        let slow = self
+            .underway
+            .iter()
+            .filter(move |(place, fold)| now.saturating_sub(fold.since) >= SLOW && !self.locks.contains_key(*place));
         let slow = slow.map(|(place, _)| format!("a fold of {place} takes longer than {} s", SLOW.as_secs()));
-        self.locks.iter().map(|wait| format!("a fold {wait}")).chain(slow)
+        self.locks.iter().map(|(place, wait)| format!("a fold of {place} {wait}")).chain(slow)
     }
 }
 
@@ -147,6 +160,8 @@ impl Reader {
             // It was given to another instance meanwhile, or given to us again: the fence decides what counts.
             return false;
         };
+        let suspected = folded.suspicion.offset();
+        self.folding.suspicions.insert(place.clone(), folded.suspicion);
         if let Some(next_offset) = folded.next_offset {
             self.assignment.folded(place, next_offset);
             self.uncommitted.insert(place.clone(), next_offset);
@@ -161,7 +176,10 @@ impl Reader {
                 }
                 return true;
             }
-            End::Failed(error) => why_not(&error),
+            End::Failed(error) => match (why_not(&error), suspected) {
+                (Why::Blocked(text), Some(offset)) => Why::Blocked(format!("{place}, offset {offset}: {text}")),
+                (why, _) => why,
+            },
         };
         self.assignment.wait(place, why, monotonic());
         true
@@ -200,25 +218,35 @@ impl Reader {
         }
     }
 
-    /// Finds out who keeps slow folds waiting, if anybody does.
+    /// Finds out whom folds wait for, if they wait for a lock.
     fn look_for_locks(&mut self) {
+        let waiting: Vec<(Place, Timestamp, Option<i32>)> = self
+            .folding
+            .underway
+            .iter()
+            .filter_map(|(place, fold)| fold.wait.now().map(|(since, pid)| (place.clone(), since, pid)))
+            .collect();
+        self.folding.locks.retain(|known, _| waiting.iter().any(|(place, ..)| place == known));
         let now = monotonic();
-        if !self.folding.underway.values().any(|fold| now.saturating_sub(fold.since) >= SUSPICIOUS) {
-            self.folding.locks.clear();
-            return;
-        }
-        if now.saturating_sub(self.folding.looked) < LOOK_EVERY {
+        // Only those whose turn it is are seen waiting at the server.
+        let every = if self.folding.locks.len() < waiting.len() { LOOK_FIRST } else { LOOK_EVERY };
+        if waiting.is_empty() || now.saturating_sub(self.folding.looked) < every {
             return;
         }
         self.folding.looked = now;
         let store = &self.store;
         let asked = self.runtime.block_on(async { tokio::time::timeout(LOOK_LIMIT, store.lock_holders()).await });
-        // Without an answer the last one stands.
+        // Without an answer the last one stands, and so it does for a fold that pauses between two attempts.
         let Ok(Ok(holders)) = asked else { return };
-        self.folding.locks = holders.iter().map(ToString::to_string).collect();
-        if !holders.is_empty() && now.saturating_sub(self.folding.told) >= TELL_EVERY {
-            self.folding.told = now;
-            for holder in &holders {
+        let tells = !holders.is_empty() && now.saturating_sub(self.folding.told) >= TELL_EVERY;
+        let mut told = BTreeSet::new();
+        for holder in &holders {
+            let waits = waiting.iter().find(|(_, _, pid)| *pid == Some(holder.waits));
+            if let Some((place, since, _)) = waits {
+                self.folding.locks.insert(place.clone(), format!("{holder}, since {since:.0}"));
+            }
+            if tells && told.insert(holder.pid) {
+                self.folding.told = now;
                 tracing::warn!(pid = holder.pid, "the consumer cannot fold: it {holder}");
             }
         }

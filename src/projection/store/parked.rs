@@ -46,8 +46,12 @@ impl Store {
         let offset = record.offset;
         let refused = match self.fold_again(&transaction, place, epoch, &record).await {
             Ok(refused) => refused,
-            Err(error) if error.cause() == Cause::Data => Some(error.reason()),
-            Err(error) => return Err(error),
+            Err(error) => match error.cause() {
+                Cause::Data => Some(error.reason()),
+                // Whoever is to blame: parked it holds up nobody, and it can be released again.
+                Cause::TooSlow | Cause::Unclear | Cause::Program => Some(error.to_string()),
+                Cause::Locked | Cause::Unavailable => return Err(error),
+            },
         };
         let Some(reason) = refused else {
             let forget = transaction.prepare_cached(FORGET_PARKED).await?;

@@ -9,7 +9,7 @@ use crate::broker::admin::Timestamps;
 use crate::broker::partitions::Down;
 use crate::broker::topics::{DENIED_RETRY, Limits, Topic};
 use crate::clock::wall;
-use crate::event::OutboxEvent;
+use crate::event::{FailureClass, OutboxEvent};
 use crate::failpoint::{Fault, fault};
 use crate::metrics::FailureLabels;
 use crate::outbox::{TopicWait, Verdict};
@@ -43,7 +43,7 @@ pub(in crate::relay) struct Judge {
     /// The last event that it met.
     last: i64,
     /// Events that failed, by the labels of the metric: topic and class.
-    failures: Vec<(String, &'static str)>,
+    failures: Vec<(String, FailureClass)>,
     /// The walk stopped before an event whose topic does not exist yet.
     pub(super) awaited: bool,
 }
@@ -98,7 +98,7 @@ impl Judge {
             Topic::Awaited(left) => Verdict::Wait(TopicWait::Missing(record.topic, left + MISSING_TOPIC_WAIT)),
             Topic::Missing => {
                 let reason = format!("the topic {} does not exist; create it, then retry the event", record.topic);
-                self.refuse("unknown-topic", record.topic, reason)
+                self.refuse(FailureClass::UnknownTopic, record.topic, reason)
             }
             Topic::Exists(limits) => match beyond(&record, &limits) {
                 // Limits may have been changed since.
@@ -133,34 +133,35 @@ impl Judge {
         if self.again || fault(Fault::MissingTopicWaitedFor) { Verdict::Stop } else { Verdict::Later }
     }
 
-    fn refuse(&mut self, class: &'static str, topic: String, reason: String) -> Verdict<Record> {
+    fn refuse(&mut self, class: FailureClass, topic: String, reason: String) -> Verdict<Record> {
         let label = self.shared.metrics.topic_label(&topic);
         self.count(label, class);
         Verdict::Refuse { class, topic: Some(topic), reason }
     }
 
-    fn count(&mut self, topic: String, class: &'static str) {
+    fn count(&mut self, topic: String, class: FailureClass) {
         self.failures.push((topic, class));
     }
 
     /// Counts the events that failed, now that it is committed.
     pub(super) fn report(&mut self) {
-        for (topic, reason) in self.failures.drain(..) {
+        for (topic, class) in self.failures.drain(..) {
+            let reason = class.as_str();
             self.shared.metrics.publish_failures.get_or_create(&FailureLabels { topic, reason }).inc();
         }
     }
 }
 
 /// Why the topic would not take a record: class and reason.
-fn beyond(record: &Record, limits: &Limits) -> Option<(&'static str, String)> {
+fn beyond(record: &Record, limits: &Limits) -> Option<(FailureClass, String)> {
     let (size, topic) = (record.size() as u64, &record.topic);
     if let Some(limit) = limits.max_message_bytes.filter(|limit| size > *limit) {
         let reason = format!("the record takes {size} bytes and the topic {topic} allows max.message.bytes = {limit}");
-        return Some(("too-large", reason));
+        return Some((FailureClass::TooLarge, reason));
     }
     if limits.compacted && record.key.is_none() {
         let reason = format!("the record has no key and the topic {topic} has cleanup.policy = compact");
-        return Some(("invalid-record", reason));
+        return Some((FailureClass::InvalidRecord, reason));
     }
     let times = limits.timestamps;
     if times == Timestamps::default() {
@@ -176,7 +177,7 @@ fn beyond(record: &Record, limits: &Limits) -> Option<(&'static str, String)> {
     let seconds = ahead.abs() / 1_000;
     let side = if ahead > 0 { "ahead of" } else { "behind" };
     let reason = format!("created_at is {seconds} s {side} the present, and the topic {topic} allows {name} = {limit}");
-    Some(("invalid-timestamp", reason))
+    Some((FailureClass::InvalidTimestamp, reason))
 }
 
 #[cfg(test)]
@@ -198,13 +199,20 @@ mod tests {
         };
         let class = |ahead| beyond(&record(ahead), &limits).map(|(class, _)| class);
         assert_eq!(class(0), None);
-        assert_eq!(class(2 * HOUR), Some("invalid-timestamp"));
-        assert_eq!(class(-25 * HOUR), Some("invalid-timestamp"));
+        assert_eq!(class(2 * HOUR), Some(FailureClass::InvalidTimestamp));
+        assert_eq!(class(-25 * HOUR), Some(FailureClass::InvalidTimestamp));
         assert_eq!(class(HOUR + 30_000), None, "so near to the limit the clock of the broker decides");
         assert_eq!(beyond(&record(1_000 * HOUR), &Limits::default()), None, "no limit is known");
         let compacted = Limits { compacted: true, ..Limits::default() };
-        assert_eq!(beyond(&record(0), &compacted).map(|(class, _)| class), Some("invalid-record"), "it has no key");
+        assert_eq!(
+            beyond(&record(0), &compacted).map(|(class, _)| class),
+            Some(FailureClass::InvalidRecord),
+            "it has no key"
+        );
         assert_eq!(beyond(&Record { key: Some("k".to_owned()), ..record(0) }, &compacted), None);
-        assert_eq!(beyond(&record(i64::MAX / 2), &limits).map(|(class, _)| class), Some("invalid-timestamp"));
+        assert_eq!(
+            beyond(&record(i64::MAX / 2), &limits).map(|(class, _)| class),
+            Some(FailureClass::InvalidTimestamp)
+        );
     }
 }

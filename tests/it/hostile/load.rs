@@ -71,16 +71,20 @@ async fn drain(plan: &Plan, load: Load) -> f64 {
     let settings = stage.relay(plan);
     let begin = Instant::now();
     let mut relay = settings.start_ready().await;
+    let mut log = String::new();
     for kill in 1..=load.kills {
         let part = written.good_count() * kill / (load.kills + 1);
         wait_for_published(&stage.application, &written, part).await;
         relay.kill().await;
+        log += &relay.log_text();
         relay = settings.start_ready().await;
     }
     wait_for_published(&stage.application, &written, written.good_count()).await;
     let rate = written.good_count() as f64 / begin.elapsed().as_secs_f64();
     judge::wait_for_the_end(plan, &stage.application, &written, &relay).await;
-    judge::records(&Plan { kills: load.kills, ..plan.clone() }, &stage.topics, &stage.application, &written).await;
+    log += &relay.log_text();
+    judge::records(&Plan { kills: load.kills, ..plan.clone() }, &stage.topics, &stage.application, &written, &log)
+        .await;
     judge::process(plan, &mut relay, &stage.targets.secret).await;
     rate
 }
@@ -190,10 +194,15 @@ fn read_delays(topic: &Topic, delivery: &str, stop: Arc<AtomicBool>) -> tokio::t
 
 /// All combinations, for `make hostile-load`.
 pub async fn matrix(load: Load) {
+    // One kind alone, to repeat it: `HOSTILE_ONLY=exactly-once/watermark/hold`, or a part of that.
+    let only = std::env::var("HOSTILE_ONLY").unwrap_or_default();
     let (mut lines, mut kept) = (Vec::new(), true);
     for delivery in ["at-least-once", "exactly-once"] {
         for settling in [Settling::Mark, Settling::Delete, Settling::Watermark] {
             for on_exhausted in ["hold", "dead-letter"] {
+                if !format!("{delivery}/{settling:?}/{on_exhausted}").to_lowercase().contains(&only) {
+                    continue;
+                }
                 let plan =
                     Plan { settling, on_exhausted, rules: true, bad_keys: BAD_KEYS, ..super::calm(301, delivery) };
                 let (line, good) = run(&plan, load).await;
@@ -203,6 +212,7 @@ pub async fn matrix(load: Load) {
             }
         }
     }
+    assert!(!lines.is_empty(), "HOSTILE_ONLY={only} is none of them");
     let build = if cfg!(debug_assertions) { "the build of the tests" } else { "a release build" };
     let lines = lines.join("\n");
     let binary = std::env::var_os("OUTBOX_TEST_BINARY").map(|path| path.to_string_lossy().into_owned());

@@ -173,13 +173,16 @@ pub async fn run(plan: &Plan) {
         stage.doomed.delete().await;
         write_late(plan, &stage, &mut written).await;
     }
+    let mut log = String::new();
     for _ in 0..plan.kills {
         judge::wait_for_some_progress(plan, application, &written, &relay).await;
         relay.kill().await;
+        log += &relay.log_text();
         relay = judge::ready(plan, settings.start()).await;
     }
     judge::wait_for_the_end(plan, application, &written, &relay).await;
-    judge::records(plan, &stage.topics, application, &written).await;
+    log += &relay.log_text();
+    judge::records(plan, &stage.topics, application, &written, &log).await;
     judge::process(plan, &mut relay, secret).await;
     judge::no_secret_in_rows(plan, application, secret).await;
     judge::commands(plan, &stage, &written).await;

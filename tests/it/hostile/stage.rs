@@ -129,9 +129,11 @@ impl Stage {
              grant all on all tables in schema public to {role}; \
              grant all on all sequences in schema public to {role}; \
              grant execute on all functions in schema public to {role}; \
-             grant usage, create on schema public to {role}; \
-             alter table outbox_events enable row level security"
+             grant usage, create on schema public to {role}"
         );
+        // In a transaction of its own: behind the grants it could deadlock with an autovacuum.
+        let hide = "alter table outbox_events enable row level security";
+        self.application.batch_execute(hide).await.expect("as owner");
         self.application.batch_execute(&statements).await.expect("a role");
         role
     }
