@@ -70,16 +70,16 @@ async fn parked_events_are_folded_once_more_in_order_after_the_cause_was_mended(
 
     // The last one is given up. Nothing was mended yet, so the others come back with another attempt.
     likes.command(&["consumer", "parked", "discard", "--id", &last, "--reason", "not ours"]).await.expect_code(0);
-    likes.command(&["consumer", "parked", "release", "--all", "--yes"]).await.expect_code(0);
+    let again = likes.command(&["consumer", "parked", "release", "--all", "--yes"]).await.expect_code(5);
+    assert_eq!(again.json()["outcome"]["parked_again"], 2, "{again:?}");
     wait_for_rows(&client, "select attempts::bigint from consumer_parked order by \"offset\"", &[2, 2, 1]).await;
     assert_eq!(rows(&client, IN_ORDER).await, [1, 2]);
 
     client.batch_execute("alter table seen drop constraint small").await.unwrap();
-    likes
-        .command(&["consumer", "parked", "release", "--error", "23514", "--type", "Seen", "--yes"])
-        .await
-        .expect_code(0);
-    wait_for_rows(&client, IN_ORDER, &[1, 2, 100, 101]).await;
+    let folded = likes.command(&["consumer", "parked", "release", "--error", "23514", "--type", "Seen", "--yes"]).await;
+    assert_eq!(folded.expect_code(0).json()["outcome"]["folded"], 2);
+    // When the command ends, it is so.
+    assert_eq!(rows(&client, IN_ORDER).await, [1, 2, 100, 101]);
     // Nobody can release them again, and a redelivery changes nothing.
     wait_for_rows(&client, parked, &[4]).await;
     likes.command(&["consumer", "parked", "release", "--all", "--yes"]).await.expect_code(6);
@@ -93,6 +93,17 @@ async fn parked_events_are_folded_once_more_in_order_after_the_cause_was_mended(
     let audited = "select count(*) from outbox_audit where action like 'consumer parked %'";
     assert_eq!(rows(&client, audited).await, [3]);
     consumer.expect_no_error_lines();
+
+    // Nobody is there to fold it: the command says so, and the event stays released.
+    drop(consumer);
+    client.execute("update consumer_parked set discarded_at = null", &[]).await.unwrap();
+    let release = ["consumer", "parked", "release", "--all", "--yes"];
+    let left = likes.command(&[&release[..], &["--timeout", "1s"]].concat()).await.expect_code(5);
+    assert_eq!(left.json()["outcome"]["waiting"], 1, "{left:?}");
+    assert!(left.stderr.contains("1 released events are not folded yet"), "{}", left.stderr);
+    assert_eq!(rows(&client, "select count(*) from consumer_parked where release_asked_at is not null").await, [1]);
+    client.execute("update consumer_parked set release_asked_at = null", &[]).await.unwrap();
+    likes.command(&[&release[..], &["--no-wait"]].concat()).await.expect_code(0);
 }
 
 /// Folds from where the partition stands, and returns how many records were parked.

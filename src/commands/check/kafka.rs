@@ -277,6 +277,7 @@ mod tests {
             min_insync_replicas: Some(2),
             timestamps: crate::broker::admin::Timestamps::default(),
             compacted: false,
+            retention_ms: None,
             places: Vec::new(),
         }
     }

@@ -8,6 +8,7 @@ use super::{Author, audit};
 use crate::db::{DbError, Pool, StoredTime};
 
 const MATCHING: &str = include_str!("../sql/parked.sql");
+const FATES: &str = include_str!("../sql/parked_fates.sql");
 const DECIDE: &str = include_str!("../sql/decide_parked.sql");
 
 /// Event ids that a line of `outbox_audit` names.
@@ -99,11 +100,7 @@ impl Parked {
 }
 
 fn parked(row: &Row) -> Result<Parked, DbError> {
-    let state = match (row.try_get(10)?, row.try_get(11)?) {
-        (_, true) => State::Discarded,
-        (true, false) => State::Releasing,
-        (false, false) => State::Parked,
-    };
+    let state = state(row.try_get(10)?, row.try_get(11)?);
     Ok(Parked {
         group: row.try_get(0)?,
         event_id: row.try_get(1)?,
@@ -182,8 +179,8 @@ impl Decision {
 }
 
 /// Decides about all that match and that nobody has decided about; a release may still be taken back by a discard.
-/// Returns how many.
-pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<u64, DbError> {
+/// Returns which.
+pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<Vec<Uuid>, DbError> {
     let found = list(pool, filter, false, i64::MAX).await?;
     let groups: Vec<&str> = found.iter().map(|event| event.group.as_str()).collect();
     let ids: Vec<Uuid> = found.iter().map(|event| event.event_id).collect();
@@ -191,11 +188,27 @@ pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &A
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
     let rows = tx.query(DECIDE, &[&groups, &ids, &projections, &decision.as_str()]).await?;
-    let ids = rows.iter().take(AUDITED).map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
-    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
-    let details = json!({ "group": filter.group, "events": rows.len(), "event_ids": ids });
+    let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+    let audited: Vec<String> = ids.iter().take(AUDITED).map(Uuid::to_string).collect();
+    let details = json!({ "group": filter.group, "events": ids.len(), "event_ids": audited });
     audit(&tx, author, &format!("consumer parked {}", decision.as_str()), &details).await?;
     tx.commit().await?;
     connection.done();
-    Ok(rows.len() as u64)
+    Ok(ids)
+}
+
+/// The states of those of these events that are still parked. The others were folded.
+pub async fn fates(pool: &Pool, group: &str, ids: &[Uuid]) -> Result<Vec<(Uuid, State)>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(FATES, &[&group, &ids]).await?;
+    connection.done();
+    rows.iter().map(|row| Ok((row.try_get(0)?, state(row.try_get(1)?, row.try_get(2)?)))).collect()
+}
+
+fn state(releasing: bool, discarded: bool) -> State {
+    match (releasing, discarded) {
+        (_, true) => State::Discarded,
+        (true, false) => State::Releasing,
+        (false, false) => State::Parked,
+    }
 }
