@@ -8,7 +8,6 @@ use std::time::Duration;
 use rdkafka::admin::AdminClient;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
-use rdkafka::groups::GroupList;
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
@@ -72,17 +71,6 @@ impl Question {
                 each.collect::<KafkaResult<_>>().map_err(unreachable)
             })
             .await
-    }
-
-    /// A group by its name, read by `read`.
-    pub(in crate::broker) async fn group<T: Send + 'static>(
-        self,
-        client: Arc<AdminClient<QuietContext>>,
-        name: String,
-        read: impl FnOnce(&GroupList) -> T + Send + 'static,
-    ) -> Result<T> {
-        let timeout = self.timeout;
-        self.ask(move || Ok(read(&client.inner().fetch_group_list(Some(&name), timeout).map_err(unreachable)?))).await
     }
 
     /// What the group of a consumer has committed. The consumer is made on the thread that asks.
