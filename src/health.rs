@@ -5,13 +5,15 @@
 //! once, so an instance is not ready while it starts. Invariants: a note changes neither readiness nor liveness.
 //! Liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
 
+mod report;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock;
+pub use report::Report;
 
 /// All checks and heartbeats of a process. Cheap to clone; clones share the same state.
 #[derive(Debug, Clone, Default)]
@@ -438,35 +440,6 @@ impl Heartbeat {
 impl Drop for Heartbeat {
     fn drop(&mut self) {
         self.shared.lock().heartbeats.remove(&self.id);
-    }
-}
-
-/// The outcome of all checks at one moment. Displays as a line per check, `[+]name ok` or `[-]name failed: reason`, and
-/// a line per note, `[i]text`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    lines: Vec<(Cow<'static, str>, Result<(), String>)>,
-    notes: Vec<String>,
-}
-
-impl Report {
-    pub fn is_ok(&self) -> bool {
-        self.lines.iter().all(|(_, state)| state.is_ok())
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, state) in &self.lines {
-            match state {
-                Ok(()) => writeln!(f, "[+]{name} ok")?,
-                Err(reason) => writeln!(f, "[-]{name} failed: {reason}")?,
-            }
-        }
-        for note in &self.notes {
-            writeln!(f, "[i]{note}")?;
-        }
-        Ok(())
     }
 }
 

@@ -237,6 +237,13 @@ mod tests {
             command.args(["--default-signal=INT", "cat"]).stdin(Stdio::piped()).current_dir(folder).spawn().unwrap()
         };
         let (mut server, mut bystander) = (waits(&data), waits(base.path()));
+        // Until then `env` may not have asked for the signal yet.
+        let is_cat = |child: &std::process::Child| {
+            fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name.trim() == "cat")
+        };
+        while !(is_cat(&server) && is_cat(&bystander)) {
+            std::thread::yield_now();
+        }
         fs::write(data.join("postmaster.pid"), format!("{}\n{}\n", server.id(), data.display())).unwrap();
 
         assert_eq!(remove_leftovers(base.path(), owner_of(base.path())), 1);

@@ -149,9 +149,12 @@ mod tests {
             assert_eq!(pieces.iter().cloned().flatten().collect::<Vec<_>>(), (0..records).collect::<Vec<_>>());
             assert!(pieces.len() <= PIECES && pieces.iter().all(|piece| !piece.is_empty()), "{pieces:?}");
         }
-        for (index, expected) in
-            [(0, vec![0..1, 1..5]), (2, vec![0..2, 2..3, 3..5]), (4, vec![0..4, 4..5]), (5, vec![0..5])]
-        {
+        for (index, expected) in [
+            (0, vec![0..1, 1..5]),
+            (2, vec![0..2, 2..3, 3..5]),
+            (4, vec![0..4, 4..5]),
+            (5, std::iter::once(0..5).collect()),
+        ] {
             let mut plan = Plan::new(5);
             plan.single_out(index);
             assert_eq!(parts(plan), expected, "{index}");

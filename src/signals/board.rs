@@ -4,7 +4,8 @@
 //! one line when a wait begins and one when it ends, and sets the gauges and the notes and the check of the part.
 //! Invariant: all four are made of the same list.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,11 +34,14 @@ pub struct Board {
     metrics: Metrics,
 }
 
-type Key = (Source, Situation, Option<String>, Option<i32>, Option<i16>);
+/// What it is and where. Two who find out the same have found one thing.
+type Key = (Situation, Option<String>, Option<i32>, Option<i16>);
 
 #[derive(Debug)]
 struct Known {
     wait: Wait,
+    /// Who knows of it.
+    by: BTreeSet<Source>,
     began: Duration,
     logged: bool,
 }
@@ -89,31 +93,36 @@ impl Board {
         if source == Source::Work {
             state.not_running = None;
         }
-        let mut before = std::mem::take(&mut state.known);
+        let mut found: BTreeMap<Key, Wait> = BTreeMap::new();
         for wait in waits {
-            let key = (source, wait.situation, wait.topic.clone(), wait.partition, wait.shard);
-            if let Some(twice) = state.known.get_mut(&key) {
-                if !twice.wait.text().contains(wait.text()) {
-                    twice.wait.detail = Some(format!("{}; {}", twice.wait.text(), wait.text()));
-                }
-                continue;
+            let key = (wait.situation, wait.topic.clone(), wait.partition, wait.shard);
+            match found.get_mut(&key) {
+                None => drop(found.insert(key, wait)),
+                Some(twice) if twice.text().contains(wait.text()) => {}
+                Some(twice) => twice.detail = Some(format!("{}; {}", twice.text(), wait.text())),
             }
-            let known = match before.remove(&key) {
-                // The detail may be another one now.
-                Some(known) => Known { wait: Wait { since: wait.since.or(known.wait.since), ..wait }, ..known },
-                None => Known {
-                    wait: Wait { since: wait.since.or_else(|| Some(clock::wall())), ..wait },
-                    began: now,
-                    logged: false,
-                },
-            };
-            state.known.insert(key, known);
         }
-        for (key, known) in before {
-            if key.0 == source {
-                self.log_end(&known, now);
-            } else {
-                state.known.insert(key, known);
+        state.known.retain(|key, known| {
+            if found.contains_key(key) || !known.by.remove(&source) || !known.by.is_empty() {
+                return true;
+            }
+            self.log_end(known, now);
+            false
+        });
+        for (key, wait) in found {
+            match state.known.entry(key) {
+                Entry::Vacant(place) => {
+                    let wait = Wait { since: wait.since.or_else(|| Some(clock::wall())), ..wait };
+                    place.insert(Known { wait, by: BTreeSet::from([source]), began: now, logged: false });
+                }
+                Entry::Occupied(mut known) => {
+                    let known = known.get_mut();
+                    known.by.insert(source);
+                    // The detail may be another one now; the words of the loop that does the work go first.
+                    if !known.by.contains(&Source::Work) || source == Source::Work {
+                        known.wait = Wait { since: wait.since.or(known.wait.since), ..wait };
+                    }
+                }
             }
         }
         for known in state.known.values_mut().filter(|known| !known.logged) {
@@ -315,6 +324,16 @@ mod tests {
         assert!(both.contains("not-joined") && both.contains("ordres: the topic does not exist"), "{both}");
         board.report(Source::Work, Vec::new());
         assert!(board.reason().is_some_and(|reason| !reason.contains("not-joined") && reason.contains("ordres")));
+        board.report(Source::Watch, Vec::new());
+        assert_eq!(board.reason(), None);
+        let away = |text: &str| vec![Wait::new(Situation::KafkaAway).because(text)];
+        board.report(Source::Watch, away("no answer"));
+        board.report(Source::Work, away("no broker is connected"));
+        board.report(Source::Watch, away("no answer"));
+        let one = board.reason().expect("a reason");
+        assert!(one.starts_with("no broker is connected (kafka-away since ") && !one.contains("no answer"), "{one}");
+        board.report(Source::Work, Vec::new());
+        assert!(board.reason().is_some(), "one of them still says so");
         board.report(Source::Watch, Vec::new());
         assert_eq!(board.reason(), None);
     }

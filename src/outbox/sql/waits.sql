@@ -6,13 +6,13 @@ select 'bound-too-high' as situation, null::text as topic, s.shard, null::timest
 from outbox_shards s
 where greatest(s.done_id, s.low_id - 1) > (select case when is_called then last_value else last_value - 1 end from outbox_events_id_seq)
 union all
-select 'no-owner', null, s.shard, least(greatest(s.lease_until, 'epoch'), clock_timestamp()), 0
+select 'no-owner', null, s.shard, case when s.lease_until is not null then least(greatest(s.lease_until, 'epoch'), clock_timestamp()) end, 0
 from outbox_shards s
 where s.owner is null or (s.lease_until < clock_timestamp() and s.owner <> '00000000-0000-0000-0000-000000000000')
 union all
 select 'resharding', null, null, null, 0 from outbox_installation where resharding_to is not null
 union all
-select 'no-relay', null, null, least(greatest(max(heartbeat_at), 'epoch'), clock_timestamp()), 0
+select 'no-relay', null, null, case when max(heartbeat_at) is not null then least(greatest(max(heartbeat_at), 'epoch'), clock_timestamp()) end, 0
 from outbox_instances
 having coalesce(max(heartbeat_at) < clock_timestamp() - make_interval(secs => $1), true)
 union all

@@ -33,7 +33,8 @@ from taken t
 order by t.topic, t.partition
 on conflict (consumer_group, topic, partition, projection) do update set
   epoch = known.epoch + 1,
-  updated_at = now(),
+  -- When the position moved last: taking the partition again and again moves nothing.
+  updated_at = case when known.written_offset = known.next_offset then known.updated_at else now() end,
   written_offset = known.next_offset,
   stopped_reason = case when known.written_offset = known.next_offset then known.stopped_reason end,
   stopped_detail = case when known.written_offset = known.next_offset then known.stopped_detail end,

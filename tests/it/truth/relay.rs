@@ -9,7 +9,7 @@ const RELAY: Says<'_> = Says { part: "relay", situation: "", ready: Ready::Yes, 
 #[tokio::test]
 async fn a_topic_that_is_missing_holds_its_keys() {
     let stage = Stage::new("truth-no-topic").await;
-    let process = stage.settings("relay,admin").set("relay.unknown_topic_grace", "1s").start_ready().await;
+    let process = stage.settings("relay,admin").set("relay.unknown_topic_grace", "10m").start_ready().await;
     let (missing, client) = (unique("truth-nowhere"), stage.database.connect().await);
     insert_many(&client, &missing, 3, 3).await;
     stage.expect(&process, &Says { situation: "topic-unavailable", words: &missing, ..RELAY }).await;
@@ -39,6 +39,8 @@ async fn shards_that_nobody_works_on_or_counts() {
     let client = stage.database.connect().await;
     let outside = Says { since: false, ..RELAY };
     stage.expect_of_commands(&Says { situation: "no-relay", ..outside }).await;
+    let lag = stage.lag().await.json();
+    assert!(lag["waits"][0]["since"].is_null(), "nobody has ever run: {lag}");
     let alive =
         "insert into outbox_instances (instance, name, version, protocol) values (gen_random_uuid(), 'other', '9', 2)";
     client.batch_execute(alive).await.expect("an instance");
