@@ -134,6 +134,13 @@ hostile: ## Rows, topics and databases of strangers against every promise (SEED=
 	cargo test --locked --test it --no-run
 	HOSTILE_SEED=$(or $(SEED),1) HOSTILE_SECONDS=$$(( $(or $(MINUTES),60) * 60 )) scripts/with-parts.sh cargo test --locked --test it -- hostile:: --nocapture
 
+.PHONY: hostile-commands
+hostile-commands: ## Every command line in every format, among odd rows, broken streams and signals (SEED=1)
+	@scripts/install-deps.sh test
+	@scripts/kafka.sh fetch >/dev/null
+	cargo test --locked --test it --no-run
+	COMMANDS_ALL=1 $(if $(SEED),COMMANDS_SEED=$(SEED)) scripts/with-parts.sh cargo test --locked --test it -- every_command:: --nocapture
+
 .PHONY: hostile-faults
 hostile-faults: ## Known mistakes switched back on, one at a time: does the judge find them? (SECONDS=120 SEED=1)
 	@scripts/install-deps.sh test

@@ -62,7 +62,7 @@ grant select on outbox_events_id_seq to outbox_operator;
 grant select, update on outbox_shards to outbox_operator;
 grant select, insert, update, delete on outbox_held_keys to outbox_operator;
 grant select, insert on outbox_again to outbox_operator;
-grant select, delete, update on outbox_outcomes to outbox_operator;
+grant select, insert, delete, update on outbox_outcomes to outbox_operator;
 grant select on outbox_progress to outbox_operator;
 grant select, insert, update on outbox_decisions to outbox_operator;
 grant select, insert, delete on outbox_pauses to outbox_operator;

@@ -7,7 +7,6 @@ pub mod admin;
 pub mod client_config;
 pub mod ends;
 pub mod failure;
-pub mod groups;
 pub mod lost;
 pub mod partitions;
 pub mod publisher;

@@ -23,8 +23,8 @@ use crate::output::{Colour, Format};
 pub use adopt::AdoptArgs;
 pub use cleanup::{CleanupArgs, Finished};
 pub use consumer::{
-    ConsumerCommand, ParkedCommand, ParkedDecideArgs, ParkedFilter, ParkedLsArgs, PositionsAcceptArgs,
-    PositionsCommand, PositionsLsArgs, PositionsSetArgs, WantedOffset,
+    ConsumerCommand, ParkedCommand, ParkedDecideArgs, ParkedFilter, ParkedLsArgs, ParkedReleaseArgs,
+    PositionsAcceptArgs, PositionsCommand, PositionsLsArgs, PositionsSetArgs, WantedOffset,
 };
 pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
 pub use operate::{Consent, EventFilter, EventsTraceArgs, PauseArgs, RedoArgs};

@@ -19,7 +19,7 @@ use rdkafka::types::RDKafkaRespErr;
 use super::call::{Question, answered, close_later};
 use super::client_config;
 use super::partitions::Place;
-use super::raw;
+use super::raw::{self, Group};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
@@ -27,6 +27,7 @@ use crate::error::{Code, Error, Result};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
 const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);
+const GROUP: Question = Question::new("group", ANSWER_TIMEOUT);
 const COMMITTED: Question = Question::new("committed_offsets", ANSWER_TIMEOUT);
 
 /// Topics whose settings are asked for in one request.
@@ -50,6 +51,8 @@ pub struct TopicFacts {
     pub timestamps: Timestamps,
     /// `cleanup.policy` contains `compact`: records without a key are refused.
     pub compacted: bool,
+    /// `retention.ms`: records whose own time is longer ago are deleted. `None` where they are not deleted by that.
+    pub retention_ms: Option<i64>,
     /// In the order of the partitions.
     pub places: Vec<Place>,
 }
@@ -59,6 +62,22 @@ pub struct TopicFacts {
 pub struct Timestamps {
     pub before_max: Option<i64>,
     pub after_max: Option<i64>,
+}
+
+impl TopicFacts {
+    /// How old an event may be so that its record is accepted and not deleted at once.
+    pub fn max_age_ms(&self) -> Option<i64> {
+        [self.retention_ms, self.timestamps.before_max].into_iter().flatten().min()
+    }
+}
+
+/// `retention.ms`, where records are deleted by the time that their producer gave them.
+fn retention(settings: &HashMap<String, String>) -> Option<i64> {
+    let deletes = settings.get("cleanup.policy").is_none_or(|all| all.split(',').any(|one| one.trim() == "delete"));
+    let own_time = settings.get("message.timestamp.type").is_none_or(|kind| kind != "LogAppendTime");
+    let limit = settings.get("retention.ms").and_then(|value| value.parse().ok());
+    // -1 is no limit.
+    limit.filter(|limit| deletes && own_time && (0..i64::MAX).contains(limit))
 }
 
 impl Timestamps {
@@ -127,6 +146,7 @@ impl Found {
             max_message_bytes: number("max.message.bytes"),
             min_insync_replicas: number("min.insync.replicas").and_then(|value| u32::try_from(value).ok()),
             timestamps: Timestamps::read(settings),
+            retention_ms: retention(settings),
             compacted: settings
                 .get("cleanup.policy")
                 .is_some_and(|policies| policies.split(',').any(|policy| policy.trim() == "compact")),
@@ -329,6 +349,11 @@ impl Admin {
         Ok(found.into_iter().map(|(partition, low, end)| PartitionOffsets { partition, low, end }).collect())
     }
 
+    /// Who is in a consumer group and how it shares its partitions. A group that does not exist has no members.
+    pub async fn group(&self, name: &str) -> Result<Group> {
+        GROUP.group(self.client(), name.to_owned()).await
+    }
+
     /// What a group has committed in Kafka; `None` for a partition without a commit.
     pub async fn committed(
         &self,
@@ -413,3 +438,23 @@ fn denied(topic: &str) -> Error {
 }
 
 pub(super) use client_config::refused as refused_settings;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_a_record_has_a_limit_where_its_own_time_counts() {
+        let limit = |settings: &[(&str, &str)]| {
+            let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            Found { replication: 1, places: Vec::new() }.with(&settings).max_age_ms()
+        };
+        assert_eq!(limit(&[("cleanup.policy", "delete"), ("retention.ms", "1000")]), Some(1_000));
+        assert_eq!(limit(&[("cleanup.policy", "compact,delete"), ("retention.ms", "0")]), Some(0));
+        assert_eq!(limit(&[("cleanup.policy", "compact"), ("retention.ms", "1000")]), None);
+        assert_eq!(limit(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]), None);
+        assert_eq!(limit(&[("retention.ms", "1000"), ("message.timestamp.type", "LogAppendTime")]), None);
+        assert_eq!(limit(&[("retention.ms", "1000"), ("message.timestamp.before.max.ms", "10")]), Some(10));
+        assert_eq!(limit(&[]), None);
+    }
+}

@@ -2,11 +2,13 @@
 //!
 //! Names of headers and the text beside a committed offset are bytes that any producer or tool may choose; rdkafka
 //! insists on UTF-8 and panics. Everybody who reads records takes them from here: the tidy test refuses rdkafka's own
-//! access elsewhere. [`topic_ids`] asks for the ids of topics, for which rdkafka has no call. Invariant: nothing in
+//! access elsewhere. [`topic_ids`] and [`group`] ask what rdkafka has no call for. Invariant: nothing in
 //! here keeps a pointer beyond the call; what is returned is copied.
 
 #![expect(unsafe_code, reason = "this is the one place")]
 
+mod groups;
+mod question;
 mod topics;
 
 use std::ffi::CStr;
@@ -17,6 +19,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::bindings;
 use rdkafka::message::BorrowedMessage;
 
+pub use groups::{Group, GroupState, Member, Protocol, group};
 pub use topics::topic_ids;
 
 /// Name and value of each header, in the order of the record, repeated names too. Neither need be text.

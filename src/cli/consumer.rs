@@ -1,9 +1,12 @@
 //! Flags of `consumer`.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::operate::Consent;
+use super::values;
 
 #[derive(Debug, Subcommand)]
 pub enum ConsumerCommand {
@@ -133,8 +136,8 @@ pub enum ParkedCommand {
         #[arg(required = true, value_name = "EVENT_ID")]
         events: Vec<Uuid>,
     },
-    /// Have parked events folded once more, after the cause was mended
-    Release(Box<ParkedDecideArgs>),
+    /// Have parked events folded once more, after the cause was mended, and wait for the outcome
+    Release(Box<ParkedReleaseArgs>),
     /// Give parked events up; they are kept as the record of that
     Discard(Box<ParkedDecideArgs>),
 }
@@ -196,10 +199,33 @@ pub struct ParkedLsArgs {
 Examples:
   outbox-relay consumer parked release --type OrderCreatedEvent --dry-run
   outbox-relay consumer parked release --error 'relation \"totals\"' --yes
-  outbox-relay consumer parked discard --id 0198f2c4-0000-7000-8000-000000000001 --reason 'test data'
+  outbox-relay consumer parked release --all --yes --no-wait
 
 A released event is folded by the running consumer that reads its partition, in the order of the partition, at most once more. Later events of
-its key have been folded meanwhile. One that still does not fit is parked again with the new reason. A discarded event is never folded.")]
+its key have been folded meanwhile. One that still does not fit is parked again with the new reason.
+
+Exits 0 when all were folded, 5 when some were parked again or have not been folded within --timeout. Those stay released, and Ctrl-C takes
+nothing back.")]
+pub struct ParkedReleaseArgs {
+    #[command(flatten)]
+    pub which: ParkedDecideArgs,
+
+    /// Longest wait for the outcome
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = values::duration)]
+    pub timeout: Duration,
+
+    /// Do not wait for the outcome
+    #[arg(long, conflicts_with = "timeout")]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outbox-relay consumer parked discard --id 0198f2c4-0000-7000-8000-000000000001 --reason 'test data'
+  outbox-relay consumer parked discard --type TestEvent --yes
+
+A discarded event is never folded; one that was released and has not been folded yet can still be discarded.")]
 pub struct ParkedDecideArgs {
     #[command(flatten)]
     pub filter: ParkedFilter,

@@ -19,6 +19,7 @@ Examples:
 
 Copies of PUBLISHED events are appended to the outbox, in their old order, and are published behind what waits; nothing old is
 changed. A copy keeps event_id (unless --new-ids), key, payload, headers and created_at, and its record carries outbox-replay-of.
+A copy has the time of its event: where a topic would delete it at once (retention.ms), nothing is copied, unless --ignore-retention.
 All filters must match. Copies of earlier replays and dead letters are left out. With --id, DISCARDED events and copies too.
 Times are RFC 3339, a date (midnight UTC), or how long ago: 15m, 2h, 7d.")]
 pub struct ReplayArgs {
@@ -69,6 +70,10 @@ pub struct ReplayArgs {
     /// Begin anew although the same replay is unfinished
     #[arg(long)]
     pub again: bool,
+
+    /// Go on although Kafka would delete or refuse some copies at once, because their events are too old for the topic
+    #[arg(long)]
+    pub ignore_retention: bool,
 
     #[command(flatten)]
     pub consent: Consent,

@@ -4,6 +4,7 @@
 //! functions, so that a test needs no server that is set up wrongly.
 
 mod finding;
+mod group;
 mod kafka;
 mod postgres;
 

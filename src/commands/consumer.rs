@@ -2,6 +2,7 @@
 
 mod parked;
 mod positions;
+mod release;
 
 use super::{Context, Result, author};
 use crate::cli::ConsumerCommand;

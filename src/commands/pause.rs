@@ -40,13 +40,14 @@ pub(super) enum Change {
 
 pub(super) async fn run(context: &Context, args: &PauseArgs, change: Change) -> Result<()> {
     let topic = args.topic.as_deref().unwrap_or(EVERYTHING);
-    if args.topic.as_deref().is_some_and(|topic| !is_topic_name(topic)) {
+    // A pause that was made by hand may have any name, and is resumed like the others.
+    if change == Change::Pause && args.topic.as_deref().is_some_and(|topic| !is_topic_name(topic)) {
         return Err(Error::new(Code::Usage, "not a topic name")
             .hint("Kafka accepts 1 to 249 letters, digits, `.`, `_` and `-`; without --topic everything is meant")
             .into());
     }
     let pool = admin_pool(&context.settings(Needs::DATABASE)?)?;
-    let what = if topic == EVERYTHING { "everything" } else { topic };
+    let what = if topic == EVERYTHING { "everything".into() } else { output::printable(topic) };
     let there = pauses::list(&pool).await?.iter().any(|pause| pause.topic == topic);
     let done = match (change, there) {
         (Change::Pause, true) => format!("{what} was paused already"),

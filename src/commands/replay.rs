@@ -1,5 +1,6 @@
 //! `replay`: appends copies of published events to the outbox, resumable.
 
+mod retention;
 mod view;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use crate::outbox::replay::{self, Bounds, Filter, Group, Named, Pace, Portion, R
 use crate::output::{self, Progress};
 use crate::relay::routing::Routing;
 use crate::retry::Backoff;
+use retention::Plan;
 
 /// Most copies of one transaction when there is no rate.
 const PORTION: u32 = 5_000;
@@ -41,15 +43,15 @@ pub(super) async fn run(context: &Context, args: &ReplayArgs) -> Result<()> {
     let mut begun = None;
     let work = async {
         match args.resume {
-            Some(id) => resume(context, args, &pool, id, &mut begun, &stop).await,
+            Some(id) => resume(context, args, &settings, &pool, id, &mut begun, &stop).await,
             None => begin(context, args, &settings, &pool, &mut begun, &stop).await,
         }
     };
     let outcome = signals.run(Box::pin(work), &stop).await;
     match (outcome, begun) {
         (Some(outcome), None) => outcome,
-        (Some(outcome), Some(id)) => outcome.map_err(|failure| with_resume(failure, id)),
-        (None, begun) => Err(stopped(begun).into()),
+        (Some(outcome), Some(id)) => outcome.map_err(|failure| with_resume(failure, resume_command(id, args))),
+        (None, begun) => Err(stopped(begun.map(|id| resume_command(id, args))).into()),
     }
 }
 
@@ -74,8 +76,12 @@ async fn begin(
     let first = filter.ids.as_ref().and_then(|ids| ids.first()).map_or(0, |first| first - 1);
     let Some(groups) = count(pool, &filter, first, bounds, stop).await? else { return Err(stopped(None).into()) };
     let matched: i64 = groups.iter().map(|group| group.events).sum();
+    let plan = Plan { filter: &filter, to_topic: args.to_topic.as_deref(), after: first, bounds, groups: &groups };
+    let Some(expired) = retention::expired(settings, pool, plan, stop).await? else {
+        return Err(stopped(None).into());
+    };
     if args.consent.dry_run {
-        view::counts(context.format(), &groups, matched, args.to_topic.as_deref(), args.new_ids)?;
+        view::counts(context.format(), &groups, &expired, args)?;
     }
     if matched == 0 {
         return Err(Error::new(Code::NotFound, "no event matches")
@@ -83,9 +89,10 @@ async fn begin(
             .into());
     }
     if args.consent.dry_run {
-        return Ok(());
+        return Ok(retention::tell(&expired, args.ignore_retention)?);
     }
-    view::note_counts(&groups, matched, args.to_topic.as_deref());
+    view::note_counts(&groups, args.to_topic.as_deref());
+    retention::tell(&expired, args.ignore_retention)?;
     if !confirmed(args.consent.yes, "Append these copies to the outbox?")? {
         return Ok(());
     }
@@ -107,12 +114,13 @@ async fn begin(
     replay::create(pool, &mut replay, runner, &author).await?;
     *begun = Some(replay.id);
     output::note(&format!("replay {}", replay.id));
-    copy(context, pool, &mut replay, runner, &author, stop).await
+    copy(context, args, pool, &mut replay, runner, &author, stop).await
 }
 
 async fn resume(
     context: &Context,
     args: &ReplayArgs,
+    settings: &Config,
     pool: &Pool,
     id: Uuid,
     begun: &mut Option<Uuid>,
@@ -132,17 +140,27 @@ async fn resume(
             .hint("resume it with that version, or begin it anew")
             .into());
     }
-    if found.finished || args.consent.dry_run {
-        let left = Bounds { upto_id: found.upto_id, now: found.created_at };
-        if found.finished {
-            output::note("it is finished already");
-            view::outcome(context.format(), &found)?;
-            return expect_all(&found, 0);
-        }
-        if let Some(groups) = count(pool, &found.filter, found.last_id, left, stop).await? {
-            view::note_counts(&groups, groups.iter().map(|group| group.events).sum(), found.to_topic.as_deref());
-        }
-        return Ok(view::outcome(context.format(), &found)?);
+    if found.finished {
+        output::note("it is finished already");
+        view::outcome(context.format(), &found)?;
+        return expect_all(&found, 0);
+    }
+    let left = Bounds { upto_id: found.upto_id, now: replay::begin(pool).await?.now };
+    let Some(groups) = count(pool, &found.filter, found.last_id, left, stop).await? else {
+        return Err(stopped(Some(resume_command(id, args))).into());
+    };
+    let to_topic = found.to_topic.as_deref();
+    let plan = Plan { filter: &found.filter, to_topic, after: found.last_id, bounds: left, groups: &groups };
+    let Some(expired) = retention::expired(settings, pool, plan, stop).await? else {
+        return Err(stopped(Some(resume_command(id, args))).into());
+    };
+    if args.consent.dry_run {
+        view::note_counts(&groups, to_topic);
+        view::outcome(context.format(), &found)?;
+    }
+    retention::tell(&expired, args.ignore_retention)?;
+    if args.consent.dry_run {
+        return Ok(());
     }
     refuse_without_grants(pool).await?;
     let (runner, author) = (Uuid::new_v4(), author(args.consent.reason.clone()));
@@ -151,7 +169,7 @@ async fn resume(
         return Ok(());
     };
     *begun = Some(id);
-    copy(context, pool, &mut replay, runner, &author, stop).await
+    copy(context, args, pool, &mut replay, runner, &author, stop).await
 }
 
 /// Refusals that are told one by one.
@@ -162,6 +180,7 @@ const REFUSALS_IN_A_ROW: u32 = 100;
 /// Makes the copies that are left, portion by portion, at the rate.
 async fn copy(
     context: &Context,
+    args: &ReplayArgs,
     pool: &Pool,
     replay: &mut Replay,
     runner: Uuid,
@@ -180,7 +199,7 @@ async fn copy(
             biased;
             () = stop.cancelled() => {
                 progress.clear();
-                return Err(stopped(Some(replay.id)).into());
+                return Err(stopped(Some(resume_command(replay.id, args))).into());
             }
             () = tokio::time::sleep(due.saturating_sub(monotonic())) => {}
         }
@@ -202,7 +221,7 @@ async fn copy(
                     .hint("it goes on there; nothing is copied twice")
                     .into());
             }
-            Portion::Refused { id, reason } => refused.add(id, &reason, replay.id)?,
+            Portion::Refused { id, reason } => refused.add(id, &reason, &resume_command(replay.id, args))?,
             Portion::Done => refused.in_a_row = 0,
         }
         if let Some(rate) = rate {
@@ -246,7 +265,7 @@ struct Refused {
 
 impl Refused {
     /// Errors: so many in a row that it is no fault of theirs.
-    fn add(&mut self, id: i64, reason: &str, replay: Uuid) -> Result<()> {
+    fn add(&mut self, id: i64, reason: &str, resume: &str) -> Result<()> {
         (self.all, self.in_a_row) = (self.all + 1, self.in_a_row + 1);
         if self.all <= REFUSALS_SHOWN {
             output::note(&format!("event {id} is not copied: {reason}"));
@@ -255,7 +274,7 @@ impl Refused {
             return Ok(());
         }
         Err(Error::new(Code::PartlyDone, format!("the table outbox_events refuses every copy: {reason}"))
-            .hint(format!("a constraint or a trigger of yours does; put it right, then: {}", resume_command(replay)))
+            .hint(format!("a constraint or a trigger of yours does; put it right, then {resume}"))
             .into())
     }
 }
@@ -386,28 +405,26 @@ fn refuse_unfinished(args: &ReplayArgs, filter: &Filter, unfinished: &[Replay]) 
             found.created_at, found.copied, found.matched
         ),
     )
-    .hint(format!("{}\n--again begins another one all the same", resume_command(found.id))))
+    .hint(format!("{}\n--again begins another one all the same", resume_command(found.id, args))))
 }
 
-fn resume_command(id: Uuid) -> String {
-    format!("go on with: outbox-relay replay --resume {id}")
+fn resume_command(id: Uuid, args: &ReplayArgs) -> String {
+    let flag = if args.ignore_retention { " --ignore-retention" } else { "" };
+    format!("go on with: outbox-relay replay --resume {id}{flag}")
 }
 
-fn stopped(begun: Option<Uuid>) -> Error {
-    let error = Error::new(Code::PartlyDone, "stopped");
-    match begun {
-        None => error.hint("nothing was changed"),
-        Some(id) => error.hint(resume_command(id)),
-    }
+/// `resume`: the command that goes on; `None` when nothing was begun.
+fn stopped(resume: Option<String>) -> Error {
+    Error::new(Code::PartlyDone, "stopped").hint(resume.unwrap_or_else(|| "nothing was changed".to_owned()))
 }
 
 /// Whatever ended it, it can go on.
-fn with_resume(failure: super::Failure, id: Uuid) -> super::Failure {
+fn with_resume(failure: super::Failure, resume: String) -> super::Failure {
     match failure {
         super::Failure::Error(error) if error.code() == Code::PartlyDone => error.into(),
         super::Failure::Error(error) => {
-            let hint = error.hint_text().map(|hint| format!("{hint}\n")).unwrap_or_default();
-            error.hint(format!("{hint}{}", resume_command(id))).into()
+            let hint = error.hint_text().map(|hint| format!("{hint}\n{resume}"));
+            error.hint(hint.unwrap_or(resume)).into()
         }
         settings @ super::Failure::Settings(_) => settings,
     }

@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use crate::broker::admin::Admin;
 use crate::broker::ends::{self, Told};
-use crate::broker::groups::Membership;
+use crate::broker::raw::{Group, GroupState};
 use crate::clock;
 use crate::config::Config;
 use crate::db::{Pool, Role, StoredTime};
 use crate::error::Error;
+use crate::projection::assignment::ASSIGNORS;
 use crate::projection::decisions::positions::{self, Line};
 use crate::projection::decisions::sessions::{self, Session};
 use crate::projection::position::reason;
@@ -26,8 +27,6 @@ use crate::signals::{Situation, Wait};
 const COMMITTED_RETRIES: u32 = 4;
 /// A position that has not moved for so long while there are records is worth a line.
 const STALLED_AFTER: SignedDuration = SignedDuration::from_secs(60);
-/// How members of our kind share partitions among them.
-const OUR_PROTOCOLS: [&str; 2] = ["range", "roundrobin"];
 
 /// Where a position comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -150,8 +149,8 @@ pub async fn lag(settings: &Config, pool: &Pool, admin: &Admin, group: String) -
     // Only our own members have a way of sharing that another one may not have.
     let ours = settings.consumer.enabled && group == settings.consumer.group;
     // Without the right to describe groups the rest is still worth knowing.
-    if let Ok(membership) = admin.membership(&group).await {
-        waits.extend(of_members(&group, membership.as_ref(), ours));
+    if let Ok(described) = admin.group(&group).await {
+        waits.extend(of_members(&group, &described, ours));
     }
     let sessions = sessions::waiting(pool, Role::Consumer.application_name()).await?;
     waits.extend(sessions.into_iter().map(of_session));
@@ -208,19 +207,17 @@ fn stalled(lag: &PartitionLag, known: &Known<'_>, now: Timestamp) -> Option<Wait
     stands.then(|| Wait::new(Situation::Stalled).of_partition(&lag.topic, lag.partition).since(Some(moved)))
 }
 
-/// `None`: Kafka does not know the group, or it has no members any more.
-fn of_members(group: &str, membership: Option<&Membership>, ours: bool) -> Option<Wait> {
-    let Some(members) = membership else {
-        return Some(Wait::new(Situation::NoMember).because(format!("the group {group} has no member")));
-    };
-    let foreign = match members {
-        Membership::Classic { protocol } if OUR_PROTOCOLS.contains(&protocol.as_str()) || protocol.is_empty() => None,
-        Membership::Classic { protocol } => Some(format!("share its partitions by {protocol}")),
-        Membership::Other => Some("use another protocol".to_owned()),
-    };
-    let foreign = foreign.filter(|_| ours)?;
-    let text = format!("members of the group {group} {foreign}, so this consumer cannot join it");
-    Some(Wait::new(Situation::GroupRefused).because(text))
+/// What the members of a group mean for it, and for our own consumer where it is `ours`.
+fn of_members(name: &str, group: &Group, ours: bool) -> Option<Wait> {
+    // While it rebalances its members are not known yet.
+    if group.members.is_empty() && matches!(group.state, GroupState::Empty | GroupState::Dead) {
+        return Some(Wait::new(Situation::NoMember).because(format!("the group {name} has no member")));
+    }
+    let refused = group.refuses(ASSIGNORS).filter(|_| ours)?;
+    Some(
+        Wait::new(Situation::GroupRefused)
+            .because(format!("the group {name} takes no member like this one: {refused}")),
+    )
 }
 
 fn of_session(session: Session) -> Wait {
@@ -331,6 +328,7 @@ fn open_since(ms: Option<i64>) -> String {
 mod tests {
     use super::*;
     use crate::broker::ends::LogEnds;
+    use crate::broker::raw::{Member, Protocol};
 
     fn ends(low: i64, stable: i64, high: i64) -> Vec<Told> {
         vec![("orders".to_owned(), 0, Ok(LogEnds { low, stable, high, open_since_ms: Some(0) }))]
@@ -438,17 +436,28 @@ mod tests {
 
     #[test]
     fn members_of_another_kind_keep_ours_out() {
-        let classic = |protocol: &str| Membership::Classic { protocol: protocol.to_owned() };
-        let of = |members: Option<&Membership>, ours| of_members("g", members, ours).map(|wait| wait.situation);
-        assert_eq!(of(None, true), Some(Situation::NoMember));
-        for (members, ours, expected) in [
-            (classic("range"), true, None),
-            (classic(""), true, None),
-            (classic("cooperative-sticky"), true, Some(Situation::GroupRefused)),
-            (classic("cooperative-sticky"), false, None),
-            (Membership::Other, true, Some(Situation::GroupRefused)),
+        let group = |state, protocol, assignor: &str| {
+            let member = Member {
+                id: "m".to_owned(),
+                client_id: "billing".to_owned(),
+                host: "/10.0.0.1".to_owned(),
+                instance_id: None,
+                partitions: 1,
+            };
+            let members = if state == GroupState::Stable { vec![member] } else { Vec::new() };
+            Group { protocol, state, assignor: assignor.to_owned(), members }
+        };
+        for (group, ours, expected) in [
+            (group(GroupState::Empty, Protocol::Classic, ""), true, Some(Situation::NoMember)),
+            (group(GroupState::Dead, Protocol::Unknown, ""), false, Some(Situation::NoMember)),
+            (group(GroupState::Rebalancing, Protocol::Classic, ""), true, None),
+            (group(GroupState::Stable, Protocol::Classic, "range"), true, None),
+            (group(GroupState::Stable, Protocol::Classic, "cooperative-sticky"), true, Some(Situation::GroupRefused)),
+            (group(GroupState::Stable, Protocol::Classic, "cooperative-sticky"), false, None),
+            (group(GroupState::Stable, Protocol::Consumer, "uniform"), true, None),
         ] {
-            assert_eq!(of(Some(&members), ours), expected, "{members:?}");
+            let found = of_members("g", &group, ours).map(|wait| wait.situation);
+            assert_eq!(found, expected, "{group:?}");
         }
     }
 }

@@ -202,6 +202,7 @@ pub const GRANTS: &[Grant] = &[
     on(Operator, Work, "outbox_again", "select"),
     on(Operator, Work, "outbox_again", "insert"),
     on(Operator, Work, "outbox_outcomes", "select"),
+    on(Operator, Work, "outbox_outcomes", "insert"),
     on(Operator, Work, "outbox_outcomes", "delete"),
     on(Operator, Work, "outbox_progress", "select"),
     on(Operator, Work, "outbox_outcomes", "update"),

@@ -17,6 +17,7 @@ use super::outcomes;
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction, stored_text};
 
+const DECIDE: &str = include_str!("sql/redo_decide.sql");
 const FORGET: &str = include_str!("sql/letter_forget.sql");
 const INSERT: &str = include_str!("sql/letter_insert.sql");
 const LOCK_SHARDS: &str = include_str!("sql/lock_shards.sql");
@@ -244,6 +245,8 @@ async fn reopen(tx: &Transaction<'_>, ids: &[i64]) -> Result<HashSet<i64>, DbErr
     let held: Vec<i64> = outcomes.iter().filter(|outcome| outcome.row_waits).map(|outcome| outcome.id).collect();
     let rows = tx.query(REOPEN, &[&ids, &held]).await?;
     outcomes::expect_left(tx, ids, &["FAILED"]).await?;
+    // Kafka may have the dead letter twice, and the second one must not go back when the row is gone.
+    tx.execute(DECIDE, &[&ids, &"retry"]).await?;
     let rows = rows.iter().map(|row| row.get(0));
     Ok(rows.chain(outcomes.iter().map(|outcome| outcome.id)).collect())
 }

@@ -93,6 +93,16 @@ pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Re
     rows.iter().map(|row| Ok(Reopened { id: row.try_get("id")?, row_waits: row.try_get("row_waits")? })).collect()
 }
 
+/// Notes that events were given up whose rows refuse to be changed. The rows of their shards must be locked. Returns
+/// which: those that neither failed nor wait are left out.
+pub(super) async fn give_up(tx: &Transaction<'_>, refused: &[Refused<i64>]) -> Result<Vec<i64>, DbError> {
+    let internal = SqlState::INTERNAL_ERROR;
+    let (ids, codes): (Vec<i64>, Vec<&str>) =
+        refused.iter().map(|row| (row.item, row.sqlstate.as_ref().unwrap_or(&internal).code())).unzip();
+    let rows = tx.query(sql::OUTCOMES_GIVE_UP, &[&ids, &codes]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
 /// Constraints that are put off to the commit are checked with each statement, where the row can be found.
 pub(super) const IMMEDIATE: &str = "set constraints all immediate";
 

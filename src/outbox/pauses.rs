@@ -1,7 +1,7 @@
 //! What an operator has paused: everything, or single topics; and the release of keys that waited for a topic.
 
 use super::audit::{self, Author};
-use crate::db::{DbError, Pool};
+use crate::db::{DbError, Pool, StoredTime};
 use crate::event::ShardId;
 
 const LIST: &str = include_str!("sql/list_pauses.sql");
@@ -19,7 +19,7 @@ pub const EVERYTHING: &str = "*";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pause {
     pub topic: String,
-    pub paused_at: jiff::Timestamp,
+    pub paused_at: StoredTime,
     pub actor: String,
     pub reason: Option<String>,
 }

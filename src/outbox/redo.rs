@@ -94,6 +94,8 @@ pub async fn find(pool: &Pool, selection: &Selection) -> Result<Found, DbError> 
 #[derive(Debug, Default)]
 pub struct Acted {
     pub changed: u64,
+    /// Of these: events that were given up, and whose rows do not say so, because they refuse to be changed.
+    pub by_outcome: u64,
     /// Events that the table does not let be changed, because of a constraint or a trigger. They stay as they were.
     pub refused: Vec<Refused<i64>>,
 }
@@ -143,7 +145,7 @@ async fn act_on(
     let tx = connection.transaction().await?;
     let (acted, left) = match apart {
         true => apply_apart(&tx, ids, action).await?,
-        false => (Acted { changed: apply(&tx, ids, action).await?, refused: Vec::new() }, Vec::new()),
+        false => (Acted { changed: apply(&tx, ids, action).await?, ..Acted::default() }, Vec::new()),
     };
     if acted.changed > 0 {
         let changed: Vec<i64> = ids
@@ -162,6 +164,7 @@ async fn act_on(
 impl Acted {
     fn add(&mut self, other: Self) {
         self.changed += other.changed;
+        self.by_outcome += other.by_outcome;
         self.refused.extend(other.refused);
     }
 }
@@ -183,7 +186,7 @@ async fn try_reprocess(pool: &Pool, older_than: Duration, most: u32, apart: bool
         let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
         acted = match apart {
             true => apply_apart(&tx, &ids, Action::Retry).await?.0,
-            false => Acted { changed: apply(&tx, &ids, Action::Retry).await?, refused: Vec::new() },
+            false => Acted { changed: apply(&tx, &ids, Action::Retry).await?, ..Acted::default() },
         };
         if acted.changed > 0 {
             let author = Author { actor: "reprocess".to_owned(), reason: None };
@@ -201,7 +204,22 @@ async fn apply_apart(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Resul
     tx.query(LOCK_SHARDS, &[&ids]).await?;
     let work = move |part: Vec<i64>| async move { apply(tx, &part, action).await };
     let cut = isolate::cut(tx, ids, monotonic() + SEARCH, work).await?;
-    Ok((Acted { changed: cut.done.iter().sum(), refused: cut.refused }, cut.left))
+    let mut acted = Acted { changed: cut.done.iter().sum(), by_outcome: 0, refused: cut.refused };
+    if action == Action::Discard && !acted.refused.is_empty() {
+        give_up(tx, &mut acted).await?;
+    }
+    Ok((acted, cut.left))
+}
+
+/// A row that refuses every change can be given up all the same: its outcome says so.
+async fn give_up(tx: &Transaction<'_>, acted: &mut Acted) -> Result<(), DbError> {
+    let given_up = outcomes::give_up(tx, &acted.refused).await?;
+    tx.execute(RELEASE_BEHIND, &[&given_up]).await?;
+    tx.execute(DECIDE, &[&given_up, &Action::Discard.as_str()]).await?;
+    acted.refused.retain(|refused| !given_up.contains(&refused.item));
+    acted.by_outcome = given_up.len() as u64;
+    acted.changed += acted.by_outcome;
+    Ok(())
 }
 
 /// Acts on some events. Those that are neither FAILED nor HELD by now stay as they are. Returns how many were changed.

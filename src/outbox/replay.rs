@@ -18,7 +18,7 @@ use super::audit::{self, Author};
 use super::grants::{self, For, Who};
 use super::inspect::{self, is_timeout};
 use super::isolate::{self, Blame, MayBlame};
-use crate::db::{DbError, Pool, stored_text};
+use crate::db::{DbError, Pool, StoredTime, stored_text};
 
 /// Run on every connection of the pools that are given to this module.
 pub const SESSION: &str = include_str!("sql/replay_session.sql");
@@ -112,13 +112,16 @@ pub struct Bounds {
     pub now: Timestamp,
 }
 
-/// Events of one topic and type.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// Events that name the same topic and have the same types.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// `null`: the rows name no topic, routing decides.
+    /// `None`: the rows name no topic, routing decides.
     pub topic: Option<String>,
     pub event_type: String,
+    pub aggregate_type: Option<String>,
     pub events: i64,
+    /// When the oldest was created.
+    pub oldest: StoredTime,
 }
 
 /// A replay as `outbox_replays` has it.
@@ -229,7 +232,7 @@ pub async fn named(pool: &Pool, ids: &[i64]) -> Result<Vec<Named>, DbError> {
         .collect())
 }
 
-/// Counts what matches between two ids, by topic and type. `each` hears the id reached after every window; false from
+/// Counts what matches between two ids, by topic and types. `each` hears the id reached after every window; false from
 /// it ends the walk, and there is no count.
 pub async fn count(
     pool: &Pool,
@@ -238,7 +241,8 @@ pub async fn count(
     upto: i64,
     mut each: impl FnMut(i64) -> bool,
 ) -> Result<Option<Vec<Group>>, DbError> {
-    let (mut groups, mut pace, mut last) = (BTreeMap::<(Option<String>, String), i64>::new(), Pace::new(1), after);
+    let mut groups = BTreeMap::<(Option<String>, String, Option<String>), (i64, StoredTime)>::new();
+    let (mut pace, mut last) = (Pace::new(1), after);
     loop {
         if !each(last) {
             return Ok(None);
@@ -255,8 +259,10 @@ pub async fn count(
         for row in &rows {
             (seen, reached) = (row.get::<_, i64>("seen"), row.get::<_, Option<i64>>("last_id"));
             if let Some(event_type) = stored_text(row, "event_type")? {
-                *groups.entry((stored_text(row, "topic")?, event_type)).or_default() +=
-                    row.try_get::<_, i64>("events")?;
+                let (events, oldest): (i64, StoredTime) = (row.try_get("events")?, row.try_get("oldest")?);
+                let of = (stored_text(row, "topic")?, event_type, stored_text(row, "aggregate_type")?);
+                let group = groups.entry(of).or_insert((0, oldest));
+                *group = (group.0 + events, group.1.min(oldest));
             }
         }
         let Some(reached) = reached.filter(|_| seen >= pace.rows) else { break };
@@ -264,7 +270,14 @@ pub async fn count(
         // Nothing is written here, so a large window costs no more when something matches.
         pace.met(0);
     }
-    Ok(Some(groups.into_iter().map(|((topic, event_type), events)| Group { topic, event_type, events }).collect()))
+    let group = |((topic, event_type, aggregate_type), (events, oldest))| Group {
+        topic,
+        event_type,
+        aggregate_type,
+        events,
+        oldest,
+    };
+    Ok(Some(groups.into_iter().map(group).collect()))
 }
 
 /// Notes a replay that begins, with who asked for it.
@@ -438,10 +451,11 @@ fn conditions(filter: &Filter) -> [&(dyn ToSql + Sync); 8] {
 }
 
 fn replay(row: &Row) -> Replay {
-    let filter = serde_json::from_value(row.get("filter"));
+    // Not even every number of jsonb is one of ours.
+    let filter = row.try_get("filter").ok().and_then(|filter| serde_json::from_value(filter).ok());
     Replay {
         id: row.get("id"),
-        readable: filter.is_ok(),
+        readable: filter.is_some(),
         filter: filter.unwrap_or_default(),
         to_topic: row.get("to_topic"),
         new_ids: row.get("new_ids"),
@@ -450,8 +464,8 @@ fn replay(row: &Row) -> Replay {
         last_id: row.get("last_id"),
         matched: row.get("matched"),
         copied: row.get("copied"),
-        created_at: row.get("created_at"),
-        finished: row.get::<_, Option<Timestamp>>("finished_at").is_some(),
+        created_at: row.get::<_, StoredTime>("created_at").clamped(),
+        finished: row.get::<_, Option<StoredTime>>("finished_at").is_some(),
     }
 }
 

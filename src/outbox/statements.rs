@@ -28,6 +28,7 @@ pub(super) const LOCK_SESSION: &str = include_str!("sql/lock_session.sql");
 pub(super) const LOWEST_PENDING: &str = include_str!("sql/lowest_pending.sql");
 pub(super) const NEXT_PRODUCER: &str = include_str!("sql/next_producer.sql");
 pub(super) const OPEN_WRITERS: &str = include_str!("sql/open_writers.sql");
+pub(super) const OUTCOMES_GIVE_UP: &str = include_str!("sql/outcomes_give_up.sql");
 pub(super) const OUTCOMES_FORGET: &str = include_str!("sql/outcomes_forget.sql");
 pub(super) const OUTCOMES_KEEP: &str = include_str!("sql/outcomes_keep.sql");
 pub(super) const OUTCOMES_MEND: &str = include_str!("sql/outcomes_mend.sql");

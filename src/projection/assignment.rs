@@ -11,6 +11,10 @@ use super::position::{Landmark, Stopped};
 use super::record::{Place, Record};
 use crate::retry::Backoff;
 
+/// The ways of sharing partitions that our members know, as Kafka writes them. A group that has agreed on another one
+/// cannot be joined.
+pub const ASSIGNORS: &str = "range,roundrobin";
+
 /// Most bytes of records buffered over all partitions, besides what librdkafka prefetches. A guess: enough for a full
 /// batch of ordinary events, and one record larger than that still fits.
 const BUFFER_BYTES_MAX: usize = 8 << 20;
@@ -18,8 +22,9 @@ const BUFFER_BYTES_MAX: usize = 8 << 20;
 /// Before a partition that another instance took, while it is still assigned to us, is taken back. By then a rebalance
 /// would have told us (session timeout 30 s); if none came, nobody else may be reading it.
 const FENCED_WAIT: Duration = Duration::from_secs(45);
-/// Before a partition that is stopped is looked at again. The consumer also looks for decisions, more often.
-const STOPPED_WAIT: Duration = Duration::from_secs(30);
+/// Before a partition that is stopped is taken again. Decisions are looked for every few seconds, so this only matters
+/// when the look fails for long.
+const STOPPED_WAIT: Duration = Duration::from_secs(300);
 /// Before a projection that does not work is tried again: first and longest wait.
 const BLOCKED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -387,10 +392,10 @@ mod tests {
         assignment.wait(&place(0), Why::Fenced, NOW);
         let stopped = Stopped { reason: "moved".to_owned(), detail: "gone".to_owned(), since: jiff::Timestamp::MIN };
         assignment.wait(&place(1), Why::Stopped(stopped), NOW);
-        assert!(assignment.due(NOW + STOPPED_WAIT - Duration::from_millis(1)).is_empty());
-        assert_eq!(assignment.next_due(), Some(NOW + STOPPED_WAIT));
-        assert_eq!(assignment.due(NOW + STOPPED_WAIT), [place(1)]);
-        assert_eq!(assignment.due(NOW + FENCED_WAIT), [place(0), place(1)]);
+        assert!(assignment.due(NOW + FENCED_WAIT - Duration::from_millis(1)).is_empty());
+        assert_eq!(assignment.next_due(), Some(NOW + FENCED_WAIT));
+        assert_eq!(assignment.due(NOW + FENCED_WAIT), [place(0)]);
+        assert_eq!(assignment.due(NOW + STOPPED_WAIT), [place(0), place(1)]);
         assert_eq!(assignment.reading().count(), 0);
     }
 

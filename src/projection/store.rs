@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use self::positions::{LOOK, NOTE_IDENTITY, STOP, TAKE_FENCES};
@@ -115,6 +115,8 @@ pub struct Store {
     /// To look at the sessions of the pool from outside.
     watch: Pool,
     group: String,
+    /// Whose positions and parked events these are. `None`: of all projections of the group, the only way so far.
+    projection: Option<String>,
     projections: Vec<Projection>,
     metrics: Metrics,
     turns: Turns,
@@ -126,7 +128,16 @@ impl Store {
     pub fn new(database: &Database, group: String, projections: Vec<Projection>, metrics: Metrics) -> Self {
         let pool = database.pool_with_setup(Role::Consumer, FOLDS_AT_ONCE, SESSION);
         let watch = database.pool(Role::Admin, 1);
-        Self { pool, watch, group, projections, metrics, turns: Turns::default(), passes: Passes::default() }
+        Self {
+            pool,
+            watch,
+            group,
+            projection: None,
+            projections,
+            metrics,
+            turns: Turns::default(),
+            passes: Passes::default(),
+        }
     }
 
     pub fn group(&self) -> &str {
@@ -226,12 +237,14 @@ impl Store {
                     &landmark.offset,
                     &landmark.digest,
                     &last.recorded_at,
+                    &self.projection,
                 ],
             )
             .await?;
         if moved == 0 {
             let standing = transaction.prepare_cached(STANDING).await?;
-            let row = transaction.query_opt(&standing, &[group, &place.topic, &place.partition]).await?;
+            let own: [&(dyn ToSql + Sync); 4] = [group, &place.topic, &place.partition, &self.projection];
+            let row = transaction.query_opt(&standing, &own).await?;
             return Ok(Outcome::Elsewhere(row.map(|row| Standing {
                 epoch: row.get(0),
                 next_offset: row.get(1),
@@ -402,6 +415,7 @@ impl Store {
                     &headers,
                     &times,
                     &reasons,
+                    &self.projection,
                 ],
             )
             .await?;

@@ -66,7 +66,10 @@ impl Routing {
     pub fn topic(&self, event: &OutboxEvent<'_>) -> Result<String, RoutingError> {
         let topic = match event.topic {
             Some(topic) => topic.to_owned(),
-            None => self.rules.iter().find_map(|rule| rule.apply(event)).ok_or(RoutingError::NoTopic)?,
+            None => {
+                let by_rule = |rule: &Rule| rule.apply(event.aggregate_type, event.event_type);
+                self.rules.iter().find_map(by_rule).ok_or(RoutingError::NoTopic)?
+            }
         };
         let made_by_setting = || self.dead_letters.as_ref().is_none_or(|pattern| pattern.is_match(&topic));
         if event.dead_letter_of.is_some() && is_topic_name(&topic) && made_by_setting() {
@@ -75,6 +78,12 @@ impl Routing {
         }
         self.allows(&topic)?;
         Ok(topic)
+    }
+
+    /// The topic of events that name this one, or none, and have these types.
+    pub fn topic_of(&self, topic: Option<&str>, aggregate_type: Option<&str>, event_type: &str) -> Option<String> {
+        let by_rule = || self.rules.iter().find_map(|rule| rule.apply(aggregate_type, event_type));
+        topic.map(str::to_owned).or_else(by_rule).filter(|topic| self.allows(topic).is_ok())
     }
 
     /// Whether events may go to this topic.
@@ -102,20 +111,20 @@ impl Rule {
         })
     }
 
-    fn apply(&self, event: &OutboxEvent<'_>) -> Option<String> {
-        let aggregate_type = event.aggregate_type.unwrap_or_default();
+    fn apply(&self, aggregate_type: Option<&str>, event_type: &str) -> Option<String> {
+        let aggregate_type = aggregate_type.unwrap_or_default();
         let matches =
             |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text));
-        if !matches(&self.aggregate_type, aggregate_type) || !matches(&self.event_type, event.event_type) {
+        if !matches(&self.aggregate_type, aggregate_type) || !matches(&self.event_type, event_type) {
             return None;
         }
         // Groups first: the row's text is inserted afterwards, so that a `$` in it means nothing.
         let grouped = match (&self.aggregate_type, &self.event_type) {
             (Some(pattern), _) => expand(pattern, aggregate_type, &self.topic),
-            (None, Some(pattern)) => expand(pattern, event.event_type, &self.topic),
+            (None, Some(pattern)) => expand(pattern, event_type, &self.topic),
             (None, None) => self.topic.clone(),
         };
-        Some(grouped.replace("{aggregate_type}", aggregate_type).replace("{event_type}", event.event_type))
+        Some(grouped.replace("{aggregate_type}", aggregate_type).replace("{event_type}", event_type))
     }
 }
 

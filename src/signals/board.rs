@@ -252,8 +252,8 @@ fn code(situation: Situation) -> Option<Code> {
 /// What an operator can do about a problem.
 fn help(code: Code) -> &'static str {
     if code == Code::ConsumerDataLoss {
-        "if the loss is accepted, set next_offset of this partition in consumer_partitions to an offset that the log \
-         holds; it is looked at again every 30 s"
+        "if the loss is accepted: outbox-relay consumer positions accept --topic NAME (--dry-run shows where it would \
+         go on); the consumer notices within seconds"
     } else if code == Code::ProjectionInvalid {
         "correct the SQL, the table or the grants; it is tried again every 30 s at least, and an event is parked for it \
          only if others pass"

@@ -304,22 +304,69 @@ mod tests {
         let (health, release) = (Health::default(), CancellationToken::new());
         let mut supervisor = Supervisor::new(CancellationToken::new());
         let starts = neighbour(&mut supervisor, &health);
-        let hung = release.clone();
+        let attempts: Arc<Mutex<Vec<Begun>>> = Arc::default();
+        let handles = Arc::new(Mutex::new(Vec::new()));
+        let (hung, begun, kept, whole) = (release.clone(), Arc::clone(&attempts), Arc::clone(&handles), health.clone());
         supervisor.keep(part("consumer", &health), move |attempt| {
+            // The one before is told to stop before its successor begins, and is not asked any more.
+            let told = locked(&begun).last().is_none_or(|before| before.stop.is_cancelled());
+            let asked = whole.liveness().to_string().contains("consumer");
+            locked(&begun).push(Begun { stop: attempt.stop.clone(), told, asked });
+            // A thread that hangs keeps both.
+            let beat = attempt.health.heartbeat("consumer", Duration::from_millis(10));
+            locked(&kept).push((beat, attempt.health.check("consumer")));
             let hung = hung.clone();
             Box::pin(async move {
-                let _beat = attempt.health.heartbeat("consumer", Duration::from_millis(10));
-                let _check = attempt.health.check("consumer");
                 // Its token is cancelled, and it does not hear it.
                 hung.cancelled().await;
                 Ok(())
             })
         });
-        let ended = supervisor.wait().await.expect_err("it always hangs");
+        let ended = tokio::time::timeout(PATIENCE, supervisor.wait()).await.expect("it gives up");
+        let ended = ended.expect_err("it always hangs");
         assert!(ended.code() == Code::Unexpected && ended.to_string().contains("hung 4 times"), "{ended}");
+        assert_eq!(ended.code().exit() as u8, 1, "the status of the process");
         assert_eq!(starts.load(Ordering::Relaxed), 1);
+        let attempts = std::mem::take(&mut *locked(&attempts));
+        assert_eq!(attempts.len(), 4, "the first one and three in its place");
+        for (number, Begun { stop, told, asked }) in attempts.iter().enumerate() {
+            assert!(stop.is_cancelled() && *told && !asked, "attempt {}: told {told}, asked {asked}", number + 1);
+        }
         assert!(!health.liveness().to_string().contains("consumer"), "those that were abandoned are not asked");
         until("nothing of it is left", || !health.readiness().to_string().contains("consumer")).await;
         release.cancel();
+    }
+
+    struct Begun {
+        stop: CancellationToken,
+        told: bool,
+        asked: bool,
+    }
+
+    fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only the least time is known: a machine that is busy waits for longer.
+    #[tokio::test]
+    async fn a_part_that_fails_at_once_is_started_again_ever_more_seldom() {
+        let (health, stop) = (Health::default(), CancellationToken::new());
+        let mut supervisor = Supervisor::new(stop.clone());
+        let starts: Arc<Mutex<Vec<Duration>>> = Arc::default();
+        let begun = Arc::clone(&starts);
+        supervisor.keep(part("consumer", &health), move |_| {
+            locked(&begun).push(monotonic());
+            Box::pin(async { Err(Error::new(Code::PostgresStatement, "always")) })
+        });
+        until("it was started six times", || locked(&starts).len() >= 6).await;
+        stop.cancel();
+        supervisor.wait().await.expect("an orderly end");
+        let starts = locked(&starts).clone();
+        for (number, pair) in starts.windows(2).enumerate() {
+            // The jitter takes half of a wait at most.
+            let full = (RESTART_WAIT.0 * 2_u32.pow(u32::try_from(number).expect("a few"))).min(RESTART_WAIT.1);
+            let waited = pair[1].saturating_sub(pair[0]);
+            assert!(waited >= full / 2, "{waited:?} before start {}", number + 2);
+        }
     }
 }

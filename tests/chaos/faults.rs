@@ -10,12 +10,34 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::direct::Direct;
 use crate::it::support::StopMode;
-use crate::plan::{Direction, Fault, Lane, Link, Plan, Planned, Request, Weather};
+use crate::plan::{Direction, Fault, Lane, Link, Plan, Planned, Request, Weather, Who};
 use crate::proxy::Proxy;
 use crate::stack::Stack;
 use crate::time::{pass, pass_until};
 use crate::traps::{How, Trap};
+use crate::writers::Writers;
+
+/// How long open transactions may take before a crash while all is idle, and single records to be folded.
+const QUIET_LIMIT: Duration = Duration::from_secs(4);
+const SINGLES_LIMIT: Duration = Duration::from_secs(3);
+
+/// What faults come upon.
+pub struct Scene<'a> {
+    stack: &'a Stack<'a>,
+    writers: &'a Writers,
+    direct: &'a Direct,
+    relays: usize,
+    /// One at a time does something to PostgreSQL.
+    postgres: tokio::sync::Mutex<()>,
+}
+
+impl<'a> Scene<'a> {
+    pub fn new(stack: &'a Stack<'a>, writers: &'a Writers, direct: &'a Direct, plan: &Plan) -> Self {
+        Self { stack, writers, direct, relays: plan.relays, postgres: tokio::sync::Mutex::new(()) }
+    }
+}
 
 /// How long a trap waits for its request.
 const TRAP_LASTS: Duration = Duration::from_secs(4);
@@ -30,6 +52,8 @@ pub struct Tally {
     pub postgres: AtomicU32,
     /// Bad weather, resets, and traps that sprang.
     pub network: AtomicU32,
+    /// Folds of idle partitions that a crash has lost.
+    pub taken_back: AtomicU32,
     /// What kinds of traps sprang, and how often.
     pub sprung: Mutex<BTreeMap<String, u32>>,
 }
@@ -45,13 +69,13 @@ fn count(counter: &AtomicU32) {
 }
 
 /// Runs the whole plan and returns when the last fault is over.
-pub async fn run(stack: &Stack<'_>, plan: &Plan, tally: &Tally) {
+pub async fn run(scene: &Scene<'_>, plan: &Plan, tally: &Tally) {
     let begin = Instant::now();
     let lane = async |lane: Lane| {
         for planned in plan.of(lane) {
             pass_until(begin + planned.at).await;
             println!("{:>9.3} s  {planned}", begin.elapsed().as_secs_f64());
-            inflict(stack, planned, tally).await;
+            inflict(scene, planned, tally).await;
         }
     };
     tokio::join!(
@@ -62,11 +86,13 @@ pub async fn run(stack: &Stack<'_>, plan: &Plan, tally: &Tally) {
         lane(Lane::Broker),
         lane(Lane::Network),
         lane(Lane::Traps),
+        lane(Lane::Positions),
         pass_until(begin + plan.length),
     );
 }
 
-async fn inflict(stack: &Stack<'_>, planned: Planned, tally: &Tally) {
+async fn inflict(scene: &Scene<'_>, planned: Planned, tally: &Tally) {
+    let stack = scene.stack;
     let (fleet, servers, brokers) = (&stack.fleet, stack.servers, planned.brokers);
     match planned.fault {
         Fault::Kill(who) => {
@@ -84,10 +110,22 @@ async fn inflict(stack: &Stack<'_>, planned: Planned, tally: &Tally) {
             count(&tally.freezes);
         }
         Fault::CrashPostgres => {
+            let _alone = scene.postgres.lock().await;
             servers.postgres.restart(StopMode::Crash).await;
             count(&tally.postgres);
         }
+        Fault::CrashIdlePostgres => {
+            let _alone = scene.postgres.lock().await;
+            crash_idle(scene, tally).await;
+            count(&tally.postgres);
+        }
+        Fault::RemakeTopic => {
+            if !scene.direct.remake().await {
+                println!("             (not while a broker is away)");
+            }
+        }
         Fault::FreezeSessions(lasts) => {
+            let _alone = scene.postgres.lock().await;
             freeze_sessions(stack, lasts).await;
             count(&tally.postgres);
         }
@@ -154,6 +192,35 @@ async fn set_trap(proxies: &[&Proxy], request: Request, how: How, tally: &Tally)
     *tally.sprung.lock().expect("nobody panics with it").entry(format!("{request:?} {told}")).or_default() += 1;
     // A late request is out there for as long as the plan says; the run ends after it has arrived.
     pass(late.saturating_sub(TRAP_LASTS)).await;
+}
+
+/// Nothing is committed but the folds of single records, whose commits do not wait for the disk; a crash takes them
+/// back, and the next single records come before the consumers have noticed.
+async fn crash_idle(scene: &Scene<'_>, tally: &Tally) {
+    let Scene { stack, writers, direct, relays, .. } = scene;
+    writers.hold(true);
+    // Commits of the relays are flushed, and all before them with them.
+    let frozen: Vec<_> = (0..*relays).map(Who::Relay).map(|who| (who, stack.fleet.freeze(who))).collect();
+    let client = stack.database.reconnect().await;
+    let open = "select count(*) from pg_stat_activity where backend_xid is not null and datname = current_database()";
+    let end = Instant::now() + QUIET_LIMIT;
+    while Instant::now() < end && client.query_one(open, &[]).await.is_ok_and(|row| row.get::<_, i64>(0) > 0) {
+        pass(Duration::from_millis(50)).await;
+    }
+    let ids = direct.write_singles(SINGLES_LIMIT).await;
+    let folded = direct.unhandled(&client, &ids).await.ok();
+    stack.servers.postgres.restart(StopMode::Crash).await;
+    let client = stack.database.reconnect().await;
+    let (before, after) = (folded, direct.unhandled(&client, &ids).await.ok());
+    drop(direct.write_singles(SINGLES_LIMIT).await);
+    for (who, process) in frozen {
+        stack.fleet.thaw(who, process);
+        count(&tally.freezes);
+    }
+    writers.hold(false);
+    if let (Some(before), Some(after)) = (before, after) {
+        tally.taken_back.fetch_add(u32::try_from((after - before).max(0)).unwrap_or(0), Ordering::Relaxed);
+    }
 }
 
 /// SIGSTOP to the server's processes behind our sessions: they hold their locks and answer nothing.

@@ -19,6 +19,9 @@ wanted as (
 )
 select format('product %s: likes %s of %s, views %s of %s, sales %s of %s, amount %s of %s', product_id,
   like_count, likes, view_count, views, sales_count, sales, total_sales_amount, amount)
-from wanted full join product_metrics using (product_id)
+from wanted full join (
+  -- Those above are of the topic of other producers.
+  select * from product_metrics where product_id < 1000000
+) as folded using (product_id)
 where (like_count, view_count, sales_count, total_sales_amount) is distinct from (likes, views, sales, amount)
 order by product_id

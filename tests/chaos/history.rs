@@ -92,15 +92,20 @@ pub async fn committed(client: &Client) -> Committed {
 pub fn read_topics(topics: &[Topic], mut see: impl FnMut(Sent)) {
     let mut first = 0;
     for topic in topics {
-        let mut config = client_config(&topic.bootstrap);
-        config.set("group.id", "chaos-checker").set("enable.auto.commit", "false");
-        config.set("isolation.level", "read_committed").set("fetch.wait.max.ms", "50");
-        let consumer: BaseConsumer = config.create().expect("consumer");
-        // The end that a `read_committed` client is told is that of the last decided transaction: what was committed a
-        // moment ago could lie behind it.
-        let everything: BaseConsumer = config.set("isolation.level", "read_uncommitted").create().expect("consumer");
-        first += read_topic(topic, &consumer, &everything, first, &mut see);
+        first += read(topic, |message, partition| see(sent(message, first + partition)));
     }
+}
+
+/// The same for one topic, with the number of the partition. Returns how many partitions there are.
+pub fn read(topic: &Topic, mut see: impl FnMut(&BorrowedMessage<'_>, u32)) -> u32 {
+    let mut config = client_config(&topic.bootstrap);
+    config.set("group.id", "chaos-checker").set("enable.auto.commit", "false");
+    config.set("isolation.level", "read_committed").set("fetch.wait.max.ms", "50");
+    let consumer: BaseConsumer = config.create().expect("consumer");
+    // The end that a `read_committed` client is told is that of the last decided transaction: what was committed a
+    // moment ago could lie behind it.
+    let everything: BaseConsumer = config.set("isolation.level", "read_uncommitted").create().expect("consumer");
+    read_topic(topic, &consumer, &everything, &mut see)
 }
 
 /// Returns how many partitions the topic has.
@@ -108,8 +113,7 @@ fn read_topic(
     topic: &Topic,
     consumer: &BaseConsumer,
     everything: &BaseConsumer,
-    first: u32,
-    see: &mut impl FnMut(Sent),
+    see: &mut impl FnMut(&BorrowedMessage<'_>, u32),
 ) -> u32 {
     let metadata = consumer.fetch_metadata(Some(&topic.name), PATIENCE).expect("metadata");
     let partitions = metadata.topics().first().expect("the topic that was asked for").partitions();
@@ -131,7 +135,7 @@ fn read_topic(
             progress = std::time::Instant::now();
             let Some(&high) = left.get(&message.partition()) else { continue };
             if message.offset() < high {
-                see(sent(&message, first + u32::try_from(message.partition()).expect("not negative")));
+                see(&message, u32::try_from(message.partition()).expect("not negative"));
             }
             if message.offset() + 1 < high {
                 continue;

@@ -2,8 +2,8 @@
 //! read a failure.
 //!
 //! `cargo test` runs its smoke run, with a fixed seed; `make chaos` a long one. The parts: `plan` says which fault
-//! comes when, `stack` and `fleet` are what they come upon, `proxy` and `traps` the bad network, `writers` the load,
-//! `monitor`, `history`, `checker` and `fold` the judge. It is a program of its own rather than a test function, so
+//! comes when, `stack` and `fleet` are what they come upon, `proxy` and `traps` the bad network, `writers` and `direct`
+//! the load, `monitor`, `history`, `checker` and `fold` the judge. It is a program of its own rather than a test function, so
 //! that a run can have a seed and print as it goes.
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "it talks to a person")]
@@ -22,6 +22,7 @@ use it::support;
 mod rows;
 
 mod checker;
+mod direct;
 mod faults;
 mod fleet;
 mod fold;

@@ -94,6 +94,11 @@ pub enum Fault {
     Stop(Who),
     /// PostgreSQL crashes and is started again.
     CrashPostgres,
+    /// The same while nothing happens but the commits of the consumers, which do not wait for the disk; then single
+    /// records arrive.
+    CrashIdlePostgres,
+    /// The topic of other producers is deleted and created again.
+    RemakeTopic,
     /// The sessions of our processes are stopped by SIGSTOP.
     FreezeSessions(Duration),
     /// The broker gets SIGKILL and is started again.
@@ -121,6 +126,7 @@ pub enum Lane {
     Broker,
     Network,
     Traps,
+    Positions,
 }
 
 /// Which brokers a fault is about, if it is about brokers.
@@ -209,6 +215,12 @@ impl Plan {
         plan.lane(Lane::Traps, &mut rng, 3.0, |rng| {
             let relay = relay(rng);
             trap(rng, mode, relay)
+        });
+        // Drawn apart, so that a seed keeps the rest of its plan.
+        let mut rng = Rng::with_seed(seed ^ 0x9051_7105);
+        plan.lane(Lane::Positions, &mut rng, 9.0, |rng| match rng.bool() {
+            true => Fault::CrashIdlePostgres,
+            false => Fault::RemakeTopic,
         });
         plan.faults.sort_by_key(|planned| planned.at);
         plan
@@ -342,7 +354,13 @@ impl Fault {
             Self::Bad(link, ..) | Self::Reset(link) | Self::LoseAnswers(link, _) | Self::DelayRequest(link, ..) => {
                 link == Link::Kafka
             }
-            Self::Kill(_) | Self::Freeze(..) | Self::Stop(_) | Self::CrashPostgres | Self::FreezeSessions(_) => false,
+            Self::Kill(_)
+            | Self::Freeze(..)
+            | Self::Stop(_)
+            | Self::CrashPostgres
+            | Self::CrashIdlePostgres
+            | Self::RemakeTopic
+            | Self::FreezeSessions(_) => false,
         }
     }
 
@@ -359,6 +377,8 @@ impl Fault {
             Self::Kill(_)
             | Self::Stop(_)
             | Self::CrashPostgres
+            | Self::CrashIdlePostgres
+            | Self::RemakeTopic
             | Self::KillBroker
             | Self::Reset(_)
             | Self::LoseAnswers(..) => Duration::ZERO,
@@ -391,6 +411,8 @@ impl fmt::Display for Fault {
             Self::Freeze(who, lasts) => write!(f, "{who}: SIGSTOP for {lasts:?}"),
             Self::Stop(who) => write!(f, "{who}: SIGTERM"),
             Self::CrashPostgres => f.write_str("PostgreSQL: crash and restart"),
+            Self::CrashIdlePostgres => f.write_str("PostgreSQL: crash while all is idle, then single records"),
+            Self::RemakeTopic => f.write_str("the topic of other producers: deleted and created again"),
             Self::FreezeSessions(lasts) => write!(f, "PostgreSQL: our sessions frozen for {lasts:?}"),
             Self::KillBroker => f.write_str("broker: SIGKILL and restart"),
             Self::FreezeBroker(lasts) => write!(f, "broker: SIGSTOP for {lasts:?}"),
@@ -451,7 +473,9 @@ pub fn self_check() {
         );
         let kills = three.faults.iter().filter(|planned| planned.fault == Fault::KillBroker);
         assert!(kills.clone().all(|planned| matches!(planned.brokers, Brokers::One(0..3))), "liveness needs two");
-        for lane in [Lane::Freezes, Lane::Consumers, Lane::Postgres, Lane::Broker, Lane::Network, Lane::Traps] {
+        for lane in
+            [Lane::Freezes, Lane::Consumers, Lane::Postgres, Lane::Broker, Lane::Network, Lane::Traps, Lane::Positions]
+        {
             assert!(!plan.of(lane).is_empty(), "no fault of {lane:?} with seed {seed}");
         }
     }

@@ -8,11 +8,12 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::checker::{Allowance, Checker, Verdict};
-use crate::faults::{self, Tally};
+use crate::direct::Direct;
+use crate::faults::{self, Scene, Tally};
 use crate::history;
 use crate::options::Options;
 use crate::plan::{Mode, Plan};
-use crate::stack::{CONVERGENCE, Servers, Stack};
+use crate::stack::{CONVERGENCE, DIRECT_PARTITIONS, Servers, Stack};
 use crate::strangers::Strangers;
 use crate::time::pass;
 use crate::writers::Writers;
@@ -38,6 +39,7 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
     let stack = Stack::start(servers, &plan, options).await;
     let (tally, seen) = (Tally::default(), Mutex::new(Vec::new()));
     let writers = Writers::new(&stack.database, &stack.topics, plan.seed, options.rate);
+    let direct = Direct::new(&stack.database, &stack.direct, DIRECT_PARTITIONS, &stack.group, plan.seed);
     let strangers = match options.hostile {
         true => Some(Strangers::new(&stack.database, servers.direct(), plan.seed).await),
         false => None,
@@ -49,16 +51,18 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
                 println!("{} rows of strangers", strangers.run().await);
             };
             let faults = async {
-                faults::run(&stack, &plan, &tally).await;
+                faults::run(&Scene::new(&stack, &writers, &direct, &plan), &plan, &tally).await;
                 println!("the faults are over");
                 writers.stop();
+                direct.stop();
                 strangers.iter().for_each(Strangers::stop);
             };
-            tokio::join!(writers.run(), strange, faults);
-            converge(&stack).await
+            tokio::join!(writers.run(), direct.write(), strange, faults);
+            converge(&stack, &direct).await
         };
         tokio::select! {
             converged = work => converged,
+            () = direct.accept() => unreachable!("it looks for ever"),
             () = stack.fleet.supervise() => unreachable!("it supervises for ever"),
             () = monitor::watch(&stack.database, &seen) => unreachable!("it watches for ever"),
         }
@@ -77,7 +81,12 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
     let verdict = judge(&stack, &plan, &client, &tally).await;
     violations.extend(verdict.violations.iter().cloned());
     match &converged {
-        Ok(_) => violations.extend(fold::complaints(&client).await.expect("the database answers")),
+        Ok(_) => {
+            violations.extend(fold::complaints(&client).await.expect("the database answers"));
+            let (complaints, told) = direct.judge(&client).await.expect("the database answers");
+            violations.extend(complaints);
+            println!("{told}, {} folds were taken back by crashes", Tally::get(&tally.taken_back));
+        }
         Err(state) => violations.push(format!("I5: not within {CONVERGENCE:?} after the last fault: {state}")),
     }
     println!("{}\ntraps: {:?}", stack.fleet.story(), tally.sprung.lock().expect("nobody panicked with it"));
@@ -86,11 +95,11 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
 }
 
 /// Waits until nothing is PENDING and everything is folded. Returns how long that took, or what was left.
-async fn converge(stack: &Stack<'_>) -> Result<Duration, String> {
+async fn converge(stack: &Stack<'_>, direct: &Direct) -> Result<Duration, String> {
     let begin = Instant::now();
     let (mut left, mut published) = ("never looked".to_owned(), false);
     while begin.elapsed() < CONVERGENCE {
-        match left_to_do(stack).await {
+        match left_to_do(stack, direct).await {
             Ok(Left::Nothing) => {
                 println!("everything is folded after {:.1} s", begin.elapsed().as_secs_f64());
                 return Ok(begin.elapsed());
@@ -117,13 +126,13 @@ enum Left {
     ToFold(i64),
 }
 
-async fn left_to_do(stack: &Stack<'_>) -> Result<Left, tokio_postgres::Error> {
+async fn left_to_do(stack: &Stack<'_>, direct: &Direct) -> Result<Left, tokio_postgres::Error> {
     let client = stack.database.try_connect().await?;
     let waiting: i64 = client.query_one(monitor::UNPUBLISHED, &[]).await?.get(0);
     if waiting > 0 {
         return Ok(Left::ToPublish(waiting));
     }
-    match fold::unhandled(&client, &stack.group).await? {
+    match fold::unhandled(&client, &stack.group).await? + direct.left(&client).await? {
         0 => Ok(Left::Nothing),
         events => Ok(Left::ToFold(events)),
     }

@@ -15,6 +15,8 @@ use crate::proxy::Proxy;
 use crate::traps::Protocol;
 
 const PARTITIONS: i32 = 6;
+/// Of the topic that no relay writes to.
+pub const DIRECT_PARTITIONS: i32 = 4;
 
 /// The servers, for all runs of a process.
 pub struct Servers {
@@ -29,6 +31,8 @@ pub struct Stack<'a> {
     /// The database, not through a proxy.
     pub database: TestDatabase,
     pub topics: [Topic; 2],
+    /// Not of the relay.
+    pub direct: Topic,
     pub group: String,
     pub fleet: Fleet,
     postgres_proxies: Vec<(Who, Proxy)>,
@@ -84,10 +88,11 @@ impl<'a> Stack<'a> {
         drop(std::fs::remove_dir_all(&folder)); // the logs of an earlier run with this seed
         std::fs::create_dir_all(&folder).expect("a folder below the target folder");
         let direct = servers.direct();
-        let (database, catalog, orders) = tokio::join!(
+        let (database, catalog, orders, others) = tokio::join!(
             watched_database(servers, plan),
             Topic::create_on(&direct, "catalog-events", PARTITIONS),
             Topic::create_on(&direct, "order-events", PARTITIONS),
+            Topic::create_on(&direct, "other-events", DIRECT_PARTITIONS),
         );
         let mut postgres_proxies = Vec::new();
         for who in everybody(plan) {
@@ -112,7 +117,10 @@ impl<'a> Stack<'a> {
                 setting("OUTBOX_RELAY_CLEANUP__PUBLISHED_OLDER_THAN", &format!("{}s", RETENTION.as_secs())),
                 setting("OUTBOX_RELAY_CLEANUP__HANDLED_OLDER_THAN", "never"),
                 setting("OUTBOX_RELAY_CONSUMER__GROUP", &name),
-                setting("OUTBOX_RELAY_CONSUMER__TOPICS", &format!("{},{}", topics[0].name, topics[1].name)),
+                setting(
+                    "OUTBOX_RELAY_CONSUMER__TOPICS",
+                    &format!("{},{},{}", topics[0].name, topics[1].name, others.name),
+                ),
             ];
             if matches!(who, Who::Consumer(_)) {
                 // A killed consumer is missed after this time; with the 30 s of the default it would hardly ever fold.
@@ -128,7 +136,7 @@ impl<'a> Stack<'a> {
             Member { who: *who, name: role, part, environment, arguments }
         });
         let fleet = Fleet::start(&folder, members.collect());
-        Self { servers, database, topics, group: name, fleet, postgres_proxies }
+        Self { servers, database, topics, direct: others, group: name, fleet, postgres_proxies }
     }
 
     /// The proxies of a link; `brokers` says of which brokers, if it is that to Kafka.
@@ -169,6 +177,10 @@ async fn watched_database(servers: &Servers, plan: &Plan) -> TestDatabase {
     let server = TestDatabase { url: servers.postgres.url.clone() };
     let name = format!("chaos_{}_{}", plan.mode.as_str().replace('-', "_"), plan.seed);
     let client = server.connect().await;
+    // Commits that do not wait for the disk get there late, so that a crash takes them back.
+    for statement in ["alter system set wal_writer_delay = '10s'", "select pg_reload_conf()"] {
+        client.batch_execute(statement).await.expect("a setting");
+    }
     client.batch_execute(&format!("create database {name}")).await.expect("a database");
     for who in everybody(plan) {
         let role = role_of(who);

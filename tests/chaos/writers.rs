@@ -6,6 +6,7 @@
 //! writer need not know whether its last COMMIT arrived.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -40,6 +41,8 @@ pub struct Writers {
     /// Events per second, all writers together.
     rate: u32,
     pause: watch::Sender<bool>,
+    /// A fault keeps them from writing.
+    held: AtomicBool,
     stop: watch::Sender<bool>,
 }
 
@@ -47,12 +50,18 @@ impl Writers {
     pub fn new(database: &TestDatabase, topics: &[Topic; 2], seed: u64, rate: u32) -> Arc<Self> {
         let topics = [topics[0].name.clone(), topics[1].name.clone()];
         let (pause, stop) = (watch::Sender::new(false), watch::Sender::new(false));
-        Arc::new(Self { database: database.clone(), topics, seed, rate, pause, stop })
+        Arc::new(Self { database: database.clone(), topics, seed, rate, pause, held: AtomicBool::new(false), stop })
     }
 
     /// Tells the writers to finish what they have begun.
     pub fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// Keeps the writers from beginning anything, or lets them go on.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
+        self.pause.send_replace(held);
     }
 
     /// Writes until [`Writers::stop`].
@@ -149,7 +158,10 @@ impl Writers {
             let waiting =
                 "select count(*) from (select from outbox_events where status = 'PENDING' limit $1) as waiting";
             match client.query_one(waiting, &[&(BACKLOG_MAX + 1)]).await {
-                Ok(row) => drop(self.pause.send_replace(row.get::<_, i64>(0) > BACKLOG_MAX)),
+                Ok(row) => {
+                    let held = self.held.load(Ordering::Relaxed);
+                    self.pause.send_replace(held || row.get::<_, i64>(0) > BACKLOG_MAX);
+                }
                 Err(_) => client = self.connect().await,
             }
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::hostile::number;
 
 /// Rounds where nothing else is asked for: always the same ones.
-const ROUNDS: u64 = 3;
+const ROUNDS: u64 = 2;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_strangers_are_folded_parked_or_skipped_and_hold_nobody_up() {

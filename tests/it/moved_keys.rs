@@ -3,21 +3,21 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio_postgres::Client;
 
 use crate::support::outbox::{insert_many, wait_for_status, wait_until_published};
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, Relay, TestDatabase, Topic, outbox_relay, parts::parts, unique, wait_until};
+use crate::support::{
+    NewRow, Relay, TestDatabase, Topic, outbox_relay, parts::parts, side_by_side, unique, wait_until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRACKINGS: [&str; 2] = ["rows", "watermark"];
 
-/// Runs a case with both ways of tracking, each with and without what its flag stands for. Side by side, because each
-/// of them mostly waits.
+/// Runs a case with both ways of tracking, each with and without what its flag stands for.
 async fn in_every_way(case: impl AsyncFn(&'static str, bool)) {
     let ways = TRACKINGS.into_iter().flat_map(|tracking| [(tracking, true), (tracking, false)]);
-    join_all(ways.map(|(tracking, flag)| case(tracking, flag))).await;
+    side_by_side(ways, async |(tracking, flag)| case(tracking, flag).await).await;
 }
 
 struct Stage {

@@ -8,7 +8,7 @@ use crate::support::kafka::sent_ids;
 use crate::support::order::{self, Report};
 use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
 use crate::support::relay::{RelaySettings, leases};
-use crate::support::{PrivateKafka, TestDatabase, Topic, http, parts::parts, unique, wait_until};
+use crate::support::{PrivateKafka, TestDatabase, Topic, http, parts::parts, side_by_side, unique, wait_until};
 use crate::time::pass;
 use crate::traps::{How, Protocol, Trap};
 
@@ -38,40 +38,40 @@ async fn report(database: &TestDatabase, topic: &Topic) -> Report {
 /// that.
 #[tokio::test]
 async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
-    let (database, (kafka, proxy, topic)) =
-        tokio::join!(TestDatabase::migrated("end-txn"), kafka_behind_a_proxy("end-txn"));
-    let client = database.connect().await;
-    let settings = RelaySettings::new(&database, &format!("127.0.0.1:{}", proxy.port))
-        .set("relay.delivery", "exactly-once")
-        .set("relay.batch_rows", "50")
-        // Longer than what is lost takes to be missed: the same relay has to find out.
-        .set("relay.lease", "60s");
-    let mut relay = settings.start_ready().await;
-    let mut written = 0;
-    for how in [
-        How::AnswerLost,
-        How::Late(Duration::from_secs(4)),
-        How::IntoNext(Duration::from_secs(20)),
-        How::Late(Duration::from_secs(15)),
-    ] {
-        let trap = Trap { request: Request::END_TXN, how };
-        proxy.traps().set(trap);
-        insert_many(&client, &topic.name, 100, 2_000).await;
-        written += 2_000;
-        wait_until("the trap has sprung", PATIENCE, async || {
-            // Looking takes it away, so it is set again if it was still there.
-            if !proxy.traps().remove(trap) {
-                return Ok(());
-            }
+    let late = |seconds| How::Late(Duration::from_secs(seconds));
+    let fates = [[How::AnswerLost, late(15)], [How::IntoNext(Duration::from_secs(20)), late(4)]];
+    side_by_side(fates, async |fates| {
+        let (database, (kafka, proxy, topic)) =
+            tokio::join!(TestDatabase::migrated("end-txn"), kafka_behind_a_proxy("end-txn"));
+        let client = database.connect().await;
+        let settings = RelaySettings::new(&database, &format!("127.0.0.1:{}", proxy.port))
+            .set("relay.delivery", "exactly-once")
+            .set("relay.batch_rows", "50")
+            // Longer than what is lost takes to be missed: the same relay has to find out.
+            .set("relay.lease", "60s");
+        let mut relay = settings.start_ready().await;
+        let mut written = 0;
+        for how in fates {
+            let trap = Trap { request: Request::END_TXN, how };
             proxy.traps().set(trap);
-            Err("not yet".to_owned())
-        })
-        .await;
-        assert_eq!(wait_until_published(&database, PATIENCE).await, written);
-    }
-    assert!(relay.is_running(), "{}", relay.log_text());
-    report(&database, &topic).await.expect_kept().expect_no_repeats();
-    drop((relay, kafka));
+            insert_many(&client, &topic.name, 100, 2_000).await;
+            written += 2_000;
+            wait_until("the trap has sprung", PATIENCE, async || {
+                // Looking takes it away, so it is set again if it was still there.
+                if !proxy.traps().remove(trap) {
+                    return Ok(());
+                }
+                proxy.traps().set(trap);
+                Err("not yet".to_owned())
+            })
+            .await;
+            assert_eq!(wait_until_published(&database, PATIENCE).await, written);
+        }
+        assert!(relay.is_running(), "{}", relay.log_text());
+        report(&database, &topic).await.expect_kept().expect_no_repeats();
+        drop((relay, kafka));
+    })
+    .await;
 }
 
 /// Longer than every timeout of the client, and then longer than a transaction may take: requests expire that the
@@ -118,89 +118,97 @@ async fn a_broker_that_stalls_for_longer_than_every_timeout_gets_every_record_on
 /// wait, and the client asks again under the same numbers.
 #[tokio::test]
 async fn kafka_that_can_be_reached_in_one_direction_only_is_waited_for() {
-    for (delivery, direction) in [
-        ("at-least-once", Direction::Answers),
-        ("exactly-once", Direction::Answers),
-        ("exactly-once", Direction::Requests),
-    ] {
-        let (database, (kafka, proxy, topic)) =
-            tokio::join!(TestDatabase::migrated("one-way"), kafka_behind_a_proxy("one-way"));
-        let client = database.connect().await;
-        let mut relay = RelaySettings::new(&database, &format!("127.0.0.1:{}", proxy.port))
-            .set("relay.delivery", delivery)
-            .set("relay.batch_rows", "50")
-            .start_ready()
+    side_by_side(
+        [
+            ("at-least-once", Direction::Answers),
+            ("exactly-once", Direction::Answers),
+            ("exactly-once", Direction::Requests),
+        ],
+        async |(delivery, direction)| {
+            let (database, (kafka, proxy, topic)) =
+                tokio::join!(TestDatabase::migrated("one-way"), kafka_behind_a_proxy("one-way"));
+            let client = database.connect().await;
+            let mut relay = RelaySettings::new(&database, &format!("127.0.0.1:{}", proxy.port))
+                .set("relay.delivery", delivery)
+                .set("relay.batch_rows", "50")
+                .start_ready()
+                .await;
+            insert_many(&client, &topic.name, 100, 4_000).await;
+            wait_until("some of it is out", PATIENCE, async || {
+                let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
+                if pending < 3_800 { Ok(()) } else { Err(format!("{pending}")) }
+            })
             .await;
-        insert_many(&client, &topic.name, 100, 4_000).await;
-        wait_until("some of it is out", PATIENCE, async || {
-            let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
-            if pending < 3_800 { Ok(()) } else { Err(format!("{pending}")) }
-        })
-        .await;
-        proxy.set_weather(direction, Some(Weather::Swallow));
-        wait_until("the relay says that Kafka is away", PATIENCE, async || {
-            match http::get(relay.admin(), "/readyz?verbose").await? {
-                (503, _) => Ok(()),
-                (status, body) => Err(format!("{status} {body}")),
-            }
-        })
-        .await;
-        let waiting = counts(&client).await;
-        assert!(waiting.contains_key("PENDING"), "{delivery} {direction:?}: it was over too soon: {waiting:?}");
-        proxy.set_weather(direction, None);
-        assert_eq!(wait_until_published(&database, PATIENCE).await, 4_000, "{delivery} {direction:?}");
-        report(&database, &topic).await.expect_kept().expect_no_repeats();
-        assert!(relay.is_running(), "{}", relay.log_text());
-        drop(kafka);
-    }
+            proxy.set_weather(direction, Some(Weather::Swallow));
+            wait_until("the relay says that Kafka is away", PATIENCE, async || {
+                match http::get(relay.admin(), "/readyz?verbose").await? {
+                    (503, _) => Ok(()),
+                    (status, body) => Err(format!("{status} {body}")),
+                }
+            })
+            .await;
+            let waiting = counts(&client).await;
+            assert!(waiting.contains_key("PENDING"), "{delivery} {direction:?}: it was over too soon: {waiting:?}");
+            proxy.set_weather(direction, None);
+            assert_eq!(wait_until_published(&database, PATIENCE).await, 4_000, "{delivery} {direction:?}");
+            report(&database, &topic).await.expect_kept().expect_no_repeats();
+            assert!(relay.is_running(), "{}", relay.log_text());
+            drop(kafka);
+        },
+    )
+    .await;
 }
 
 /// One instance is cut off from PostgreSQL in one direction: its bytes arrive and no answer comes, or nothing arrives.
 /// It has to stop before its lease is over, because then another one sends.
 #[tokio::test]
 async fn an_instance_cut_off_in_one_direction_leaves_its_shards_to_another() {
-    for (delivery, direction) in [
-        ("at-least-once", Direction::Answers),
-        ("exactly-once", Direction::Answers),
-        ("exactly-once", Direction::Requests),
-    ] {
-        let (database, topic) = tokio::join!(TestDatabase::migrated("cut-off"), Topic::create("cut-off", 6));
-        let client = database.connect().await;
-        let server = database.url.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("host:port");
-        let proxy = Proxy::to(Protocol::Postgres, port_of(server)).await;
-        let url = database.url.replace(server, &format!("127.0.0.1:{}", proxy.port));
-        let deployment = unique("cut-off");
-        let settings = |name: &str| {
-            RelaySettings::new(&database, &parts().kafka)
-                .set("relay.delivery", delivery)
-                .set("run.deployment", &deployment)
-                .set("relay.batch_rows", "50")
-                .instance(name)
-        };
-        let first = settings("first").env("DATABASE_URL", &url).start_ready().await;
-        wait_until("the first has all shards", PATIENCE, async || {
-            let leases = leases(&client).await;
-            if leases.get("first") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
-        })
-        .await;
-        insert_many(&client, &topic.name, 100, 4_000).await;
-        proxy.set_weather(direction, Some(Weather::Swallow));
-        let second = settings("second").start_ready().await;
-        wait_until("the second has all shards", PATIENCE, async || {
-            let leases = leases(&client).await;
-            if leases.get("second") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
-        })
-        .await;
-        assert_eq!(wait_until_published(&database, PATIENCE).await, 4_000, "{delivery} {direction:?}");
-        proxy.set_weather(direction, None);
-        insert_many(&client, &topic.name, 100, 1_000).await;
-        assert_eq!(wait_until_published(&database, PATIENCE).await, 5_000, "{delivery} {direction:?}");
-        let report = report(&database, &topic).await;
-        report.expect_kept();
-        match delivery {
-            "exactly-once" => drop(report.expect_no_repeats()),
-            _ => assert!(report.repeats <= 8 * 50, "{report:?}"),
-        }
-        drop((first, second));
-    }
+    side_by_side(
+        [
+            ("at-least-once", Direction::Answers),
+            ("exactly-once", Direction::Answers),
+            ("exactly-once", Direction::Requests),
+        ],
+        async |(delivery, direction)| {
+            let (database, topic) = tokio::join!(TestDatabase::migrated("cut-off"), Topic::create("cut-off", 6));
+            let client = database.connect().await;
+            let server = database.url.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("host:port");
+            let proxy = Proxy::to(Protocol::Postgres, port_of(server)).await;
+            let url = database.url.replace(server, &format!("127.0.0.1:{}", proxy.port));
+            let deployment = unique("cut-off");
+            let settings = |name: &str| {
+                RelaySettings::new(&database, &parts().kafka)
+                    .set("relay.delivery", delivery)
+                    .set("run.deployment", &deployment)
+                    .set("relay.batch_rows", "50")
+                    .instance(name)
+            };
+            let first = settings("first").env("DATABASE_URL", &url).start_ready().await;
+            wait_until("the first has all shards", PATIENCE, async || {
+                let leases = leases(&client).await;
+                if leases.get("first") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
+            })
+            .await;
+            insert_many(&client, &topic.name, 100, 4_000).await;
+            proxy.set_weather(direction, Some(Weather::Swallow));
+            let second = settings("second").start_ready().await;
+            wait_until("the second has all shards", PATIENCE, async || {
+                let leases = leases(&client).await;
+                if leases.get("second") == Some(&8) { Ok(()) } else { Err(format!("{leases:?}")) }
+            })
+            .await;
+            assert_eq!(wait_until_published(&database, PATIENCE).await, 4_000, "{delivery} {direction:?}");
+            proxy.set_weather(direction, None);
+            insert_many(&client, &topic.name, 100, 1_000).await;
+            assert_eq!(wait_until_published(&database, PATIENCE).await, 5_000, "{delivery} {direction:?}");
+            let report = report(&database, &topic).await;
+            report.expect_kept();
+            match delivery {
+                "exactly-once" => drop(report.expect_no_repeats()),
+                _ => assert!(report.repeats <= 8 * 50, "{report:?}"),
+            }
+            drop((first, second));
+        },
+    )
+    .await;
 }

@@ -11,7 +11,7 @@ use crate::support::kafka::client_config;
 use crate::support::{TestDatabase, Topic, parts::parts};
 
 /// Header, and what it says.
-const ODD: &[(&str, &[u8])] = &[
+pub const ODD: &[(&str, &[u8])] = &[
     ("failed_at", b"a\0b"),
     ("failed_at", b"\0"),
     ("failed_at", b"\xff\xfe"),

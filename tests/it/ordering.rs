@@ -1,6 +1,7 @@
 //! Order per key and nothing lost, whatever happens to the instances and however transactions commit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,6 +14,8 @@ use crate::support::relay::{RelaySettings, leases};
 use crate::support::{NewRow, Relay, Signal, TestDatabase, Topic, holds_for, parts::parts, unique, wait_until};
 
 const SHARDS: i64 = 8;
+/// Transactions of 250 rows, at most.
+const MOST_BATCHES: i64 = 400;
 
 /// What Kafka has against what was committed.
 async fn report(client: &Client, topic: &Topic) -> Report {
@@ -97,11 +100,14 @@ async fn wait_for_work(client: &Client, name: &str) {
     .await;
 }
 
-/// Inserts 100,000 rows over 1,000 keys in transactions of 250, never more than 6,000 ahead of the relays, so that
-/// there is work for as long as the faults go on.
-async fn write_100_000(database: &TestDatabase, topic: &Topic) {
+/// Inserts rows over 1,000 keys in transactions of 250, never more than 6,000 ahead of the relays, until there are
+/// 30,000 and the faults are enough: a quick machine writes more meanwhile. Returns how many.
+async fn write_until(database: &TestDatabase, topic: &Topic, enough: &AtomicBool) -> i64 {
     let client = database.connect().await;
-    for batch in 0..400_i64 {
+    for batch in 0..MOST_BATCHES {
+        if batch >= 120 && enough.load(Relaxed) {
+            return batch * 250;
+        }
         wait_until("the relays keep up", Duration::from_secs(120), async || {
             let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
             if pending < 6_000 { Ok(()) } else { Err(format!("{pending} rows are pending")) }
@@ -118,11 +124,12 @@ async fn write_100_000(database: &TestDatabase, topic: &Topic) {
             .await
             .expect("insert");
     }
+    MOST_BATCHES * 250
 }
 
-/// What a deployment meets: crashes, stalls longer than a lease, restarts, while 100,000 rows are relayed. Returns what
-/// Kafka has then, the kills and the zombies.
-async fn faults_while_100_000_rows_are_relayed(delivery: &str) -> (Report, usize, usize) {
+/// What a deployment meets: crashes, stalls longer than a lease, restarts, while tens of thousands of rows are relayed.
+/// Returns what Kafka has then, the kills and the zombies.
+async fn faults_while_rows_are_relayed(delivery: &str) -> (Report, usize, usize) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("chaos"), Topic::create("chaos", 12));
     let client = database.connect().await;
     let deployment = unique("chaos");
@@ -130,22 +137,23 @@ async fn faults_while_100_000_rows_are_relayed(delivery: &str) -> (Report, usize
         settings.set("relay.batch_rows", "200").set("relay.delivery", delivery).set("run.deployment", &deployment)
     })
     .await;
-    let written = async {
-        write_100_000(&database, &topic).await;
-    };
+    let enough = AtomicBool::new(false);
+    let written = write_until(&database, &topic, &enough);
     let faults = async {
         let mut turn = 0;
         loop {
             fleet.kill(&client, turn % 3).await;
             fleet.freeze(&client, (turn + 1) % 3).await;
             turn += 1;
+            // One fault of each kind for each of the three.
+            enough.store(turn >= 3, Relaxed);
         }
     };
     tokio::pin!(written);
-    tokio::select! {
-        () = &mut written => {}
-        () = faults => {}
-    }
+    let rows = tokio::select! {
+        rows = &mut written => rows,
+        () = faults => unreachable!("the faults go on until the rows are written"),
+    };
     // The faults stop, wherever they are, and it converges.
     for n in 0..3 {
         if !fleet.relays[n].is_running() {
@@ -154,7 +162,7 @@ async fn faults_while_100_000_rows_are_relayed(delivery: &str) -> (Report, usize
         fleet.relays[n].signal(Signal::Continue);
     }
     // A frozen one that was woken here may have been fenced: the supervisor starts it again, so let the others finish.
-    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 100_000);
+    assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, rows);
     let Fleet { kills, zombies, .. } = fleet;
     assert!(kills >= 3 && zombies >= 2, "too few faults to show anything: {kills} {zombies}");
     assert_eq!(most_attempts(&client).await, 0, "a crash is not an attempt");
@@ -166,7 +174,7 @@ async fn faults_while_100_000_rows_are_relayed(delivery: &str) -> (Report, usize
 /// Promises 1 and 2, and the bound of 3.
 #[tokio::test]
 async fn three_instances_killed_and_frozen_lose_nothing_and_keep_the_order_of_every_key() {
-    let (report, kills, zombies) = faults_while_100_000_rows_are_relayed("at-least-once").await;
+    let (report, kills, zombies) = faults_while_rows_are_relayed("at-least-once").await;
     report.expect_kept();
     // A crash sends at most one batch per shard again.
     let most = (kills + zombies + 1) * usize::try_from(SHARDS).unwrap() * 200;
@@ -178,7 +186,7 @@ async fn three_instances_killed_and_frozen_lose_nothing_and_keep_the_order_of_ev
 /// The same faults in the other mode.
 #[tokio::test]
 async fn three_instances_killed_and_frozen_repeat_nothing_in_exactly_once_delivery() {
-    let (report, _, _) = faults_while_100_000_rows_are_relayed("exactly-once").await;
+    let (report, _, _) = faults_while_rows_are_relayed("exactly-once").await;
     report.expect_kept().expect_no_repeats();
 }
 

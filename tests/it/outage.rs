@@ -12,8 +12,8 @@ use crate::support::outbox::{
 };
 use crate::support::relay::RelaySettings;
 use crate::support::{
-    NewRow, PrivateKafka, PrivatePostgres, StopMode, TestDatabase, Topic, holds_for, http, parts::parts, unique,
-    wait_until,
+    NewRow, PrivateKafka, PrivatePostgres, StopMode, TestDatabase, Topic, holds_for, http, parts::parts, side_by_side,
+    unique, wait_until,
 };
 
 async fn report(client: &Client, topic: &Topic) -> Report {
@@ -217,7 +217,7 @@ async fn a_relay_started_before_its_servers_begins_when_they_come() {
 /// A topic that somebody deletes and makes again is an outage of that topic: its rows wait, and cost no attempts.
 #[tokio::test]
 async fn a_topic_deleted_while_it_is_used_and_made_anew_gets_the_rows_that_waited() {
-    for delivery in ["at-least-once", "exactly-once"] {
+    side_by_side(["at-least-once", "exactly-once"], async |delivery| {
         let (database, topic) = tokio::join!(TestDatabase::migrated("deleted"), Topic::create("deleted", 3));
         let client = database.connect().await;
         let relay = RelaySettings::new(&database, &parts().kafka)
@@ -240,14 +240,15 @@ async fn a_topic_deleted_while_it_is_used_and_made_anew_gets_the_rows_that_waite
         assert_eq!(sent, waiting, "{delivery}: what was inserted after the end of the first topic, each once");
         assert_eq!(most_attempts(&client).await, 0);
         drop(relay);
-    }
+    })
+    .await;
 }
 
 /// Keys move when partitions are added, which is how Kafka is. Nothing else happens: no loss, no repeat, and within a
 /// partition the order of each key stays.
 #[tokio::test]
 async fn partitions_added_while_events_flow_lose_and_repeat_nothing() {
-    for delivery in ["at-least-once", "exactly-once"] {
+    side_by_side(["at-least-once", "exactly-once"], async |delivery| {
         let (database, topic) = tokio::join!(TestDatabase::migrated("grown"), Topic::create("grown", 3));
         let client = database.connect().await;
         let _relay = RelaySettings::new(&database, &parts().kafka)
@@ -280,7 +281,8 @@ async fn partitions_added_while_events_flow_lose_and_repeat_nothing() {
         }
         assert_eq!(sent.len(), written, "{delivery}");
         assert_eq!(most_attempts(&client).await, 0, "{delivery}");
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

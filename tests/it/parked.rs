@@ -3,21 +3,15 @@
 
 use std::time::Duration;
 
-use outbox_relay::config::DatabaseConfig;
-use outbox_relay::db::Database;
-use outbox_relay::metrics::Metrics;
-use outbox_relay::projection::Projection;
-use outbox_relay::projection::fold::{End, fold_batch};
-use outbox_relay::projection::record::{Place, Record};
-use outbox_relay::projection::store::Store;
+use outbox_relay::projection::record::Record;
 use outbox_relay::projection::store::parked::Released;
-use outbox_relay::secret::Secret;
 use serde_json::Value;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::positions::Likes;
-use crate::support::{TestDatabase, wait_until};
+use crate::projection::{StoreBench, TOPIC};
+use crate::support::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -76,16 +70,16 @@ async fn parked_events_are_folded_once_more_in_order_after_the_cause_was_mended(
 
     // The last one is given up. Nothing was mended yet, so the others come back with another attempt.
     likes.command(&["consumer", "parked", "discard", "--id", &last, "--reason", "not ours"]).await.expect_code(0);
-    likes.command(&["consumer", "parked", "release", "--all", "--yes"]).await.expect_code(0);
+    let again = likes.command(&["consumer", "parked", "release", "--all", "--yes"]).await.expect_code(5);
+    assert_eq!(again.json()["outcome"]["parked_again"], 2, "{again:?}");
     wait_for_rows(&client, "select attempts::bigint from consumer_parked order by \"offset\"", &[2, 2, 1]).await;
     assert_eq!(rows(&client, IN_ORDER).await, [1, 2]);
 
     client.batch_execute("alter table seen drop constraint small").await.unwrap();
-    likes
-        .command(&["consumer", "parked", "release", "--error", "23514", "--type", "Seen", "--yes"])
-        .await
-        .expect_code(0);
-    wait_for_rows(&client, IN_ORDER, &[1, 2, 100, 101]).await;
+    let folded = likes.command(&["consumer", "parked", "release", "--error", "23514", "--type", "Seen", "--yes"]).await;
+    assert_eq!(folded.expect_code(0).json()["outcome"]["folded"], 2);
+    // When the command ends, it is so.
+    assert_eq!(rows(&client, IN_ORDER).await, [1, 2, 100, 101]);
     // Nobody can release them again, and a redelivery changes nothing.
     wait_for_rows(&client, parked, &[4]).await;
     likes.command(&["consumer", "parked", "release", "--all", "--yes"]).await.expect_code(6);
@@ -99,47 +93,35 @@ async fn parked_events_are_folded_once_more_in_order_after_the_cause_was_mended(
     let audited = "select count(*) from outbox_audit where action like 'consumer parked %'";
     assert_eq!(rows(&client, audited).await, [3]);
     consumer.expect_no_error_lines();
+
+    // Nobody is there to fold it: the command says so, and the event stays released.
+    drop(consumer);
+    client.execute("update consumer_parked set discarded_at = null", &[]).await.unwrap();
+    let release = ["consumer", "parked", "release", "--all", "--yes"];
+    let left = likes.command(&[&release[..], &["--timeout", "1s"]].concat()).await.expect_code(5);
+    assert_eq!(left.json()["outcome"]["waiting"], 1, "{left:?}");
+    assert!(left.stderr.contains("1 released events are not folded yet"), "{}", left.stderr);
+    assert_eq!(rows(&client, "select count(*) from consumer_parked where release_asked_at is not null").await, [1]);
+    client.execute("update consumer_parked set release_asked_at = null", &[]).await.unwrap();
+    likes.command(&[&release[..], &["--no-wait"]].concat()).await.expect_code(0);
 }
 
-/// A store for one group on a database of its own, without Kafka.
-struct Bench {
-    client: Client,
-    store: Store,
-    place: Place,
-    _test: TestDatabase,
-}
-
-impl Bench {
-    async fn new(name: &str) -> Self {
-        let test = TestDatabase::migrated(name).await;
-        let settings = DatabaseConfig { url: Secret::new(&test.url), ..DatabaseConfig::default() };
-        let database = Database::new(&settings).expect("a valid URL");
-        let projections = vec![Projection::product_metrics()];
-        let store = Store::new(&database, "metrics".to_owned(), projections, Metrics::new());
-        let place = Place { topic: "orders".to_owned(), partition: 0 };
-        Self { client: test.connect().await, store, place, _test: test }
-    }
-
-    async fn fold(&self, records: &[Record]) -> u64 {
-        let fence = self.store.take(&[(self.place.clone(), 0)], true).await.expect("take").remove(0);
-        let next_offset = fence.position.next_offset;
-        let folded = fold_batch(&self.store, &self.place, fence.epoch, next_offset, records).await;
-        assert!(matches!(folded.end, End::Done), "{folded:?}");
-        folded.counts.parked
-    }
+/// Folds from where the partition stands, and returns how many records were parked.
+async fn parked_of(bench: &StoreBench, records: &[Record]) -> u64 {
+    bench.fold_all(records).await.parked
 }
 
 fn order(offset: i64, event_type: &str, quantity: &str, amount: &str) -> Record {
     let text = |text: &str| Some(text.as_bytes().to_vec());
     let headers = vec![("ce_type".into(), text(event_type))];
     let value = format!(r#"{{"items": [{{"productId": 7, "quantity": {quantity}, "amount": {amount}}}]}}"#);
-    Record::new("orders", 0, offset, Some(1_900_000_000_000 + offset), headers, None, text(&value))
+    Record::new(TOPIC, 0, offset, Some(1_900_000_000_000 + offset), headers, None, text(&value))
 }
 
 /// Whichever figure is absurd, its own event is parked, and the ordinary ones of the product are folded.
 #[tokio::test]
 async fn the_order_with_an_absurd_figure_is_parked_and_no_other() {
-    let bench = Bench::new("absurd").await;
+    let bench = StoreBench::product_metrics("absurd").await;
     let huge = format!("1{}", "0".repeat(400));
     let tiny = format!("0.{}1", "0".repeat(400));
     let (mut offset, mut ordinary) = (0, 0);
@@ -156,7 +138,7 @@ async fn the_order_with_an_absurd_figure_is_parked_and_no_other() {
         for kind in ["OrderCreatedEvent", "OrderCancelledEvent"] {
             let mut records = vec![order(offset, kind, quantity, amount)];
             records.extend((1..=5).map(|n| order(offset + n, "OrderCreatedEvent", "2", "1.5")));
-            assert_eq!(bench.fold(&records).await, 1, "{kind}: {quantity} for {amount}");
+            assert_eq!(parked_of(&bench, &records).await, 1, "{kind}: {quantity} for {amount}");
             offset += 6;
             ordinary += 5;
             let parked = "select max(\"offset\") from consumer_parked";
@@ -166,15 +148,15 @@ async fn the_order_with_an_absurd_figure_is_parked_and_no_other() {
     // The largest ones that are taken, as often as a batch holds them.
     let largest: Vec<Record> =
         (0..500).map(|n| order(offset + n, "OrderCreatedEvent", "1000000000", "1000000000000000")).collect();
-    assert_eq!(bench.fold(&largest).await, 0);
+    assert_eq!(parked_of(&bench, &largest).await, 0);
     assert_eq!(rows(&bench.client, "select sales_count from product_metrics").await, [ordinary * 2 + 500_000_000_000]);
 }
 
 /// Only who has the partition folds what was released of it.
 #[tokio::test]
 async fn a_released_event_is_folded_by_the_owner_of_its_partition_alone() {
-    let bench = Bench::new("owner").await;
-    assert_eq!(bench.fold(&[order(0, "OrderCreatedEvent", "0", "1")]).await, 1);
+    let bench = StoreBench::product_metrics("owner").await;
+    assert_eq!(parked_of(&bench, &[order(0, "OrderCreatedEvent", "0", "1")]).await, 1);
     bench
         .client
         .batch_execute(

@@ -4,13 +4,6 @@
 
 use std::time::Duration;
 
-use outbox_relay::broker::client_config;
-use outbox_relay::config::KafkaConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -50,7 +43,7 @@ impl Likes {
     }
 
     /// Writes events that like `product`, round and round over the partitions. Returns their ids.
-    async fn like(&self, product: i64, count: usize, partitions: i32) -> Vec<Uuid> {
+    pub async fn like(&self, product: i64, count: usize, partitions: i32) -> Vec<Uuid> {
         let events: Vec<_> =
             (0..count).map(|_| (Uuid::new_v4(), "LikeAddedEvent", format!(r#"{{"productId": {product}}}"#))).collect();
         let ids = events.iter().map(|(id, ..)| *id).collect();
@@ -59,38 +52,13 @@ impl Likes {
     }
 
     pub async fn write(&self, events: Vec<(Uuid, &'static str, String)>, partitions: i32) {
-        let topic = self.topic.clone();
-        let write = move || {
-            let mut config = rdkafka::ClientConfig::new();
-            config.set("bootstrap.servers", &topic.bootstrap).set("linger.ms", "5");
-            let producer: BaseProducer = config.create().expect("producer");
-            for (n, (id, event_type, value)) in events.iter().enumerate() {
-                let id = id.to_string();
-                let headers = OwnedHeaders::new()
-                    .insert(Header { key: "outbox-event-id", value: Some(&id) })
-                    .insert(Header { key: "ce_type", value: Some(*event_type) });
-                let partition = i32::try_from(n).unwrap() % partitions;
-                let record = BaseRecord::to(&topic.name).partition(partition).key("k").payload(value).headers(headers);
-                producer.send(record).map_err(|(error, _)| error).expect("send");
-            }
-            producer.flush(PATIENCE).expect("all are acknowledged");
-        };
-        tokio::task::spawn_blocking(write).await.expect("produce");
+        self.topic.write_events(events, partitions).await;
     }
 
     /// The topic is deleted and created again under its name.
-    async fn recreate(&self, partitions: i32) {
+    pub async fn recreate(&self, partitions: i32) {
         self.topic.delete().await;
         self.topic.clone().created(partitions).await;
-    }
-
-    async fn delete_records_before(&self, partition: i32, offset: i64) {
-        let settings = KafkaConfig { bootstrap_servers: self.topic.bootstrap.clone(), ..KafkaConfig::default() };
-        let admin: AdminClient<DefaultClientContext> =
-            client_config::common(&settings, "test").create().expect("admin");
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic.name, partition, Offset::Offset(offset)).unwrap();
-        admin.delete_records(&list, &AdminOptions::new()).await.expect("delete records");
     }
 
     /// A command of this group.
@@ -104,7 +72,7 @@ impl Likes {
             .await
     }
 
-    async fn wait_for_likes(&self, client: &Client, product: i64, likes: i64) {
+    pub async fn wait_for_likes(&self, client: &Client, product: i64, likes: i64) {
         wait_until(&format!("{likes} likes of {product}"), PATIENCE, async || {
             let now = likes_of(client, product).await;
             if now == likes { Ok(()) } else { Err(format!("{now} likes, {:?}", stops(client).await)) }
@@ -113,19 +81,19 @@ impl Likes {
     }
 }
 
-async fn likes_of(client: &Client, product: i64) -> i64 {
+pub async fn likes_of(client: &Client, product: i64) -> i64 {
     let sql = "select coalesce(sum(like_count), 0)::bigint from product_metrics where product_id = $1";
     client.query_one(sql, &[&product]).await.expect("product_metrics").get(0)
 }
 
 /// Reason and words of what is stopped, by partition.
-async fn stops(client: &Client) -> Vec<(i32, String)> {
+pub async fn stops(client: &Client) -> Vec<(i32, String)> {
     let sql =
         "select partition, stopped_reason from consumer_partitions where stopped_reason is not null order by 1, 2";
     client.query(sql, &[]).await.expect("stops").iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-async fn wait_for_stops(client: &Client, expected: &[(i32, &str)]) {
+pub async fn wait_for_stops(client: &Client, expected: &[(i32, &str)]) {
     let expected: Vec<(i32, String)> =
         expected.iter().map(|(partition, reason)| (*partition, (*reason).to_owned())).collect();
     wait_until(&format!("{expected:?} are stopped"), PATIENCE, async || {
@@ -136,7 +104,7 @@ async fn wait_for_stops(client: &Client, expected: &[(i32, &str)]) {
 }
 
 /// Waits until `/readyz?verbose` of the instance holds these words.
-async fn wait_for_readiness(consumer: &Relay, words: &str) {
+pub async fn wait_for_readiness(consumer: &Relay, words: &str) {
     wait_until(&format!("readiness says {words}"), PATIENCE, async || {
         let Some(admin) = consumer.try_admin() else { return Err("no server yet".to_owned()) };
         let (_, text) = http::get(admin, "/readyz?verbose").await.map_err(|error| error.to_string())?;
@@ -230,7 +198,7 @@ async fn a_stop_outlives_a_restart_and_concerns_its_own_partition() {
     likes.wait_for_likes(&client, 1, 20).await;
     consumer.terminate().await;
     likes.like(1, 20, 2).await;
-    likes.delete_records_before(1, 15).await;
+    likes.topic.delete_records_before(1, 15).await;
     let mut consumer = likes.settings().start();
     wait_for_stops(&client, &[(1, "records-lost")]).await;
     likes.wait_for_likes(&client, 1, 30).await;

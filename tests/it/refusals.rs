@@ -8,7 +8,9 @@ use tokio_postgres::Client;
 use crate::support::kafka::sent_ids;
 use crate::support::outbox::{committed_ids, counts, most_attempts};
 use crate::support::relay::RelaySettings;
-use crate::support::{PrivateKafka, TestDatabase, Topic, order, parts::parts, script, unique, wait_until};
+use crate::support::{
+    PrivateKafka, TestDatabase, Topic, order, parts::parts, script, side_by_side, unique, wait_until,
+};
 
 /// A busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -118,7 +120,7 @@ async fn a_topic_that_can_be_seen_and_not_be_written_to_holds_its_own_keys_alone
         "allow.everyone.if.no.acl.found=true",
     ];
     let kafka = PrivateKafka::start_with(&authorizer).await;
-    for mode in ["exactly-once", "at-least-once"] {
+    side_by_side(["exactly-once", "at-least-once"], async |mode| {
         let database = TestDatabase::migrated("seen").await;
         let denied = Topic::create_on(&kafka.bootstrap, "seen", 2).await;
         let free = Topic::create_on(&kafka.bootstrap, "free", 2).await;
@@ -137,16 +139,17 @@ async fn a_topic_that_can_be_seen_and_not_be_written_to_holds_its_own_keys_alone
         deny(&kafka, &denied.name, "Write", false).await;
         wait_for_counts(&client, mode, &[("PUBLISHED", 1_000)]).await;
         let sent = sent_ids(&[denied.records().await, free.records().await].concat());
-        order::check(&committed_ids(&client).await, &sent).expect_kept().expect_no_late_repeats();
+        order::check(&committed_ids(&client).await, &sent).expect_kept().expect_no_repeats();
         assert_eq!(most_attempts(&client).await, 0, "{mode}: a grant that is missing is no attempt");
         drop(relay);
-    }
+    })
+    .await;
 }
 
 /// A topic goes away while records for it are on their way, and is made anew.
 #[tokio::test]
 async fn a_topic_that_is_deleted_in_flight_holds_its_own_keys_alone() {
-    for mode in ["exactly-once", "at-least-once"] {
+    side_by_side(["exactly-once", "at-least-once"], async |mode| {
         let database = TestDatabase::migrated("deleted").await;
         let gone = Topic::create("deleted", 2).await;
         let stays = Topic::create("stays", 2).await;
@@ -170,14 +173,20 @@ async fn a_topic_that_is_deleted_in_flight_holds_its_own_keys_alone() {
         wait_for_counts(&client, mode, &[("PUBLISHED", 1_200)]).await;
         let ids: Vec<i64> = made.records().await.iter().map(crate::support::kafka::Record::outbox_id).collect();
         assert_eq!(ids.len(), 500, "{mode}");
-        drop(relay);
-    }
+        // What was on its way to it is given up as soon as the cluster says so; the client itself would take half a
+        // minute longer.
+        if mode == "at-least-once" {
+            let log = relay.log_text();
+            assert!(log.contains("a topic is gone"), "{log}");
+        }
+    })
+    .await;
 }
 
 /// `max.message.bytes` is for batches of records: a topic with a small limit takes many small records all the same.
 #[tokio::test]
 async fn a_topic_with_a_small_limit_takes_many_small_records() {
-    for mode in ["exactly-once", "at-least-once"] {
+    side_by_side(["exactly-once", "at-least-once"], async |mode| {
         let database = TestDatabase::migrated("small-limit").await;
         let small = Topic::planned("small-limit").created_with(2, &[("max.message.bytes", "3000")]).await;
         let usual = Topic::create("usual-limit", 2).await;
@@ -192,5 +201,6 @@ async fn a_topic_with_a_small_limit_takes_many_small_records() {
         assert!(!relay.log_text().contains("looking for the ones at fault"), "{mode}: {}", relay.log_text());
         let sent = sent_ids(&small.records().await);
         assert!(sent.values().all(|ids| ids.is_sorted() && ids.len() == 20), "{mode}");
-    }
+    })
+    .await;
 }

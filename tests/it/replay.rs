@@ -69,8 +69,11 @@ async fn copies_are_published_again_as_they_were_and_name_their_originals() {
     let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
     wait_until_published(&database, Duration::from_secs(30)).await;
 
-    let said =
-        replay(&database, &["--topic", &topic.name, "--yes", "--reason", "test"]).run().await.expect_code(0).json();
+    let said = replay(&database, &["--topic", &topic.name, "--yes", "--reason", "test", "--ignore-retention"])
+        .run()
+        .await
+        .expect_code(0)
+        .json();
     assert_eq!(
         (&said["matched"], &said["copied"], &said["finished"]),
         (&22.into(), &22.into(), &true.into()),

@@ -23,7 +23,7 @@ pub use kafka::{Record, Topic};
 pub use outbox::NewRow;
 pub use private::{PrivateKafka, PrivatePostgres, StopMode};
 pub use relay::{Relay, Signal};
-pub use wait::{holds_for, wait_until};
+pub use wait::{holds_for, side_by_side, wait_until};
 
 use std::path::{Path, PathBuf};
 

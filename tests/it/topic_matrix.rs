@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use crate::support::kafka::sent_ids;
 use crate::support::outbox::{committed_ids, counts, most_attempts};
 use crate::support::relay::RelaySettings;
-use crate::support::{TestDatabase, Topic, order, parts::parts, unique, wait_until};
+use crate::support::{TestDatabase, Topic, order, parts::parts, side_by_side, unique, wait_until};
 
 /// A busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -49,7 +49,7 @@ async fn held_for(client: &Client, topic: &str) -> Vec<(String, i64)> {
 
 #[tokio::test]
 async fn a_topic_that_is_missing_holds_its_own_keys_alone_until_it_is_made() {
-    for mode in MODES {
+    side_by_side(MODES, async |mode| {
         let (database, good) = tokio::join!(TestDatabase::migrated("missing-one"), Topic::create("good", 3));
         let missing = Topic::planned("missing-one");
         let client = database.connect().await;
@@ -62,13 +62,14 @@ async fn a_topic_that_is_missing_holds_its_own_keys_alone_until_it_is_made() {
         let sent = sent_ids(&[missing.records().await, good.records().await].concat());
         order::check(&committed_ids(&client).await, &sent).expect_kept().expect_no_repeats();
         assert_eq!(most_attempts(&client).await, 0, "{mode}: a topic that is missing is no attempt");
-    }
+    })
+    .await;
 }
 
 /// The first of each key fails, for what it is, and the others of its key wait behind it.
 #[tokio::test]
 async fn a_topic_with_a_name_that_cannot_be_fails_its_own_events_alone() {
-    for mode in MODES {
+    side_by_side(MODES, async |mode| {
         let (database, good) = tokio::join!(TestDatabase::migrated("no-name"), Topic::create("good", 3));
         let client = database.connect().await;
         let _relay = relay(&database, mode).start_ready().await;
@@ -79,5 +80,6 @@ async fn a_topic_with_a_name_that_cannot_be_fails_its_own_events_alone() {
             client.query(query, &[]).await.expect("errors").iter().map(|row| row.get(0)).collect();
         assert_eq!(errors, ["invalid-topic"], "{mode}");
         assert_eq!(good.records().await.len(), 100, "{mode}");
-    }
+    })
+    .await;
 }

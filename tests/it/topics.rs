@@ -8,7 +8,8 @@ use tokio_postgres::Client;
 use crate::support::outbox::{counts, row, wait_for_status};
 use crate::support::relay::RelaySettings;
 use crate::support::{
-    NewRow, PrivateKafka, StopMode, TestDatabase, Topic, http, outbox_relay, parts::parts, unique, wait_until,
+    NewRow, PrivateKafka, StopMode, TestDatabase, Topic, http, outbox_relay, parts::parts, side_by_side, unique,
+    wait_until,
 };
 
 /// A busy machine.
@@ -296,7 +297,7 @@ async fn a_topic_below_its_replicas_holds_its_own_keys_alone() {
     let below = topic("below").created_with(1, &[("min.insync.replicas", "3")]).await;
     let above = topic("above").created_with(3, &[("min.insync.replicas", "2")]).await;
     cluster[2].stop(StopMode::Crash).await;
-    for mode in MODES {
+    side_by_side(MODES, async |mode| {
         let database = TestDatabase::migrated("below").await;
         let client = database.connect().await;
         let id = NewRow::new(&below.name, "below", "{}").insert(&client).await;
@@ -313,17 +314,18 @@ async fn a_topic_below_its_replicas_holds_its_own_keys_alone() {
         let (status, ready) = http::get(relay.admin(), "/readyz?verbose").await.expect("an answer");
         assert_eq!(status, 200, "{mode}: {ready}");
         assert!(relay.log_text().contains("the partition takes no records"), "{mode}: {}", relay.log_text());
-    }
+    })
+    .await;
 }
 
 /// What a process knew of a topic is gone with it; the keys that it held are in the database.
 #[tokio::test]
 async fn keys_that_a_former_process_held_for_a_topic_go_on_once_it_exists() {
-    for mode in MODES {
+    side_by_side(MODES, async |mode| {
         let (database, topic) = (TestDatabase::migrated("held-before").await, Topic::planned("held-before"));
         let client = database.connect().await;
         let settings =
-            relay(&database, &parts().kafka, mode).set("relay.unknown_topic_grace", "10m").set("relay.lease", "10s");
+            relay(&database, &parts().kafka, mode).set("relay.unknown_topic_grace", "10m").set("relay.lease", "5s");
         let mut former = settings.start_ready().await;
         insert(
             &client,
@@ -337,5 +339,6 @@ async fn keys_that_a_former_process_held_for_a_topic_go_on_once_it_exists() {
         let _relay = settings.start_ready().await;
         wait_for_counts(&client, &format!("all of them are published ({mode})"), &[("PUBLISHED", 20)]).await;
         assert_eq!(topic.records().await.len(), 20);
-    }
+    })
+    .await;
 }

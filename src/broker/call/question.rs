@@ -8,12 +8,12 @@ use std::time::Duration;
 use rdkafka::admin::AdminClient;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
-use rdkafka::groups::GroupList;
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::{blocking_within, late, silent};
 use crate::broker::admin::{QuietContext, unreachable};
+use crate::broker::raw::{self, Group};
 use crate::error::Result;
 
 /// How much later than librdkafka we give up.
@@ -73,17 +73,6 @@ impl Question {
             .await
     }
 
-    /// A group by its name, read by `read`.
-    pub(in crate::broker) async fn group<T: Send + 'static>(
-        self,
-        client: Arc<AdminClient<QuietContext>>,
-        name: String,
-        read: impl FnOnce(&GroupList) -> T + Send + 'static,
-    ) -> Result<T> {
-        let timeout = self.timeout;
-        self.ask(move || Ok(read(&client.inner().fetch_group_list(Some(&name), timeout).map_err(unreachable)?))).await
-    }
-
     /// What the group of a consumer has committed. The consumer is made on the thread that asks.
     pub(in crate::broker) async fn committed_by<C, T>(
         self,
@@ -97,6 +86,12 @@ impl Question {
     {
         let timeout = self.timeout;
         self.ask(move || Ok(read(&make()?.committed_offsets(list, timeout).map_err(unreachable)?))).await
+    }
+
+    /// Who is in a consumer group.
+    pub(in crate::broker) async fn group(self, client: Arc<AdminClient<QuietContext>>, name: String) -> Result<Group> {
+        let timeout = self.timeout;
+        self.ask(move || raw::group(client.inner(), &name, timeout)).await
     }
 
     async fn ask<T: Send + 'static>(self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

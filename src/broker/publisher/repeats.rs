@@ -113,15 +113,16 @@ async fn a_refusal_waits_for_answers_that_take_seconds() {
 async fn a_partition_without_a_leader_repeats_nothing_of_the_others() {
     let stage = Stage::set().await;
     stage.slow_down(Duration::from_secs(5));
-    let known = stage.partitions.clone();
-    let telling = tokio::spawn(async move {
+    let told = async {
         loop {
-            known.seen("offline", &[Place { has_leader: false, in_sync: 0 }]);
+            stage.partitions.seen("offline", &[Place { has_leader: false, in_sync: 0 }]);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    });
-    let deliveries = stage.publish(vec![record("offline", 1), record("slow", 2)]).await;
-    telling.abort();
+    };
+    let deliveries = tokio::select! {
+        deliveries = stage.publish(vec![record("offline", 1), record("slow", 2)]) => deliveries,
+        () = told => unreachable!("the cluster tells it again and again"),
+    };
     assert_eq!(deliveries[0], Delivery::Stuck);
     assert!(matches!(deliveries[1], Delivery::Acked { .. }), "{deliveries:?}");
     assert_eq!(stage.records_in_slow().await, 2, "records in the log of the slow broker");

@@ -1,8 +1,7 @@
 //! Ids of topics. A topic that is deleted and made anew has another one, which is how the two are told apart.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString};
-use std::ptr::{self, NonNull};
+use std::ffi::CString;
 use std::slice;
 use std::time::Duration;
 
@@ -10,12 +9,16 @@ use rdkafka::bindings;
 use rdkafka::client::{Client, ClientContext};
 use uuid::Uuid;
 
-use crate::error::{Code, Error, Result};
+use super::question::{Guard, Question, problem, text};
+use crate::error::Result;
+
+const IDS: Question =
+    Question { operation: bindings::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, what: "the ids of topics" };
 
 /// The id of each of these topics; one that does not exist, or that this client may not see, is left out, and so is one
 /// of a broker that gives topics no ids (before Kafka 2.8). Blocks for `timeout` and a moment at most.
 ///
-/// Errors: [`Code::KafkaUnreachable`].
+/// Errors: [`Code::KafkaUnreachable`](crate::error::Code::KafkaUnreachable).
 pub fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
@@ -26,31 +29,18 @@ pub fn topic_ids<C: ClientContext>(
         return Ok(BTreeMap::new());
     }
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
-    let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    let kafka = client.native_ptr();
-    // SAFETY: the client is alive until the end of this function, and with it `kafka`. The names are copied by the
-    // first call, and are alive until then. What is made here is destroyed once, by its guard, before the client can
-    // be; an answer that comes after that finds no queue and is dropped by librdkafka.
+    // SAFETY: the names are copied by the first call, and are alive until then; what it makes is given back by its
+    // guard after the question. Nothing of the event is kept.
     unsafe {
         let wanted = Guard::new(
             bindings::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()),
             bindings::rd_kafka_TopicCollection_destroy,
-        )?;
-        let options = Guard::new(
-            bindings::rd_kafka_AdminOptions_new(kafka, bindings::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS),
-            bindings::rd_kafka_AdminOptions_destroy,
-        )?;
-        // A timeout that it does not take leaves its default, and we wait for ours in any case.
-        bindings::rd_kafka_AdminOptions_set_request_timeout(options.get(), milliseconds, ptr::null_mut(), 0);
-        let queue = Guard::new(bindings::rd_kafka_queue_new(kafka), bindings::rd_kafka_queue_destroy)?;
-        bindings::rd_kafka_DescribeTopics(kafka, wanted.get(), options.get(), queue.get());
-        let event =
-            Guard::new(bindings::rd_kafka_queue_poll(queue.get(), milliseconds), bindings::rd_kafka_event_destroy)?;
-        if bindings::rd_kafka_event_error(event.get()) != bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            let why = CStr::from_ptr(bindings::rd_kafka_event_error_string(event.get())).to_string_lossy();
-            return Err(unanswered(&why));
-        }
-        Ok(read(event.get()))
+        )
+        .ok_or_else(|| IDS.unanswered("it takes no names"))?;
+        let send = |options: *mut _, queue| {
+            bindings::rd_kafka_DescribeTopics(client.native_ptr(), wanted.get(), options, queue);
+        };
+        IDS.ask(client, timeout, send, |event| Ok(read(event)))
     }
 }
 
@@ -70,14 +60,12 @@ unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> BTreeMap<String, Uuid>
         }
         let mut ids = BTreeMap::new();
         for topic in slice::from_raw_parts(topics, count) {
-            let error = bindings::rd_kafka_TopicDescription_error(*topic);
+            let refused = problem(bindings::rd_kafka_TopicDescription_error(*topic)).is_some();
             let id = bindings::rd_kafka_TopicDescription_topic_id(*topic);
-            let refused = !error.is_null()
-                && bindings::rd_kafka_error_code(error) != bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
             if refused || id.is_null() {
                 continue;
             }
-            let name = CStr::from_ptr(bindings::rd_kafka_TopicDescription_name(*topic)).to_string_lossy().into_owned();
+            let name = text(bindings::rd_kafka_TopicDescription_name(*topic)).unwrap_or_default();
             let (high, low) =
                 (bindings::rd_kafka_Uuid_most_significant_bits(id), bindings::rd_kafka_Uuid_least_significant_bits(id));
             let id = Uuid::from_u64_pair(high.cast_unsigned(), low.cast_unsigned());
@@ -86,36 +74,5 @@ unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> BTreeMap<String, Uuid>
             }
         }
         ids
-    }
-}
-
-fn unanswered(why: &str) -> Error {
-    Error::new(Code::KafkaUnreachable, format!("Kafka does not tell the ids of topics: {why}"))
-        .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
-}
-
-/// Something that librdkafka has made for us, and how it is given back.
-struct Guard<T> {
-    made: NonNull<T>,
-    destroy: unsafe extern "C" fn(*mut T),
-}
-
-impl<T> Guard<T> {
-    /// # Safety
-    /// `made` must be null or ours to destroy by `destroy`, and nobody may use it after the guard.
-    unsafe fn new(made: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self> {
-        let made = NonNull::new(made).ok_or_else(|| unanswered("no answer in time"))?;
-        Ok(Self { made, destroy })
-    }
-
-    fn get(&self) -> *mut T {
-        self.made.as_ptr()
-    }
-}
-
-impl<T> Drop for Guard<T> {
-    fn drop(&mut self) {
-        // SAFETY: whoever made the guard has promised that this is ours and is not used any more.
-        unsafe { (self.destroy)(self.made.as_ptr()) };
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{Finding, Part};
+use super::group;
 use super::postgres::OutboxTopics;
 use crate::broker::admin::{Admin, TopicFacts};
 use crate::broker::is_topic_name;
@@ -66,6 +67,7 @@ pub(super) async fn look(settings: &Config, topics: &OutboxTopics, findings: &mu
             Err(error) => findings.push(Finding::failed(Part::Kafka, "kafka.dead_letters", &error)),
         }
     }
+    group::look(settings, &admin, findings).await;
     if settings.relay.enabled && settings.relay.delivery == Delivery::ExactlyOnce {
         exactly_once(settings, &admin, brokers.len(), findings).await;
     }
@@ -275,6 +277,7 @@ mod tests {
             min_insync_replicas: Some(2),
             timestamps: crate::broker::admin::Timestamps::default(),
             compacted: false,
+            retention_ms: None,
             places: Vec::new(),
         }
     }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::decider;
-use crate::cli::{ParkedCommand, ParkedDecideArgs, ParkedFilter, ParkedLsArgs};
+use super::release::{self, Outcome};
+use crate::cli::{ParkedCommand, ParkedDecideArgs, ParkedFilter, ParkedLsArgs, ParkedReleaseArgs};
 use crate::commands::confirm::confirmed;
 use crate::commands::{Context, Result, admin_pool};
 use crate::config::Needs;
@@ -20,8 +21,8 @@ pub(super) async fn run(context: &Context, command: &ParkedCommand) -> Result<()
     match command {
         ParkedCommand::Ls(args) => ls(context, args).await,
         ParkedCommand::Show { events } => show(context, events).await,
-        ParkedCommand::Release(args) => decide(context, args, Decision::Release).await,
-        ParkedCommand::Discard(args) => decide(context, args, Decision::Discard).await,
+        ParkedCommand::Release(args) => decide(context, &args.which, Some(args)).await,
+        ParkedCommand::Discard(args) => decide(context, args, None).await,
     }
 }
 
@@ -192,10 +193,15 @@ struct Report {
     dry_run: bool,
     matched: u64,
     changed: u64,
+    /// `null` where nobody has waited for it.
+    outcome: Option<Outcome>,
 }
 
-async fn decide(context: &Context, args: &ParkedDecideArgs, decision: Decision) -> Result<()> {
+/// `release`: released, and else discarded.
+async fn decide(context: &Context, args: &ParkedDecideArgs, release: Option<&ParkedReleaseArgs>) -> Result<()> {
+    let decision = if release.is_some() { Decision::Release } else { Decision::Discard };
     let settings = context.settings(Needs::DATABASE)?;
+    let group = args.filter.group.as_ref().unwrap_or(&settings.consumer.group);
     let (filter, verb) = (filter(&args.filter, &settings.consumer.group), decision.as_str());
     if !filter.narrows() && !args.all {
         return Err(Error::new(Code::Usage, "which events?")
@@ -211,23 +217,45 @@ async fn decide(context: &Context, args: &ParkedDecideArgs, decision: Decision) 
             .hint("outbox-relay consumer parked ls lists what is there; what was given up stays so")
             .into());
     }
-    let mut report = Report { action: verb, dry_run: args.consent.dry_run, matched, changed: 0 };
+    let mut report = Report { action: verb, dry_run: args.consent.dry_run, matched, changed: 0, outcome: None };
     if !args.consent.dry_run {
         // Whoever names each event has decided.
         let named = !args.filter.id.is_empty();
         if !named && !confirmed(args.consent.yes, &format!("{verb} {matched} parked events?"))? {
             return Ok(());
         }
-        report.changed = parked::decide(&pool, &filter, decision, &decider(args.consent.reason.clone())).await?;
+        let decided = parked::decide(&pool, &filter, decision, &decider(args.consent.reason.clone())).await?;
+        report.changed = decided.len() as u64;
+        if let Some(release) = release.filter(|release| !release.no_wait) {
+            report.outcome = Some(release::wait(&pool, group, decided, release.timeout).await?);
+        }
     }
-    output::one(context.format(), &report, || match report.dry_run {
-        true => format!("would {verb} {matched} parked events\n"),
-        false => format!("{verb}: {} parked events\n", report.changed),
-    })?;
-    output::note(match (report.dry_run, decision) {
-        (true, _) => "nothing was changed",
-        (false, Decision::Release) => "the consumer that reads their partitions folds them within a few seconds",
-        (false, Decision::Discard) => "they are never folded, and stay listed with --discarded",
-    });
+    output::one(context.format(), &report, || table_of(&report))?;
+    match (report.dry_run, decision) {
+        (true, _) => output::note("nothing was changed"),
+        (false, Decision::Release) if report.outcome.is_none() => {
+            output::note("the consumer that reads their partitions folds them within a few seconds");
+        }
+        (false, Decision::Release) => {}
+        (false, Decision::Discard) => output::note("they are never folded, and stay listed with --discarded"),
+    }
+    if let Some(outcome) = report.outcome {
+        outcome.expect_all(group)?;
+    }
+    if !report.dry_run && report.changed < matched {
+        let message = format!("{} of {matched} events that matched were left as they are", matched - report.changed);
+        return Err(Error::new(Code::PartlyDone, message)
+            .hint("somebody else has decided about them a moment ago; outbox-relay consumer parked ls tells")
+            .into());
+    }
     Ok(())
+}
+
+fn table_of(report: &Report) -> String {
+    let Report { action, changed, matched, .. } = report;
+    match report.outcome {
+        _ if report.dry_run => format!("would {action} {matched} parked events\n"),
+        None => format!("{action}: {changed} parked events\n"),
+        Some(outcome) => format!("{action}: {changed} parked events: {}\n", outcome.describe()),
+    }
 }

@@ -144,8 +144,9 @@ async fn set(context: &Context, args: &PositionsSetArgs) -> Result<()> {
     }
     let pool = admin_pool(&settings)?;
     let known = positions::list(&pool, Some(group), Some(topic)).await?;
-    let from = known.iter().find(|line| line.partition == partition).map(|line| line.next_offset);
-    let change = Change { topic: topic.clone(), partition, from, to, while_stopped: None };
+    let from =
+        known.iter().find(|line| line.partition == partition && line.projection.is_none()).map(|line| line.next_offset);
+    let change = Change { topic: topic.clone(), partition, projection: None, from, to, while_stopped: None };
     carry_out(context, &pool, group, &[change], &args.consent, "consumer positions set").await
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,8 @@ struct Line {
     /// The row that is published, where it is known.
     row: Option<i64>,
     why: Option<String>,
+    /// Its topic deletes or refuses records of that age, so the event may be gone at once.
+    expired: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,6 +56,8 @@ struct Summary<'a> {
     appended: usize,
     left_alone: usize,
     refused: usize,
+    /// Of those that go back: too old for their topic.
+    expired: usize,
     letters: &'a [Line],
 }
 
@@ -81,6 +86,14 @@ pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args:
     signals.run(work, &stop).await.unwrap_or_else(|| Err(stopped().into()))
 }
 
+/// What is known of a topic that events are to go back to.
+#[derive(Debug, Default)]
+struct Target {
+    /// Why no event may go there.
+    refused: Option<String>,
+    max_age_ms: Option<i64>,
+}
+
 struct Redrive<'a> {
     settings: &'a Config,
     pool: &'a Pool,
@@ -89,8 +102,8 @@ struct Redrive<'a> {
     chosen: Chosen,
     /// Fixed at the begin: what fails again while it runs is not sent back a second time.
     ranges: Vec<Range>,
-    /// Topics that were asked about; why events may not go there.
-    topics: HashMap<String, Option<String>>,
+    /// Topics that were asked about.
+    topics: HashMap<String, Target>,
     author: Author,
     rate: Option<u32>,
 }
@@ -101,8 +114,10 @@ impl Redrive<'_> {
         expect_found(&args.places, &planned)?;
         let to_do = planned.iter().filter(|line| goes_back(line)).count();
         if args.consent.dry_run || to_do == 0 {
+            note_expired(&planned);
             return finish(context, &planned, args.consent.dry_run);
         }
+        note_expired(&planned);
         for (topic, count) in by_topic(&planned) {
             output::note(&output::printable(&format!("{count:>10}  {topic}")));
         }
@@ -133,7 +148,7 @@ impl Redrive<'_> {
                     refused => refused,
                 };
                 batch.push((letter.to_letter(), event));
-                lines.push(Line::new(&letter));
+                lines.push(Line { expired: self.is_expired(&letter), ..Line::new(&letter) });
             }
             if batch.is_empty() {
                 break;
@@ -195,20 +210,35 @@ impl Redrive<'_> {
     /// The event, unless its topic would refuse it: as a row it would only fail once more.
     async fn accepted(&mut self, event: NewEvent) -> Result<NewEvent, String> {
         if !self.topics.contains_key(&event.topic) {
-            let refused = match self.routing.allows(&event.topic) {
-                Err(refused) => Some(refused.to_string()),
+            let refused = |why| Target { refused: Some(why), max_age_ms: None };
+            let target = match self.routing.allows(&event.topic) {
+                Err(why) => refused(why.to_string()),
                 Ok(()) => match self.admin.topic(&event.topic).await {
-                    Ok(Some(_)) => None,
-                    Ok(None) => Some(format!("the topic {} does not exist", event.topic)),
-                    Err(error) => Some(format!("Kafka does not say whether {} exists: {}", event.topic, error.chain())),
+                    Ok(Some(facts)) => Target { refused: None, max_age_ms: facts.max_age_ms() },
+                    Ok(None) => refused(format!("the topic {} does not exist", event.topic)),
+                    Err(error) => {
+                        refused(format!("Kafka does not say whether {} exists: {}", event.topic, error.chain()))
+                    }
                 },
             };
-            self.topics.insert(event.topic.clone(), refused);
+            self.topics.insert(event.topic.clone(), target);
         }
-        match self.topics.get(&event.topic).cloned().flatten() {
+        match self.topics.get(&event.topic).and_then(|target| target.refused.clone()) {
             None => Ok(event),
             Some(why) => Err(why),
         }
+    }
+
+    /// Whether the topic would not keep the event: its record gets the time of the dead letter, which is that of the
+    /// event.
+    fn is_expired(&self, letter: &DeadLetter) -> bool {
+        let target = letter.original_topic().and_then(|topic| self.topics.get(topic));
+        let (Some(max_age_ms), Some(created_ms)) =
+            (target.and_then(|target| target.max_age_ms), letter.record.timestamp_ms)
+        else {
+            return false;
+        };
+        Timestamp::now().as_millisecond().saturating_sub(created_ms) > max_age_ms
     }
 }
 
@@ -222,6 +252,7 @@ impl Line {
             outcome: "",
             row: None,
             why: None,
+            expired: false,
         }
     }
 
@@ -248,6 +279,16 @@ fn expect_found(places: &[Place], lines: &[Line]) -> Result<(), Error> {
     expect_all_names(places, lines.iter().map(|line| format!("{}/{}/{}", line.topic, line.partition, line.offset)))
 }
 
+/// Says what Kafka would not keep.
+fn note_expired(lines: &[Line]) {
+    let events = lines.iter().filter(|line| goes_back(line) && line.expired).count();
+    if events > 0 {
+        output::note(&format!(
+            "{events} of these events are older than their topic keeps records (retention.ms): Kafka deletes or refuses them at once"
+        ));
+    }
+}
+
 fn by_topic(lines: &[Line]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for line in lines.iter().filter(|line| goes_back(line)) {
@@ -264,6 +305,7 @@ fn finish(context: &Context, lines: &[Line], dry_run: bool) -> Result<()> {
         appended: count("appended"),
         left_alone: count("left-alone"),
         refused: count("refused"),
+        expired: lines.iter().filter(|line| goes_back(line) && line.expired).count(),
         letters: lines,
     };
     output::data(context.format(), &summary, lines, || table(lines))?;

@@ -26,6 +26,8 @@ struct Report {
     /// Events that were changed: more than fit where another failed event held the key, fewer where something else was
     /// faster.
     changed: u64,
+    /// Of these: events that were given up although the table does not let their rows be changed. `outbox_outcomes` says so.
+    by_outcome: u64,
     /// Events that the table does not let be changed.
     refused: Vec<Refusal>,
     by_topic: Vec<Group>,
@@ -66,7 +68,7 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
             true
         });
         let acted = acted.await?;
-        report.changed = acted.changed;
+        (report.changed, report.by_outcome) = (acted.changed, acted.by_outcome);
         report.refused =
             acted.refused.iter().map(|refused| Refusal { id: refused.item, reason: refused.reason() }).collect();
     }
@@ -76,7 +78,26 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
         (false, Action::Retry) => "the relays publish them as soon as they look, in order",
         (false, Action::Discard) => "they are never published; what waited behind them goes on",
     });
-    refusals(&report)
+    if report.by_outcome > 0 {
+        output::note(&format!(
+            "{} rows cannot be changed: outbox_outcomes says that they are DISCARDED, and so do all commands",
+            report.by_outcome
+        ));
+    }
+    refusals(&report)?;
+    expect_all(&report)
+}
+
+/// Errors: fewer events were changed than had matched.
+fn expect_all(report: &Report) -> Result<()> {
+    let missing = (report.matched as u64).saturating_sub(report.changed);
+    if report.dry_run || missing == 0 {
+        return Ok(());
+    }
+    let message = format!("{missing} of {} events that matched were left as they are", report.matched);
+    Err(Error::new(Code::PartlyDone, message)
+        .hint("they were published, retried or discarded by somebody else a moment ago; outbox-relay events show tells")
+        .into())
 }
 
 /// Errors: some events were refused.
@@ -159,7 +180,15 @@ fn report(found: &Found, action: Action, dry_run: bool) -> Report {
         .iter()
         .map(|((status, topic), events)| Group { status: status.clone(), topic: topic.clone(), events: *events })
         .collect();
-    Report { action: verb(action), dry_run, matched: found.ids.len(), changed: 0, refused: Vec::new(), by_topic }
+    Report {
+        action: verb(action),
+        dry_run,
+        matched: found.ids.len(),
+        changed: 0,
+        by_outcome: 0,
+        refused: Vec::new(),
+        by_topic,
+    }
 }
 
 fn table(report: &Report) -> String {

@@ -30,6 +30,9 @@ const WRITERS_PAUSE: Duration = Duration::from_secs(1);
 struct Report {
     from: i32,
     shards: i32,
+    dry_run: bool,
+    /// Events that wait or failed, and would be looked at; `null` unless it is a dry run.
+    waiting: Option<i64>,
     /// Events that wait or failed, and stand in another shard now. After a command that was killed: only those it had
     /// not moved.
     moved: u64,
@@ -62,7 +65,17 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
     let resumed = resumes(state, shards)?;
     if state.shards == shards && state.wanted.is_none() {
         output::note(&format!("the outbox has {shards} shards already"));
-        return print(context, &Report { from: shards, shards, moved: 0, refused: Vec::new() });
+        return print(
+            context,
+            &Report {
+                from: shards,
+                shards,
+                dry_run: args.consent.dry_run,
+                waiting: None,
+                moved: 0,
+                refused: Vec::new(),
+            },
+        );
     }
     if !state.may_change {
         return Err(Error::new(Code::PostgresDenied, "this role does not own outbox_shard_count()")
@@ -76,7 +89,8 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
             "would spread keys over {shards} shards instead of {}, and look at {events} events that wait or failed; nothing was changed",
             state.shards
         ));
-        return Ok(());
+        let (from, waiting) = (state.shards, Some(events));
+        return print(context, &Report { from, shards, dry_run: true, waiting, moved: 0, refused: Vec::new() });
     }
     let question =
         format!("Spread keys over {shards} shards instead of {}? Publishing pauses meanwhile.", state.shards);
@@ -109,7 +123,7 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
         "keys are spread over {shards} shards; set outbox.shards = {shards} where the settings are kept, for a new outbox"
     ));
     let refused = moved.refused.iter().map(|no| Refusal { id: no.item, reason: no.reason() }).collect();
-    let report = Report { from: state.shards, shards, moved: moved.events, refused };
+    let report = Report { from: state.shards, shards, dry_run: false, waiting: None, moved: moved.events, refused };
     print(context, &report)?;
     refusals(&report.refused)
 }
@@ -263,8 +277,9 @@ fn unfinished(error: Error, shards: i32) -> Error {
 }
 
 fn print(context: &Context, report: &Report) -> Result<()> {
-    output::data(context.format(), report, std::slice::from_ref(report), || {
-        format!("{} shards, {} events moved\n", report.shards, report.moved)
+    output::data(context.format(), report, std::slice::from_ref(report), || match report.dry_run {
+        true => String::new(),
+        false => format!("{} shards, {} events moved\n", report.shards, report.moved),
     })?;
     Ok(())
 }

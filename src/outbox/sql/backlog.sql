@@ -27,7 +27,10 @@ select
     + (select count(*) from outbox_again)
     + (select count(*) from outbox_shards s cross join lateral unnest(s.batch_ids) as b (id)
         where b.id <= s.done_id and not exists (select 1 from outbox_again a where a.id = b.id)) as pending,
-  (select count(*) from outbox_events where status = 'FAILED') + (select count(*) from outbox_outcomes where status = 'FAILED') as failed,
+  (select count(*) from outbox_events where status = 'FAILED') + (select count(*) from outbox_outcomes where status = 'FAILED')
+    - (select count(*) from outbox_outcomes o
+        cross join lateral (select 1 from outbox_events e where e.id = o.id and e.event_id = o.event_id and e.status || '' = 'FAILED' offset 0) f
+        where o.status = 'DISCARDED') as failed,
   (select count(*) from outbox_events where status = 'HELD') + (select count(*) from outbox_outcomes where status = 'HELD')
     - (select count(*) from outbox_outcomes o
         cross join lateral (select 1 from outbox_events e where e.id = o.id and e.status || '' = 'HELD' offset 0) h) as held,

@@ -27,7 +27,8 @@ from (
   ) a
   cross join lateral (select topic, status, created_at, available_at from outbox_events where id = a.id offset 0) e
   union all
-  select topic, status, created_at, available_at from outbox_events where status = 'FAILED'
+  select topic, status, created_at, available_at from outbox_events
+  where status = 'FAILED' and id not in (select id from outbox_outcomes where status = 'DISCARDED')
   union all
   select topic, status, created_at, available_at from outbox_events where status = 'HELD' and id not in (select id from outbox_outcomes)
   union all

@@ -9,7 +9,7 @@
 with last as materialized (select case when is_called then last_value else last_value - 1 end as id from outbox_events_id_seq),
 passed as materialized (select * from outbox_passed($4) where done_id <= (select id from last)),
 seen as materialized (
-  select e.id, e.status,
+  select e.id, e.status, coalesce(o.status, e.status) as became,
     least(e.created_at, e.published_at) <= now() - make_interval(secs => least($4::float8, $5::float8)) as old,
     case
       when o.id is not null then case o.status
@@ -23,7 +23,8 @@ seen as materialized (
     end end as due
   from outbox_events e
   left join passed p on p.shard = e.shard
-  left join outbox_outcomes o on o.id = e.id and o.event_id = e.event_id and e.status in ('PENDING', 'HELD')
+  left join outbox_outcomes o on o.id = e.id and o.event_id = e.event_id
+    and (e.status in ('PENDING', 'HELD') or (e.status = 'FAILED' and o.status = 'DISCARDED'))
   where e.id > $1 and e.id <= $2
   order by e.id limit $3
 ),
@@ -32,20 +33,21 @@ in_flight as materialized (
   select min(batch_ids[1]) as lowest from outbox_shards
 ),
 doomed as materialized (
-  select e.id, e.status
+  select e.id, s.became
   from seen s join outbox_events e on e.id = s.id
-  where s.due and e.status = s.status and e.dead_letter_to is null
+  where s.due and e.status = s.status and (e.dead_letter_to is null or s.became = 'DISCARDED')
     and not exists (select 1 from outbox_held_keys h where h.first_id = s.id)
     -- By its dead letter it is known that a FAILED row needs no other attempt.
     and (e.dead_letter_of is null
-      or not exists (select 1 from outbox_events o where o.id = e.dead_letter_of and o.status || '' = 'FAILED')
+      or not exists (select 1 from outbox_events o where o.id = e.dead_letter_of and o.status || '' = 'FAILED'
+          and not exists (select 1 from outbox_outcomes u where u.id = o.id and u.event_id = o.event_id and u.status = 'DISCARDED'))
         and not exists (select 1 from outbox_outcomes o where o.id = e.dead_letter_of and o.status = 'FAILED'))
     and (coalesce(s.id < (select lowest from in_flight), true)
       or not exists (select 1 from outbox_shards o where s.id = any(o.batch_ids)))
   for update of e skip locked
 ),
 gone as (
-  delete from outbox_events e using doomed d where e.id = d.id returning d.id, d.status
+  delete from outbox_events e using doomed d where e.id = d.id returning d.id, d.became
 ),
 forgotten as (
   delete from outbox_outcomes o using gone g where o.id = g.id
@@ -55,5 +57,5 @@ select
   (select count(*) from seen) as seen,
   (select min(id) from seen where due is not true) as first_left,
   (select coalesce(bool_or(old), false) from seen) as any_old,
-  (select count(*) from gone where status <> 'DISCARDED') as published,
-  (select count(*) from gone where status = 'DISCARDED') as discarded
+  (select count(*) from gone where became <> 'DISCARDED') as published,
+  (select count(*) from gone where became = 'DISCARDED') as discarded

@@ -8,6 +8,7 @@ from (
     where e.status = 'FAILED' and e.failed_at < now() - make_interval(secs => $1)
       and e.dead_letter_of is null and e.dead_letter_to is null
       and not exists (select 1 from outbox_events d where d.dead_letter_of = e.id)
+      and not exists (select 1 from outbox_outcomes o where o.id = e.id and o.event_id = e.event_id and o.status = 'DISCARDED')
     order by e.id
     limit $2)
   union all

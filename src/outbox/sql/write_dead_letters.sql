@@ -8,6 +8,7 @@
 with due_rows as (
   select id, dead_letter_to, dead_letter_from, last_error, failed_at from outbox_events
   where dead_letter_to is not null and id <> all($2) and ($3::bigint[] is null or id = any($3))
+    and not exists (select 1 from outbox_outcomes o where o.id = outbox_events.id and o.event_id = outbox_events.event_id and o.status = 'DISCARDED')
   order by id limit $1
   for no key update skip locked
 ),

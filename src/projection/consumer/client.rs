@@ -17,6 +17,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::broker::raw;
+use crate::projection::assignment::ASSIGNORS;
 use crate::projection::record::{Place, Record};
 
 /// What the promises rest on: not to be overridden by `[kafka.properties]`.
@@ -30,7 +31,7 @@ const FIXED: [(&str, &str); 9] = [
     ("auto.offset.reset", "error"),
     // Eager: every rebalance takes all partitions away and gives a full list, which is what the loop expects.
     ("group.protocol", "classic"),
-    ("partition.assignment.strategy", "range,roundrobin"),
+    ("partition.assignment.strategy", ASSIGNORS),
     // For lag and for whether a broker is connected.
     ("statistics.interval.ms", "5000"),
     ("allow.auto.create.topics", "false"),

@@ -7,10 +7,9 @@ use uuid::Uuid;
 use super::{Author, audit};
 use crate::db::{DbError, Pool, StoredTime};
 
-const LIST: &str = include_str!("../sql/parked.sql");
-const SHOW: &str = include_str!("../sql/parked_whole.sql");
-const RELEASE: &str = include_str!("../sql/release_parked.sql");
-const DISCARD: &str = include_str!("../sql/discard_parked.sql");
+const MATCHING: &str = include_str!("../sql/parked.sql");
+const FATES: &str = include_str!("../sql/parked_fates.sql");
+const DECIDE: &str = include_str!("../sql/decide_parked.sql");
 
 /// Event ids that a line of `outbox_audit` names.
 const AUDITED: usize = 1_000;
@@ -94,12 +93,14 @@ pub struct Whole {
     pub recorded_at: Option<StoredTime>,
 }
 
+impl Parked {
+    fn place(&self) -> (&str, i32, i64, &str, Option<&str>) {
+        (&self.topic, self.partition, self.offset, &self.group, self.projection.as_deref())
+    }
+}
+
 fn parked(row: &Row) -> Result<Parked, DbError> {
-    let state = match (row.try_get(10)?, row.try_get(11)?) {
-        (_, true) => State::Discarded,
-        (true, false) => State::Releasing,
-        (false, false) => State::Parked,
-    };
+    let state = state(row.try_get(10)?, row.try_get(11)?);
     Ok(Parked {
         group: row.try_get(0)?,
         event_id: row.try_get(1)?,
@@ -115,22 +116,35 @@ fn parked(row: &Row) -> Result<Parked, DbError> {
     })
 }
 
-/// The first `limit` that match, those that were parked last first. `discarded`: also those that were given up.
-pub async fn list(pool: &Pool, filter: &Filter, discarded: bool, limit: i64) -> Result<Vec<Parked>, DbError> {
+/// The rows that match. `whole`: with key, value, headers and time of the record.
+async fn matching(
+    pool: &Pool,
+    filter: &Filter,
+    discarded: bool,
+    limit: Option<i64>,
+    whole: bool,
+) -> Result<Vec<Row>, DbError> {
     let Filter { group, projection, event_type, topic, error, .. } = filter;
+    let (ids, key) = (filter.ids(), filter.key());
     let connection = pool.get().await?;
     let rows = connection
-        .query(LIST, &[group, &filter.ids(), projection, event_type, topic, &filter.key(), error, &discarded, &limit])
+        .query(MATCHING, &[group, &ids, projection, event_type, topic, &key, error, &discarded, &limit, &whole])
         .await?;
     connection.done();
-    rows.iter().map(parked).collect()
+    Ok(rows)
 }
 
-/// Everything about these events.
+/// The first `limit` that match, those that were parked last first. `discarded`: also those that were given up.
+pub async fn list(pool: &Pool, filter: &Filter, discarded: bool, limit: i64) -> Result<Vec<Parked>, DbError> {
+    matching(pool, filter, discarded, Some(limit), false).await?.iter().map(parked).collect()
+}
+
+/// Everything about these events, in the order of their places.
 pub async fn show(pool: &Pool, group: Option<&str>, ids: &[Uuid]) -> Result<Vec<Whole>, DbError> {
-    let connection = pool.get().await?;
-    let rows = connection.query(SHOW, &[&group, &ids]).await?;
-    connection.done();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let filter = Filter { group: group.map(str::to_owned), ids: ids.to_vec(), ..Filter::default() };
     let whole = |row: &Row| {
         Ok(Whole {
             parked: parked(row)?,
@@ -140,7 +154,10 @@ pub async fn show(pool: &Pool, group: Option<&str>, ids: &[Uuid]) -> Result<Vec<
             recorded_at: row.try_get(15)?,
         })
     };
-    rows.iter().map(whole).collect()
+    let rows = matching(pool, &filter, true, None, true).await?;
+    let mut found = rows.iter().map(whole).collect::<Result<Vec<Whole>, DbError>>()?;
+    found.sort_by(|one, other| one.parked.place().cmp(&other.parked.place()));
+    Ok(found)
 }
 
 /// What an operator decides about parked events.
@@ -162,22 +179,36 @@ impl Decision {
 }
 
 /// Decides about all that match and that nobody has decided about; a release may still be taken back by a discard.
-/// Returns how many.
-pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<u64, DbError> {
-    let statement = match decision {
-        Decision::Release => RELEASE,
-        Decision::Discard => DISCARD,
-    };
-    let Filter { group, projection, event_type, topic, error, .. } = filter;
+/// Returns which.
+pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<Vec<Uuid>, DbError> {
+    let found = list(pool, filter, false, i64::MAX).await?;
+    let groups: Vec<&str> = found.iter().map(|event| event.group.as_str()).collect();
+    let ids: Vec<Uuid> = found.iter().map(|event| event.event_id).collect();
+    let projections: Vec<Option<&str>> = found.iter().map(|event| event.projection.as_deref()).collect();
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
-    let rows =
-        tx.query(statement, &[group, &filter.ids(), projection, event_type, topic, &filter.key(), error]).await?;
-    let ids = rows.iter().take(AUDITED).map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
-    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
-    let details = json!({ "group": group, "events": rows.len(), "event_ids": ids });
+    let rows = tx.query(DECIDE, &[&groups, &ids, &projections, &decision.as_str()]).await?;
+    let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+    let audited: Vec<String> = ids.iter().take(AUDITED).map(Uuid::to_string).collect();
+    let details = json!({ "group": filter.group, "events": ids.len(), "event_ids": audited });
     audit(&tx, author, &format!("consumer parked {}", decision.as_str()), &details).await?;
     tx.commit().await?;
     connection.done();
-    Ok(rows.len() as u64)
+    Ok(ids)
+}
+
+/// The states of those of these events that are still parked. The others were folded.
+pub async fn fates(pool: &Pool, group: &str, ids: &[Uuid]) -> Result<Vec<(Uuid, State)>, DbError> {
+    let connection = pool.get().await?;
+    let rows = connection.query(FATES, &[&group, &ids]).await?;
+    connection.done();
+    rows.iter().map(|row| Ok((row.try_get(0)?, state(row.try_get(1)?, row.try_get(2)?)))).collect()
+}
+
+fn state(releasing: bool, discarded: bool) -> State {
+    match (releasing, discarded) {
+        (_, true) => State::Discarded,
+        (true, false) => State::Releasing,
+        (false, false) => State::Parked,
+    }
 }

@@ -45,6 +45,8 @@ pub struct Line {
 pub struct Change {
     pub topic: String,
     pub partition: i32,
+    /// `None`: that of all projections of the group.
+    pub projection: Option<String>,
     /// `None`: the group has not read it.
     pub from: Option<i64>,
     pub to: i64,
@@ -91,10 +93,11 @@ pub fn acceptance(lines: &[Line], logs: &BTreeMap<(String, i32), Log>) -> Result
             // Another log is read from its beginning; events that are known change nothing.
             _ => log.start,
         };
-        let (topic, partition) = (line.topic.clone(), line.partition);
+        let (topic, partition, projection) = (line.topic.clone(), line.partition, line.projection.clone());
         changes.push(Change {
             topic,
             partition,
+            projection,
             from: Some(line.next_offset),
             to,
             while_stopped: Some(stopped.clone()),
@@ -109,13 +112,13 @@ pub async fn set(pool: &Pool, group: &str, changes: &[Change], action: &str, aut
     let tx = connection.transaction().await?;
     let mut set = 0;
     for change in changes {
-        let Change { topic, partition, to, while_stopped, .. } = change;
-        set += tx.execute(SET, &[&group, topic, partition, to, while_stopped]).await?;
+        let Change { topic, partition, projection, to, while_stopped, .. } = change;
+        set += tx.execute(SET, &[&group, topic, partition, to, while_stopped, projection]).await?;
     }
     let positions: Vec<_> = changes
         .iter()
         .map(|change| {
-            json!({ "topic": change.topic, "partition": change.partition, "from": change.from, "to": change.to,
+            json!({ "topic": change.topic, "partition": change.partition, "projection": change.projection, "from": change.from, "to": change.to,
                 "was": change.while_stopped })
         })
         .collect();

@@ -3,5 +3,6 @@
 select c.topic, own.topic as own
 from consumer_partitions c
 left join consumer_partitions own on own.consumer_group = $2 and own.topic = c.topic and own.partition = c.partition
+  and own.projection is not distinct from c.projection
   and own.stopped_reason is distinct from 'other-group'
 where c.consumer_group = $1

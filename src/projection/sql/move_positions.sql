@@ -10,10 +10,9 @@ insert into consumer_partitions as known (
 select $2, topic, partition, epoch, next_offset, projection, written_offset, cluster_id, topic_id, last_offset, last_recorded_at, last_digest,
   stopped_reason, stopped_detail, stopped_at
 from old
-on conflict (consumer_group, topic, partition) do update set
+on conflict (consumer_group, topic, partition, projection) do update set
   next_offset = excluded.next_offset,
   updated_at = now(),
-  projection = excluded.projection,
   written_offset = excluded.written_offset,
   cluster_id = excluded.cluster_id,
   topic_id = excluded.topic_id,

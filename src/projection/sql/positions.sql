@@ -3,4 +3,4 @@ select consumer_group, topic, partition, projection, next_offset, stopped_reason
   cluster_id, topic_id
 from consumer_partitions
 where ($1::text is null or consumer_group = $1) and ($2::text is null or topic = $2)
-order by consumer_group, topic, partition
+order by consumer_group, topic, partition, projection

@@ -2,9 +2,10 @@
 -- that is stopped stays so, unless somebody has set next_offset by hand since: that is a decision, and what the
 -- position rested on is forgotten with it. $1 text: group. $2 text[]: topics. $3 int[]: partitions. $4 bigint[]: first
 -- offset of each log, where a group that has never read the partition begins. $5 boolean: a group without a position on
--- a topic that other groups have positions on is stopped until somebody decides. Returns where each stands, and
--- former_offset, from which next_offset was changed by hand (null: it was not). Running it again takes the fence again
--- and moves no offset. Flushed to the disk, unlike folds: an epoch must not be given out twice.
+-- a topic that other groups have positions on is stopped until somebody decides. $6 text: the projection whose
+-- positions they are; null: of all. Returns where each stands, and former_offset, from which next_offset was changed by
+-- hand (null: it was not). Running it again takes the fence again and moves no offset. Flushed to the disk, unlike
+-- folds: an epoch must not be given out twice.
 with durable as materialized (
   select set_config('synchronous_commit', 'local', true) as setting
 ),
@@ -21,16 +22,16 @@ taken as (
 before as materialized (
   select c.topic, c.partition, c.written_offset from consumer_partitions c
   join taken t on t.topic = c.topic and t.partition = c.partition
-  where c.consumer_group = $1 and c.written_offset <> c.next_offset
+  where c.consumer_group = $1 and c.projection is not distinct from $6 and c.written_offset <> c.next_offset
 )
 insert into consumer_partitions as known (
-  consumer_group, topic, partition, epoch, next_offset, written_offset, stopped_reason, stopped_detail, stopped_at
+  consumer_group, topic, partition, projection, epoch, next_offset, written_offset, stopped_reason, stopped_detail, stopped_at
 )
-select $1, t.topic, t.partition, 1, t.log_start, t.log_start, case when t.others is not null then 'other-group' end,
+select $1, t.topic, t.partition, $6::text, 1, t.log_start, t.log_start, case when t.others is not null then 'other-group' end,
   'the group has no position here, and others have: ' || t.others, case when t.others is not null then now() end
 from taken t
 order by t.topic, t.partition
-on conflict (consumer_group, topic, partition) do update set
+on conflict (consumer_group, topic, partition, projection) do update set
   epoch = known.epoch + 1,
   updated_at = now(),
   written_offset = known.next_offset,

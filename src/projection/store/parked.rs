@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_postgres::types::ToSql;
 
 use super::{Fate, Part, Store};
 use crate::db::{DbError, StoredTime, Transaction};
@@ -36,7 +37,8 @@ impl Store {
         let mut connection = self.pool.get().await?;
         let transaction = connection.transaction().await?;
         let hold = transaction.prepare_cached(HOLD).await?;
-        let held = transaction.query_opt(&hold, &[&self.group, &place.topic, &place.partition, &epoch]).await?;
+        let own: [&(dyn ToSql + Sync); 5] = [&self.group, &place.topic, &place.partition, &epoch, &self.projection];
+        let held = transaction.query_opt(&hold, &own).await?;
         let record = if held.is_some() { self.next_released(&transaction, place).await? } else { None };
         let Some(record) = record else {
             transaction.rollback().await?;
@@ -55,21 +57,22 @@ impl Store {
         };
         let Some(reason) = refused else {
             let forget = transaction.prepare_cached(FORGET_PARKED).await?;
-            transaction.execute(&forget, &[&self.group, &record.event.id]).await?;
+            transaction.execute(&forget, &[&self.group, &record.event.id, &self.projection]).await?;
             transaction.commit().await?;
             connection.done();
             return Ok(Released::Folded { offset });
         };
         transaction.rollback().await?;
         let again = connection.prepare_cached(PARK_AGAIN).await?;
-        connection.execute(&again, &[&self.group, &record.event.id, &reason]).await?;
+        connection.execute(&again, &[&self.group, &record.event.id, &reason, &self.projection]).await?;
         connection.done();
         Ok(Released::Refused { offset })
     }
 
     async fn next_released(&self, transaction: &Transaction<'_>, place: &Place) -> Result<Option<Record>, DbError> {
         let next = transaction.prepare_cached(NEXT_RELEASED).await?;
-        let row = transaction.query_opt(&next, &[&self.group, &place.topic, &place.partition]).await?;
+        let own: [&(dyn ToSql + Sync); 4] = [&self.group, &place.topic, &place.partition, &self.projection];
+        let row = transaction.query_opt(&next, &own).await?;
         Ok(row.map(|row| {
             let recorded_at: Option<StoredTime> = row.get(4);
             let millis = recorded_at.and_then(StoredTime::timestamp).map(Timestamp::as_millisecond);

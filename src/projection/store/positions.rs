@@ -68,7 +68,8 @@ impl Store {
         let starts: Vec<i64> = partitions.iter().map(|(_, log_start)| *log_start).collect();
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(TAKE_FENCES).await?;
-        let rows = connection.query(&statement, &[&self.group, &topics, &numbers, &starts, &asks]).await?;
+        let rows =
+            connection.query(&statement, &[&self.group, &topics, &numbers, &starts, &asks, &self.projection]).await?;
         connection.done();
         let fences = rows.iter().map(|row| {
             let last = row.get::<_, Option<i64>>(6).zip(row.get::<_, Option<Uuid>>(7));
@@ -111,6 +112,7 @@ impl Store {
                     &nothing.0,
                     &nothing.1,
                     &nothing.2,
+                    &self.projection,
                 ],
             )
             .await?;
@@ -123,7 +125,7 @@ impl Store {
         let (topics, numbers) = columns(places.iter());
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(LOOK).await?;
-        let rows = connection.query(&statement, &[&self.group, &topics, &numbers]).await?;
+        let rows = connection.query(&statement, &[&self.group, &topics, &numbers, &self.projection]).await?;
         connection.done();
         let looks = rows.iter().map(|row| Look {
             place: Place { topic: row.get(0), partition: row.get(1) },
@@ -144,7 +146,10 @@ impl Store {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(STOP).await?;
         let row = connection
-            .query_opt(&statement, &[&self.group, &place.topic, &place.partition, &epoch, &reason, &detail])
+            .query_opt(
+                &statement,
+                &[&self.group, &place.topic, &place.partition, &epoch, &reason, &detail, &self.projection],
+            )
             .await?;
         connection.done();
         Ok(row.map(|row| Stopped { reason: reason.to_owned(), detail, since: row.get::<_, StoredTime>(0).clamped() }))
@@ -158,7 +163,9 @@ impl Store {
         let cluster = known.first().and_then(|(_, _, identity)| identity.cluster_id.as_deref());
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(NOTE_IDENTITY).await?;
-        connection.execute(&statement, &[&self.group, &topics, &numbers, &epochs, &cluster, &ids]).await?;
+        connection
+            .execute(&statement, &[&self.group, &topics, &numbers, &epochs, &cluster, &ids, &self.projection])
+            .await?;
         connection.done();
         Ok(())
     }

@@ -81,7 +81,8 @@ pub async fn flapping(seed: u64, records: u64) {
     }
     judge::commands(seed, &stage, &secret).await;
     eprintln!(
-        "seed {seed}: {records} records in {:.0} s, {} parked, {starts} starts, {stops} stops, {kills} kills: all tables exact",
+        "seed {seed}: {records} records in {:.0} s, {} parked, {starts} starts, {stops} stops, {kills} kills: \
+         all tables exact",
         took.as_secs_f64(),
         expected.parked.len()
     );
@@ -130,7 +131,8 @@ pub async fn steady(seed: u64, duration: Duration) {
         member.terminate().await;
     }
     eprintln!(
-        "seed {seed}: {} records in {minutes:.1} minutes, {} parked; the quiet half: p50 {:.3} s, p99 {p99:.3} s, longest {:.3} s; \
+        "seed {seed}: {} records in {minutes:.1} minutes, {} parked; the quiet half: p50 {:.3} s, p99 {p99:.3} s, \
+         longest {:.3} s; \
          lines of the log per minute: {lines:.0?}",
         made.len(),
         expected.parked.len(),

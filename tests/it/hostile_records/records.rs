@@ -13,6 +13,8 @@ use crate::foreign_bytes::Foreign;
 pub const NUMBER: &[u8] = b"number";
 /// A product that a constraint of the round refuses.
 pub const REFUSED: i64 = 666;
+/// A product whose row makes a statement run without end, until that is mended.
+pub const ENDLESS: i64 = 667;
 /// The first of the products whose events carry no time that is known here.
 pub const UNTIMED: i64 = 5_000;
 
@@ -47,8 +49,8 @@ pub struct Maker {
     next: u64,
     /// In every text that no log may show.
     secret: String,
-    /// An event of each partition that can be repeated.
-    known: BTreeMap<i32, Uuid>,
+    /// Events of each partition that can be repeated.
+    known: BTreeMap<i32, Vec<Uuid>>,
 }
 
 type Change = fn(&mut Maker, &mut Made);
@@ -96,6 +98,12 @@ impl Maker {
         Made { number: self.next, kind: "good", record, fate, id: Some(id), time: Some(time) }
     }
 
+    /// A like of this product, which somebody's rule is about.
+    pub fn like_of(&mut self, partition: i32, product: i64) -> Made {
+        let value = format!(r#"{{"productId": {product}}}"#);
+        self.made(partition, "LikeAddedEvent", &value, Fate::Folded(Moves::from([(product, [1, 0, 0, 0])])))
+    }
+
     /// A record of a stranger. `large`: it may be a megabyte.
     pub fn odd(&mut self, partition: i32, large: bool) -> Made {
         let mut made = self.good(partition, 1..30);
@@ -114,7 +122,7 @@ impl Maker {
             }
         }
         if let (Fate::Folded(_) | Fate::Parked, Some(id)) = (&made.fate, made.id) {
-            self.known.insert(partition, id);
+            self.known.entry(partition).or_default().push(id);
         }
         made
     }
@@ -217,7 +225,9 @@ const CHANGES: &[(&str, Change)] = &[
         made.id = None;
     }),
     ("an id that is known", |maker, made| {
-        let Some(known) = maker.known.get(&made.record.partition) else { return };
+        // Of this batch or of one long ago.
+        let known = maker.known.get(&made.record.partition).and_then(|known| maker.random.choice(known));
+        let Some(known) = known else { return };
         Maker::without(made, b"outbox-event-id");
         Maker::header(made, b"outbox-event-id", Some(known.to_string().as_bytes()));
         (made.id, made.fate) = (None, Fate::Repeat);
@@ -368,11 +378,11 @@ impl Expected {
     }
 }
 
-/// With the constraint that refuses [`REFUSED`] in place.
+/// While the rules of somebody else are there: [`REFUSED`] breaks a constraint, and [`ENDLESS`] a limit.
 pub fn refused(made: &[Made]) -> Vec<Made> {
     let mut made = made.to_vec();
     for one in &mut made {
-        if matches!(&one.fate, Fate::Folded(moves) if moves.contains_key(&REFUSED)) {
+        if matches!(&one.fate, Fate::Folded(moves) if moves.contains_key(&REFUSED) || moves.contains_key(&ENDLESS)) {
             one.fate = Fate::Parked;
         }
     }

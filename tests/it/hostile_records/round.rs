@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::judge;
-use super::records::{Expected, Made, Maker, refused};
+use super::records::{ENDLESS, Expected, Made, Maker, refused};
 use super::stage::{PATIENCE, Stage};
 use crate::support::outbox::{insert_many, wait_until_published};
 use crate::support::{Relay, wait_until};
@@ -30,6 +30,8 @@ struct Plan {
     /// A transaction that stays open for a while, and then commits or not.
     open: bool,
     commits: bool,
+    /// Records that take longer than any statement may.
+    endless: i32,
 }
 
 impl Plan {
@@ -42,6 +44,7 @@ impl Plan {
             kill: random.bool(),
             open: random.bool(),
             commits: random.bool(),
+            endless: random.i32(0..3),
         }
     }
 }
@@ -109,6 +112,8 @@ pub async fn run(seed: u64) {
     let mut relay = stage.settings().start_ready().await;
     insert_many(&stage.client, &stage.own.name, 10, 200).await;
     written.wave(&stage, &mut maker, &plan).await;
+    let endless = (0..plan.endless).map(|partition| maker.like_of(partition, ENDLESS)).collect();
+    written.write(&stage, &stage.topic, endless).await;
     relay = troubles(&stage, &mut maker, &plan, &mut written, relay, seed, &secret).await;
     written.wait_until_read(&stage, seed, &relay).await;
     wait_until_published(&stage.database, PATIENCE).await;
@@ -145,7 +150,9 @@ pub async fn run(seed: u64) {
     judge::commands(seed, &stage, &secret).await;
 
     // The rule goes, and what it refused is folded after all.
-    stage.client.batch_execute("alter table product_metrics drop constraint of_a_stranger").await.expect("dropped");
+    let mended =
+        "alter table product_metrics drop constraint of_a_stranger; drop trigger of_a_stranger on product_metrics";
+    stage.client.batch_execute(mended).await.expect("dropped");
     let freed = written.made.len() - with_rule.iter().zip(&written.made).filter(|(a, b)| a.fate == b.fate).count();
     if !expected.parked.is_empty() {
         stage.command(&["consumer", "parked", "release", "--all", "--yes"]).await.expect_code(0);

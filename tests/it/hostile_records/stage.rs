@@ -10,7 +10,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_postgres::Client;
 
-use super::records::{Made, REFUSED};
+use super::records::{ENDLESS, Made, REFUSED};
 use crate::foreign_bytes::{produce, send};
 use crate::support::cli::Finished;
 use crate::support::kafka::client_config;
@@ -53,8 +53,13 @@ impl Stage {
             Topic::create("relayed", 2),
         );
         let client = database.connect().await;
-        let rule = format!("alter table product_metrics add constraint of_a_stranger check (product_id <> {REFUSED})");
-        client.batch_execute(&rule).await.expect("a rule of somebody else");
+        let rules = format!(
+            "alter table product_metrics add constraint of_a_stranger check (product_id <> {REFUSED});
+             create function loop_for_ever() returns trigger language plpgsql as $$ begin loop null; end loop; end $$;
+             create trigger of_a_stranger before insert on product_metrics for each row
+               when (new.product_id = {ENDLESS}) execute function loop_for_ever()"
+        );
+        client.batch_execute(&rules).await.expect("rules of somebody else");
         Self { database, client, topic, partitions, truncated, remade, own, group: unique("records") }
     }
 
@@ -68,7 +73,7 @@ impl Stage {
             .file(&file)
             .only("relay,consumer,admin")
             .set("run.deployment", &self.group)
-            .set("database.statement_timeout", "5s")
+            .set("database.statement_timeout", "3s")
     }
 
     pub async fn write(&self, topic: &Topic, made: &[Made]) {

@@ -10,12 +10,9 @@ use outbox_relay::error::{Code, Result};
 use outbox_relay::metrics::ConsumerLabels;
 use outbox_relay::projection::{Consumer, ConsumerStatus, IsLost};
 use outbox_relay::supervisor::Supervisor;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -81,29 +78,7 @@ impl Bench {
     }
 
     pub async fn produce(&self, events: Vec<(Uuid, &'static str, String)>, partitions: i32) {
-        let topic = self.topic.clone();
-        let write = move || {
-            let mut config = ClientConfig::new();
-            config.set("bootstrap.servers", &topic.bootstrap).set("linger.ms", "20");
-            let producer: BaseProducer = config.create().expect("producer");
-            for (n, (id, event_type, value)) in events.iter().enumerate() {
-                let id = id.to_string();
-                let headers = OwnedHeaders::new()
-                    .insert(Header { key: "outbox-event-id", value: Some(&id) })
-                    .insert(Header { key: "ce_type", value: Some(*event_type) });
-                let partition = i32::try_from(n).unwrap() % partitions;
-                let mut record =
-                    BaseRecord::to(&topic.name).partition(partition).key("k").payload(value).headers(headers);
-                while let Err((error, back)) = producer.send(record) {
-                    assert!(error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull), "{error}");
-                    producer.poll(Duration::from_millis(10));
-                    record = back;
-                }
-                producer.poll(Duration::ZERO);
-            }
-            producer.flush(PATIENCE).expect("all are acknowledged");
-        };
-        tokio::task::spawn_blocking(write).await.expect("produce");
+        self.topic.write_events(events, partitions).await;
     }
 
     /// Waits until the offsets in PostgreSQL sum up to this.
@@ -131,13 +106,6 @@ impl Bench {
             if now == likes { Ok(()) } else { Err(format!("{now} likes")) }
         })
         .await;
-    }
-
-    async fn delete_records_before(&self, partition: i32, offset: i64) {
-        let admin: AdminClient<DefaultClientContext> = self.kafka.create().expect("admin");
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic.name, partition, Offset::Offset(offset)).unwrap();
-        admin.delete_records(&list, &AdminOptions::new()).await.expect("delete records");
     }
 }
 
@@ -274,7 +242,7 @@ async fn records_that_are_gone_stop_their_partition_alone_until_somebody_decides
     bench.wait_for_offset(20).await;
     running.stop().await.expect("a clean stop");
     bench.produce_likes(20, 2).await;
-    bench.delete_records_before(1, 15).await;
+    bench.topic.delete_records_before(1, 15).await;
     let running = bench.start();
     running.wait_for_reason(&format!("{}/1: the records from 10 to 14 are gone", bench.topic.name)).await;
     bench.wait_for_offset(20 + 10).await;
@@ -313,7 +281,7 @@ async fn records_that_vanish_while_it_reads_are_noticed() {
     let padding = "x".repeat(100_000);
     let event = || (Uuid::new_v4(), "LikeAddedEvent", format!(r#"{{"productId": 1, "note": "{padding}"}}"#));
     bench.produce((0..500).map(|_| event()).collect(), 1).await;
-    bench.delete_records_before(0, 511).await;
+    bench.topic.delete_records_before(0, 511).await;
     lock.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
     running.wait_for_reason("are gone").await;
     running.stop().await.expect("a clean stop");
@@ -414,7 +382,7 @@ async fn aborted_transactions_are_not_read() {
     .await;
     running.stop().await.expect("a clean stop");
     // Nor does it look like a loss when retention takes the whole log.
-    bench.delete_records_before(0, 15).await;
+    bench.topic.delete_records_before(0, 15).await;
     bench.start().ready().await.stop().await.expect("a clean stop");
 }
 

@@ -1,9 +1,5 @@
 //! Events that PostgreSQL refuses, many at once, and projections that begin in any way SQL allows.
 
-use outbox_relay::projection::fold::{End, fold_batch};
-use outbox_relay::projection::record::Place;
-use outbox_relay::projection::store::{Counts, Store};
-
 use super::*;
 
 fn place() -> Place {
@@ -149,5 +145,6 @@ async fn what_the_encoding_of_the_database_lacks_is_kept_as_bytes() {
 /// The tables of the consumer alone: a database in another encoding is refused a new outbox.
 const CONSUMER_TABLES: &str = concat!(
     include_str!("../../../migrations/V2__consumer.sql"),
-    include_str!("../../../migrations/V16__consumer_positions.sql")
+    include_str!("../../../migrations/V16__consumer_positions.sql"),
+    include_str!("../../../migrations/V18__projections.sql")
 );

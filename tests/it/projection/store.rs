@@ -5,68 +5,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use outbox_relay::error::Code;
-use outbox_relay::projection::fold::{End, Folded, fold_batch};
-use outbox_relay::projection::record::{Place, Record};
-use outbox_relay::projection::store::{Counts, Store};
 use outbox_relay::projection::{differences, prepare_all};
-use tokio_postgres::Client;
-use uuid::Uuid;
 
 use super::*;
 use crate::support::{repository, wait_until};
 
 /// A projection that waits for a lock of the test and then refuses nothing.
 const WAITS: &str = "select ordinal, event_type from new_events where pg_advisory_xact_lock(1) is null";
-
-/// A store for one group on a database of its own.
-struct Bench {
-    database: Database,
-    client: Client,
-    test: TestDatabase,
-    store: Store,
-    place: Place,
-}
-
-impl Bench {
-    async fn new(name: &str, projections: Vec<Projection>, tables: &str) -> Self {
-        let test = TestDatabase::migrated(name).await;
-        let client = test.connect().await;
-        client.batch_execute(tables).await.expect("the test's own tables");
-        let database = database(&test);
-        let store = Store::new(&database, "metrics".to_owned(), projections, Metrics::new());
-        let place = Place { topic: TOPIC.to_owned(), partition: 0 };
-        Self { database, client, test, store, place }
-    }
-
-    async fn product_metrics(name: &str) -> Self {
-        Self::new(name, vec![Projection::product_metrics()], "").await
-    }
-
-    /// Takes the partition; returns the epoch.
-    async fn take(&self) -> i64 {
-        let fences = self.store.take(&[(self.place.clone(), 0)], true).await.expect("take");
-        fences[0].epoch
-    }
-
-    async fn fold(&self, epoch: i64, records: &[Record]) -> Folded {
-        fold_batch(&self.store, &self.place, epoch, next_offset(&self.client).await, records).await
-    }
-
-    /// Folds with a new epoch, and expects it to go through.
-    async fn fold_all(&self, records: &[Record]) -> Counts {
-        let folded = self.fold(self.take().await, records).await;
-        assert!(matches!(folded.end, End::Done), "{folded:?}");
-        assert_eq!(folded.next_offset, records.last().map(|record| record.offset + 1));
-        folded.counts
-    }
-
-    /// Offset and reason of what is parked.
-    async fn parked(&self) -> Vec<(i64, String)> {
-        let sql = "select \"offset\", error from consumer_parked order by \"offset\"";
-        let rows = self.client.query(sql, &[]).await.expect("consumer_parked");
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-    }
-}
 
 /// Another instance has taken the partition.
 fn is_fenced(folded: &Folded, epoch: i64) -> bool {
@@ -83,7 +28,7 @@ fn new(offset: i64, event_type: &str, value: &str) -> Record {
 
 #[tokio::test]
 async fn the_six_commerce_events_are_folded() {
-    let bench = Bench::product_metrics("six").await;
+    let bench = StoreBench::product_metrics("six").await;
     let order = r#"{"orderId": 9, "items": [{"productId": 1, "quantity": 2, "amount": 31800.50}, {"productId": 2, "quantity": 1, "amount": 0}]}"#;
     let cancelled = r#"{"orderId": 9, "items": [{"productId": 1, "quantity": 1, "amount": 800.25}]}"#;
     let records = [
@@ -107,7 +52,7 @@ async fn the_six_commerce_events_are_folded() {
 
 #[tokio::test]
 async fn a_repeat_counts_once_within_a_batch_and_between_batches() {
-    let bench = Bench::product_metrics("repeat").await;
+    let bench = StoreBench::product_metrics("repeat").await;
     let id = Uuid::new_v4();
     let same = |offset| record(offset, id, "LikeAddedEvent", r#"{"productId": 1}"#);
     assert_eq!(bench.fold_all(&[same(0), same(1), same(2)]).await, counts(1, 2, 0, 0));
@@ -119,7 +64,7 @@ async fn a_repeat_counts_once_within_a_batch_and_between_batches() {
 
 #[tokio::test]
 async fn another_group_folds_the_same_events_for_itself() {
-    let bench = Bench::product_metrics("groups").await;
+    let bench = StoreBench::product_metrics("groups").await;
     let records = likes(0..3);
     bench.fold_all(&records).await;
     let other = Store::new(&bench.database, "other".to_owned(), vec![Projection::product_metrics()], Metrics::new());
@@ -131,7 +76,7 @@ async fn another_group_folds_the_same_events_for_itself() {
 
 #[tokio::test]
 async fn unknown_types_are_passed_over_whatever_they_hold() {
-    let bench = Bench::product_metrics("unknown").await;
+    let bench = StoreBench::product_metrics("unknown").await;
     let mut records = vec![new(0, "SomethingElse", "no json"), new(1, "LikeAddedEvent", r#"{"productId": 1}"#)];
     records.push(Record::new(TOPIC, 0, 2, None, Vec::new(), None, None));
     assert_eq!(bench.fold_all(&records).await, counts(1, 0, 2, 0));
@@ -143,7 +88,7 @@ async fn unknown_types_are_passed_over_whatever_they_hold() {
 /// Nothing that does not fit is taken for 0, and nothing around it waits.
 #[tokio::test]
 async fn events_that_do_not_fit_are_parked_and_the_rest_is_folded() {
-    let bench = Bench::product_metrics("poison").await;
+    let bench = StoreBench::product_metrics("poison").await;
     let nul = "\"\\u0000\"";
     let line = |line: &str| format!(r#"{{"items": [{{"productId": 1, "quantity": 1, "amount": 1}}, {line}]}}"#);
     let bad: Vec<(&str, String, &str)> = vec![
@@ -199,7 +144,7 @@ async fn events_that_do_not_fit_are_parked_and_the_rest_is_folded() {
 
 #[tokio::test]
 async fn a_parked_event_is_kept_whole() {
-    let bench = Bench::product_metrics("whole").await;
+    let bench = StoreBench::product_metrics("whole").await;
     let text = |text: &str| Some(text.as_bytes().to_vec());
     let headers = vec![
         (b"ce_type".to_vec(), text("LikeAddedEvent")),
@@ -227,7 +172,8 @@ async fn an_event_that_breaks_a_constraint_is_found_and_parked() {
     let sql = "insert into seen (name, n) select payload ->> 'name', (payload ->> 'n')::int from new_events";
     let all = projection("seen", &[], sql);
     let bench =
-        Bench::new("constraint", vec![all], "create table seen (name text primary key, n int check (n < 100))").await;
+        StoreBench::new("constraint", vec![all], "create table seen (name text primary key, n int check (n < 100))")
+            .await;
     let mut records: Vec<Record> =
         (0..200).map(|n| new(n, "X", &format!(r#"{{"name": "n{n}", "n": {}}}"#, n % 100))).collect();
     records[30] = new(30, "X", r#"{"name": "n30", "n": 100}"#); // check
@@ -251,7 +197,7 @@ async fn an_event_that_breaks_a_constraint_is_found_and_parked() {
 async fn what_one_projection_refuses_no_other_keeps() {
     let keep = projection("copies", &[], "insert into copies select \"offset\" from new_events");
     let refuse = projection("refuses", &["Bad"], "select ordinal, 'bad for ' || topic from new_events");
-    let bench = Bench::new("refuse", vec![keep, refuse], "create table copies (n bigint)").await;
+    let bench = StoreBench::new("refuse", vec![keep, refuse], "create table copies (n bigint)").await;
     let records = [new(0, "Good", "{}"), new(1, "Bad", "{}"), new(2, "Good", "{}")];
     assert_eq!(bench.fold_all(&records).await, counts(2, 0, 0, 1));
     assert_eq!(number(&bench.client, "select sum(n)::bigint from copies").await, 2);
@@ -271,7 +217,7 @@ async fn each_projection_sees_the_new_events_of_its_types_only() {
     };
     let projections = vec![copy("all", &[]), copy("a", &["A"]), copy("ab", &["A", "B"]), copy("ab2", &["B", "A"])];
     let tables = "create table copies (name text, event_type text, key text, event_version int, header text)";
-    let bench = Bench::new("filters", projections, tables).await;
+    let bench = StoreBench::new("filters", projections, tables).await;
     let a = Uuid::new_v4();
     bench.fold_all(&[record(0, a, "A", "{}")]).await;
     let records = [record(1, a, "A", "{}"), new(2, "B", "{}"), new(3, "A", "{}"), new(4, "C", "{}")];
@@ -284,7 +230,7 @@ async fn each_projection_sees_the_new_events_of_its_types_only() {
 
 #[tokio::test]
 async fn a_batch_of_an_earlier_owner_changes_nothing() {
-    let bench = Bench::product_metrics("zombie").await;
+    let bench = StoreBench::product_metrics("zombie").await;
     let zombie = bench.take().await;
     let heir = bench.take().await;
     let records = likes(0..10);
@@ -304,7 +250,7 @@ async fn a_batch_of_an_earlier_owner_changes_nothing() {
 #[tokio::test]
 async fn taking_a_partition_waits_for_the_fold_in_flight() {
     let slow = projection("slow", &[], WAITS);
-    let bench = Bench::new("wait", vec![Projection::product_metrics(), slow], "").await;
+    let bench = StoreBench::new("wait", vec![Projection::product_metrics(), slow], "").await;
     let epoch = bench.take().await;
     bench.client.batch_execute("select pg_advisory_lock(1)").await.unwrap();
     let records = likes(0..10);
@@ -324,7 +270,7 @@ async fn taking_a_partition_waits_for_the_fold_in_flight() {
 #[tokio::test]
 async fn a_fold_that_dies_before_its_commit_leaves_nothing() {
     let slow = projection("slow", &[], WAITS);
-    let bench = Bench::new("abort", vec![Projection::product_metrics(), slow], "").await;
+    let bench = StoreBench::new("abort", vec![Projection::product_metrics(), slow], "").await;
     let epoch = bench.take().await;
     bench.client.batch_execute("select pg_advisory_lock(1)").await.unwrap();
     let records = likes(0..10);
@@ -353,7 +299,7 @@ async fn a_fold_that_dies_before_its_commit_leaves_nothing() {
 /// answer was lost is told apart from that: `every_step_of_the_consumer_survives_a_crash_an_error_and_a_hang`.)
 #[tokio::test]
 async fn a_batch_from_another_position_changes_nothing() {
-    let bench = Bench::product_metrics("elsewhere").await;
+    let bench = StoreBench::product_metrics("elsewhere").await;
     let epoch = bench.take().await;
     let records = likes(0..20);
     assert_eq!(bench.fold(epoch, &records[..6]).await.counts, counts(6, 0, 0, 0));
@@ -369,7 +315,7 @@ async fn a_batch_from_another_position_changes_nothing() {
 
 #[tokio::test]
 async fn connections_that_died_while_idle_are_replaced() {
-    let bench = Bench::product_metrics("idle").await;
+    let bench = StoreBench::product_metrics("idle").await;
     let epoch = bench.take().await;
     assert!(matches!(bench.fold(epoch, &likes(0..2)).await.end, End::Done));
     let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
@@ -385,7 +331,7 @@ async fn connections_that_died_while_idle_are_replaced() {
 async fn a_projection_that_does_not_work_stops_the_partition_and_parks_nothing() {
     let copies = projection("copies", &["LikeAddedEvent"], "insert into copies select \"offset\" from new_events");
     let bench =
-        Bench::new("broken", vec![Projection::product_metrics(), copies], "create table copies (n bigint)").await;
+        StoreBench::new("broken", vec![Projection::product_metrics(), copies], "create table copies (n bigint)").await;
     let epoch = bench.take().await;
     assert!(matches!(bench.fold(epoch, &likes(0..2)).await.end, End::Done));
     bench.client.batch_execute("drop table copies").await.unwrap();
@@ -402,7 +348,7 @@ async fn a_projection_that_does_not_work_stops_the_partition_and_parks_nothing()
 #[tokio::test]
 async fn a_made_up_ordinal_stops_the_partition_instead_of_looping() {
     let wrong = projection("wrong", &[], "select 77, 'x' from new_events");
-    let bench = Bench::new("ordinal", vec![wrong], "").await;
+    let bench = StoreBench::new("ordinal", vec![wrong], "").await;
     let folded = bench.fold(bench.take().await, &likes(0..2)).await;
     let End::Failed(error) = folded.end else { panic!("{folded:?}") };
     assert!(error.to_string().contains("77"), "{error}");
@@ -418,7 +364,7 @@ async fn a_batch_that_takes_too_long_is_folded_in_smaller_parts() {
          where case when (select count(*) from new_events) > 8 then (select count(*) = 0 from \
            (with recursive n (n) as (select 1 union all select 1 from n) select n from n) as endless) else true end",
     );
-    let bench = Bench::new("slow", vec![slow], "create table copies (n int)").await;
+    let bench = StoreBench::new("slow", vec![slow], "create table copies (n int)").await;
     let settings = DatabaseConfig {
         url: Secret::new(&bench.test.url),
         statement_timeout: Duration::from_millis(300),
@@ -436,7 +382,7 @@ async fn a_batch_that_takes_too_long_is_folded_in_smaller_parts() {
 
 #[tokio::test]
 async fn a_projection_that_postgresql_does_not_take_is_named() {
-    let bench = Bench::product_metrics("prepare").await;
+    let bench = StoreBench::product_metrics("prepare").await;
     prepare_all(&bench.database, &[Projection::product_metrics()]).await.expect("the built-in one");
     bench.store.prepare().await.expect("all statements");
     for (sql, problem) in [
@@ -461,10 +407,10 @@ async fn the_documented_example_works() {
         text.split("```sql\n").skip(1).map(|rest| rest.split("```").next().expect("an end")).collect();
     let [table, statement] = blocks.as_slice() else { panic!("{} SQL blocks", blocks.len()) };
     let example = projection("customer_orders", &["OrderPlaced"], statement);
-    prepare_all(&Bench::product_metrics("unprepared").await.database, std::slice::from_ref(&example))
+    prepare_all(&StoreBench::product_metrics("unprepared").await.database, std::slice::from_ref(&example))
         .await
         .expect_err("there is no such table yet");
-    let bench = Bench::new("example", vec![example], table).await;
+    let bench = StoreBench::new("example", vec![example], table).await;
     let order = |offset, customer: &str, total: &str| {
         new(offset, "OrderPlaced", &format!(r#"{{"customerId": "{customer}", "total": {total}}}"#))
     };
@@ -478,7 +424,7 @@ async fn the_documented_example_works() {
 
 #[tokio::test]
 async fn the_recomputation_sees_what_differs() {
-    let bench = Bench::product_metrics("differences").await;
+    let bench = StoreBench::product_metrics("differences").await;
     let insert = "insert into outbox_events (event_id, event_type, topic, payload, status, published_at) \
                   select e.event_id, e.event_type, 'catalog-events', e.payload::jsonb, e.status, now() \
                   from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as e (event_id, event_type, payload, status)";
@@ -523,7 +469,7 @@ async fn the_recomputation_sees_what_differs() {
 }
 
 /// Drives `future` until as many sessions of the consumer wait for a lock.
-async fn poll_until<F: Future>(bench: &Bench, mut future: std::pin::Pin<&mut F>, blocked: i64) {
+async fn poll_until<F: Future>(bench: &StoreBench, mut future: std::pin::Pin<&mut F>, blocked: i64) {
     let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' \
                and application_name = 'outbox-relay consumer' and datname = current_database()";
     wait_until("the consumer waits for a lock", Duration::from_secs(10), async || {

@@ -10,10 +10,11 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
+use uuid::Uuid;
 
 use super::{parts::parts, unique, wait_until};
 
@@ -146,6 +147,40 @@ impl Topic {
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
         let outcome = admin.create_partitions(&[NewPartitions::new(&self.name, partitions)], &options).await;
         assert_eq!(outcome.expect("the broker answers"), [Ok(self.name.clone())]);
+    }
+
+    /// Deletes the records of a partition below an offset, as retention does.
+    pub async fn delete_records_before(&self, partition: i32, offset: i64) {
+        let admin: AdminClient<DefaultClientContext> = client_config(&self.bootstrap).create().expect("admin client");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, partition, Offset::Offset(offset)).expect("a valid offset");
+        admin.delete_records(&list, &AdminOptions::new()).await.expect("delete records");
+    }
+
+    /// Writes events with their id and type in headers, as the relay does, round and round over the partitions.
+    pub async fn write_events(&self, events: Vec<(Uuid, &'static str, String)>, partitions: i32) {
+        let topic = self.clone();
+        blocking(move || {
+            let producer: BaseProducer =
+                client_config(&topic.bootstrap).set("linger.ms", "20").create().expect("producer");
+            for (n, (id, event_type, value)) in events.iter().enumerate() {
+                let id = id.to_string();
+                let headers = OwnedHeaders::new()
+                    .insert(Header { key: "outbox-event-id", value: Some(&id) })
+                    .insert(Header { key: "ce_type", value: Some(*event_type) });
+                let partition = i32::try_from(n).expect("few events") % partitions;
+                let mut record =
+                    BaseRecord::to(&topic.name).partition(partition).key("k").payload(value).headers(headers);
+                while let Err((error, back)) = producer.send(record) {
+                    assert!(error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull), "{error}");
+                    producer.poll(Duration::from_millis(10));
+                    record = back;
+                }
+                producer.poll(Duration::ZERO);
+            }
+            producer.flush(PATIENCE * 2).expect("all are acknowledged");
+        })
+        .await;
     }
 
     /// Changes one setting of the topic.

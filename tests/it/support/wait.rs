@@ -6,6 +6,7 @@
 use std::panic::Location;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 /// Between two looks.
@@ -98,4 +99,10 @@ async fn a_condition_that_breaks_while_it_must_hold_is_reported() {
         if looks < 3 { Ok(()) } else { Err("noise".to_owned()) }
     })
     .await;
+}
+
+/// Runs a test for each of some cases at the same time: each of them mostly waits.
+pub async fn side_by_side<C>(cases: impl IntoIterator<Item = C>, test: impl AsyncFn(C)) {
+    let running: Vec<_> = cases.into_iter().map(|case| Box::pin(test(case))).collect();
+    join_all(running).await;
 }

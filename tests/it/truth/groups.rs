@@ -7,6 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio_util::sync::CancellationToken;
 
 use super::stage::{PATIENCE, Ready, Says, Stage};
+use crate::support::{http, wait_until};
 
 const REFUSED: Says<'_> =
     Says { part: "consumer", situation: "group-refused", ready: Ready::No, lag: 6, words: "", since: false };
@@ -47,6 +48,25 @@ async fn a_member_that_shares_partitions_in_another_way() {
     })
     .await;
     stage.expect_over(&process.expect("started"), &REFUSED).await;
+}
+
+/// Brokers that know this protocol take members of both kinds. Then no signal may say that the consumer is kept out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_the_newer_protocol() {
+    let stage = Stage::new("truth-newer").await;
+    beside_member(&stage, &[("group.protocol", "consumer")], async {
+        let process = stage.settings("consumer,admin").start();
+        wait_until("it has joined, or says why not", PATIENCE, async || {
+            let address = process.try_admin().ok_or("it has not started")?;
+            let (status, body) = http::get(address, "/readyz?verbose").await?;
+            if status == 200 || body.contains("group-refused") { Ok(()) } else { Err(body) }
+        })
+        .await;
+        let (_, body) = http::get(process.admin(), "/readyz?verbose").await.expect("an answer");
+        let lag = stage.lag().await;
+        assert_eq!(body.contains("group-refused"), lag.stdout.contains("group-refused"), "{body}\n{}", lag.stdout);
+    })
+    .await;
 }
 
 /// Nobody is there; what is read is counted, so the threshold decides.

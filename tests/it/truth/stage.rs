@@ -131,7 +131,7 @@ impl Stage {
     }
 }
 
-async fn readiness(process: &Relay, says: &Says<'_>) {
+pub async fn readiness(process: &Relay, says: &Says<'_>) {
     let (status, mark) = match says.ready {
         Ready::No => (503, "[-]"),
         Ready::Yes => (200, "[i]"),

@@ -1,0 +1,79 @@
+//! Who is in a consumer group, and whether a member of ours could join it.
+
+use std::time::Duration;
+
+use outbox_relay::broker::admin::Admin;
+use outbox_relay::broker::raw::{GroupState, Protocol};
+use outbox_relay::config::KafkaConfig;
+use outbox_relay::projection::assignment::ASSIGNORS;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::kafka::client_config;
+use crate::support::{Topic, unique, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A member of a group that polls until it is dropped.
+struct Other {
+    leave: CancellationToken,
+    polling: tokio::task::JoinHandle<()>,
+}
+
+impl Other {
+    fn join(topic: &Topic, group: &str, settings: &[(&str, &str)]) -> Self {
+        let mut config = client_config(&topic.bootstrap);
+        config.set("group.id", group).set("client.id", "somebody-else");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        consumer.subscribe(&[&topic.name]).expect("subscribed");
+        let leave = CancellationToken::new();
+        let left = leave.clone();
+        let polling = tokio::task::spawn_blocking(move || {
+            while !left.is_cancelled() {
+                drop(consumer.poll(Duration::from_millis(100)));
+            }
+        });
+        Self { leave, polling }
+    }
+
+    async fn leave(self) {
+        self.leave.cancel();
+        self.polling.await.expect("no panic");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_both_protocols_are_seen_with_how_they_share_partitions() {
+    let topic = Topic::create("groups", 3).await;
+    let settings = KafkaConfig { bootstrap_servers: topic.bootstrap.clone(), ..KafkaConfig::default() };
+    let admin = Admin::new(&settings).expect("a client");
+    let nobody = unique("nobody");
+    let nobody = wait_until("the cluster has a coordinator", PATIENCE, async || {
+        admin.group(&nobody).await.map_err(|error| error.chain().to_string())
+    })
+    .await;
+    assert!(nobody.members.is_empty() && nobody.refuses("range").is_none(), "{nobody:?}");
+
+    for (protocol, assignor, joined_by) in [
+        (Protocol::Classic, "cooperative-sticky", &[("partition.assignment.strategy", "cooperative-sticky")][..]),
+        (Protocol::Classic, "range", &[("partition.assignment.strategy", "range,roundrobin")][..]),
+        (Protocol::Consumer, "uniform", &[("group.protocol", "consumer")][..]),
+    ] {
+        let name = unique("group");
+        let other = Other::join(&topic, &name, joined_by);
+        let group = wait_until(&format!("the group has its member and shares by {assignor}"), PATIENCE, async || {
+            let group = admin.group(&name).await.map_err(|error| error.chain().to_string())?;
+            let shared = group.members.iter().map(|member| member.partitions).sum::<usize>() == 3;
+            if shared && group.state == GroupState::Stable { Ok(group) } else { Err(format!("{group:?}")) }
+        })
+        .await;
+        assert_eq!((group.protocol, group.assignor.as_str()), (protocol, assignor), "{group:?}");
+        assert_eq!(group.members[0].client_id, "somebody-else");
+        let refused = group.refuses(ASSIGNORS);
+        assert_eq!(refused.is_some(), assignor == "cooperative-sticky", "{refused:?}");
+        other.leave().await;
+    }
+}
