@@ -176,7 +176,7 @@ const RULES: &str = "
     create function hostile_refuse() returns trigger language plpgsql as $$
     begin
       if new.source = 'unchangeable' then raise exception 'not this one: %', new.payload; end if;
-      if new.source = 'contended' and nextval('hostile_contended') in (1, 4, 9) then
+      if new.source = 'contended' and nextval('hostile_contended') % 3 = 1 and lastval() < 40 then
         raise exception 'not now: %', new.payload using errcode = 'deadlock_detected';
       end if;
       return new;
