@@ -101,10 +101,14 @@ async fn copies_are_published_again_as_they_were_and_name_their_originals() {
 
     // A second time: the originals again, and not their copies. By its id, a copy may be copied; it names the first
     // original.
-    let dry = replay(&database, &["--topic", &topic.name, "--dry-run"]).run().await.expect_code(0).json();
+    let dry = replay(&database, &["--topic", &topic.name, "--dry-run", "--ignore-retention"])
+        .run()
+        .await
+        .expect_code(0)
+        .json();
     assert_eq!(dry["matched"], 22, "{dry}");
     let copy: i64 = client.query_one("select max(id) from outbox_events", &[]).await.unwrap().get(0);
-    replay(&database, &["--id", &copy.to_string(), "--yes"]).run().await.expect_code(0);
+    replay(&database, &["--id", &copy.to_string(), "--yes", "--ignore-retention"]).run().await.expect_code(0);
     let newest =
         client.query_one("select replay_of, status from outbox_current order by id desc limit 1", &[]).await.unwrap();
     assert_eq!((newest.get::<_, i64>(0), newest.get::<_, String>(1)), (tombstone, "PENDING".to_owned()));

@@ -48,13 +48,19 @@ pub(super) async fn expired(
     }
     let routing = Routing::new(&settings.routing)?;
     let topics: HashSet<String> = plan.groups.iter().filter_map(|group| topic_of(&routing, plan, group)).collect();
-    let facts = match Admin::new(&settings.kafka)?.listed(&topics).await {
+    let facts = match facts_of(settings, &topics).await? {
         Ok(facts) => facts,
         Err(error) => {
             output::note(&format!("Kafka does not say how long it keeps records: {}", error.chain()));
             return Ok(Some(Vec::new()));
         }
     };
+    let untold = facts.values().filter(|facts| !is_told(facts)).count();
+    if untold > 0 {
+        output::note(&format!(
+            "Kafka does not tell the settings of {untold} topics: whether they keep the copies is not known"
+        ));
+    }
     let mut found: BTreeMap<(String, i64), i64> = BTreeMap::new();
     for max_age_ms in at_risk(&routing, plan, &facts) {
         let limit = created_before(plan.bounds.now, max_age_ms);
@@ -69,6 +75,28 @@ pub(super) async fn expired(
     }
     let line = |((topic, ms), events)| Expired { topic, max_age_seconds: ms / 1_000, events };
     Ok(Some(found.into_iter().map(line).collect()))
+}
+
+/// Questions for settings that are not told at once.
+const QUESTIONS: u32 = 3;
+
+/// What Kafka says of these topics. A busy broker may answer for a topic and be silent about its settings: it is asked
+/// again.
+async fn facts_of(settings: &Config, topics: &HashSet<String>) -> Result<Result<HashMap<String, TopicFacts>, Error>> {
+    let admin = Admin::new(&settings.kafka)?;
+    let mut found = admin.listed(topics).await;
+    for _ in 1..QUESTIONS {
+        if found.as_ref().is_ok_and(|facts| facts.values().all(is_told)) {
+            break;
+        }
+        found = admin.listed(topics).await;
+    }
+    Ok(found)
+}
+
+/// Every topic has a limit for its records.
+fn is_told(facts: &TopicFacts) -> bool {
+    facts.max_message_bytes.is_some()
 }
 
 fn topic_of(routing: &Routing, plan: Plan<'_>, group: &Group) -> Option<String> {

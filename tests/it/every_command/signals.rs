@@ -12,6 +12,21 @@ use super::stage::Stage;
 use super::{Draw, Faults, TOGETHER, state};
 
 const SIGNALS: [&str; 4] = ["TERM", "INT", "HUP", "PIPE"];
+
+/// One of the first ones. Under `nohup` commands ignore SIGHUP, and so would these.
+fn draw_signal(random: &mut fastrand::Rng, first: usize) -> &'static str {
+    match SIGNALS[random.usize(..first)] {
+        "HUP" if ignores_hangup() => "TERM",
+        other => other,
+    }
+}
+
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+    u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1)
+}
+
 /// Of one line, where nothing is said of it.
 const STRIKES: usize = 2;
 const STRIKES_OF_ALL: usize = 12;
@@ -57,7 +72,7 @@ pub async fn everything(stage: &Stage, draw: &Draw, faults: &Faults, may_be_firs
                 // The last signal is no end of one that serves.
                 let signals = if line.kind == Kind::Serves { 3 } else { 4 };
                 let after = longest.mul_f64(random.f64());
-                let strike = Strike { signal: SIGNALS[random.usize(..signals)], after };
+                let strike = Strike { signal: draw_signal(&mut random, signals), after };
                 let copy = stage.copy_for(line).await;
                 // Process 1 that has not yet begun to listen hears nothing, and somebody who serves would go on.
                 let around = if line.kind == Kind::Serves { Surroundings::Plain } else { around };
@@ -101,7 +116,7 @@ async fn writer(
     alone.database.dropped().await;
     for _ in 0..if draw.all { STRIKES_OF_ALL } else { STRIKES } {
         let copy = stage.copy_for(line).await;
-        let strike = Strike { signal: SIGNALS[random.usize(..4)], after: took.mul_f64(random.f64() * 1.1) };
+        let strike = Strike { signal: draw_signal(random, 4), after: took.mul_f64(random.f64() * 1.1) };
         let struck = run(&copy, line, "json", around, Some(strike)).await;
         judge(faults, line, &struck);
         let again = run(&copy, &finishing(&copy, line).await, "json", Surroundings::Plain, None).await;

@@ -42,8 +42,15 @@ impl TestDatabase {
         database
     }
 
-    /// A copy of this database, to which nobody may be connected.
+    /// A copy of this database. Whoever is connected to it is waited for: sessions end a moment after their clients.
     pub async fn copy(&self, name: &str) -> Self {
+        let admin = Self { url: parts().database_url.clone() }.connect().await;
+        let others = "select count(*) from pg_stat_activity where datname = $1";
+        wait_until("nobody is connected to what is copied", Duration::from_secs(60), async || {
+            let found = admin.query_one(others, &[&self.name()]).await.map_err(|error| error.to_string())?;
+            if found.get::<_, i64>(0) == 0 { Ok(()) } else { Err(format!("{} sessions", found.get::<_, i64>(0))) }
+        })
+        .await;
         create(name, Some(self.name())).await
     }
 
