@@ -7,20 +7,27 @@
 -- creation would make an old event go at once, before anybody has looked at it. Returns the last id and the number of
 -- rows looked at, and the number deleted. Run again, it finds the rest.
 with failed as materialized (
-  (select id, failed_at, dead_letter_to, null::uuid as by_outcome
-    from outbox_events e
-    where status = 'FAILED' and id > $1 and id <= $2
-      and not exists (select 1 from outbox_outcomes o where o.id = e.id and o.event_id = e.event_id and o.status = 'DISCARDED')
+  (select id, shard, outbox_key_of(partition_key, aggregate_id) as key, failed_at, dead_letter_to, null::uuid as by_outcome
+    from outbox_events
+    where status = 'FAILED' and id > $1 and id <= $2 and id not in (select id from outbox_outcomes where status = 'DISCARDED')
     order by id limit $3)
   union all
-  (select id, at, dead_letter_to, event_id from outbox_outcomes where status = 'FAILED' and id > $1 and id <= $2 order by id limit $3)
+  -- A row of another event is left to outcomes_forget.sql.
+  (select o.id, e.shard, e.key, o.at, o.dead_letter_to, o.event_id
+    from (
+      select id, event_id, at, dead_letter_to from outbox_outcomes
+      where status = 'FAILED' and id > $1 and id <= $2
+      order by id limit $3
+    ) o
+    left join lateral (
+      select w.event_id, w.shard, outbox_key_of(w.partition_key, w.aggregate_id) as key from outbox_events w where w.id = o.id offset 0
+    ) e on e.event_id = o.event_id)
 ),
 seen as materialized (
-  select f.id, e.shard, outbox_key_of(e.partition_key, e.aggregate_id) as key, f.by_outcome, f.failed_at is null as undated,
-    coalesce(f.failed_at, now()) <= now() - make_interval(secs => $4) and f.dead_letter_to is null as due
-  from (select * from failed order by id limit $3) f
-  -- By the primary key alone: a row of another event is left to outcomes_forget.sql.
-  left join outbox_events e on e.id = f.id and e.event_id = coalesce(f.by_outcome, e.event_id)
+  select id, shard, key, by_outcome, failed_at is null as undated,
+    coalesce(failed_at, now()) <= now() - make_interval(secs => $4) and dead_letter_to is null as due
+  from failed
+  order by id limit $3
 ),
 doomed as materialized (
   select e.id
