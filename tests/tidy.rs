@@ -1,10 +1,12 @@
 //! Rules of the tree that neither the compiler nor clippy knows: who may import whom, where a library may appear, where
-//! SQL lives, and that documents follow the code.
+//! SQL lives, and that documents follow the code and the tests.
 //!
 //! Here are the tables and one test per rule. The rules are in `tidy/rules.rs`, each with a test that plants a
 //! violation; `tidy/source.rs` reads Rust well enough to tell code, comments, strings and tests apart.
 //! `ARCHITECTURE.md` has the picture that this keeps true.
 
+#[path = "tidy/promises.rs"]
+mod promises;
 #[path = "tidy/rules.rs"]
 mod rules;
 #[path = "tidy/source.rs"]
@@ -217,6 +219,20 @@ fn the_page_of_error_classes_is_what_the_code_does() {
     }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(there == made, "docs/errors.md is old: BLESS=1 cargo test --test tidy -- error_classes");
+}
+
+/// `BLESS=1` writes the lists anew.
+#[test]
+fn the_page_of_guarantees_lists_the_tests_that_hold_them() {
+    let held = promises::tags(&rust_files("tests/it")).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let there = read("docs/guarantees.md");
+    let made = promises::with_lists(&there, &held).unwrap_or_else(|wrong| panic!("{wrong}"));
+    if std::env::var_os("BLESS").is_some() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guarantees.md");
+        std::fs::write(path, &made).expect("docs/guarantees.md can be written");
+        return;
+    }
+    assert!(there == made, "docs/guarantees.md is old: BLESS=1 cargo test --test tidy -- page_of_guarantees");
 }
 
 #[test]

@@ -49,11 +49,13 @@ async fn rows_go(delivery: &str) {
     assert!(!second.log_text().contains("OR-R002"), "what was deleted by the relay itself is not missed");
 }
 
+/// Promise: delete.
 #[tokio::test]
 async fn rows_of_published_events_go_at_once() {
     rows_go("at-least-once").await;
 }
 
+/// Promise: delete.
 #[tokio::test]
 async fn rows_of_published_events_go_at_once_in_exactly_once_delivery() {
     rows_go("exactly-once").await;
@@ -61,6 +63,8 @@ async fn rows_of_published_events_go_at_once_in_exactly_once_delivery() {
 
 /// A failed event stays with what waits behind it, and its dead letter stays once it is published: without it the event
 /// would be retried.
+///
+/// Promise: delete.
 #[tokio::test]
 async fn what_failed_stays_and_so_does_its_dead_letter() {
     let (database, topic) =

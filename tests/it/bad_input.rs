@@ -66,6 +66,7 @@ async fn check(client: &Client, topic: &Topic, relay: &mut Relay, bad: Vec<Bad>)
     assert!(relay.is_running(), "the relay goes on");
 }
 
+/// Promise: no-loss.
 #[tokio::test]
 async fn a_row_that_cannot_be_a_record_fails_and_holds_its_key_alone() {
     let (_database, client, topic, mut relay) = start("bad-record", "").await;
@@ -151,6 +152,8 @@ async fn a_route_to_an_illegal_or_forbidden_topic_fails_the_row() {
 }
 
 /// The topic takes less than the relay's own limit: the relay knows before it sends, so nothing of the key overtakes.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_row_over_the_limit_of_its_topic_fails_and_holds_its_key_alone() {
     let database = TestDatabase::migrated("small-topic").await;
@@ -166,6 +169,8 @@ async fn a_row_over_the_limit_of_its_topic_fails_and_holds_its_key_alone() {
 
 /// Kafka refuses timestamps more than an hour ahead of its clock (`message.timestamp.after.max.ms`), and its topics say
 /// so beforehand.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_row_from_the_future_fails_and_holds_its_key_alone() {
     let (_database, client, topic, mut relay) = start("future", "").await;
@@ -181,6 +186,8 @@ async fn a_row_from_the_future_fails_and_holds_its_key_alone() {
 
 /// With a request per record: when the broker refuses one, the next of its key must not be on the way already, nor come
 /// with the next batch.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn nothing_of_a_key_is_sent_in_the_requests_behind_a_refused_one() {
     let file = "[relay]\nbatch_rows = 20\n[kafka.properties]\nbatch.num.messages = 1\n";

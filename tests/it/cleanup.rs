@@ -129,6 +129,8 @@ async fn handled(client: &Client, n: i64, age: &str) {
 }
 
 /// Each state has its time, and nothing that waits, holds or is in flight goes, however old it is.
+///
+/// Promise: retention.
 #[tokio::test]
 async fn every_state_is_kept_for_its_time_and_what_somebody_needs_for_ever() {
     let database = TestDatabase::migrated("retention").await;
@@ -309,6 +311,8 @@ async fn of_two_cleaners_one_works_and_the_other_takes_over() {
 }
 
 /// Without the lock between them (a command beside the schedule, a pooler that loses locks), two delete each row once.
+///
+/// Promise: retention.
 #[tokio::test]
 async fn two_that_race_delete_every_row_once_and_wait_for_nobody() {
     let database = TestDatabase::migrated("race").await;
@@ -415,6 +419,8 @@ async fn entries_of_event_handled_go_wherever_they_are() {
 
 /// Rows are deleted a second after their publication, while writers write and lanes publish: each arrives once, in
 /// order.
+///
+/// Promise: retention.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_beside_a_relay_under_load_loses_nothing_and_keeps_order() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("clean-load"), Topic::create("clean-load", 3));

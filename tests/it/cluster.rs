@@ -27,6 +27,8 @@ fn places_of_repeats(records: &[Record]) -> String {
 
 /// Each broker leads a third of the partitions and coordinates a part of the transactions. Each is killed once while a
 /// backlog is relayed, and then two stand still at once, so that nothing can be acknowledged.
+///
+/// Promise: at-least-once.
 #[tokio::test]
 async fn brokers_that_die_in_turn_and_two_that_stand_still_lose_and_repeat_nothing() {
     let cluster = PrivateKafka::cluster([None; 3]).await;

@@ -159,6 +159,8 @@ async fn six_kinds_of_events_become_the_metrics_of_their_products() {
 }
 
 /// The offsets go back to the beginning, as after a restored consumer or a reset by hand.
+///
+/// Promise: projections.
 #[tokio::test]
 async fn records_delivered_again_change_nothing() {
     let shop = Shop::open("redelivery").await;
@@ -195,6 +197,8 @@ async fn records_delivered_again_change_nothing() {
 }
 
 /// SIGKILL in the middle of the transaction that folds: a lock on the projection holds it there.
+///
+/// Promise: projections.
 #[tokio::test]
 async fn a_consumer_killed_in_the_middle_of_a_batch_counts_nothing_twice() {
     let shop = Shop::open("mid-batch").await;
@@ -217,6 +221,8 @@ async fn a_consumer_killed_in_the_middle_of_a_batch_counts_nothing_twice() {
 }
 
 /// Frozen in the middle of a batch until another member has its partitions, then woken: its batch is refused.
+///
+/// Promise: projections.
 #[tokio::test]
 async fn a_consumer_that_wakes_up_as_a_zombie_counts_nothing_twice() {
     let shop = Shop::open("zombie-consumer").await;

@@ -175,11 +175,13 @@ async fn conversion_under_load(name: &str, delivery: &str) {
     assert!(again.contains("is partitioned already"), "{again}");
 }
 
+/// Promise: partitioning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outbox_is_converted_under_load_in_at_least_once_delivery() {
     conversion_under_load("convert-alo", "at-least-once").await;
 }
 
+/// Promise: partitioning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outbox_is_converted_under_load_in_exactly_once_delivery() {
     conversion_under_load("convert-eos", "exactly-once").await;
@@ -211,6 +213,7 @@ async fn wait_until_it_waits(database: &TestDatabase) {
     .await;
 }
 
+/// Promise: partitioning.
 #[tokio::test]
 async fn a_transaction_that_stays_open_keeps_the_conversion_waiting_and_nobody_else() {
     let database = TestDatabase::migrated("convert-open").await;
@@ -237,6 +240,8 @@ async fn a_transaction_that_stays_open_keeps_the_conversion_waiting_and_nobody_e
 }
 
 /// A transaction that only reads keeps the command from the lock here.
+///
+/// Promise: partitioning.
 #[tokio::test]
 async fn a_conversion_that_is_killed_at_any_step_refuses_nothing_and_is_gone_on_with() {
     let database = TestDatabase::migrated("convert-killed").await;

@@ -43,6 +43,8 @@ async fn wait_for_len(topic: &Topic, count: i64) {
 
 /// Everything acknowledged, nothing marked yet, SIGKILL: the worst moment. The batch is sent again, the whole of it, in
 /// the same order, and nothing else is.
+///
+/// Promise: at-least-once.
 #[tokio::test]
 async fn a_crash_between_acknowledgement_and_mark_repeats_the_batch_in_the_same_order() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("worst"), PrivateKafka::start());
@@ -91,6 +93,8 @@ async fn insert_in_one_shard(client: &Client, topic: &str, prefix: &str, count: 
 }
 
 /// The manifest says what comes first, not the claim, which would begin with the lowest ids.
+///
+/// Promise: at-least-once.
 #[tokio::test]
 async fn a_successor_repeats_the_batch_in_flight_before_lower_ids_that_were_committed_late() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("manifest"), PrivateKafka::start());

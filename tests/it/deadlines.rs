@@ -81,6 +81,8 @@ async fn connections_that_fall_silent_are_replaced_and_everything_flows_again() 
 }
 
 /// Also the process that accepts connections alone: then what is connected works, and what connects anew waits.
+///
+/// Promise: stops.
 #[tokio::test]
 async fn a_stop_ends_in_time_while_postgres_is_frozen() {
     let postgres = PrivatePostgres::start().await;
@@ -298,6 +300,8 @@ async fn silent_connections_to_the_admin_port_keep_no_probe_waiting() {
 
 /// Every thread of the runtime is stuck, as when a library blocks: nobody hears a signal there, and no timer fires.
 /// Others tell how things are, and end the process.
+///
+/// Promise: stops.
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_runtime_whose_threads_are_all_stuck_is_reported_and_stopped_in_time() {

@@ -140,6 +140,7 @@ async fn decided(delivery: &str, after_publish: &str, deed: Deed) {
     assert_eq!(shop.topic.records().await.len(), published, "{what}: each once");
 }
 
+/// Promise: redrive.
 #[tokio::test]
 async fn no_dead_letter_undoes_a_decision_at_least_once() {
     for deed in [Deed::Retry, Deed::Discard, Deed::Redrive] {
@@ -148,6 +149,7 @@ async fn no_dead_letter_undoes_a_decision_at_least_once() {
     decided("at-least-once", "mark", Deed::Redrive).await;
 }
 
+/// Promise: redrive.
 #[tokio::test]
 async fn no_dead_letter_undoes_a_decision_exactly_once() {
     for deed in [Deed::Retry, Deed::Discard, Deed::Redrive] {

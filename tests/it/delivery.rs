@@ -167,6 +167,7 @@ async fn a_row_without_a_key_becomes_a_record_without_a_key() {
     assert_eq!(record.header("ce_subject"), None, "no aggregate, no subject");
 }
 
+/// Promise: key-order.
 #[tokio::test]
 async fn keys_land_in_the_partition_that_a_java_producer_chooses() {
     let (database, six, _relay) = relay_of("murmur2", |settings| settings).await;
@@ -224,6 +225,8 @@ async fn a_row_without_a_topic_goes_where_the_first_matching_rule_sends_it() {
 }
 
 /// `batch_bytes` bounds what is read into memory: a batch ends with the row that reaches it.
+///
+/// Promise: memory.
 #[tokio::test]
 async fn a_batch_is_bounded_by_its_bytes_and_large_rows_flow_in_order() {
     let settings =

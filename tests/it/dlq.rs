@@ -174,6 +174,7 @@ async fn dead_letters_are_listed_and_shown_with_what_became_of_them() {
     assert!(text.contains("unknown-row") && text.contains("1.50"), "{text}");
 }
 
+/// Promise: redrive.
 #[tokio::test]
 async fn a_redrive_repeated_gives_one_delivery() {
     let shop = Shop::open("dlq-redrive", 2).await;
@@ -240,6 +241,7 @@ async fn a_redrive_repeated_gives_one_delivery() {
     assert_eq!((&second["reopened"], &second["left_alone"]), (&1.into(), &20.into()), "{second}");
 }
 
+/// Promise: redrive.
 #[tokio::test]
 async fn a_dead_letter_without_a_row_becomes_the_event_that_it_was() {
     let shop = Shop::open("dlq-append", 1).await;
@@ -268,6 +270,7 @@ async fn a_dead_letter_without_a_row_becomes_the_event_that_it_was() {
     }
 }
 
+/// Promise: redrive.
 #[tokio::test]
 async fn two_redrives_at_once_and_one_that_is_killed_send_each_dead_letter_back_once() {
     let shop = Shop::open("dlq-two", 3).await;

@@ -243,10 +243,7 @@ async fn streams_that_are_full_closed_or_a_terminal_stop_no_command() {
             let mixed =
                 matches!(around, Surroundings::Terminal | Surroundings::ErrorsFull | Surroundings::ErrorsClosed);
             let full = String::from_utf8_lossy(&ended.stderr).contains("cannot write to standard output");
-            let codes: &[i32] = match around {
-                Surroundings::OutputFull if full => &[1],
-                _ => &[0, 5, 6],
-            };
+            let codes: &[i32] = if full && matches!(around, Surroundings::OutputFull) { &[1] } else { &[0, 5, 6] };
             // Where the end of the output is somebody else's, it is no whole document.
             let format =
                 if matches!(around, Surroundings::Plain | Surroundings::InputClosed | Surroundings::FirstProcess) {

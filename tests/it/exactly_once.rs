@@ -53,6 +53,8 @@ async fn rows_are_published_in_transactions_and_settled_with_their_place() {
 }
 
 /// Both sides crash while a backlog is relayed, more than once.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
     let (postgres, kafka) = tokio::join!(PrivatePostgres::start(), PrivateKafka::start());
@@ -92,6 +94,8 @@ async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
 
 /// A row that only the broker can refuse, in the middle of a batch: its transaction is aborted, its key held, and
 /// everybody else is published once and in order.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn a_record_that_the_broker_refuses_fails_alone_and_its_batch_is_sent_once() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("eos-refused"), PrivateKafka::start());
@@ -136,6 +140,8 @@ async fn a_record_that_the_broker_refuses_fails_alone_and_its_batch_is_sent_once
 }
 
 /// The modes follow each other on one outbox, each time over a SIGKILL with batches in flight.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn switching_the_delivery_mode_loses_nothing() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("eos-switch"), Topic::create("eos-switch", 6));
@@ -171,6 +177,8 @@ async fn switching_the_delivery_mode_loses_nothing() {
 }
 
 /// PostgreSQL is restored from a backup: Kafka has batches that it knows nothing of. Nobody guesses.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn a_database_that_went_back_in_time_stops_the_relay_with_78() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("eos-back"), Topic::create("eos-back", 3));
@@ -203,6 +211,8 @@ async fn a_database_that_went_back_in_time_stops_the_relay_with_78() {
 }
 
 /// Two outboxes with one deployment name on one cluster would believe each other's markers.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn a_marker_of_another_outbox_is_not_believed() {
     let (ours, theirs) = tokio::join!(TestDatabase::migrated("eos-ours"), TestDatabase::migrated("eos-theirs"));
@@ -221,6 +231,8 @@ async fn a_marker_of_another_outbox_is_not_believed() {
 }
 
 /// In strict order nothing overtakes a transaction that drew its ids first, though it commits last.
+///
+/// Promise: strict-order.
 #[tokio::test]
 async fn strict_order_waits_for_transactions_with_lower_ids() {
     for delivery in ["at-least-once", "exactly-once"] {
@@ -260,6 +272,8 @@ async fn wait_until_all_shards_belong_to(database: &TestDatabase, name: &str, li
 
 /// A killed process loses its session in PostgreSQL at once, and its producers can be fenced: nobody waits for its
 /// lease.
+///
+/// Promise: takeover.
 #[tokio::test]
 async fn a_successor_need_not_wait_for_the_lease_of_a_killed_instance() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("eos-early"), Topic::create("eos-early", 6));
@@ -282,6 +296,8 @@ async fn a_successor_need_not_wait_for_the_lease_of_a_killed_instance() {
 }
 
 /// A restart of PostgreSQL takes every session: nobody may believe the others dead for that.
+///
+/// Promise: takeover.
 #[tokio::test]
 async fn a_restart_of_postgresql_is_not_taken_for_the_death_of_the_others() {
     let (postgres, topic) = tokio::join!(PrivatePostgres::start(), Topic::create("eos-restart", 6));
@@ -314,6 +330,8 @@ async fn a_restart_of_postgresql_is_not_taken_for_the_death_of_the_others() {
 
 /// A backup was restored: rows that Kafka has are PENDING again. `recover` finds them there, marks them, and the relay
 /// goes on with the rest; nothing is sent twice, and nothing that is really waiting is forgotten.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn recover_marks_what_kafka_has_and_lets_the_shards_go_on() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("eos-recover"), Topic::create("eos-recover", 3));

@@ -165,6 +165,8 @@ impl LostTail {
 }
 
 /// Fault 9 of the design: nothing may be guessed. The relay stops, an operator has Kafka asked, and then it goes on.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn a_failover_that_lost_commits_stops_the_relay_with_78_until_kafka_was_asked() {
     let mut after = lose_the_tail("exactly-once").await;
@@ -218,6 +220,8 @@ async fn a_failover_that_lost_commits_repeats_what_is_pending_again_in_at_least_
 
 /// Fault 8 of the design: a commit counts when the standby has it, so the relay needs nobody, nor does it repeat
 /// anything.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn a_failover_to_a_synchronous_standby_loses_and_repeats_nothing() {
     let (pair, topic) = tokio::join!(Pair::start(), Topic::create("synchronous", 3));
@@ -261,6 +265,8 @@ async fn a_failover_to_a_synchronous_standby_loses_and_repeats_nothing() {
 /// A batch is acknowledged and not settled when the primary dies, and the standby has never heard of its rows.
 /// Applications are quicker than the relay and insert others, under the same ids: those must not be taken for what was
 /// sent.
+///
+/// Promise: no-loss.
 #[tokio::test]
 async fn what_was_acknowledged_before_a_failover_marks_no_other_rows() {
     let (pair, kafka) = tokio::join!(Pair::start(), PrivateKafka::start());

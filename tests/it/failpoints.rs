@@ -125,6 +125,8 @@ async fn run(case: Case) {
 }
 
 /// Three actions at every point that a relay passes, in both modes.
+///
+/// Promise: exactly-once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_step_of_the_relay_survives_a_crash_an_error_and_a_hang() {
     let mut cases = Vec::new();
@@ -187,6 +189,8 @@ async fn run_consumer(point: Point, action: Action) {
 }
 
 /// The same for the two steps of the consumer: before and after the commit that folds a batch and moves its offsets.
+///
+/// Promise: projections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_step_of_the_consumer_survives_a_crash_an_error_and_a_hang() {
     let points = [Point::FoldBeforeCommit, Point::FoldAfterCommit];

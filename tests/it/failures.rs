@@ -93,6 +93,8 @@ async fn attempts_are_counted_in_the_row_with_growing_waits_and_then_the_key_is_
 }
 
 /// A topic that is created within the grace costs no attempt, and the other topics of the shard do not wait for it.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_topic_that_comes_late_delays_its_own_keys_alone_and_costs_no_attempt() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("late-topic"), Topic::create("on-time", 3));
@@ -115,6 +117,7 @@ async fn a_topic_that_comes_late_delays_its_own_keys_alone_and_costs_no_attempt(
     assert_eq!(held_keys(&client).await, 0);
 }
 
+/// Promise: dead-letters.
 #[tokio::test]
 async fn a_dead_letter_keeps_the_record_and_says_why_and_its_key_goes_on() {
     for mode in MODES {
@@ -164,6 +167,8 @@ async fn a_dead_letter_keeps_the_record_and_says_why_and_its_key_goes_on() {
 }
 
 /// The dead letter of an event is refused too: nothing goes round in circles, nothing is lost, nobody waits.
+///
+/// Promise: dead-letters.
 #[tokio::test]
 async fn a_dead_letter_that_is_refused_fails_and_holds_nobody() {
     let database = TestDatabase::migrated("dead-dead").await;
@@ -218,6 +223,8 @@ async fn a_rule_skips_what_others_hold() {
 
 /// Thousands of events behind a failed one come back in order, while other keys are served in between and a restart
 /// comes in the middle.
+///
+/// Promise: retry-order.
 #[tokio::test]
 async fn what_waited_behind_a_failed_event_is_released_in_order() {
     for mode in MODES {
@@ -265,6 +272,7 @@ async fn what_waited_behind_a_failed_event_is_released_in_order() {
     }
 }
 
+/// Promise: retry-order.
 #[tokio::test]
 async fn a_discarded_event_is_never_sent_and_what_waited_goes_on() {
     let database = TestDatabase::migrated("discard").await;
@@ -295,6 +303,8 @@ async fn a_discarded_event_is_never_sent_and_what_waited_goes_on() {
 }
 
 /// An event that was skipped is tried again while its key is held by a later one: that one may not be left behind.
+///
+/// Promise: retry-order.
 #[tokio::test]
 async fn a_retry_takes_the_failed_event_that_holds_the_key_along() {
     let database = TestDatabase::migrated("along").await;
@@ -387,6 +397,7 @@ async fn failed_events_are_tried_again_on_schedule() {
     expect_order(&client, &topic).await;
 }
 
+/// Promise: pauses.
 #[tokio::test]
 async fn a_paused_topic_waits_in_order_while_others_flow_and_a_restart_does_not_wake_it() {
     for mode in MODES {
@@ -424,6 +435,7 @@ async fn a_paused_topic_waits_in_order_while_others_flow_and_a_restart_does_not_
     }
 }
 
+/// Promise: pauses.
 #[tokio::test]
 async fn a_pause_of_everything_stops_every_instance_and_loses_nothing() {
     for mode in MODES {

@@ -17,6 +17,7 @@ const PARTITIONS: i32 = 8;
 const COPIES: &str = "insert into copies select partition, \"offset\" from new_events \
                       where partition > 0 or pg_advisory_xact_lock(1) is not null";
 
+/// Promise: read-model-locks.
 #[tokio::test(flavor = "multi_thread")]
 async fn seven_of_eight_partitions_fold_while_one_waits_for_a_lock() {
     let bench = Bench::new("seven", PARTITIONS).await;

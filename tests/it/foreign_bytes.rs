@@ -134,6 +134,7 @@ impl Bench {
     }
 }
 
+/// Promise: records.
 #[tokio::test]
 async fn a_header_name_that_is_no_text_ends_nothing() {
     let bench = Bench::open("no-text").await;
@@ -229,6 +230,8 @@ async fn a_topic_that_is_made_anew_has_another_id() {
 }
 
 /// A projection's table that is missing keeps the consumer alone from working, and it works once the table is there.
+///
+/// Promise: parts.
 #[tokio::test]
 async fn a_projection_without_its_table_keeps_the_relay_from_nothing() {
     let bench = Bench::open("no-table").await;
@@ -320,6 +323,7 @@ pub fn unparked(headers: &str) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     list.iter().map(|(name, value)| (bytes(name).expect("a name"), bytes(value))).collect()
 }
 
+/// Promise: records.
 #[tokio::test]
 async fn records_of_any_bytes_are_folded_or_parked_whole_and_stop_nobody() {
     let seed = 20_261_129;

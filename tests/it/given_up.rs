@@ -59,6 +59,7 @@ impl Shop {
     }
 }
 
+/// Promise: bad-rows.
 #[tokio::test]
 async fn an_event_whose_row_refuses_every_change_is_given_up_all_the_same() {
     let shop = Shop::open("given-up").await;

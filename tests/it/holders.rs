@@ -9,6 +9,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The relay leaves the first event to Kafka, which refuses it, and refuses the third one itself when it claims all of
 /// them. The second one may not pass the first, although it comes before the third.
+///
+/// Promise: key-order.
 #[tokio::test]
 async fn a_later_event_that_fails_at_once_opens_no_way_past_one_that_kafka_refuses() {
     for (delivery, last) in [

@@ -44,6 +44,7 @@ async fn rounds(delivery: &'static str, first: u64) {
     eprintln!("hostile rounds, {delivery}: seeds {first} to {}", seed - 1);
 }
 
+/// Promise: at-least-once.
 #[tokio::test]
 async fn rows_of_strangers_cost_nobody_else_anything_at_least_once() {
     rounds("at-least-once", 2).await;

@@ -17,6 +17,7 @@ use crate::hostile::number;
 /// Rounds where nothing else is asked for: always the same ones.
 const ROUNDS: u64 = 2;
 
+/// Promise: records.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_strangers_are_folded_parked_or_skipped_and_hold_nobody_up() {
     let (first, seconds) = (number("HOSTILE_SEED", 1), number("HOSTILE_SECONDS", 0));

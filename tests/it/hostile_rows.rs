@@ -288,6 +288,7 @@ impl Shop {
 
 const MARKS: Way = Way { delivery: "at-least-once", tracking: "rows", after_publish: "mark" };
 
+/// Promise: bad-rows.
 #[tokio::test]
 async fn any_number_of_bad_rows_among_any_number_of_good_ones() {
     let mut shop = Shop::open(MARKS).await;
@@ -316,21 +317,25 @@ async fn all_kinds_at_once(way: Way) {
     shop.close().await;
 }
 
+/// Promise: bad-rows.
 #[tokio::test]
 async fn all_kinds_at_once_where_rows_are_marked() {
     all_kinds_at_once(MARKS).await;
 }
 
+/// Promise: bad-rows.
 #[tokio::test]
 async fn all_kinds_at_once_where_rows_are_deleted() {
     all_kinds_at_once(Way { after_publish: "delete", ..MARKS }).await;
 }
 
+/// Promise: bad-rows.
 #[tokio::test]
 async fn all_kinds_at_once_under_a_watermark() {
     all_kinds_at_once(Way { tracking: "watermark", ..MARKS }).await;
 }
 
+/// Promise: bad-rows.
 #[tokio::test]
 async fn all_kinds_at_once_in_transactions() {
     all_kinds_at_once(Way { delivery: "exactly-once", ..MARKS }).await;
@@ -342,6 +347,8 @@ async fn all_kinds_at_once_in_transactions_under_a_watermark() {
 }
 
 /// Two texts with one MD5. Both wait, both go on, and nobody else is kept.
+///
+/// Promise: bad-rows.
 #[tokio::test]
 async fn keys_that_share_an_md5_wait_for_each_other() {
     const TWINS: [&str; 2] = [
@@ -368,6 +375,8 @@ async fn keys_that_share_an_md5_wait_for_each_other() {
 }
 
 /// A HELD row that refuses to be PENDING again fails in its turn; what was held before it goes, what comes after waits.
+///
+/// Promise: bad-rows.
 #[tokio::test]
 async fn a_held_row_that_refuses_its_release_holds_its_key_alone() {
     for way in [MARKS, Way { tracking: "watermark", ..MARKS }] {
@@ -394,6 +403,8 @@ async fn a_held_row_that_refuses_its_release_holds_its_key_alone() {
 }
 
 /// What an operator does about it: the commands find such events, and after the row has been mended they go on.
+///
+/// Promise: bad-rows.
 #[tokio::test]
 async fn outcomes_are_listed_retried_and_discarded_like_any_other() {
     for way in [MARKS, Way { tracking: "watermark", ..MARKS }] {

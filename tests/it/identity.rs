@@ -91,11 +91,13 @@ async fn a_copy_is_refused(delivery: &str) {
     assert_eq!(counts(&copy.connect().await).await.get("PENDING"), Some(&200), "nothing of the copy was sent");
 }
 
+/// Promise: copies.
 #[tokio::test]
 async fn a_copy_beside_the_original_is_refused_before_it_fences() {
     a_copy_is_refused("exactly-once").await;
 }
 
+/// Promise: copies.
 #[tokio::test]
 async fn a_copy_beside_the_original_is_refused_in_at_least_once_delivery_too() {
     a_copy_is_refused("at-least-once").await;
@@ -103,6 +105,8 @@ async fn a_copy_beside_the_original_is_refused_in_at_least_once_delivery_too() {
 
 /// A staging database becomes an outbox of its own. Under the original's deployment name it is still refused, by the
 /// markers.
+///
+/// Promise: copies.
 #[tokio::test]
 async fn a_copy_that_is_adopted_has_a_name_of_its_own() {
     let (original, topic) = tokio::join!(TestDatabase::migrated("adopt"), Topic::create("adopt", 3));
@@ -139,6 +143,8 @@ async fn a_copy_that_is_adopted_has_a_name_of_its_own() {
 }
 
 /// The original is gone, and the copy goes on with its markers: what was in flight is resolved by them.
+///
+/// Promise: copies.
 #[tokio::test]
 async fn a_database_that_was_moved_goes_on_when_it_is_adopted() {
     let (original, topic) = tokio::join!(TestDatabase::migrated("moved"), Topic::create("moved", 3));
@@ -205,6 +211,8 @@ async fn sent_events(topic: &Topic) -> BTreeSet<String> {
 }
 
 /// The original has gone on since. Only Kafka can tell them apart, and it does before anybody is fenced.
+///
+/// Promise: copies.
 #[tokio::test]
 async fn a_copy_of_the_files_learns_from_the_markers_that_the_original_has_gone_on() {
     let topic = Topic::create("twins", 3).await;
@@ -227,6 +235,8 @@ async fn a_copy_of_the_files_learns_from_the_markers_that_the_original_has_gone_
 
 /// Both are at work from the same state on, with the same ids under the same numbers. One of them has to stop, and
 /// neither marks a row that Kafka does not have.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn two_histories_with_the_same_ids_never_settle_the_batches_of_each_other() {
     let topic = Topic::create("twins", 3).await;

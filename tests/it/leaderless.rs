@@ -88,6 +88,8 @@ async fn expect_in_order(client: &Client, cluster: &Cluster, mode: &str) {
 /// The partition stops answering in the middle of a transaction and then has no leader: that transaction cannot be
 /// ended, nor its producer used again, and the rest of the shard must not care. Neither must a relay that is started
 /// meanwhile.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_partition_that_loses_its_leader_inside_a_transaction_holds_its_own_keys_alone() {
     let cluster = Cluster::start().await;

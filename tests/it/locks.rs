@@ -34,6 +34,8 @@ async fn wait_until_passed(client: &Client, id: i64) {
 }
 
 /// A session of an application may be called whatever it likes.
+///
+/// Promise: watermark.
 #[tokio::test]
 async fn a_writer_under_the_name_of_a_lane_is_waited_for() {
     for tracking in TRACKINGS {
@@ -80,6 +82,7 @@ const ECHO: &str = "
     create trigger echo after update of status on outbox_events
       for each row when (new.aggregate_id = 'loud') execute function echo()";
 
+/// Promise: watermark.
 #[tokio::test]
 async fn what_a_trigger_inserts_in_the_session_of_a_lane_is_not_passed() {
     for tracking in TRACKINGS {
@@ -121,6 +124,7 @@ async fn what_a_trigger_inserts_in_the_session_of_a_lane_is_not_passed() {
     }
 }
 
+/// Promise: watermark.
 #[tokio::test]
 async fn a_relay_does_not_start_on_a_sequence_that_gives_ids_out_of_turn() {
     for tracking in TRACKINGS {
@@ -136,6 +140,8 @@ async fn a_relay_does_not_start_on_a_sequence_that_gives_ids_out_of_turn() {
 }
 
 /// The same while it runs: it goes on publishing, says that it is not in order, and passes nothing.
+///
+/// Promise: watermark.
 #[tokio::test]
 async fn a_sequence_that_is_cached_later_stops_the_watermark_and_readiness() {
     for tracking in TRACKINGS {
@@ -176,6 +182,8 @@ async fn a_sequence_that_is_cached_later_stops_the_watermark_and_readiness() {
 
 /// PostgreSQL restarts all sessions in place when one of them is killed. Its postmaster goes on, and the last ids may
 /// be drawn again.
+///
+/// Promise: watermark.
 #[tokio::test]
 async fn a_crash_of_a_session_ends_what_the_barrier_has_reached() {
     let postgres = PrivatePostgres::start().await;

@@ -107,6 +107,8 @@ impl Stage {
 }
 
 /// The shard that it comes to has passed its id.
+///
+/// Promise: retry-order.
 #[tokio::test]
 async fn a_pending_event_is_found_in_a_shard_that_has_passed_its_id() {
     in_every_way(async |tracking, passed| {
@@ -138,6 +140,8 @@ async fn a_pending_event_is_found_in_a_shard_that_has_passed_its_id() {
 }
 
 /// The watermark of its new shard may be below it.
+///
+/// Promise: retry-order.
 #[tokio::test]
 async fn a_published_event_stays_published_when_its_key_changes() {
     for tracking in TRACKINGS {
@@ -162,6 +166,8 @@ async fn a_published_event_stays_published_when_its_key_changes() {
 }
 
 /// It waits behind a failed event, gets another key, and has nobody to wait for any more.
+///
+/// Promise: retry-order.
 #[tokio::test]
 async fn a_held_event_is_released_under_its_new_key() {
     in_every_way(async |tracking, same_shard| {
@@ -186,6 +192,8 @@ async fn a_held_event_is_released_under_its_new_key() {
 }
 
 /// It holds its key itself, until its time.
+///
+/// Promise: retry-order.
 #[tokio::test]
 async fn a_delayed_event_is_published_under_its_new_key_and_so_is_what_waited_behind_it() {
     in_every_way(async |tracking, same_shard| {
@@ -210,6 +218,8 @@ async fn a_delayed_event_is_published_under_its_new_key_and_so_is_what_waited_be
 }
 
 /// As the operations guide advises for a key that is too long.
+///
+/// Promise: retry-order.
 #[tokio::test]
 async fn a_failed_event_is_published_under_its_corrected_key_and_so_is_what_waited_behind_it() {
     in_every_way(async |tracking, same_shard| {

@@ -36,6 +36,8 @@ async fn report(database: &TestDatabase, topic: &Topic) -> Report {
 /// The end of a transaction is the one request whose fate decides. Its answer is lost, so the client sends it again; or
 /// it comes seconds late, when its transaction is long given up, or in the middle of the next one, and must not end
 /// that.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
     let late = |seconds| How::Late(Duration::from_secs(seconds));
@@ -76,6 +78,8 @@ async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
 
 /// Longer than every timeout of the client, and then longer than a transaction may take: requests expire that the
 /// broker has, and will carry out.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn a_broker_that_stalls_for_longer_than_every_timeout_gets_every_record_once() {
     let kafka = PrivateKafka::start().await;

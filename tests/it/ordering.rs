@@ -172,6 +172,8 @@ async fn faults_while_rows_are_relayed(delivery: &str) -> (Report, usize, usize)
 }
 
 /// Promises 1 and 2, and the bound of 3.
+///
+/// Promise: no-loss, key-order.
 #[tokio::test]
 async fn three_instances_killed_and_frozen_lose_nothing_and_keep_the_order_of_every_key() {
     let (report, kills, zombies) = faults_while_rows_are_relayed("at-least-once").await;
@@ -184,6 +186,8 @@ async fn three_instances_killed_and_frozen_lose_nothing_and_keep_the_order_of_ev
 }
 
 /// The same faults in the other mode.
+///
+/// Promise: exactly-once.
 #[tokio::test]
 async fn three_instances_killed_and_frozen_repeat_nothing_in_exactly_once_delivery() {
     let (report, _, _) = faults_while_rows_are_relayed("exactly-once").await;
@@ -191,6 +195,8 @@ async fn three_instances_killed_and_frozen_repeat_nothing_in_exactly_once_delive
 }
 
 /// Ids are drawn before the commit: rows with lower ids appear after higher ones were published. And 10 % never appear.
+///
+/// Promise: no-loss.
 #[tokio::test]
 async fn transactions_that_commit_late_or_roll_back_lose_nothing() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("late"), Topic::create("late", 6));
@@ -252,6 +258,8 @@ async fn transactions_that_commit_late_or_roll_back_lose_nothing() {
 }
 
 /// The scan bound may only pass ids that can no longer appear, for however long a transaction is open.
+///
+/// Promise: key-order.
 #[tokio::test]
 async fn a_transaction_that_stays_open_while_thousands_pass_is_not_forgotten() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("long"), Topic::create("long", 6));

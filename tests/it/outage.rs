@@ -31,6 +31,8 @@ async fn wait_for_readiness(address: std::net::SocketAddr, expected: u16) {
 }
 
 /// First an orderly stop with two minutes of darkness while applications go on inserting, then a crash and a pause.
+///
+/// Promise: outages, memory.
 #[tokio::test]
 async fn two_minutes_without_kafka_cost_no_event_an_attempt_and_no_memory() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("no-kafka"), PrivateKafka::start());
@@ -92,6 +94,7 @@ async fn two_minutes_without_kafka_cost_no_event_an_attempt_and_no_memory() {
     assert_eq!(most_attempts(&client).await, 0, "an outage is not an attempt");
 }
 
+/// Promise: no-loss.
 #[tokio::test]
 async fn postgresql_restarted_and_crashed_under_load_loses_nothing() {
     let postgres = PrivatePostgres::start().await;
@@ -164,6 +167,8 @@ async fn postgresql_away_for_longer_than_a_lease_ends_no_relay() {
 }
 
 /// A new service is deployed before its topic: its rows wait, without an attempt.
+///
+/// Promise: outages.
 #[tokio::test]
 async fn a_topic_created_20_s_after_its_first_row_gets_every_row_in_order() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("late-topic"), Topic::create("other", 3));

@@ -11,6 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Each hang is found after twenty seconds in a build with failpoints.
 const FOUR_HANGS: Duration = Duration::from_secs(400);
 
+/// Promise: parts.
 #[tokio::test]
 async fn a_consumer_that_hangs_a_fourth_time_ends_the_process_with_1() {
     let bench = Bench::open("fourth").await;

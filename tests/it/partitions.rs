@@ -137,12 +137,14 @@ async fn an_empty_outbox_is_made_partitioned_and_has_everything_of_the_plain_one
     assert_eq!(numbers(&client).await, numbers(&plain).await);
 }
 
+/// Promise: partitioning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_on_a_partitioned_outbox_keeps_every_promise_while_partitions_come_and_go() {
     let report = partitions_come_and_go("partition-load", "at-least-once").await;
     report.expect_kept();
 }
 
+/// Promise: partitioning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partitioned_outbox_is_published_exactly_once_over_a_kill_while_partitions_come_and_go() {
     let report = partitions_come_and_go("partition-eos", "exactly-once").await;
@@ -213,6 +215,8 @@ async fn partitions_come_and_go(name: &str, delivery: &str) -> order::Report {
 }
 
 /// There is room before the last partition at every moment, and what was put into the last one meanwhile is not lost.
+///
+/// Promise: partitioning.
 #[tokio::test]
 async fn partitions_are_made_ahead_also_after_nobody_made_any() {
     let database = partitioned("partition-ahead").await;
@@ -246,6 +250,8 @@ async fn partitions_are_made_ahead_also_after_nobody_made_any() {
 }
 
 /// A low id that is committed late has its partition until it is published.
+///
+/// Promise: partitioning.
 #[tokio::test]
 async fn a_partition_with_an_open_late_writer_is_not_dropped() {
     let database = partitioned("partition-late").await;
@@ -271,6 +277,8 @@ async fn a_partition_with_an_open_late_writer_is_not_dropped() {
 }
 
 /// What keeps a partition: one row that is young, failed, or that holds a key.
+///
+/// Promise: partitioning.
 #[tokio::test]
 async fn one_row_that_is_needed_keeps_its_partition() {
     let database = partitioned("partition-needed").await;
@@ -328,6 +336,8 @@ async fn one_row_that_is_needed_keeps_its_partition() {
 }
 
 /// Each step of a drop can be the last one before a crash.
+///
+/// Promise: partitioning.
 #[tokio::test]
 async fn a_drop_that_a_crash_has_interrupted_is_ended() {
     let database = partitioned("partition-crash").await;

@@ -41,16 +41,19 @@ async fn relay_panics(delivery: &str) {
     relay.terminate().await;
 }
 
+/// Promise: parts.
 #[tokio::test]
 async fn a_lane_that_panics_is_taken_over_like_a_crashed_one() {
     relay_panics("at-least-once").await;
 }
 
+/// Promise: parts.
 #[tokio::test]
 async fn a_lane_that_panics_repeats_nothing_in_exactly_once_delivery() {
     relay_panics("exactly-once").await;
 }
 
+/// Promise: parts.
 #[tokio::test]
 async fn a_consumer_that_panics_is_started_again_and_counts_nothing_twice() {
     let shop = Shop::open("panic-fold").await;
@@ -66,6 +69,7 @@ async fn a_consumer_that_panics_is_started_again_and_counts_nothing_twice() {
     consumer.terminate().await;
 }
 
+/// Promise: parts.
 #[tokio::test]
 async fn a_consumer_that_hangs_is_replaced_while_the_relay_goes_on() {
     let bench = Bench::open("hang").await;

@@ -33,6 +33,8 @@ async fn stopped_and_remade(name: &str, change: &str) -> Likes {
 }
 
 /// Brokers before 2.8 have no ids of topics.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_record_in_place_of_the_last_one_stops_the_partition_by_itself() {
     let bench = stopped_and_remade("by-record", "update consumer_partitions set topic_id = null").await;
@@ -44,6 +46,8 @@ async fn another_record_in_place_of_the_last_one_stops_the_partition_by_itself()
 }
 
 /// Retention or compaction may have removed the last record that was folded.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_id_of_the_topic_stops_the_partition_by_itself() {
     let forget = "update consumer_partitions set last_offset = null, last_digest = null, last_recorded_at = null";
@@ -56,6 +60,8 @@ async fn another_id_of_the_topic_stops_the_partition_by_itself() {
 }
 
 /// A mirror has the same records at the same offsets, and may lack some of the last ones.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_cluster_stops_the_partition_until_it_is_accepted() {
     let bench = Likes::new("by-cluster", 1).await;
@@ -77,6 +83,8 @@ async fn another_cluster_stops_the_partition_until_it_is_accepted() {
 }
 
 /// A decision is noticed by looking, long before a stopped partition would be taken again by itself.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_consumer_notices_decisions_about_stopped_and_idle_partitions() {
     let bench = Likes::new("decided", 2).await;
@@ -121,6 +129,8 @@ async fn forgetful_server() -> PrivatePostgres {
 }
 
 /// The consumer alone, without a look between the crash and the next fold.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fold_never_passes_folds_that_a_crash_has_taken_back() {
     let postgres = forgetful_server().await;
@@ -153,6 +163,8 @@ async fn a_fold_never_passes_folds_that_a_crash_has_taken_back() {
 
 /// Every fold is committed without waiting for the disk. Eight partitions are idle when the crash takes the last folds
 /// back, and then single records arrive.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn single_records_after_a_crash_find_idle_partitions_where_postgresql_has_them() {
     const PARTITIONS: i32 = 8;

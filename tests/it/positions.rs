@@ -115,6 +115,8 @@ pub async fn wait_for_readiness(consumer: &Relay, words: &str) {
 
 /// Every fold is committed without waiting for the disk. A crash takes the last of them back while nothing is going on,
 /// and the next record must not be folded as if they had never been.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn folds_that_a_crash_takes_back_from_an_idle_partition_are_folded_again() {
     let postgres = PrivatePostgres::start().await;
@@ -141,6 +143,7 @@ async fn folds_that_a_crash_takes_back_from_an_idle_partition_are_folded_again()
     assert!(told <= 1 && (told == 1 || lost == 30 || lost == 31), "lost {lost}, told {told}");
 }
 
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_while_nobody_reads_is_found_out_by_its_last_record() {
     let likes = Likes::new("remade-longer", 1).await;
@@ -170,6 +173,8 @@ async fn a_topic_made_anew_while_nobody_reads_is_found_out_by_its_last_record() 
 }
 
 /// The client itself reads on in the new log as if it were the old one.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_while_it_is_read_stops_its_partitions() {
     let likes = Likes::new("remade-running", 2).await;
@@ -189,6 +194,8 @@ async fn a_topic_made_anew_while_it_is_read_stops_its_partitions() {
 }
 
 /// A restart does not forget that a partition is stopped, and the others flow.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_outlives_a_restart_and_concerns_its_own_partition() {
     let likes = Likes::new("one-of-two", 2).await;
@@ -221,6 +228,8 @@ async fn a_stop_outlives_a_restart_and_concerns_its_own_partition() {
 }
 
 /// What the page on OR-K003 once told people to do, and in the middle of work.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_set_back_by_hand_while_it_is_read_is_read_again() {
     let likes = Likes::new("set-back", 1).await;
@@ -241,6 +250,7 @@ async fn a_position_set_back_by_hand_while_it_is_read_is_read_again() {
     assert!(stops(&client).await.is_empty());
 }
 
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_set_forward_by_hand_while_it_is_read_asks_first() {
     let likes = Likes::new("set-forward", 1).await;
@@ -274,6 +284,7 @@ async fn a_position_set_forward_by_hand_while_it_is_read_asks_first() {
     assert_eq!(likes_of(&client, 1).await, 75);
 }
 
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_with_another_name_asks_before_it_counts_everything_again() {
     let mut likes = Likes::new("renamed", 2).await;
@@ -298,6 +309,8 @@ async fn a_group_with_another_name_asks_before_it_counts_everything_again() {
 }
 
 /// Two groups that fold the same topics into tables of their own are what somebody may want.
+///
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_group_begins_when_it_is_told_to() {
     let mut likes = Likes::new("second", 1).await;

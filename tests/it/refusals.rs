@@ -111,6 +111,8 @@ async fn deny(kafka: &PrivateKafka, topic: &str, operation: &str, denied: bool) 
 
 /// The topic can be seen and not be written to: in a transaction its partitions cannot even be added, and the client
 /// does not say which of them it was. The keys of that topic wait, all others flow, and a grant lets them go.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_topic_that_can_be_seen_and_not_be_written_to_holds_its_own_keys_alone() {
     let authorizer = [
@@ -147,6 +149,8 @@ async fn a_topic_that_can_be_seen_and_not_be_written_to_holds_its_own_keys_alone
 }
 
 /// A topic goes away while records for it are on their way, and is made anew.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_topic_that_is_deleted_in_flight_holds_its_own_keys_alone() {
     side_by_side(["exactly-once", "at-least-once"], async |mode| {
@@ -184,6 +188,8 @@ async fn a_topic_that_is_deleted_in_flight_holds_its_own_keys_alone() {
 }
 
 /// `max.message.bytes` is for batches of records: a topic with a small limit takes many small records all the same.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_topic_with_a_small_limit_takes_many_small_records() {
     side_by_side(["exactly-once", "at-least-once"], async |mode| {

@@ -87,6 +87,7 @@ async fn retry_all(database: &TestDatabase) {
     call.env("DATABASE_URL", &database.url).run().await.expect_code(0);
 }
 
+/// Promise: resharding.
 #[tokio::test]
 async fn any_number_of_rows_that_refuse_among_any_number_of_others() {
     let raising = [(0, 5), (1, 0), (1, 1), (2, 5), (30, 0), (9, 40)].map(|(bad, good)| (TRIGGER, "P0001", bad, good));
@@ -182,6 +183,8 @@ async fn expect_in_order(client: &Client, topic: &Topic) {
 
 /// Rows that failed, or wait behind others, keep their state; fewer shards leave them in one that is gone, and a retry
 /// brings them back.
+///
+/// Promise: resharding.
 #[tokio::test]
 async fn rows_that_failed_or_wait_come_back_from_a_shard_that_is_gone() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("refused-held"), Topic::create("refused-held", 3));

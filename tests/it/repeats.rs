@@ -12,6 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One in two hundred is refused, by one of two topics: requests to the other one are on their way at that moment, and
 /// the rest of the batch is still being handed to the client.
+///
+/// Promise: at-least-once.
 #[tokio::test]
 async fn what_kafka_refuses_makes_nothing_else_of_its_batch_go_out_twice() {
     let rows: i64 = 12_000;

@@ -49,6 +49,7 @@ fn resume_id(finished: &Finished) -> String {
     id.split_whitespace().next().expect("an id").to_owned()
 }
 
+/// Promise: replay.
 #[tokio::test]
 async fn copies_are_published_again_as_they_were_and_name_their_originals() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("replay"), Topic::create("replay", 3));
@@ -181,6 +182,7 @@ async fn filters_choose_what_their_names_say_and_a_dry_run_changes_nothing() {
     assert_eq!(made, [a, b, discarded]);
 }
 
+/// Promise: replay.
 #[tokio::test]
 async fn a_replay_that_is_killed_goes_on_where_it_was() {
     let database = TestDatabase::migrated("replay-kill").await;
@@ -223,6 +225,7 @@ async fn a_replay_that_is_killed_goes_on_where_it_was() {
     replay(&database, &["--id", "1", "--yes"]).run().await.expect_code(0);
 }
 
+/// Promise: replay.
 #[tokio::test]
 async fn two_processes_that_resume_one_replay_copy_each_event_once() {
     let database = TestDatabase::migrated("replay-two").await;
@@ -330,6 +333,8 @@ async fn a_portion_of_large_rows_is_cut_and_nothing_is_left_out() {
 
 /// Live events of the same keys all the while: order per key holds for each of the two, and a consumer that knows the
 /// events folds none of them again.
+///
+/// Promise: replay.
 #[tokio::test]
 async fn a_replay_under_load_keeps_order_and_counts_nothing_twice() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("replay-load"), Topic::create("replay-load", 3));

@@ -9,6 +9,7 @@ use crate::support::{NewRow, TestDatabase, Topic, outbox_relay, parts::parts, un
 
 const DAY: &str = "86400000";
 
+/// Promise: replay.
 #[tokio::test]
 async fn copies_that_kafka_would_delete_are_told_before_any_is_made() {
     let database = TestDatabase::migrated("retention").await;
@@ -116,8 +117,7 @@ async fn dead_letters_that_their_topic_would_delete_are_told() {
     let event_id: String =
         client.query_one("select event_id::text from outbox_events", &[]).await.expect("its id").get(0);
     let producer: BaseProducer = client_config(&letters.bootstrap).create().expect("producer");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    let now = i64::try_from(now.as_millis()).expect("a time");
+    let now = outbox_relay::clock::wall().as_millisecond();
     let own: [(&str, &str); 2] = [("outbox-id", &failed.to_string()), ("outbox-event-id", &event_id)];
     for (headers, age_days) in [(&own[..], 2), (&[("consumer_group", "g")], 2), (&[("consumer_group", "h")], 0)] {
         let named = OwnedHeaders::new().insert(Header { key: "original_topic", value: Some(&topic.name) });

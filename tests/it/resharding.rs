@@ -132,11 +132,13 @@ async fn more_and_fewer_shards(delivery: &str) {
     tokio::join!(first.terminate(), second.terminate());
 }
 
+/// Promise: resharding.
 #[tokio::test]
 async fn the_number_of_shards_changes_under_load_and_nothing_is_lost_or_overtaken() {
     more_and_fewer_shards("at-least-once").await;
 }
 
+/// Promise: resharding.
 #[tokio::test]
 async fn the_number_of_shards_changes_under_load_in_exactly_once_delivery() {
     more_and_fewer_shards("exactly-once").await;
@@ -144,6 +146,8 @@ async fn the_number_of_shards_changes_under_load_in_exactly_once_delivery() {
 
 /// Writers that computed a shard with the number of before are waited for; a command that is killed meanwhile is taken
 /// back or run again.
+///
+/// Promise: resharding.
 #[tokio::test]
 async fn a_command_that_is_killed_while_it_waits_for_a_writer_has_changed_nothing() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("reshard-killed"), Topic::create("reshard-killed", 3));
@@ -194,6 +198,8 @@ async fn a_command_that_is_killed_while_it_waits_for_a_writer_has_changed_nothin
 }
 
 /// After the change itself there is no way back: nothing is published until the same command has been run to its end.
+///
+/// Promise: resharding.
 #[tokio::test]
 async fn a_command_that_is_killed_while_it_moves_events_is_finished_by_the_next() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("reshard-half"), Topic::create("reshard-half", 3));
@@ -245,6 +251,8 @@ async fn a_command_that_is_killed_while_it_moves_events_is_finished_by_the_next(
 }
 
 /// What a dead instance has left in flight is settled by another one first, and without one nothing is changed.
+///
+/// Promise: resharding.
 #[tokio::test]
 async fn a_batch_of_a_dead_instance_is_settled_before_the_number_changes() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("reshard-dead"), PrivateKafka::start());

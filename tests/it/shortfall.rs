@@ -6,6 +6,7 @@ use crate::support::{TestDatabase, outbox_relay, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Promise: replay.
 #[tokio::test]
 async fn a_replay_beside_a_cleanup_says_what_it_has_missed() {
     let database = TestDatabase::migrated("shortfall").await;

@@ -18,6 +18,7 @@ async fn wait_for_published(client: &Client, at_least: i64) {
     .await;
 }
 
+/// Promise: at-least-once.
 #[tokio::test]
 async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("sigterm"), Topic::create("sigterm", 6));
@@ -50,6 +51,8 @@ async fn sigterm_under_load_repeats_nothing_and_gives_back_the_leases() {
 
 /// The successor need not wait for the lease to run out: with the default of 15 s that would be an outage per
 /// deployment.
+///
+/// Promise: stops.
 #[tokio::test]
 async fn a_successor_takes_over_within_two_seconds_of_a_sigterm() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("successor"), Topic::create("successor", 6));
@@ -80,6 +83,8 @@ async fn a_successor_takes_over_within_two_seconds_of_a_sigterm() {
 }
 
 /// What is in flight cannot be acknowledged: it stays PENDING, unmarked, and the process ends in time all the same.
+///
+/// Promise: stops.
 #[tokio::test]
 async fn sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("sigterm-away"), PrivateKafka::start());

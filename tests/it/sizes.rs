@@ -51,6 +51,8 @@ async fn start(database: &TestDatabase) -> Relay {
 }
 
 /// Rows of a few hundred bytes that print more than a megabyte, and others that print just less than they may.
+///
+/// Promise: memory.
 #[tokio::test]
 async fn memory_is_bounded_whatever_rows_print() {
     let (database, client, topic) = database_and_topic("prints").await;
@@ -76,6 +78,8 @@ async fn memory_is_bounded_whatever_rows_print() {
 }
 
 /// Large in each column that can be, or impossible to print: the row fails, its key waits, and it is not loaded.
+///
+/// Promise: memory.
 #[tokio::test]
 async fn a_row_that_is_too_large_fails_whichever_column_is() {
     let (database, client, topic) = database_and_topic("columns").await;
@@ -189,6 +193,8 @@ async fn every_value_that_can_be_stored_is_read() {
 }
 
 /// What a statement sends ends soon after the bytes that it may have, and with it what it prints.
+///
+/// Promise: memory.
 #[tokio::test]
 async fn a_claim_neither_prints_nor_sends_more_than_its_bytes() {
     let database = TestDatabase::migrated("bytes").await;
@@ -237,6 +243,8 @@ async fn a_claim_neither_prints_nor_sends_more_than_its_bytes() {
 }
 
 /// A table of the application refers to events: the lock of its foreign key keeps no event from being sent, in order.
+///
+/// Promise: key-order.
 #[tokio::test]
 async fn a_foreign_key_to_the_outbox_reorders_nothing() {
     let (database, client, topic) = database_and_topic("foreign-key").await;
@@ -256,6 +264,8 @@ async fn a_foreign_key_to_the_outbox_reorders_nothing() {
 
 /// Somebody keeps a row locked, or has changed it in a transaction that is open: its key waits and no other does, even
 /// if the key fills whole batches.
+///
+/// Promise: key-order.
 #[tokio::test]
 async fn a_row_that_somebody_has_locked_keeps_its_key_in_order() {
     for lock in

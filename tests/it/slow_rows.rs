@@ -24,6 +24,7 @@ end $$";
 /// Enough that each shard has more rows than are read at once.
 const GOOD: i64 = 800;
 
+/// Promise: bad-rows.
 #[tokio::test]
 async fn a_row_that_is_never_read_in_time_fails_alone_however_many_wait_behind_it() {
     for tracking in ["rows", "watermark"] {

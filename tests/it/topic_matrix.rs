@@ -47,6 +47,7 @@ async fn held_for(client: &Client, topic: &str) -> Vec<(String, i64)> {
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_topic_that_is_missing_holds_its_own_keys_alone_until_it_is_made() {
     side_by_side(MODES, async |mode| {
@@ -67,6 +68,8 @@ async fn a_topic_that_is_missing_holds_its_own_keys_alone_until_it_is_made() {
 }
 
 /// The first of each key fails, for what it is, and the others of its key wait behind it.
+///
+/// Promise: bad-events.
 #[tokio::test]
 async fn a_topic_with_a_name_that_cannot_be_fails_its_own_events_alone() {
     side_by_side(MODES, async |mode| {

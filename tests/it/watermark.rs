@@ -58,11 +58,13 @@ async fn nothing_is_written(delivery: &str) {
     assert_eq!(number(&client, "select sum(cardinality(ahead_ids)) from outbox_shards").await, 0);
 }
 
+/// Promise: watermark.
 #[tokio::test]
 async fn no_row_is_written_to_when_it_is_published() {
     nothing_is_written("at-least-once").await;
 }
 
+/// Promise: watermark.
 #[tokio::test]
 async fn no_row_is_written_to_when_it_is_published_exactly_once() {
     nothing_is_written("exactly-once").await;
@@ -70,6 +72,8 @@ async fn no_row_is_written_to_when_it_is_published_exactly_once() {
 
 /// A transaction that stays open keeps the watermark back. What is published meanwhile is noted, and marked when that
 /// is too much.
+///
+/// Promise: watermark.
 #[tokio::test]
 async fn what_is_published_ahead_of_an_open_transaction_is_known() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("ahead"), Topic::create("ahead", 6));
@@ -122,6 +126,8 @@ async fn what_is_published_ahead_of_an_open_transaction_is_known() {
 
 /// Events that fail, are retried, wait for their time or behind another one are passed by the watermark, and go all the
 /// same.
+///
+/// Promise: watermark.
 #[tokio::test]
 async fn what_waits_below_the_watermark_goes_in_order() {
     for delivery in ["at-least-once", "exactly-once"] {
@@ -177,6 +183,8 @@ async fn what_waits_below_the_watermark_goes_in_order() {
 
 /// With another number of shards an event comes from a shard that has passed its id into one that has passed none, or
 /// another id.
+///
+/// Promise: watermark.
 #[tokio::test]
 async fn what_waits_below_the_watermark_moves_to_another_shard() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("moved"), Topic::create("moved", 6));
@@ -227,6 +235,8 @@ async fn what_waits_below_the_watermark_moves_to_another_shard() {
 }
 
 /// From rows to a watermark and back, while events flow.
+///
+/// Promise: watermark.
 #[tokio::test]
 async fn the_tracking_may_be_changed_at_any_time() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("switch"), Topic::create("switch", 6));
@@ -246,6 +256,8 @@ async fn the_tracking_may_be_changed_at_any_time() {
 }
 
 /// Rows that nobody marked go when the watermark had passed them long enough ago, and no other.
+///
+/// Promise: watermark.
 #[tokio::test]
 async fn rows_go_when_the_watermark_passed_them_long_ago() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("passed"), Topic::create("passed", 3));

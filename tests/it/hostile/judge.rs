@@ -103,7 +103,7 @@ async fn wait_while_it_moves(plan: &Plan, rule: Rule, mut look: impl AsyncFnMut(
 /// The default of `relay.batch_rows`.
 const BATCH_ROWS: usize = 1_000;
 
-/// Twice what guarantee 7 allows for these settings.
+/// Twice what the promise "memory" allows for these settings.
 const MEMORY_MAX: u64 = 300 << 20;
 
 /// The rows of a round.

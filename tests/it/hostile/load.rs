@@ -196,7 +196,7 @@ fn read_delays(topic: &Topic, delivery: &str, stop: Arc<AtomicBool>) -> tokio::t
 /// All combinations, for `make hostile-load`.
 pub async fn matrix(load: Load) {
     // One kind alone, to repeat it: `HOSTILE_ONLY=exactly-once/watermark/hold`, or a part of that.
-    let only = std::env::var("HOSTILE_ONLY").unwrap_or_default();
+    let only = std::env::var_os("HOSTILE_ONLY").and_then(|only| only.into_string().ok()).unwrap_or_default();
     let (mut lines, mut kept) = (Vec::new(), true);
     for delivery in ["at-least-once", "exactly-once"] {
         for settling in [Settling::Mark, Settling::Delete, Settling::Watermark] {

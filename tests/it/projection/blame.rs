@@ -52,6 +52,7 @@ async fn wait_for(bench: &Bench, running: &Running, what: &str, sql: &str, expec
 
 const COPIED: &str = "select count(*) from copies";
 
+/// Promise: records.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_record_that_fails_by_itself_is_parked_whatever_the_failure_is() {
     let bench = bench("blame", 3).await;
@@ -88,6 +89,7 @@ async fn one_record_that_fails_by_itself_is_parked_whatever_the_failure_is() {
     running.ready().await.stop().await.expect("a clean stop");
 }
 
+/// Promise: records.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hits_every_record_parks_none() {
     let bench = bench("blameless", 2).await;
@@ -122,6 +124,8 @@ async fn what_hits_every_record_parks_none() {
 }
 
 /// More partitions wait for a lock than there are connections.
+///
+/// Promise: read-model-locks.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_wait_for_a_lock_leave_connections_to_the_others() {
     let bench = Bench::new("turns", 10).await;
@@ -165,6 +169,8 @@ async fn partitions_that_wait_for_a_lock_leave_connections_to_the_others() {
 }
 
 /// A short number may print a hundred thousand digits.
+///
+/// Promise: records.
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_huge_numbers_in_one_event_take_no_time() {
     let bench = bench("digits", 1).await;
@@ -179,6 +185,7 @@ async fn thousands_of_huge_numbers_in_one_event_take_no_time() {
     running.stop().await.expect("a clean stop");
 }
 
+/// Promise: read-model-locks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_that_somebody_has_locked_holds_up_its_partition_alone() {
     let bench = Bench::new("locked-position", 3).await;

@@ -6,6 +6,7 @@ use super::kafka::Bench;
 use super::*;
 use crate::support::{Topic, wait_until};
 
+/// Promise: positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_to_look_back_at_that_was_compacted_away_stops_nothing() {
     let settings = [

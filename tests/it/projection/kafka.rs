@@ -210,6 +210,8 @@ async fn a_topic_that_is_created_later_is_read_from_its_beginning() {
 }
 
 /// Members come and go, batches are cut anywhere, and each event counts once.
+///
+/// Promise: projections.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_members_that_come_and_go_count_each_event_once() {
     let mut bench = Bench::new("members", 6).await;

@@ -12,6 +12,7 @@ use crate::support::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Promise: read-model-locks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_on_the_read_model_is_told_as_a_lock() {
     let bench = Bench::new("locked", 2).await;

@@ -17,6 +17,7 @@ fn numbered(offset: i64, value: &str) -> Record {
     record(offset, Uuid::new_v4(), "Numbered", &format!(r#"{{"n": "{value}"}}"#))
 }
 
+/// Promise: records.
 #[tokio::test]
 async fn thousands_of_events_that_the_sql_refuses_are_parked_by_few_transactions() {
     let test = TestDatabase::migrated("refused").await;
@@ -89,6 +90,8 @@ async fn a_projection_may_begin_in_any_way() {
 }
 
 /// A database that cannot hold what the headers say keeps it as bytes.
+///
+/// Promise: records.
 #[tokio::test]
 async fn what_the_encoding_of_the_database_lacks_is_kept_as_bytes() {
     let name = crate::support::unique("latin").replace('-', "_");
