@@ -15,7 +15,8 @@ const FOUR_HANGS: Duration = Duration::from_secs(400);
 #[tokio::test]
 async fn a_consumer_that_hangs_a_fourth_time_ends_the_process_with_1() {
     let bench = Bench::open("fourth").await;
-    let mut relay = bench.settings().env("FAILPOINTS", "consumer.turn=return(100000000);part.silence=return(30)").start();
+    let mut relay =
+        bench.settings().env("FAILPOINTS", "consumer.turn=return(100000000);part.silence=return(30)").start();
     NewRow::new(&bench.other.name, "k", "{}").insert(&bench.client).await;
     wait_until_published(&bench.database, PATIENCE).await;
     assert_eq!(relay.wait_for_exit(FOUR_HANGS).await, Some(1), "{}", relay.log_text());
