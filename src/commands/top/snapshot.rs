@@ -337,13 +337,13 @@ fn consumers(progress: &[Progress], window: &Window) -> Vec<ConsumerLine> {
         .chunk_by(|one, next| (&one.group, &one.topic) == (&next.group, &next.topic))
         .filter_map(|partitions| {
             let first = partitions.first()?;
-            let behind = partitions.iter().filter_map(|at| Some((at.next_known? - at.next_offset).max(0)));
+            let behind = partitions.iter().filter_map(|at| Some(at.next_known?.saturating_sub(at.next_offset).max(0)));
             Some(ConsumerLine {
                 group: first.group.clone(),
                 topic: first.topic.clone(),
                 partitions: partitions.len(),
                 records_per_second: window.records_per_second(&first.group, &first.topic),
-                behind_at_least: behind.reduce(|one, other| one + other),
+                behind_at_least: behind.reduce(i64::saturating_add),
                 behind: None,
                 idle_seconds: partitions.iter().map(|at| at.idle).fold(f64::INFINITY, f64::min).max(0.0),
             })

@@ -46,7 +46,7 @@ impl Turns {
 #[derive(Debug)]
 struct Waiting {
     since: Timestamp,
-    /// The process of PostgreSQL that waited last.
+    /// The process of PostgreSQL that waits for it now, if it has its turn.
     pid: Option<i32>,
     pauses: Backoff,
 }
@@ -58,11 +58,14 @@ pub struct LockWait(Mutex<Option<Waiting>>);
 impl LockWait {
     /// A lock was waited for in vain.
     pub fn goes_on(&self) {
-        self.state().get_or_insert_with(|| Waiting {
+        let mut state = self.state();
+        let waiting = state.get_or_insert_with(|| Waiting {
             since: Timestamp::now(),
             pid: None,
             pauses: Backoff::new(PAUSE.0, PAUSE.1),
         });
+        // The session goes to another fold now.
+        waiting.pid = None;
     }
 
     pub fn is_over(&self) {

@@ -155,7 +155,7 @@ pub async fn run(seed: u64) {
     stage.client.batch_execute(mended).await.expect("dropped");
     let freed = written.made.len() - with_rule.iter().zip(&written.made).filter(|(a, b)| a.fate == b.fate).count();
     if !expected.parked.is_empty() {
-        stage.command(&["consumer", "parked", "release", "--all", "--yes"]).await.expect_code(0);
+        stage.command(&["consumer", "parked", "release", "--all", "--yes", "--no-wait"]).await.expect_code(0);
     }
     let expected = Expected::of(written.made.iter());
     let parked = i64::try_from(expected.parked.len()).expect("few");
