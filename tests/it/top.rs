@@ -44,7 +44,8 @@ async fn an_empty_database_is_a_snapshot_and_one_without_schema_an_error() {
     let grants = format!(
         "create role {role} login; \
          grant select on outbox_events, outbox_shards, outbox_again, outbox_outcomes, outbox_instances, outbox_held_keys, \
-         outbox_pauses, outbox_installation to {role}"
+         outbox_pauses, outbox_installation to {role}; \
+         grant select on sequence outbox_events_id_seq to {role}"
     );
     empty.connect().await.batch_execute(&grants).await.unwrap();
     let relay = TestDatabase { url: empty.url.replacen("postgres@", &format!("{role}@"), 1) };
