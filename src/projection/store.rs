@@ -1,7 +1,7 @@
 //! The consumer's tables: taking partitions ([`positions`]), folding a part of a batch in one transaction, comparing.
 //!
 //! Decides nothing: which events are folded, parked or skipped is [`super::fold`]'s affair, and what to do when a fold
-//! fails too. Invariant: [`Store::fold`] moves the offset first. That proves ownership, and its row lock holds off a
+//! fails too. Invariant: [`Store::fold_in`] moves the offset first. That proves ownership, and its row lock holds off a
 //! new owner until the transaction ends; nothing before it may change a table.
 
 mod apart;
