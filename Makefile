@@ -122,10 +122,10 @@ test-watermark: ## The tests of the promises once more, with relay.tracking = "w
 	  --skip rows_that_vanish --skip settled_with_their_place --skip recover_marks
 
 .PHONY: chaos
-chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BROKERS=3 TRACKING=mixed HOSTILE=1)
+chaos: ## Faults against every promise (SEED=1 MINUTES=5 MODE=both KILLS=100 BROKERS=3 TRACKING=mixed HOSTILE=1 REMAKE=1)
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
-	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(TRACKING),--tracking $(TRACKING)) $(if $(HOSTILE),--hostile)
+	cargo test --locked --test chaos -- --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) --mode $(or $(MODE),both) $(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(TRACKING),--tracking $(TRACKING)) $(if $(HOSTILE),--hostile) $(if $(REMAKE),--remake)
 
 .PHONY: hostile
 hostile: ## Rows, topics and databases of strangers against every promise (SEED=1 MINUTES=60)

@@ -61,7 +61,10 @@ fn main() -> ExitCode {
         check();
     }
     println!("the harness's own checks can fail and do not");
-    let plan = |mode: &Mode| Plan::new(options.seed, *mode, options.length, options.kills).on_brokers(options.brokers);
+    let plan = |mode: &Mode| {
+        let plan = Plan::new(options.seed, *mode, options.length, options.kills);
+        plan.remaking(options.remake).on_brokers(options.brokers)
+    };
     let plans: Vec<Plan> = options.modes.iter().map(plan).collect();
     if options.only_plan {
         plans.iter().for_each(|plan| println!("{plan}"));

@@ -16,6 +16,7 @@ usage: cargo test --locked --test chaos -- [options]     or: make chaos [SEED=â€
   --tracking T   rows, watermark, or mixed: each relay another one (default: mixed)
   --set K=V      a setting of the relays and consumers, repeatable
   --plan         print the plan and do nothing
+  --remake       a consumed topic is deleted and created again as well
   --hostile      rows of strangers among the load, and judged keys that they hold for a while
   --keep-on      with several runs: go on after one that broke a promise";
 
@@ -63,6 +64,8 @@ pub struct Options {
     pub keep_on: bool,
     /// Rows of strangers are among the load.
     pub hostile: bool,
+    /// A consumed topic is deleted and created again as well.
+    pub remake: bool,
 }
 
 /// What the command line asks for.
@@ -88,6 +91,7 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
         only_plan: false,
         keep_on: false,
         hostile: false,
+        remake: false,
     };
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
@@ -125,6 +129,10 @@ pub fn parse(arguments: impl Iterator<Item = String>, known_modes: &[Mode]) -> A
             }
             "--hostile" => {
                 options.hostile = true;
+                true
+            }
+            "--remake" => {
+                options.remake = true;
                 true
             }
             "--list" => return Asked::Nothing,

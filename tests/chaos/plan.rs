@@ -226,6 +226,13 @@ impl Plan {
         plan
     }
 
+    /// The same plan; topics are deleted and created again only where that was asked for.
+    #[must_use]
+    pub fn remaking(mut self, remake: bool) -> Self {
+        self.faults.retain(|planned| remake || planned.fault != Fault::RemakeTopic);
+        self
+    }
+
     /// The same plan on several brokers: each fault of a broker or of a link to Kafka is about one of them, and now and
     /// then about more. Its choices are made apart, so that with one broker a seed stays the plan that it was.
     #[must_use]
