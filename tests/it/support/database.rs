@@ -110,9 +110,11 @@ async fn create(name: &str, template: Option<&str>) -> TestDatabase {
     let name = format!("it_{}", unique(name).replace('-', "_"));
     let admin = TestDatabase { url: parts().database_url.clone() }.connect().await;
     let template = template.unwrap_or("template1");
-    admin
-        .batch_execute(&format!("create database {name} template {template}"))
-        .await
-        .unwrap_or_else(|error| panic!("create database {name} from {template}: {error:?}"));
+    // A session that has just ended may still be in the template for a moment.
+    wait_until(&format!("create database {name} from {template}"), Duration::from_secs(60), async || {
+        let statement = format!("create database {name} template {template}");
+        admin.batch_execute(&statement).await.map_err(|error| format!("{error:?}"))
+    })
+    .await;
     TestDatabase { url: format!("{server}/{name}") }
 }
