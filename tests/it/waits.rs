@@ -112,6 +112,12 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
         "1 s, 3 s at the end",
         "a_lock_on_the_read_model_is_told_as_a_lock",
     ),
+    (
+        "projection/store/locks.rs",
+        "acquire_owned",
+        "turns of 2 s at most",
+        "partitions_that_wait_for_a_lock_leave_connections_to_the_others",
+    ),
     ("supervisor/part.rs", "join_next", "stop, or its heartbeat", "a_part_that_hangs_is_replaced_three_times_at_most"),
     // The relay.
     (
