@@ -236,6 +236,13 @@ fn the_page_of_guarantees_lists_the_tests_that_hold_them() {
 }
 
 #[test]
+fn comments_end_at_120_columns() {
+    let mut files = text_files();
+    files.retain(|file| file.path.ends_with(".rs") || file.path.ends_with(".sql") && file.path.starts_with("src/"));
+    assert_none(wide_comments(&files));
+}
+
+#[test]
 fn no_file_names_a_path_of_one_machine() {
     assert_none(machine_paths(&text_files()));
 }

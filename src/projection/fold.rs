@@ -189,7 +189,7 @@ impl<'a> Batch<'a> {
     /// The end of a part of ours whose commit was not answered, when that is where the partition stands.
     fn answered_by(&self, standing: &Standing) -> Option<i64> {
         let next_offset = standing.next_offset;
-        let ours = standing.epoch == self.epoch && !standing.stopped && next_offset == standing.written_offset;
+        let ours = standing.epoch == self.epoch && !standing.stopped && standing.written_offset == Some(next_offset);
         (ours && self.unanswered.contains(&next_offset)).then_some(next_offset)
     }
 

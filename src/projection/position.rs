@@ -184,8 +184,8 @@ pub fn examine(position: &Position, now: &TopicIdentity, log: Log) -> Verdict {
 pub struct Standing {
     pub epoch: i64,
     pub next_offset: i64,
-    /// As the consumer or a command wrote it last.
-    pub written_offset: i64,
+    /// As the consumer wrote it last. `None`: a command has set it since.
+    pub written_offset: Option<i64>,
     pub stopped: bool,
 }
 
@@ -216,7 +216,7 @@ pub enum Why {
 /// Compares what the reader of a partition believes with what PostgreSQL has.
 pub fn displaced(epoch: i64, believed: i64, standing: &Standing) -> Displaced {
     let found = standing.next_offset;
-    let by_hand = found != standing.written_offset;
+    let by_hand = standing.written_offset.is_some_and(|written| written != found);
     if standing.epoch > epoch {
         Displaced::Fenced
     } else if standing.stopped {
@@ -225,6 +225,8 @@ pub fn displaced(epoch: i64, believed: i64, standing: &Standing) -> Displaced {
         Displaced::TakeAnew(Why::WentBack)
     } else if found == believed {
         Displaced::No
+    } else if standing.written_offset.is_none() {
+        Displaced::TakeAnew(Why::Decided)
     } else if found < believed {
         Displaced::TakeAnew(if by_hand { Why::SetBack } else { Why::WentBack })
     } else if by_hand {
@@ -280,7 +282,7 @@ mod tests {
     #[test]
     fn only_postgresql_that_went_back_moves_a_position_by_itself() {
         let standing = |epoch, next_offset, written_offset| {
-            displaced(5, 50, &Standing { epoch, next_offset, written_offset, stopped: false })
+            displaced(5, 50, &Standing { epoch, next_offset, written_offset: Some(written_offset), stopped: false })
         };
         assert_eq!(standing(5, 50, 50), Displaced::No);
         assert_eq!(standing(6, 50, 50), Displaced::Fenced);
@@ -289,8 +291,12 @@ mod tests {
         assert_eq!(standing(5, 40, 50), Displaced::TakeAnew(Why::SetBack));
         assert_eq!(standing(5, 60, 50), Displaced::Forward { found: 60 });
         assert_eq!(standing(5, 60, 60), Displaced::TakeAnew(Why::Decided));
-        let stopped = Standing { epoch: 5, next_offset: 50, written_offset: 50, stopped: true };
+        let stopped = Standing { epoch: 5, next_offset: 50, written_offset: Some(50), stopped: true };
         assert_eq!(displaced(5, 50, &stopped), Displaced::TakeAnew(Why::Decided));
+        for next_offset in [40, 60] {
+            let set = Standing { epoch: 5, next_offset, written_offset: None, stopped: false };
+            assert_eq!(displaced(5, 50, &set), Displaced::TakeAnew(Why::Decided));
+        }
     }
 
     #[test]

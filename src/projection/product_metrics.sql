@@ -3,8 +3,8 @@
 -- with the others, so nothing is ever counted as 0. Runs in the transaction that records the events as handled, which
 -- is what makes it safe to repeat. A line has limits, so that it is the event with an absurd figure that is refused,
 -- and not the one after it, whose sum would be out of range: nine thousand million lines of the largest quantity fit
--- into a bigint. Figures are taken from the jsonb as numbers, never as text: 1e131071 prints a hundred thousand digits, and
--- one event has room for thousands of those.
+-- into a bigint. Figures are taken from the jsonb as numbers, never as text: 1e131071 prints a hundred thousand digits,
+-- and one event has room for thousands of those.
 with lines as materialized (
   -- One row per product that an event is about. An order without lines stays, as a line of null.
   select

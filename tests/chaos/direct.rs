@@ -138,7 +138,8 @@ impl Direct {
         if odd {
             let name = Vec::from([0xff, 0xfe]);
             #[expect(unsafe_code, reason = "rdkafka takes names as text, and only reads their bytes and length")]
-            // SAFETY: the text goes to `OwnedHeaders::insert` alone, which hands its bytes and its length to librdkafka.
+            // SAFETY: the text goes to `OwnedHeaders::insert` alone, which hands its bytes and its length to
+            // librdkafka.
             let key = unsafe { std::str::from_utf8_unchecked(&name) };
             headers = headers.insert(Header { key, value: Some(b"\xff") });
         }

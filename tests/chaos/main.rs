@@ -3,8 +3,8 @@
 //!
 //! `cargo test` runs its smoke run, with a fixed seed; `make chaos` a long one. The parts: `plan` says which fault
 //! comes when, `stack` and `fleet` are what they come upon, `proxy` and `traps` the bad network, `writers` and `direct`
-//! the load, `monitor`, `history`, `checker` and `fold` the judge. It is a program of its own rather than a test function, so
-//! that a run can have a seed and print as it goes.
+//! the load, `monitor`, `history`, `checker` and `fold` the judge. It is a program of its own rather than a test
+//! function, so that a run can have a seed and print as it goes.
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "it talks to a person")]
 #![allow(clippy::large_futures, reason = "a run is one long future on a stack of its own")]

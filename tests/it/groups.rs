@@ -6,43 +6,21 @@ use outbox_relay::broker::admin::Admin;
 use outbox_relay::broker::raw::{GroupState, Protocol};
 use outbox_relay::config::KafkaConfig;
 use outbox_relay::projection::assignment::ASSIGNORS;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use tokio_util::sync::CancellationToken;
 
 use crate::support::kafka::client_config;
+use crate::support::member::Member;
 use crate::support::{Topic, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A member of a group that polls until it is dropped.
-struct Other {
-    leave: CancellationToken,
-    polling: tokio::task::JoinHandle<()>,
-}
-
-impl Other {
-    fn join(topic: &Topic, group: &str, settings: &[(&str, &str)]) -> Self {
-        let mut config = client_config(&topic.bootstrap);
-        config.set("group.id", group).set("client.id", "somebody-else");
-        for (name, value) in settings {
-            config.set(*name, *value);
-        }
-        let consumer: BaseConsumer = config.create().expect("a consumer");
-        consumer.subscribe(&[&topic.name]).expect("subscribed");
-        let leave = CancellationToken::new();
-        let left = leave.clone();
-        let polling = tokio::task::spawn_blocking(move || {
-            while !left.is_cancelled() {
-                drop(consumer.poll(Duration::from_millis(100)));
-            }
-        });
-        Self { leave, polling }
+/// A member of the group with these settings.
+fn join(topic: &Topic, group: &str, settings: &[(&str, &str)]) -> Member {
+    let mut config = client_config(&topic.bootstrap);
+    config.set("group.id", group).set("client.id", "somebody-else");
+    for (name, value) in settings {
+        config.set(*name, *value);
     }
-
-    async fn leave(self) {
-        self.leave.cancel();
-        self.polling.await.expect("no panic");
-    }
+    Member::join(&config, &topic.name)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +41,7 @@ async fn members_of_both_protocols_are_seen_with_how_they_share_partitions() {
         (Protocol::Consumer, "uniform", &[("group.protocol", "consumer")][..]),
     ] {
         let name = unique("group");
-        let other = Other::join(&topic, &name, joined_by);
+        let other = join(&topic, &name, joined_by);
         let group = wait_until(&format!("the group has its member and shares by {assignor}"), PATIENCE, async || {
             let group = admin.group(&name).await.map_err(|error| error.chain().to_string())?;
             let shared = group.members.iter().map(|member| member.partitions).sum::<usize>() == 3;

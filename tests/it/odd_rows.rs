@@ -93,16 +93,7 @@ async fn every_command_that_reads_takes_every_row() {
     let database = TestDatabase::migrated("odd-rows").await;
     let client = database.connect().await;
     let secret = format!("s3cret{:08x}", fastrand::u32(..));
-    let targets = Targets {
-        good: unique("odd"),
-        small: unique("odd-small"),
-        punctual: unique("odd-punctual"),
-        compacted: unique("odd-compacted"),
-        starved: unique("odd-starved"),
-        doomed: unique("odd-doomed"),
-        missing: unique("odd-missing"),
-        secret: secret.clone(),
-    };
+    let targets = Targets::named(&unique("odd"), unique("odd"), secret.clone());
     let shop = Shop { database, client, secret };
     let mut refused = 0;
     for (place, oddity) in oddities().iter().enumerate() {

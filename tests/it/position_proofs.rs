@@ -115,6 +115,8 @@ async fn a_running_consumer_notices_decisions_about_stopped_and_idle_partitions(
     })
     .await;
     assert_eq!(likes_of(&client, 1).await, 35, "known events change nothing");
+    let log = consumer.log_text();
+    assert!(log.contains("the position was changed by a command") && !log.contains("lost its last commits"), "{log}");
 }
 
 /// A server whose commits that do not wait are lost by a crash.

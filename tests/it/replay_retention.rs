@@ -1,4 +1,5 @@
-//! Replays of events that the topic would not keep: Kafka deletes by the time of the record, which is that of the event.
+//! Replays of events that the topic would not keep: Kafka deletes by the time of the record, which is that of the
+//! event.
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};

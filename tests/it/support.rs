@@ -8,6 +8,7 @@ pub mod cli;
 pub mod database;
 pub mod http;
 pub mod kafka;
+pub mod member;
 pub mod murmur2;
 pub mod order;
 pub mod outbox;

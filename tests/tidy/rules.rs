@@ -9,6 +9,7 @@ use crate::source::{Source, code_of, line_of, normal, strings_of, without_tests}
 use crate::{ENVIRONMENT, FOUNDATION, LIBRARIES, MAY_IMPORT, NATIVE};
 
 const LINES_MAX: usize = 600;
+const COMMENT_MAX: usize = 120;
 
 pub fn border_crossings(files: &[Source]) -> Vec<String> {
     let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
@@ -256,6 +257,21 @@ pub fn sleepers(files: &[Source]) -> Vec<String> {
     found
 }
 
+/// Comments that need a wide window. Addresses may be long.
+pub fn wide_comments(files: &[Source]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for file in files {
+        for (line, text) in (1..).zip(file.text.lines()) {
+            let is_comment = ["//", "-- "].iter().any(|mark| text.trim_start().starts_with(mark));
+            let in_string = text.contains("\\n");
+            if is_comment && !in_string && text.chars().count() > COMMENT_MAX && !text.contains("://") {
+                complaints.push(format!("{}:{line}: a comment of more than {COMMENT_MAX} columns", file.path));
+            }
+        }
+    }
+    complaints
+}
+
 pub fn long_files(files: &[Source]) -> Vec<String> {
     let long = files.iter().filter(|file| file.text.lines().count() > LINES_MAX);
     long.map(|file| format!("{}: more than {LINES_MAX} lines; split it by concept", file.path)).collect()
@@ -495,6 +511,15 @@ fn sees_a_sleeping_test() {
     sees(&sleepers(&one("tests/it/x.rs", concat!("asleep(); // sl", "eep(1)"))), &[]);
     let statement = format!("query(\"select pg_{}(1)\");", "sleep");
     sees(&sleepers(&one("tests/it/x.rs", &statement)), &["tests/it/x.rs:1"]);
+}
+
+#[test]
+fn sees_a_wide_comment() {
+    let wide = format!("    /// {}", "x".repeat(COMMENT_MAX));
+    sees(&wide_comments(&one("src/a.rs", &wide)), &["src/a.rs:1"]);
+    sees(&wide_comments(&one("src/a.sql", &format!("select 1\n-- {}", "x".repeat(COMMENT_MAX)))), &["src/a.sql:2"]);
+    sees(&wide_comments(&one("src/a.rs", &format!("{wide} https://address"))), &[]);
+    sees(&wide_comments(&one("src/a.rs", &"x".repeat(COMMENT_MAX + 1))), &[]);
 }
 
 #[test]

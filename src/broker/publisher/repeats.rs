@@ -114,9 +114,10 @@ async fn a_partition_without_a_leader_repeats_nothing_of_the_others() {
     let stage = Stage::set().await;
     stage.slow_down(Duration::from_secs(5));
     let told = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(50));
         loop {
+            looks.tick().await;
             stage.partitions.seen("offline", &[Place { has_leader: false, in_sync: 0 }]);
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let deliveries = tokio::select! {

@@ -64,8 +64,8 @@ pub struct Member {
 }
 
 impl Group {
-    /// Why a member of the classic protocol that knows only these assignors (`range,roundrobin`) cannot join. `None`: it
-    /// can, or nobody knows. A group of the newer protocol takes such members.
+    /// Why a member of the classic protocol that knows only these assignors (`range,roundrobin`) cannot join. `None`:
+    /// it can, or nobody knows. A group of the newer protocol takes such members.
     pub fn refuses(&self, assignors: &str) -> Option<String> {
         let agreed = !self.assignor.is_empty() && !self.members.is_empty();
         let known = assignors.split(',').any(|assignor| assignor.trim() == self.assignor);

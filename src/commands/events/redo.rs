@@ -26,7 +26,8 @@ struct Report {
     /// Events that were changed: more than fit where another failed event held the key, fewer where something else was
     /// faster.
     changed: u64,
-    /// Of these: events that were given up although the table does not let their rows be changed. `outbox_outcomes` says so.
+    /// Of these: events that were given up although the table does not let their rows be changed. `outbox_outcomes`
+    /// says so.
     by_outcome: u64,
     /// Events that the table does not let be changed.
     refused: Vec<Refusal>,

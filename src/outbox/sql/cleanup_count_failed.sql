@@ -1,7 +1,7 @@
 -- Counts the FAILED rows of an age, and those of them that stay: their key is held, or their dead letter is still to be
 -- written. $1 bigint: begin after this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in
--- seconds since the failure, which for rows that do not say when they failed is now. Changes nothing. The rows are those
--- of cleanup_failed.sql: outcomes in outbox_outcomes overrule what rows say.
+-- seconds since the failure, which for rows that do not say when they failed is now. Changes nothing. The rows are
+-- those of cleanup_failed.sql: outcomes in outbox_outcomes overrule what rows say.
 select max(id) as last_id, count(*) as seen,
   count(*) filter (where old) as old,
   count(*) filter (where old and (

@@ -1,11 +1,11 @@
 -- Looks at the next FAILED rows by id and deletes those that nobody waits for and that are old. $1 bigint: begin after
--- this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds since the failure. An event
--- that has failed by its outcome in outbox_outcomes, because its row refuses to be changed, goes by the same rule, and
--- its outcome with it; one that was given up by its outcome is not FAILED. A row stays while its key is held, whoever
--- holds it: the rows behind it wait for a decision about it. It stays while its dead letter is still to be written. A row
--- that does not say since when it has failed (somebody set the status by hand) counts from now on, and that is noted: its
--- creation would make an old event go at once, before anybody has looked at it. Returns the last id and the number of
--- rows looked at, and the number deleted. Run again, it finds the rest.
+-- this id. $2 bigint: highest id. $3 bigint: most rows to look at. $4 float8: age in seconds since the failure. An
+-- event that has failed by its outcome in outbox_outcomes, because its row refuses to be changed, goes by the same
+-- rule, and its outcome with it; one that was given up by its outcome is not FAILED. A row stays while its key is held,
+-- whoever holds it: the rows behind it wait for a decision about it. It stays while its dead letter is still to be
+-- written. A row that does not say since when it has failed (somebody set the status by hand) counts from now on, and
+-- that is noted: its creation would make an old event go at once, before anybody has looked at it. Returns the last id
+-- and the number of rows looked at, and the number deleted. Run again, it finds the rest.
 with failed as materialized (
   (select id, shard, outbox_key_of(partition_key, aggregate_id) as key, failed_at, dead_letter_to, null::uuid as by_outcome
     from outbox_events

@@ -207,7 +207,7 @@ impl Reader {
         let mut looks: BTreeMap<Place, Look> = looks.into_iter().map(|look| (look.place.clone(), look)).collect();
         let decided = self.assignment.stopped().map(|(place, _)| place).filter(|place| {
             looks.get(*place).is_none_or(|Look { standing, .. }| {
-                !standing.stopped || standing.next_offset != standing.written_offset
+                !standing.stopped || standing.written_offset != Some(standing.next_offset)
             })
         });
         for place in decided.cloned().collect::<Vec<_>>() {

@@ -1,7 +1,7 @@
 -- Decides about parked events: has them folded once more by the running consumer, or gives them up for good. One array
--- element per event: $1 text[] groups, $2 uuid[] event ids, $3 text[] projections. $4 text: release or discard. What was
--- given up stays so; what is on its way can still be given up. The rows stay as the record of it. Returns the ids of
--- those that changed; running it again returns none.
+-- element per event: $1 text[] groups, $2 uuid[] event ids, $3 text[] projections. $4 text: release or discard. What
+-- was given up stays so; what is on its way can still be given up. The rows stay as the record of it. Returns the ids
+-- of those that changed; running it again returns none.
 update consumer_parked k set
   release_asked_at = case when $4 = 'release' then now() end,
   discarded_at = case when $4 = 'discard' then now() end

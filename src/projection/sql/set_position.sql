@@ -1,12 +1,12 @@
 -- Sets the position of a partition and forgets what the old one rested on. $1 text: group. $2 text: topic. $3 int:
 -- partition. $4 bigint: the offset to read next. $5 text: only while it is stopped for this reason; null: always. $6
--- text: projection; null: all. The
--- epoch stays, and who reads the partition notices that it stands elsewhere. Running it again changes nothing.
+-- text: projection; null: all. The epoch stays, and whoever reads the partition notices that it stands elsewhere, and
+-- by the written_offset that a command has set it. Running it again changes nothing.
 insert into consumer_partitions as known (consumer_group, topic, partition, projection, epoch, next_offset, written_offset)
-values ($1, $2, $3, $6, 1, $4, $4)
+values ($1, $2, $3, $6, 1, $4, null)
 on conflict (consumer_group, topic, partition, projection) do update set
   next_offset = excluded.next_offset,
-  written_offset = excluded.next_offset,
+  written_offset = null,
   updated_at = now(),
   cluster_id = null,
   topic_id = null,

@@ -199,16 +199,7 @@ pub async fn shop(topics: &Topics) -> TestDatabase {
 pub async fn odd_shop(topics: &Topics, heavy: bool) -> TestDatabase {
     let database = shop(topics).await;
     let client = database.connect().await;
-    let targets = Targets {
-        good: topics.topic.name.clone(),
-        small: unique("odd-small"),
-        punctual: unique("odd-punctual"),
-        compacted: unique("odd-compacted"),
-        starved: unique("odd-starved"),
-        doomed: unique("odd-doomed"),
-        missing: unique("odd-missing"),
-        secret: PAYLOAD.to_owned(),
-    };
+    let targets = Targets::named(&unique("odd"), topics.topic.name.clone(), PAYLOAD.to_owned());
     for (place, oddity) in oddities().iter().enumerate().filter(|(_, oddity)| heavy || !oddity.is_heavy()) {
         let key = format!("{KEY}-odd-{place}");
         good(&targets, &key).insert(&client).await;

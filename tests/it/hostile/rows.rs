@@ -28,6 +28,23 @@ pub struct Targets {
     pub secret: String,
 }
 
+impl Targets {
+    /// Names of topics of which only `good` has to exist: for rows that nobody publishes.
+    pub fn named(name: &str, good: String, secret: String) -> Self {
+        let other = |kind: &str| format!("{name}-{kind}");
+        Self {
+            good,
+            small: other("small"),
+            punctual: other("punctual"),
+            compacted: other("compacted"),
+            starved: other("starved"),
+            doomed: other("doomed"),
+            missing: other("missing"),
+            secret,
+        }
+    }
+}
+
 /// One odd value: the column, an SQL expression, and the name by which a failure of the judge calls it.
 #[derive(Debug, Clone)]
 pub struct Oddity {

@@ -3,11 +3,9 @@
 
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use tokio_util::sync::CancellationToken;
-
 use super::kafka::Bench;
 use super::*;
+use crate::support::member::Member;
 use crate::support::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -75,23 +73,11 @@ async fn a_group_that_cannot_be_joined_is_named() {
     let bench = Bench::new("cooperative", 1).await;
     let mut config = bench.kafka.clone();
     config.set("group.id", &bench.settings.group).set("partition.assignment.strategy", "cooperative-sticky");
-    let other: BaseConsumer = config.create().expect("a consumer");
-    other.subscribe(&[&bench.topic.name]).expect("subscribed");
-    let (leave, joined) = (CancellationToken::new(), CancellationToken::new());
-    let (left, is_member) = (leave.clone(), joined.clone());
-    let polling = tokio::task::spawn_blocking(move || {
-        while !left.is_cancelled() {
-            drop(other.poll(Duration::from_millis(100)));
-            if other.assignment().is_ok_and(|list| list.count() > 0) {
-                is_member.cancel();
-            }
-        }
-    });
-    tokio::time::timeout(PATIENCE, joined.cancelled()).await.expect("the other member has its partition");
+    let other = Member::join(&config, &bench.topic.name);
+    other.joined(PATIENCE).await;
     let running = bench.start();
     running.wait_for_reason("InconsistentGroupProtocol").await;
-    leave.cancel();
-    polling.await.expect("no panic");
+    other.leave().await;
     bench.produce_likes(3, 1).await;
     bench.wait_for_likes(3).await;
     running.ready().await.stop().await.expect("a clean stop");

@@ -306,7 +306,7 @@ async fn a_batch_from_another_position_changes_nothing() {
     for (believed, rest) in [(0, &records[..]), (7, &records[7..]), (10, &records[10..])] {
         let folded = fold_batch(&bench.store, &bench.place, epoch, believed, rest).await;
         let End::Elsewhere(Some(standing)) = &folded.end else { panic!("{folded:?}") };
-        assert_eq!((standing.epoch, standing.next_offset, standing.written_offset), (epoch, 6, 6));
+        assert_eq!((standing.epoch, standing.next_offset, standing.written_offset), (epoch, 6, Some(6)));
         assert_eq!((folded.counts, folded.next_offset), (counts(0, 0, 0, 0), None));
     }
     assert_eq!(product_metrics(&bench.client).await, ["1 6 0 0 0"]);

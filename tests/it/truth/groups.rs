@@ -1,12 +1,9 @@
 //! Members of the group that keep the consumer out, and a group without any.
 
-use std::time::Duration;
-
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use tokio_util::sync::CancellationToken;
 
 use super::stage::{PATIENCE, Ready, Says, Stage};
+use crate::support::member::Member;
 use crate::support::{http, wait_until};
 
 const REFUSED: Says<'_> =
@@ -19,23 +16,10 @@ async fn beside_member(stage: &Stage, settings: &[(&str, &str)], work: impl Futu
     for (name, value) in settings {
         config.set(*name, *value);
     }
-    let other: BaseConsumer = config.create().expect("a consumer");
-    other.subscribe(&[&stage.topic.name]).expect("subscribed");
-    let (leave, joined) = (CancellationToken::new(), CancellationToken::new());
-    let (left, is_member) = (leave.clone(), joined.clone());
-    let polling = tokio::task::spawn_blocking(move || {
-        while !left.is_cancelled() {
-            drop(other.poll(Duration::from_millis(100)));
-            if other.assignment().is_ok_and(|list| list.count() > 0) {
-                is_member.cancel();
-            }
-        }
-    });
-    let leaves = leave.drop_guard();
-    tokio::time::timeout(PATIENCE, joined.cancelled()).await.expect("the other member has its partition");
+    let other = Member::join(&config, &stage.topic.name);
+    other.joined(PATIENCE).await;
     work.await;
-    drop(leaves);
-    polling.await.expect("no panic");
+    other.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
