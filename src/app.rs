@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::admin;
 use crate::broker::admin::Admin;
 use crate::broker::client_config;
-use crate::broker::lost::LostBrokers;
 use crate::broker::publisher::PublisherSettings;
+use crate::broker::reconnect::LostBrokers;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::{MarkerPlace, TransactionSettings};
 use crate::cleanup::{self, partitions};
@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::migrations::{self, State};
 use crate::outbox::leases::Leases;
 use crate::outbox::restart::{self, Restart};
-use crate::outbox::{Finish, PgOutbox, barrier, home};
+use crate::outbox::{PgOutbox, SettleMode, barrier, home};
 use crate::projection::Projection;
 use crate::projection::consumer::Consumer;
 use crate::relay::encode::Encoder;
@@ -371,14 +371,15 @@ impl App {
             health.waits("lanes"),
             self.metrics.clone(),
         );
-        let finish = match (relay.tracking, relay.after_publish) {
-            (Tracking::Watermark, _) => Finish::Watermark,
-            (Tracking::Rows, AfterPublish::Delete) => Finish::Delete,
-            (Tracking::Rows, AfterPublish::Mark) => Finish::Mark,
+        let settle_mode = match (relay.tracking, relay.after_publish) {
+            (Tracking::Watermark, _) => SettleMode::Watermark,
+            (Tracking::Rows, AfterPublish::Delete) => SettleMode::Delete,
+            (Tracking::Rows, AfterPublish::Mark) => SettleMode::Mark,
         };
         let catalog = TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace);
         Ok(relay::Parts {
-            outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?)).finishing(finish),
+            outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?))
+                .settling(settle_mode),
             leases: Leases::new(
                 lease_pool.clone(),
                 instance,

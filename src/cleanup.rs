@@ -126,7 +126,7 @@ async fn pass(
     if let (true, Some(age)) = (by_row, settings.published_older_than.age()) {
         let ages = Ages { published: Some(age), discarded: Some(age) };
         let whole = known.from_the_start.is_none_or(|at| started.saturating_sub(at) >= FROM_THE_START);
-        let walk = Walk { after: if whole { 0 } else { known.resume }, upto: i64::MAX, to_the_end: false };
+        let walk = Walk { after: if whole { 0 } else { known.resume }, up_to: i64::MAX, to_the_end: false };
         if let Some(walked) = complain("outbox_events", worker.finished(walk, ages, &mut tell).await)? {
             known.resume = walked.resume;
             if whole {

@@ -15,16 +15,15 @@ pub mod home;
 pub mod inspect;
 pub mod isolate;
 pub mod leases;
-pub mod letters;
 pub mod outcomes;
 pub mod partitions;
 pub mod pauses;
 pub mod preflight;
 pub mod recovery;
-pub mod redo;
 pub mod replay;
 pub mod resharding;
 pub mod restart;
+pub mod retry_discard;
 pub mod watermark;
 
 mod care;
@@ -34,10 +33,10 @@ mod manifest;
 mod release;
 mod rows;
 mod settle;
-mod sort;
 mod statements;
 mod step;
 mod tag;
+mod triage;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -52,10 +51,10 @@ use care::Watch;
 use claim::Found;
 use failure::FailurePolicy;
 pub use settle::Settlement;
-pub use sort::{TopicWait, Verdict};
 use statements as sql;
 pub use step::Part;
 pub use tag::BatchTag;
+pub use triage::{Screening, TopicWait};
 use watermark::Watermark;
 
 /// The right to change a shard's rows: this owner, in this epoch. A new owner raises the epoch, and every statement of
@@ -171,7 +170,8 @@ pub struct Step<R> {
     pub row_bytes: Option<u64>,
     /// The last batch of the shard from now on.
     pub last: LastBatch,
-    /// An inherited batch could not be taken up yet ([`Verdict::Stop`]): nothing was written, and the manifest stands.
+    /// An inherited batch could not be taken up yet ([`Screening::Stop`]): nothing was written, and the manifest
+    /// stands.
     pub postponed: bool,
     /// The lease was renewed, to its full length from this moment on the monotonic clock.
     pub leased_at: Option<Duration>,
@@ -200,7 +200,7 @@ pub struct Installation {
 
 /// What becomes of the row of a published event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Finish {
+pub enum SettleMode {
     /// It is marked PUBLISHED.
     #[default]
     Mark,
@@ -216,7 +216,7 @@ pub struct PgOutbox {
     pool: Pool,
     lease: Duration,
     policy: Arc<dyn FailurePolicy>,
-    finish: Finish,
+    settle_mode: SettleMode,
     watch: Arc<Watch>,
 }
 
@@ -224,12 +224,12 @@ impl PgOutbox {
     /// `pool` is of [`Role::Lane`](crate::db::Role::Lane). `lease` is what each batch renews the shard's lease to.
     /// `policy` decides about events that fail. Rows of published events are marked.
     pub fn new(pool: Pool, lease: Duration, policy: Arc<dyn FailurePolicy>) -> Self {
-        Self { pool, lease, policy, finish: Finish::Mark, watch: Arc::default() }
+        Self { pool, lease, policy, settle_mode: SettleMode::Mark, watch: Arc::default() }
     }
 
     #[must_use]
-    pub fn finishing(self, finish: Finish) -> Self {
-        Self { finish, ..self }
+    pub fn settling(self, settle_mode: SettleMode) -> Self {
+        Self { settle_mode, ..self }
     }
 
     /// How long a step that renews the lease does so for.

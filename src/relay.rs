@@ -13,8 +13,8 @@ mod horizon;
 mod lane;
 mod ownership;
 mod pauses;
+mod shared_step;
 mod survey;
-mod together;
 mod upkeep;
 mod wakeup;
 
@@ -42,7 +42,7 @@ use crate::outbox::{Limits, PgOutbox};
 use crate::signals::Board;
 use encode::Encoder;
 use pauses::Pauses;
-use together::Together;
+use shared_step::SharedSteps;
 use wakeup::Wakeup;
 
 /// Called with the ids of the events that Kafka has just acknowledged, before they are settled. Must not block.
@@ -97,7 +97,7 @@ struct Lanes {
     limits: Limits,
     /// One permit per batch in flight: bounds memory whatever the number of shards.
     batches: Arc<Semaphore>,
-    together: Together,
+    shared_steps: SharedSteps,
     metrics: Metrics,
     health: RelayHealth,
     wakeup: Wakeup,
@@ -247,7 +247,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         }
         Sending::ExactlyOnce(..) => None,
     };
-    let (together, steps) = Together::new(publisher);
+    let (shared_steps, steps) = SharedSteps::new(publisher);
     let lanes = Arc::new(Lanes {
         instance: parts.leases.instance(),
         lease: settings.lease,
@@ -260,7 +260,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
         tracking: settings.tracking,
         limits,
         batches: Arc::new(Semaphore::new(usize::from(settings.parallel_batches.get()))),
-        together,
+        shared_steps,
         metrics: parts.metrics,
         health: parts.health,
         wakeup: Wakeup::default(),
@@ -276,7 +276,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     let after_lanes = CancellationToken::new();
     let background = async {
         tokio::join!(
-            together::run(&lanes, steps, after_lanes.clone()),
+            shared_step::run(&lanes, steps, after_lanes.clone()),
             wakeup::run(&lanes, settings.poll_min, settings.poll_max, helpers.clone()),
             horizon::run(Arc::clone(&lanes), parts.lease_pool, helpers.clone()),
             survey::run(Arc::clone(&lanes), parts.admin_pool.clone(), helpers.clone()),

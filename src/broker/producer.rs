@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::call::CallWatch;
-use super::lost::LostBrokers;
+use super::reconnect::LostBrokers;
 use super::{Headers, Record, client_config};
 use crate::clock::{Permit, monotonic};
 

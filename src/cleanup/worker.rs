@@ -37,7 +37,7 @@ pub type Tell<'t> = &'t mut (dyn FnMut(Tally) + Send);
 pub struct Walk {
     /// Begin behind this id.
     pub after: i64,
-    pub upto: i64,
+    pub up_to: i64,
     /// Also past rows that are all too young. Rows behind those are younger still, unless applications set
     /// `created_at`.
     pub to_the_end: bool,
@@ -128,7 +128,7 @@ impl<'s> Worker<'s> {
         let mut after = walk.after;
         let mut first_left = None;
         while let Some(rows) = self.turn().await? {
-            let window = Window { after, upto: walk.upto, rows };
+            let window = Window { after, up_to: walk.up_to, rows };
             let session = self.session;
             let looked = match self.batch(session.finished(window, ages)).await? {
                 Batch::Done(looked) => looked,
@@ -146,10 +146,10 @@ impl<'s> Worker<'s> {
     }
 
     /// FAILED rows, by their index.
-    pub async fn failed(&mut self, upto: i64, age: Duration, tell: Tell<'_>) -> Result<(), DbError> {
+    pub async fn failed(&mut self, up_to: i64, age: Duration, tell: Tell<'_>) -> Result<(), DbError> {
         let mut after = 0;
         while let Some(rows) = self.turn().await? {
-            let (session, window) = (self.session, Window { after, upto, rows });
+            let (session, window) = (self.session, Window { after, up_to, rows });
             let looked = match self.batch(session.failed(window, age)).await? {
                 Batch::Done(looked) => looked,
                 Batch::Smaller => continue,

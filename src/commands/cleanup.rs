@@ -34,7 +34,7 @@ struct Found {
     /// FAILED rows of that age that stay.
     kept: u64,
     /// Later ids are not looked at.
-    upto: i64,
+    up_to: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,10 +109,10 @@ fn warn_of_repeats(settings: &Config, args: &CleanupArgs) {
 }
 
 async fn count(session: &Session, args: &CleanupArgs) -> Result<Found> {
-    let mut found = Found { upto: session.last_id().await?, ..Found::default() };
-    let ids = u64::try_from(found.upto).unwrap_or(0);
+    let mut found = Found { up_to: session.last_id().await?, ..Found::default() };
+    let ids = u64::try_from(found.up_to).unwrap_or(0);
     let ages = ages(args);
-    let window = |after| Window { after, upto: found.upto, rows: COUNTED };
+    let window = |after| Window { after, up_to: found.up_to, rows: COUNTED };
     if ages != Ages::default() {
         let mut progress = Progress::new("ids looked at", 0, ids);
         let mut after = Some(0);
@@ -165,10 +165,10 @@ async fn delete(
     };
     let ages = ages(args);
     if ages != Ages::default() {
-        worker.finished(Walk { after: 0, upto: found.upto, to_the_end: true }, ages, &mut tell).await?;
+        worker.finished(Walk { after: 0, up_to: found.up_to, to_the_end: true }, ages, &mut tell).await?;
     }
     if args.status.contains(&Finished::Failed) {
-        worker.failed(found.upto, args.older_than, &mut tell).await?;
+        worker.failed(found.up_to, args.older_than, &mut tell).await?;
     }
     if args.status.contains(&Finished::Handled) {
         worker.handled(&mut Chunks::default(), args.older_than, &mut tell).await?;

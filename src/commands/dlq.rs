@@ -18,7 +18,7 @@ use crate::cli::{DlqCommand, DlqLsArgs, LetterFilter, Place, When};
 use crate::config::{Config, KafkaConfig, Needs};
 use crate::db::Pool;
 use crate::error::{Code, Error};
-use crate::outbox::letters::{self, State};
+use crate::outbox::dead_letters::redrive::{self as letters, State};
 use crate::output;
 use letter::DeadLetter;
 

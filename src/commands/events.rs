@@ -3,7 +3,7 @@
 //! A list never holds payloads; `show` prints them, because the operator asked for that one event.
 
 mod indent;
-mod redo;
+mod retry_discard;
 mod trace;
 mod view;
 
@@ -14,7 +14,7 @@ use crate::db::Pool;
 use crate::error::{Code, Error};
 use crate::event::EventStatus;
 use crate::outbox::inspect::events::{self, Details, Filter, Moment, Page};
-use crate::outbox::redo::Action;
+use crate::outbox::retry_discard::Action;
 use crate::output;
 
 pub(super) async fn run(context: &Context, command: &EventsCommand) -> Result<()> {
@@ -23,8 +23,8 @@ pub(super) async fn run(context: &Context, command: &EventsCommand) -> Result<()
         EventsCommand::Ls(args) => ls(context, &pool, args).await,
         EventsCommand::Show { events } => show(context, &pool, events).await,
         EventsCommand::Trace(args) => trace::run(context, &pool, args).await,
-        EventsCommand::Retry(args) => redo::run(context, &pool, args, Action::Retry).await,
-        EventsCommand::Discard(args) => redo::run(context, &pool, args, Action::Discard).await,
+        EventsCommand::Retry(args) => retry_discard::run(context, &pool, args, Action::Retry).await,
+        EventsCommand::Discard(args) => retry_discard::run(context, &pool, args, Action::Discard).await,
     }
 }
 

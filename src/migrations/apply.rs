@@ -12,7 +12,7 @@ use crate::db::{Client, DbError};
 use crate::error::{Code, Error, Result};
 use crate::retry::Backoff;
 
-const SETTINGS: &str = include_str!("sql/apply_settings.sql");
+const SETTINGS: &str = include_str!("apply/sql/apply_settings.sql");
 
 /// A part of the transaction, with a name for messages.
 pub(super) struct Step {

@@ -1,8 +1,8 @@
 //! Makes the plain outbox a partitioned one while it is used: the old table becomes the first partition, and no row is
 //! moved.
 //!
-//! A check on the ids, which nothing can fail, is added and validated beside the writers (`convert_bound.sql` says
-//! why); then one transaction exchanges the tables under an exclusive lock, for some milliseconds. A lock is asked for
+//! A check on the ids, which nothing can fail, is added and validated beside the writers
+//! (`conversion/sql/bound.sql` says why); then one transaction exchanges the tables under an exclusive lock, for some milliseconds. A lock is asked for
 //! with little patience and growing pauses: whoever waits for us waits for that long at most, whatever transactions are
 //! open. Killed at any point, the tables are as before or exchanged, and what is left of the check refuses nothing; the
 //! next call goes on with it.
@@ -17,14 +17,14 @@ use crate::db::{Client, DbError};
 use crate::error::{Code, Error, Result};
 use crate::retry::Backoff;
 
-const FACTS: &str = include_str!("sql/convert_facts.sql");
-const OBSTACLES: &str = include_str!("sql/convert_obstacles.sql");
-const SETTINGS: &str = include_str!("sql/convert_settings.sql");
-const BOUND: &str = include_str!("sql/convert_bound.sql");
-const VALIDATE: &str = include_str!("sql/convert_validate.sql");
-const EXCHANGE: &str = include_str!("sql/convert_exchange.sql");
-const FORGET: &str = include_str!("sql/convert_forget.sql");
-const HOLDERS: &str = include_str!("sql/convert_holders.sql");
+const FACTS: &str = include_str!("conversion/sql/facts.sql");
+const OBSTACLES: &str = include_str!("conversion/sql/obstacles.sql");
+const SETTINGS: &str = include_str!("conversion/sql/settings.sql");
+const BOUND: &str = include_str!("conversion/sql/bound.sql");
+const VALIDATE: &str = include_str!("conversion/sql/validate.sql");
+const EXCHANGE: &str = include_str!("conversion/sql/exchange.sql");
+const FORGET: &str = include_str!("conversion/sql/forget.sql");
+const HOLDERS: &str = include_str!("conversion/sql/holders.sql");
 
 /// Pauses between two attempts. A lock that is waited for makes others wait as well, for 200 ms at most: a twenty-fifth
 /// of the time when a transaction stays open.

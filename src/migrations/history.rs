@@ -5,9 +5,9 @@ use tokio_postgres::Row;
 use super::Known;
 use crate::db::{Client, DbError};
 
-const TABLES: &str = include_str!("sql/history_tables.sql");
-const OURS: &str = include_str!("sql/history_ours.sql");
-const FORMER: &str = include_str!("sql/history_former.sql");
+const TABLES: &str = include_str!("history/sql/tables.sql");
+const OURS: &str = include_str!("history/sql/ours.sql");
+const FORMER: &str = include_str!("history/sql/former.sql");
 
 /// What the database says of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use super::objects::Objects;
 use crate::db::{Client, DbError};
 use crate::error::{Code, Error, Result};
 
-const PLACE: &str = include_str!("sql/preflight_place.sql");
-const TAKEN: &str = include_str!("sql/preflight_taken.sql");
-const OWNERS: &str = include_str!("sql/preflight_owners.sql");
+const PLACE: &str = include_str!("preflight/sql/place.sql");
+const TAKEN: &str = include_str!("preflight/sql/taken.sql");
+const OWNERS: &str = include_str!("preflight/sql/owners.sql");
 
 /// Oldest server that the statements of ours run on.
 const OLDEST_SERVER: i32 = 150_000;

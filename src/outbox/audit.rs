@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::db::{DbError, Transaction};
 
-const AUDIT: &str = include_str!("sql/audit.sql");
+const AUDIT: &str = include_str!("audit/sql/audit.sql");
 
 /// Who asks for a change.
 #[derive(Debug, Clone, PartialEq, Eq)]

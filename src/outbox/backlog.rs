@@ -1,7 +1,8 @@
 //! How much waits, for the gauges and `lag`.
 
-use super::statements as sql;
 use crate::db::{DbError, Pool};
+
+const BACKLOG: &str = include_str!("backlog/sql/backlog.sql");
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backlog {
@@ -16,7 +17,7 @@ pub struct Backlog {
 /// for each; beyond, `pending` is an estimate from how close their ids are.
 pub async fn count(pool: &Pool, most: u32) -> Result<Backlog, DbError> {
     let connection = pool.get().await?;
-    let row = connection.query_one(sql::BACKLOG, &[&i64::from(most)]).await?;
+    let row = connection.query_one(BACKLOG, &[&i64::from(most)]).await?;
     connection.done();
     Ok(Backlog {
         pending: row.get("pending"),

@@ -12,9 +12,13 @@ use std::collections::HashSet;
 use uuid::Uuid;
 
 use super::restart::Restart;
-use super::statements as sql;
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
+
+const LAST_ID: &str = include_str!("sql/last_id.sql");
+const OPEN_WRITERS: &str = include_str!("sql/open_writers.sql");
+const SWEEP_HELD: &str = include_str!("barrier/sql/sweep_held.sql");
+const SWEEP: &str = include_str!("barrier/sql/sweep.sql");
 
 /// An id up to which no row can appear any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -164,7 +168,7 @@ impl Barrier {
     /// Looks once and returns the horizon: two cheap statements, or one when no id was drawn since the last call.
     pub async fn probe(&mut self) -> Result<Reached, DbError> {
         let connection = self.pool.get().await?;
-        let row = connection.query_one(&connection.prepare_cached(sql::LAST_ID).await?, &[]).await?;
+        let row = connection.query_one(&connection.prepare_cached(LAST_ID).await?, &[]).await?;
         let (id, server): (i64, i64) = (row.get("last_id"), row.get("server"));
         let seen = Seen { last_id: id, sequence_file: row.get("sequence_file"), table_file: row.get("table_file") };
         let went_back = self.seen.is_some_and(|before| before.last_id > id);
@@ -204,7 +208,7 @@ impl Barrier {
 /// shard it reads one row, and before that the dead ones that an open transaction elsewhere keeps from being removed.
 pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(ShardId, i64)>, DbError> {
     let connection = pool.get().await?;
-    let rows = connection.query(sql::SWEEP, &[&shards, &owner]).await?;
+    let rows = connection.query(SWEEP, &[&shards, &owner]).await?;
     connection.done();
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -213,7 +217,7 @@ pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(
 /// the first event of each key that was found.
 pub async fn sweep_strays(pool: &Pool, shards: &[ShardId]) -> Result<Vec<(ShardId, i64)>, DbError> {
     let connection = pool.get().await?;
-    let rows = connection.query(sql::SWEEP_HELD, &[&shards]).await?;
+    let rows = connection.query(SWEEP_HELD, &[&shards]).await?;
     connection.done();
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -221,7 +225,7 @@ pub async fn sweep_strays(pool: &Pool, shards: &[ShardId]) -> Result<Vec<(ShardI
 /// How the sequence gives out ids now.
 pub async fn sequence(pool: &Pool) -> Result<Sequence, DbError> {
     let connection = pool.get().await?;
-    let row = connection.query_one(sql::LAST_ID, &[]).await?;
+    let row = connection.query_one(LAST_ID, &[]).await?;
     connection.done();
     Ok(sequence_of(&row))
 }
@@ -231,7 +235,7 @@ fn sequence_of(row: &tokio_postgres::Row) -> Sequence {
 }
 
 async fn open_writers(connection: &crate::db::Connection) -> Result<HashSet<String>, DbError> {
-    let statement = connection.prepare_cached(sql::OPEN_WRITERS).await?;
+    let statement = connection.prepare_cached(OPEN_WRITERS).await?;
     let rows = connection.query(&statement, &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -12,12 +12,16 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
 use super::isolate::{Blame, Cut, MayBlame, cut};
-use super::statements as sql;
 use super::{Claim, Found, OutboxError, Source, claim, outcomes, rows};
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
 use crate::event::ShardId;
 use crate::failpoint::{Fault, fault};
+
+const CAREFUL_IDS: &str = include_str!("care/sql/ids.sql");
+const CAREFUL_IDS_AGAIN: &str = include_str!("care/sql/ids_again.sql");
+const CAREFUL_KEYS: &str = include_str!("care/sql/keys.sql");
+const CAREFUL_LIMITS: &str = include_str!("care/sql/limits.sql");
 
 /// Steps of a shard with care after one that failed. A guess: bad rows come in groups, and a step that has to fail
 /// first takes as long as `statement_timeout`.
@@ -93,7 +97,7 @@ impl Budget {
     /// Limits for each statement from here on.
     pub(super) async fn limit(self, tx: &Transaction<'_>) -> Result<(), DbError> {
         let limit = |part: u32, least| i32::try_from((self.lease / part).as_millis()).unwrap_or(i32::MAX).max(least);
-        tx.query(&tx.prepare_cached(sql::CAREFUL_LIMITS).await?, &[&limit(6, 1_000), &limit(12, 500)]).await?;
+        tx.query(&tx.prepare_cached(CAREFUL_LIMITS).await?, &[&limit(6, 1_000), &limit(12, 500)]).await?;
         tx.batch_execute(outcomes::IMMEDIATE).await?;
         Ok(())
     }
@@ -208,7 +212,7 @@ pub(super) async fn ids(
     shard: ShardId,
     range: (i64, i64),
     claim: Claim<'_>,
-    any_again: bool,
+    has_requeued: bool,
     ahead: Option<&[i64]>,
 ) -> Result<Wanted, OutboxError> {
     let mut wanted = Wanted { ids: Vec::new(), again: 0, full: false, locks: false };
@@ -222,8 +226,8 @@ pub(super) async fn ids(
     }
     let (low_id, ceiling) = range;
     let most = i64::from(claim.limits.rows.get());
-    if any_again {
-        let rows = tx.query(&tx.prepare_cached(sql::CAREFUL_IDS_AGAIN).await?, &[&shard, &ceiling, &most]).await?;
+    if has_requeued {
+        let rows = tx.query(&tx.prepare_cached(CAREFUL_IDS_AGAIN).await?, &[&shard, &ceiling, &most]).await?;
         wanted.ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
     }
     wanted.again = wanted.ids.len();
@@ -233,8 +237,7 @@ pub(super) async fn ids(
         return Ok(wanted);
     }
     let ahead = ahead.unwrap_or_default();
-    let rows =
-        tx.query(&tx.prepare_cached(sql::CAREFUL_IDS).await?, &[&shard, &low_id, &ceiling, &ahead, &rest]).await?;
+    let rows = tx.query(&tx.prepare_cached(CAREFUL_IDS).await?, &[&shard, &low_id, &ceiling, &ahead, &rest]).await?;
     wanted.ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
     wanted.full = rows.len() as i64 >= rest;
     Ok(wanted)
@@ -321,7 +324,7 @@ async fn add_keys(tx: &Transaction<'_>, care: Care, unread: &mut [Unread]) -> Re
         return Ok(());
     }
     let ids: Vec<i64> = unread.iter().map(|row| row.id).collect();
-    let statement = &tx.prepare_cached(sql::CAREFUL_KEYS).await?;
+    let statement = &tx.prepare_cached(CAREFUL_KEYS).await?;
     let cut = care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.query(statement, &[&ids]).await?) }).await?;
     let keys: HashMap<i64, Option<[u8; 16]>> =
         cut.done.iter().flatten().map(|row| (row.get(0), row.get::<_, Option<&str>>(1).and_then(digest))).collect();
@@ -377,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_digest_is_that_of_the_server() {
-        assert_eq!(digest("900150983cd24fb0d6963f7d28e17f72"), Some(super::super::sort::identity("abc")));
+        assert_eq!(digest("900150983cd24fb0d6963f7d28e17f72"), Some(super::super::triage::identity("abc")));
         assert_eq!(digest("x"), None);
     }
 }

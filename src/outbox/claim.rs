@@ -7,11 +7,15 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::rows::{self, Content};
-use super::statements as sql;
 use super::{Claim, Limits, OutboxError, Source};
 use crate::db::Transaction;
 use crate::event::ShardId;
 use crate::failpoint::{Fault, fault};
+
+const CLAIM: &str = include_str!("claim/sql/claim.sql");
+const CLAIM_AGAIN: &str = include_str!("claim/sql/claim_again.sql");
+const CLAIM_MANIFEST: &str = include_str!("claim/sql/claim_manifest.sql");
+const CLAIM_WATERMARK: &str = include_str!("claim/sql/claim_watermark.sql");
 
 /// Rows of the first claim, when nothing is known of their size yet.
 const FIRST_ROWS: u64 = 256;
@@ -33,14 +37,14 @@ pub(super) struct Found {
     pub(super) bytes: u64,
 }
 
-/// Reads what `claim` asks for, from the first id of `range` to the last. `any_again`: there may be events that wait
+/// Reads what `claim` asks for, from the first id of `range` to the last. `has_requeued`: there may be events that wait
 /// again below the watermark. `ahead`: where progress is kept as a watermark, the published rows above it.
 pub(super) async fn rows(
     tx: &Transaction<'_>,
     shard: ShardId,
     range: (i64, i64),
     claim: Claim<'_>,
-    any_again: bool,
+    has_requeued: bool,
     ahead: Option<&[i64]>,
 ) -> Result<Found, OutboxError> {
     let (low_id, ceiling) = range;
@@ -54,10 +58,9 @@ pub(super) async fn rows(
         Source::Waiting => {}
     }
     let mut most_rows = most_rows(claim.limits);
-    if any_again {
+    if has_requeued {
         // All of them are lower than what the watermark has not passed, so they come first in the batch, too.
-        let ids =
-            tx.query(&tx.prepare_cached(sql::CLAIM_AGAIN).await?, &[&shard, &most_rows, &ceiling, &low_id]).await?;
+        let ids = tx.query(&tx.prepare_cached(CLAIM_AGAIN).await?, &[&shard, &most_rows, &ceiling, &low_id]).await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         if !ids.is_empty() {
             // Where progress is a watermark published rows are not written to, so it does not matter who has locked
@@ -136,9 +139,9 @@ pub(super) async fn waiting(
         let last = ahead.iter().max().copied().unwrap_or(0);
         let mut params = params.to_vec();
         params.extend([&ahead as &(dyn ToSql + Sync), &last]);
-        all.read(tx, sql::CLAIM_WATERMARK, &params, &bounds).await?;
+        all.read(tx, CLAIM_WATERMARK, &params, &bounds).await?;
     } else {
-        all.read(tx, sql::CLAIM, &params, &bounds).await?;
+        all.read(tx, CLAIM, &params, &bounds).await?;
     }
     for row in all.rows {
         let shard = rows::shard(&row)?;
@@ -199,7 +202,7 @@ impl Found {
         locks: bool,
     ) -> Result<(), OutboxError> {
         let params: [&(dyn ToSql + Sync); 5] = [&ids, &bounds.record, &bounds.all, &bounds.uncounted, &locks];
-        self.read(tx, sql::CLAIM_MANIFEST, &params, bounds).await
+        self.read(tx, CLAIM_MANIFEST, &params, bounds).await
     }
 
     /// Reads rows until there are as many bytes as may be, by what arrives or by what the server has counted. Rows that

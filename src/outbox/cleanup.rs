@@ -11,14 +11,14 @@ use tokio_postgres::Row;
 use super::locks::{Lead, lead};
 use crate::db::{Connection, DbError, Pool};
 
-const REPLICA_LAG: &str = include_str!("sql/cleanup_replica_lag.sql");
-const FINISHED: &str = include_str!("sql/cleanup_finished.sql");
-const FAILED: &str = include_str!("sql/cleanup_failed.sql");
-const HANDLED: &str = include_str!("sql/cleanup_handled.sql");
-const HANDLED_EXTENT: &str = include_str!("sql/cleanup_handled_extent.sql");
-const COUNT_FINISHED: &str = include_str!("sql/cleanup_count_finished.sql");
-const COUNT_FAILED: &str = include_str!("sql/cleanup_count_failed.sql");
-const COUNT_HANDLED: &str = include_str!("sql/cleanup_count_handled.sql");
+const REPLICA_LAG: &str = include_str!("cleanup/sql/replica_lag.sql");
+const FINISHED: &str = include_str!("cleanup/sql/finished.sql");
+const FAILED: &str = include_str!("cleanup/sql/failed.sql");
+const HANDLED: &str = include_str!("cleanup/sql/handled.sql");
+const HANDLED_EXTENT: &str = include_str!("cleanup/sql/handled_extent.sql");
+const COUNT_FINISHED: &str = include_str!("cleanup/sql/count_finished.sql");
+const COUNT_FAILED: &str = include_str!("cleanup/sql/count_failed.sql");
+const COUNT_HANDLED: &str = include_str!("cleanup/sql/count_handled.sql");
 const PARTITIONS: &str = include_str!("sql/partitions.sql");
 const LAST_ID: &str = include_str!("sql/last_id.sql");
 
@@ -28,7 +28,7 @@ pub struct Window {
     /// Begin behind this id.
     pub after: i64,
     /// The highest id.
-    pub upto: i64,
+    pub up_to: i64,
     /// Most rows to look at.
     pub rows: u32,
 }
@@ -143,7 +143,7 @@ impl Session {
         let (published, discarded) = (seconds(ages.published), seconds(ages.discarded));
         let row = self
             .connection
-            .query_one(&statement, &[&window.after, &window.upto, &i64::from(window.rows), &published, &discarded])
+            .query_one(&statement, &[&window.after, &window.up_to, &i64::from(window.rows), &published, &discarded])
             .await?;
         Ok(Looked {
             last_id: row.try_get("last_id")?,
@@ -160,7 +160,7 @@ impl Session {
         let statement = self.connection.prepare_cached(FAILED).await?;
         let row = self
             .connection
-            .query_one(&statement, &[&window.after, &window.upto, &i64::from(window.rows), &age.as_secs_f64()])
+            .query_one(&statement, &[&window.after, &window.up_to, &i64::from(window.rows), &age.as_secs_f64()])
             .await?;
         Ok(Looked {
             last_id: row.try_get("last_id")?,
@@ -198,7 +198,7 @@ impl Session {
         let (published, discarded) = (seconds(ages.published), seconds(ages.discarded));
         let row = self
             .connection
-            .query_one(&statement, &[&window.after, &window.upto, &i64::from(window.rows), &published, &discarded])
+            .query_one(&statement, &[&window.after, &window.up_to, &i64::from(window.rows), &published, &discarded])
             .await?;
         Ok(Looked {
             last_id: row.try_get("last_id")?,
@@ -213,7 +213,7 @@ impl Session {
         let statement = self.connection.prepare_cached(COUNT_FAILED).await?;
         let row = self
             .connection
-            .query_one(&statement, &[&window.after, &window.upto, &i64::from(window.rows), &age.as_secs_f64()])
+            .query_one(&statement, &[&window.after, &window.up_to, &i64::from(window.rows), &age.as_secs_f64()])
             .await?;
         let kept = count(&row, "kept")?;
         let looked = Looked {
@@ -234,7 +234,7 @@ impl Session {
     }
 }
 
-/// The counts of finished events in a row of `cleanup_finished.sql` or `cleanup_count_finished.sql`.
+/// The counts of finished events in a row of `cleanup/sql/finished.sql` or `cleanup/sql/count_finished.sql`.
 fn finished(row: &Row) -> Result<Tally, DbError> {
     Ok(Tally { published: count(row, "published")?, discarded: count(row, "discarded")?, ..Tally::default() })
 }

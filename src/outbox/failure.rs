@@ -19,7 +19,7 @@ pub struct Failed {
 
 /// A failed event together with what its row says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Case<'a> {
+pub struct FailedEvent<'a> {
     pub class: FailureClass,
     pub topic: Option<&'a str>,
     pub event_type: &'a str,
@@ -29,7 +29,7 @@ pub struct Case<'a> {
 
 /// What becomes of a failed event and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sentence {
+pub enum FailureAction {
     /// Another attempt after this time; its key waits.
     Retry { after: Duration },
     /// FAILED, and its key waits until somebody decides.
@@ -42,5 +42,5 @@ pub enum Sentence {
 
 /// Who decides. Pure, apart from chance: it is asked inside of a transaction.
 pub trait FailurePolicy: fmt::Debug + Send + Sync {
-    fn sentence(&self, case: &Case<'_>) -> Sentence;
+    fn decide(&self, event: &FailedEvent<'_>) -> FailureAction;
 }

@@ -9,16 +9,16 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::audit::{self, Author};
-use super::statements::KEEP_WAITING;
+use super::statements::REQUEUE;
 use crate::db::{Connection, DbError, Pool};
 use crate::error::{Code, Error};
 
-const LOOK: &str = include_str!("sql/home_look.sql");
-const SYSTEM: &str = include_str!("sql/home_system.sql");
-const NOTE: &str = include_str!("sql/home_note.sql");
-const LOCK: &str = include_str!("sql/home_lock.sql");
-const MOVE: &str = include_str!("sql/home_move.sql");
-const PART: &str = include_str!("sql/home_part.sql");
+const LOOK: &str = include_str!("home/sql/look.sql");
+const SYSTEM: &str = include_str!("home/sql/system.sql");
+const NOTE: &str = include_str!("home/sql/note.sql");
+const LOCK: &str = include_str!("home/sql/lock.sql");
+const MOVE: &str = include_str!("home/sql/move.sql");
+const PART: &str = include_str!("home/sql/part.sql");
 
 /// A database among all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,7 +148,7 @@ pub async fn adopt(pool: &Pool, adoption: Adoption, author: &Author) -> Result<O
     let mut waiting_again = 0;
     if adoption == Adoption::Copy {
         tx.execute(PART, &[]).await?;
-        tx.execute(KEEP_WAITING, &[&in_flight]).await?;
+        tx.execute(REQUEUE, &[&in_flight]).await?;
         waiting_again = in_flight.len() as u64;
     }
     let details = json!({

@@ -14,9 +14,9 @@ use tokio_postgres::error::SqlState;
 
 use crate::db::{DbError, Pool, stored_text};
 
-const BACKLOG_BY_TOPIC: &str = include_str!("sql/backlog_by_topic.sql");
-const PENDING_TOPICS: &str = include_str!("sql/pending_topics.sql");
-const RECENT_TOPICS: &str = include_str!("sql/recent_topics.sql");
+const BACKLOG_BY_TOPIC: &str = include_str!("inspect/sql/backlog_by_topic.sql");
+const PENDING_TOPICS: &str = include_str!("inspect/sql/pending_topics.sql");
+const RECENT_TOPICS: &str = include_str!("inspect/sql/recent_topics.sql");
 
 /// Rows read to learn which topics the backlog names. A guess: enough to meet every topic, and read in milliseconds.
 const PENDING_TOPICS_ROWS: i64 = 50_000;

@@ -6,10 +6,16 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::home::{self, Standing};
-use super::statements as sql;
 use crate::clock::monotonic;
 use crate::db::{Connection, DbError, Pool};
 use crate::event::ShardId;
+
+const ACQUIRE_LEASES: &str = include_str!("leases/sql/acquire_leases.sql");
+const HEARTBEAT: &str = include_str!("leases/sql/heartbeat.sql");
+const LEAVE: &str = include_str!("leases/sql/leave.sql");
+const LOCK_SESSION: &str = include_str!("leases/sql/lock_session.sql");
+const RELEASE_LEASE: &str = include_str!("leases/sql/release_lease.sql");
+const RENEW_LEASES: &str = include_str!("leases/sql/renew_leases.sql");
 
 /// What an instance learns with its heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,11 +97,11 @@ impl Leases {
             Some(connection) => connection,
             None => {
                 let connection = self.pool.get().await?;
-                connection.query_one(sql::LOCK_SESSION, &[&self.instance]).await?;
+                connection.query_one(LOCK_SESSION, &[&self.instance]).await?;
                 connection
             }
         };
-        let statement = connection.prepare_cached(sql::HEARTBEAT).await?;
+        let statement = connection.prepare_cached(HEARTBEAT).await?;
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.instance, &self.name, &env!("CARGO_PKG_VERSION"), &self.lease.as_secs_f64()];
         let row = connection.query_one(&statement, &params).await?;
@@ -137,7 +143,7 @@ impl Leases {
     /// without our knowing and become free again when their lease ends.
     pub async fn acquire(&self, most: usize) -> Result<Vec<Acquired>, DbError> {
         let connection = self.pool.get().await?;
-        let statement = connection.prepare_cached(sql::ACQUIRE_LEASES).await?;
+        let statement = connection.prepare_cached(ACQUIRE_LEASES).await?;
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows =
             connection.query(&statement, &[&self.instance, &self.lease.as_secs_f64(), &most, &self.dead()]).await?;
@@ -156,7 +162,7 @@ impl Leases {
     /// Renews the leases of `shards` (with their epochs), without waiting for rows that somebody has locked.
     pub async fn renew(&self, shards: &[(ShardId, i64)]) -> Result<Renewal, DbError> {
         let connection = self.pool.get().await?;
-        let statement = connection.prepare_cached(sql::RENEW_LEASES).await?;
+        let statement = connection.prepare_cached(RENEW_LEASES).await?;
         let (numbers, epochs): (Vec<ShardId>, Vec<i64>) = shards.iter().copied().unzip();
         let rows =
             connection.query(&statement, &[&self.instance, &numbers, &epochs, &self.lease.as_secs_f64()]).await?;
@@ -169,7 +175,7 @@ impl Leases {
     /// Gives a shard up. Repeating it does no harm.
     pub async fn release(&self, shard: ShardId, epoch: i64) -> Result<(), DbError> {
         let connection = self.pool.get().await?;
-        connection.execute(sql::RELEASE_LEASE, &[&shard, &self.instance, &epoch]).await?;
+        connection.execute(RELEASE_LEASE, &[&shard, &self.instance, &epoch]).await?;
         connection.done();
         Ok(())
     }
@@ -177,7 +183,7 @@ impl Leases {
     /// Takes this instance off the list. Repeating it does no harm.
     pub async fn leave(&self) -> Result<(), DbError> {
         let connection = self.pool.get().await?;
-        connection.execute(sql::LEAVE, &[&self.instance]).await?;
+        connection.execute(LEAVE, &[&self.instance]).await?;
         connection.done();
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use crate::db::{Connection, DbError};
 
-const LEAD: &str = include_str!("sql/lead.sql");
+const LEAD: &str = include_str!("locks/sql/lead.sql");
 
 /// What only one session does at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,9 +2,10 @@
 
 use tokio_postgres::types::ToSql;
 
-use super::statements as sql;
 use super::{BatchTag, Fence, OutboxError, Watermark};
 use crate::db::Transaction;
+
+const WRITE_MANIFEST: &str = include_str!("manifest/sql/write_manifest.sql");
 
 /// What a step writes of its shard; it renews the lease on the way.
 pub(super) struct Manifest {
@@ -39,6 +40,6 @@ pub(super) async fn write(tx: &Transaction<'_>, manifests: &[Manifest], lease: f
     let params: [&(dyn ToSql + Sync); 13] = [
         &fence.owner, &lease, &shards, &epochs, &seqs, &low_ids, &marked, &done_ids, &ids_to, &ahead_to, &ids, &ahead, &tags,
     ];
-    let written = tx.execute(&tx.prepare_cached(sql::WRITE_MANIFEST).await?, &params).await?;
+    let written = tx.execute(&tx.prepare_cached(WRITE_MANIFEST).await?, &params).await?;
     if written == manifests.len() as u64 { Ok(()) } else { Err(OutboxError::Fenced(*fence)) }
 }

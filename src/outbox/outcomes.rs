@@ -14,6 +14,14 @@ use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction};
 use crate::failpoint::{Fault, fault};
 
+const EXPECT_LEFT: &str = include_str!("outcomes/sql/expect_left.sql");
+const OUTCOMES_GIVE_UP: &str = include_str!("outcomes/sql/give_up.sql");
+const OUTCOMES_FORGET: &str = include_str!("outcomes/sql/forget.sql");
+const OUTCOMES_KEEP: &str = include_str!("outcomes/sql/keep.sql");
+const OUTCOMES_MEND: &str = include_str!("outcomes/sql/mend.sql");
+const OUTCOMES_PUBLISHED: &str = include_str!("outcomes/sql/published.sql");
+const OUTCOMES_REOPEN: &str = include_str!("outcomes/sql/reopen.sql");
+
 /// What is noted of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
@@ -75,7 +83,7 @@ pub(super) async fn keep(tx: &Transaction<'_>, outcomes: &[Outcome]) -> Result<u
         letters.map(|letter| (letter.map(|due| due.to.as_str()), letter.and_then(|due| due.from.as_deref()))).unzip();
     let params: [&(dyn ToSql + Sync); 9] =
         [&ids, &states, &codes, &errors, &attempts, &partitions, &offsets, &to, &from];
-    tx.execute(&tx.prepare_cached(sql::OUTCOMES_KEEP).await?, &params).await
+    tx.execute(&tx.prepare_cached(OUTCOMES_KEEP).await?, &params).await
 }
 
 /// An event whose outcome does not say any more that it failed.
@@ -89,7 +97,7 @@ pub(super) struct Reopened {
 /// Lets rows of FAILED events count again, so that they are tried once more, or gives events up for good whose rows do
 /// not say so. The rows of their shards must be locked.
 pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Result<Vec<Reopened>, DbError> {
-    let rows = tx.query(&tx.prepare_cached(sql::OUTCOMES_REOPEN).await?, &[&ids, &retry]).await?;
+    let rows = tx.query(&tx.prepare_cached(OUTCOMES_REOPEN).await?, &[&ids, &retry]).await?;
     rows.iter().map(|row| Ok(Reopened { id: row.try_get("id")?, row_waits: row.try_get("row_waits")? })).collect()
 }
 
@@ -99,7 +107,7 @@ pub(super) async fn give_up(tx: &Transaction<'_>, refused: &[Refused<i64>]) -> R
     let internal = SqlState::INTERNAL_ERROR;
     let (ids, codes): (Vec<i64>, Vec<&str>) =
         refused.iter().map(|row| (row.item, row.sqlstate.as_ref().unwrap_or(&internal).code())).unzip();
-    let rows = tx.query(sql::OUTCOMES_GIVE_UP, &[&ids, &codes]).await?;
+    let rows = tx.query(OUTCOMES_GIVE_UP, &[&ids, &codes]).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
@@ -109,7 +117,7 @@ pub(super) const IMMEDIATE: &str = "set constraints all immediate";
 /// Sees to it that rows have left these states, in the transaction that has changed them. Errors: SQLSTATE 27000 if one
 /// has not.
 pub(super) async fn expect_left(tx: &Transaction<'_>, ids: &[i64], states: &[&str]) -> Result<(), DbError> {
-    tx.execute(sql::EXPECT_LEFT, &[&ids, &states]).await?;
+    tx.execute(EXPECT_LEFT, &[&ids, &states]).await?;
     Ok(())
 }
 
@@ -149,11 +157,11 @@ const MEND_TIME: Duration = Duration::from_secs(3);
 pub async fn mend(pool: &Pool, after: i64) -> Result<i64, DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
-    let rows = tx.query(&tx.prepare_cached(sql::OUTCOMES_PUBLISHED).await?, &[&after, &MENDED_TOGETHER]).await?;
+    let rows = tx.query(&tx.prepare_cached(OUTCOMES_PUBLISHED).await?, &[&after, &MENDED_TOGETHER]).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
     if !ids.is_empty() {
         Budget::new(MEND_TIME).limit(&tx).await?;
-        let statement = &tx.prepare_cached(sql::OUTCOMES_MEND).await?;
+        let statement = &tx.prepare_cached(OUTCOMES_MEND).await?;
         let mending = &tx;
         let mend = |ids: Vec<i64>| async move { mending.execute(statement, &[&ids]).await };
         cut(&tx, &ids, monotonic() + MEND_TIME, mend).await?;
@@ -166,7 +174,7 @@ pub async fn mend(pool: &Pool, after: i64) -> Result<i64, DbError> {
 /// Forgets those of events that are gone or were changed since, so that they cost nothing any more. Returns how many.
 pub async fn forget(pool: &Pool) -> Result<u64, DbError> {
     let connection = pool.get().await?;
-    let forgotten = connection.execute(sql::OUTCOMES_FORGET, &[]).await?;
+    let forgotten = connection.execute(OUTCOMES_FORGET, &[]).await?;
     connection.done();
     Ok(forgotten)
 }

@@ -11,17 +11,17 @@ use crate::db::{Connection, DbError, Pool};
 
 const LAST_ID: &str = include_str!("sql/last_id.sql");
 const PARTITIONS: &str = include_str!("sql/partitions.sql");
-const DOOMED: &str = include_str!("sql/partitions_doomed.sql");
-const NEEDED: &str = include_str!("sql/partition_needed.sql");
-const LOOK: &str = include_str!("sql/partition_look.sql");
-const EXTEND: &str = include_str!("sql/partition_extend.sql");
-const MARK: &str = include_str!("sql/partition_mark.sql");
-const DETACH: &str = include_str!("sql/partition_detach.sql");
-const FINALIZE: &str = include_str!("sql/partition_finalize.sql");
-const ATTACH: &str = include_str!("sql/partition_attach.sql");
-const UNMARK: &str = include_str!("sql/partition_unmark.sql");
-const UNFINISHED: &str = include_str!("sql/partition_unfinished.sql");
-const DROP: &str = include_str!("sql/partition_drop.sql");
+const DOOMED: &str = include_str!("partitions/sql/partitions_doomed.sql");
+const NEEDED: &str = include_str!("partitions/sql/needed.sql");
+const LOOK: &str = include_str!("partitions/sql/look.sql");
+const EXTEND: &str = include_str!("partitions/sql/extend.sql");
+const MARK: &str = include_str!("partitions/sql/mark.sql");
+const DETACH: &str = include_str!("partitions/sql/detach.sql");
+const FINALIZE: &str = include_str!("partitions/sql/finalize.sql");
+const ATTACH: &str = include_str!("partitions/sql/attach.sql");
+const UNMARK: &str = include_str!("partitions/sql/unmark.sql");
+const UNFINISHED: &str = include_str!("partitions/sql/unfinished.sql");
+const DROP: &str = include_str!("partitions/sql/drop.sql");
 
 /// A partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,12 +112,13 @@ impl Session {
     pub async fn look(
         &self,
         after: i64,
-        upto: i64,
+        up_to: i64,
         rows: u32,
         age: Duration,
     ) -> Result<(Option<i64>, i64, i64), DbError> {
         let statement = self.connection.prepare_cached(LOOK).await?;
-        let row = self.connection.query_one(&statement, &[&after, &upto, &i64::from(rows), &age.as_secs_f64()]).await?;
+        let row =
+            self.connection.query_one(&statement, &[&after, &up_to, &i64::from(rows), &age.as_secs_f64()]).await?;
         Ok((row.try_get("last_id")?, row.try_get("seen")?, row.try_get("needed")?))
     }
 

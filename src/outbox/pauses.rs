@@ -4,13 +4,13 @@ use super::audit::{self, Author};
 use crate::db::{DbError, Pool, StoredTime};
 use crate::event::ShardId;
 
-const LIST: &str = include_str!("sql/list_pauses.sql");
-const ADD: &str = include_str!("sql/add_pause.sql");
-const REMOVE: &str = include_str!("sql/remove_pause.sql");
-const RELEASE_GRANTED: &str = include_str!("sql/release_granted.sql");
-const RELEASE_USABLE: &str = include_str!("sql/release_usable.sql");
-const TOPICS_WAITED_FOR: &str = include_str!("sql/topics_waited_for.sql");
-const RELEASE: &str = include_str!("sql/release_resumed.sql");
+const LIST: &str = include_str!("pauses/sql/list_pauses.sql");
+const ADD: &str = include_str!("pauses/sql/add_pause.sql");
+const REMOVE: &str = include_str!("pauses/sql/remove_pause.sql");
+const RELEASE_GRANTED: &str = include_str!("pauses/sql/release_granted.sql");
+const RELEASE_USABLE: &str = include_str!("pauses/sql/release_usable.sql");
+const TOPICS_WAITED_FOR: &str = include_str!("pauses/sql/topics_waited_for.sql");
+const RELEASE: &str = include_str!("pauses/sql/release_resumed.sql");
 
 /// The name that stands for everything; no topic can have it.
 pub const EVERYTHING: &str = "*";

@@ -9,12 +9,12 @@ use crate::db::{Database, DbError, Role};
 use crate::failpoint::{Fault, fault};
 use tokio_postgres::error::SqlState;
 
-const SERVER: &str = include_str!("sql/preflight_server.sql");
-const TABLES: &str = include_str!("sql/preflight_tables.sql");
-const IDS: &str = include_str!("sql/preflight_ids.sql");
+const SERVER: &str = include_str!("preflight/sql/server.sql");
+const TABLES: &str = include_str!("preflight/sql/tables.sql");
+const IDS: &str = include_str!("preflight/sql/ids.sql");
 const UPDATES: [(&str, &str); 2] = [
-    ("outbox_events", include_str!("sql/preflight_update.sql")),
-    ("outbox_shards", include_str!("sql/preflight_update_shards.sql")),
+    ("outbox_events", include_str!("preflight/sql/update.sql")),
+    ("outbox_shards", include_str!("preflight/sql/update_shards.sql")),
 ];
 
 /// How bad it is.

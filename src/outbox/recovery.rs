@@ -10,14 +10,14 @@ use uuid::Uuid;
 use super::BatchTag;
 use super::audit::{self, Author};
 use super::outcomes::{self, Placed};
-use super::statements::{INSTALLATION, KEEP_WAITING};
+use super::statements::{INSTALLATION, REQUEUE};
 use crate::db::{DbError, Pool, StoredTime, stored_text};
 use crate::event::ShardId;
 
-const SHARDS: &str = include_str!("sql/recover_shards.sql");
-const CANDIDATES: &str = include_str!("sql/recover_candidates.sql");
-const KNOWN: &str = include_str!("sql/recover_known.sql");
-const SHARD: &str = include_str!("sql/recover_shard.sql");
+const SHARDS: &str = include_str!("recovery/sql/shards.sql");
+const CANDIDATES: &str = include_str!("recovery/sql/candidates.sql");
+const KNOWN: &str = include_str!("recovery/sql/known.sql");
+const SHARD: &str = include_str!("recovery/sql/shard.sql");
 
 /// A shard and its last batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub async fn apply(
     let placed: Vec<Placed> = found.iter().map(|(id, partition, offset)| (*id, Some((*partition, *offset)))).collect();
     outcomes::publish(&tx, &placed).await?;
     // The watermark has passed them, and now no manifest says that they wait.
-    tx.execute(KEEP_WAITING, &[&shard.in_flight.as_deref().unwrap_or_default()]).await?;
+    tx.execute(REQUEUE, &[&shard.in_flight.as_deref().unwrap_or_default()]).await?;
     let details: Value = serde_json::json!({
         "shard": shard.shard,
         "batch": shard.batch_seq,

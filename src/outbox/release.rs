@@ -14,6 +14,13 @@ use super::statements as sql;
 use crate::db::Transaction;
 use crate::event::ShardId;
 
+const OUTCOMES_RELEASE: &str = include_str!("release/sql/outcomes_release.sql");
+const RELEASE_DUE: &str = include_str!("release/sql/due.sql");
+const RELEASE_KEYS: &str = include_str!("release/sql/keys.sql");
+const RELEASE_NOTE: &str = include_str!("release/sql/note.sql");
+const RELEASE_ROWS: &str = include_str!("release/sql/rows.sql");
+const RELEASE_WAITING: &str = include_str!("release/sql/waiting.sql");
+
 /// Before an event is looked at again whose row was locked by somebody.
 const LOCKED_WAIT: Duration = Duration::from_secs(5);
 
@@ -26,7 +33,7 @@ pub(super) struct Released {
 /// Releases a portion of what is due, in one statement.
 pub(super) async fn all(tx: &Transaction<'_>, shard: ShardId, portion: i64) -> Result<Released, OutboxError> {
     let params: [&(dyn ToSql + Sync); 3] = [&shard, &portion, &portion];
-    let row = tx.query_one(&tx.prepare_cached(sql::RELEASE_DUE).await?, &params).await?;
+    let row = tx.query_one(&tx.prepare_cached(RELEASE_DUE).await?, &params).await?;
     if row.get::<_, i64>("unchanged") > 0 {
         return Err(OutboxError::Unchanged);
     }
@@ -42,7 +49,7 @@ struct Due {
     waiting: Vec<i64>,
 }
 
-/// What `release_note.sql` writes.
+/// What `release/sql/note.sql` writes.
 #[derive(Default)]
 struct Note {
     finished: Vec<i64>,
@@ -61,7 +68,7 @@ pub(super) async fn each(
 ) -> Result<Released, OutboxError> {
     let due = due(tx, shard, portion).await?;
     let ids: Vec<i64> = due.iter().flat_map(|key| key.waiting.iter().take(share(key))).copied().collect();
-    let (rehome, release) = (&tx.prepare_cached(sql::REHOME).await?, &tx.prepare_cached(sql::RELEASE_ROWS).await?);
+    let (rehome, release) = (&tx.prepare_cached(sql::REHOME).await?, &tx.prepare_cached(RELEASE_ROWS).await?);
     let work = |ids: Vec<i64>| async move {
         // Before they count as waiting: one that `shards set` could not move may still be in another shard.
         tx.execute(rehome, &[&ids]).await?;
@@ -100,7 +107,7 @@ pub(super) async fn each(
             note.finished.push(key.first_id);
         }
     }
-    tx.execute(&tx.prepare_cached(sql::OUTCOMES_RELEASE).await?, &[&note.released]).await?;
+    tx.execute(&tx.prepare_cached(OUTCOMES_RELEASE).await?, &[&note.released]).await?;
     let back: Vec<i64> = back.into_iter().collect();
     settle::mark_held(tx, care, &back).await?;
     outcomes::keep(tx, &failed).await?;
@@ -113,8 +120,8 @@ fn share(key: &Due) -> usize {
 }
 
 async fn due(tx: &Transaction<'_>, shard: ShardId, portion: i64) -> Result<Vec<Due>, OutboxError> {
-    let keys = tx.query(&tx.prepare_cached(sql::RELEASE_KEYS).await?, &[&shard, &portion]).await?;
-    // As release_due.sql has it: a key starts with its first event alone.
+    let keys = tx.query(&tx.prepare_cached(RELEASE_KEYS).await?, &[&shard, &portion]).await?;
+    // As release/sql/due.sql has it: a key starts with its first event alone.
     let shares = (portion / i64::try_from(keys.len()).unwrap_or(1).max(1)).max(1);
     let mut due: Vec<Due> = Vec::with_capacity(keys.len());
     let (mut digests, mut most) = (Vec::new(), Vec::new());
@@ -127,7 +134,7 @@ async fn due(tx: &Transaction<'_>, shard: ShardId, portion: i64) -> Result<Vec<D
     }
     let first_ids: Vec<i64> = due.iter().map(|key| key.first_id).collect();
     let params: [&(dyn ToSql + Sync); 4] = [&shard, &first_ids, &digests, &most];
-    for row in tx.query(&tx.prepare_cached(sql::RELEASE_WAITING).await?, &params).await? {
+    for row in tx.query(&tx.prepare_cached(RELEASE_WAITING).await?, &params).await? {
         let first_id: i64 = row.get("first_id");
         if let Some(key) = due.iter_mut().find(|key| key.first_id == first_id) {
             key.waiting.push(row.get("id"));
@@ -143,5 +150,5 @@ async fn write(tx: &Transaction<'_>, shard: ShardId, note: &Note) -> Result<i64,
     let again_in: Vec<Option<f64>> = note.stopped.iter().map(|(.., seconds)| *seconds).collect();
     let params: [&(dyn ToSql + Sync); 8] =
         [&shard, &note.finished, &unfinished, &released_to, &stopped, &stops, &again_in, &note.released];
-    Ok(tx.query_one(&tx.prepare_cached(sql::RELEASE_NOTE).await?, &params).await?.get("low_id"))
+    Ok(tx.query_one(&tx.prepare_cached(RELEASE_NOTE).await?, &params).await?.get("low_id"))
 }

@@ -21,17 +21,17 @@ use super::isolate::{self, Blame, MayBlame};
 use crate::db::{DbError, Pool, StoredTime, stored_text};
 
 /// Run on every connection of the pools that are given to this module.
-pub const SESSION: &str = include_str!("sql/replay_session.sql");
-const BEGIN: &str = include_str!("sql/replay_begin.sql");
-const COPY: &str = include_str!("sql/replay_copy.sql");
-const COUNT: &str = include_str!("sql/replay_count.sql");
-const CREATE: &str = include_str!("sql/replay_create.sql");
-const LOCK: &str = include_str!("sql/replay_lock.sql");
-const NAMED: &str = include_str!("sql/replay_named.sql");
-const NEXT: &str = include_str!("sql/replay_next.sql");
-const PROGRESS: &str = include_str!("sql/replay_progress.sql");
-const SHOW: &str = include_str!("sql/replay_show.sql");
-const TAKE: &str = include_str!("sql/replay_take.sql");
+pub const SESSION: &str = include_str!("replay/sql/session.sql");
+const BEGIN: &str = include_str!("replay/sql/begin.sql");
+const COPY: &str = include_str!("replay/sql/copy.sql");
+const COUNT: &str = include_str!("replay/sql/count.sql");
+const CREATE: &str = include_str!("replay/sql/create.sql");
+const LOCK: &str = include_str!("replay/sql/lock.sql");
+const NAMED: &str = include_str!("replay/sql/named.sql");
+const NEXT: &str = include_str!("replay/sql/next.sql");
+const PROGRESS: &str = include_str!("replay/sql/progress.sql");
+const SHOW: &str = include_str!("replay/sql/show.sql");
+const TAKE: &str = include_str!("replay/sql/take.sql");
 
 /// Rows of the first window. Guesses all three: a portion of this size takes some 50 ms.
 const WINDOW_ROWS: i64 = 5_000;
@@ -238,7 +238,7 @@ pub async fn count(
     pool: &Pool,
     filter: &Filter,
     after: i64,
-    upto: i64,
+    up_to: i64,
     mut each: impl FnMut(i64) -> bool,
 ) -> Result<Option<Vec<Group>>, DbError> {
     let mut groups = BTreeMap::<(Option<String>, String, Option<String>), (i64, StoredTime)>::new();
@@ -248,7 +248,7 @@ pub async fn count(
             return Ok(None);
         }
         let connection = pool.get().await?;
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &upto, &pace.rows];
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &up_to, &pace.rows];
         params.extend(conditions(filter));
         let rows = match connection.query(COUNT, &params).await {
             Err(error) if is_timeout(&error) && pace.slow() => continue,

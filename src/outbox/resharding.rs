@@ -18,17 +18,17 @@ use crate::db::{Connection, DbError, Pool};
 use crate::event::ShardId;
 pub use moves::Moved;
 
-const SESSION: &str = include_str!("sql/reshard_session.sql");
-const STATE: &str = include_str!("sql/reshard_state.sql");
-const ANNOUNCE: &str = include_str!("sql/reshard_announce.sql");
-const TAKE: &str = include_str!("sql/reshard_take.sql");
-const WAITING: &str = include_str!("sql/reshard_waiting.sql");
-const GIVE_BACK: &str = include_str!("sql/reshard_give_back.sql");
-const CHANGE: &str = include_str!("sql/reshard_change.sql");
-const LOCK_SHARDS: &str = include_str!("sql/reshard_lock_shards.sql");
-const MOVE_KEYS: &str = include_str!("sql/reshard_move_keys.sql");
-const RETIRE: &str = include_str!("sql/reshard_retire.sql");
-const LOW_IDS: &str = include_str!("sql/reshard_low_ids.sql");
+const SESSION: &str = include_str!("resharding/sql/session.sql");
+const STATE: &str = include_str!("resharding/sql/state.sql");
+const ANNOUNCE: &str = include_str!("resharding/sql/announce.sql");
+const TAKE: &str = include_str!("resharding/sql/take.sql");
+const WAITING: &str = include_str!("resharding/sql/waiting.sql");
+const GIVE_BACK: &str = include_str!("resharding/sql/give_back.sql");
+const CHANGE: &str = include_str!("resharding/sql/change.sql");
+const LOCK_SHARDS: &str = include_str!("resharding/sql/lock_shards.sql");
+const MOVE_KEYS: &str = include_str!("resharding/sql/move_keys.sql");
+const RETIRE: &str = include_str!("resharding/sql/retire.sql");
+const LOW_IDS: &str = include_str!("resharding/sql/low_ids.sql");
 const OPEN_WRITERS: &str = include_str!("sql/open_writers.sql");
 
 /// Who owns the shards while their number changes.

@@ -10,9 +10,9 @@ use super::outcomes::{self, Placed};
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 
-const LOCK: &str = include_str!("sql/restart_lock.sql");
-const MARK: &str = include_str!("sql/restart_mark.sql");
-const SHARDS: &str = include_str!("sql/restart_shards.sql");
+const LOCK: &str = include_str!("restart/sql/lock.sql");
+const MARK: &str = include_str!("restart/sql/mark.sql");
+const SHARDS: &str = include_str!("restart/sql/shards.sql");
 
 /// How it was noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

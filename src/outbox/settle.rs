@@ -6,13 +6,20 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::care::Care;
-use super::failure::{Case, Failed, FailurePolicy, Sentence};
+use super::failure::{Failed, FailedEvent, FailureAction, FailurePolicy};
 use super::outcomes::{self, DueLetter, Outcome, Placed, answers};
 use super::statements as sql;
-use super::{Finish, OutboxError, rows};
+use super::{OutboxError, SettleMode, rows};
 use crate::db::{Transaction, stored_text};
 use crate::event::{FailureClass, HoldReason, ShardId};
 use crate::failpoint::{Fault, fault};
+
+const ATTEMPTS: &str = include_str!("settle/sql/attempts.sql");
+const HOLD_KEYS: &str = include_str!("settle/sql/hold_keys.sql");
+const HOLD_ROWS: &str = include_str!("settle/sql/hold_rows.sql");
+const SETTLE_DELETED: &str = include_str!("settle/sql/deleted.sql");
+const SETTLE_FAILED: &str = include_str!("settle/sql/failed.sql");
+const SETTLE_HELD: &str = include_str!("settle/sql/held.sql");
 
 /// What became of the batch in hand. An event of it that is in neither list stays PENDING and is claimed again.
 #[derive(Debug, Default)]
@@ -87,26 +94,26 @@ pub(super) struct Wait {
 
 /// Finishes published rows, of one shard or of several. Returns how many of them had no PENDING row any more, where
 /// rows are written to.
-pub(super) async fn finish(
+pub(super) async fn settle(
     tx: &Transaction<'_>,
     care: Care,
     settlements: impl Iterator<Item = &Settlement> + Clone,
-    finish: Finish,
+    mode: SettleMode,
 ) -> Result<u64, OutboxError> {
     let published = settlements.flat_map(|settlement| &settlement.published);
     let all = published.clone().count() as u64;
     let mut settled = 0;
-    match finish {
+    match mode {
         // It is told to the watermark of the shard.
-        Finish::Watermark => return Ok(0),
-        Finish::Delete if all > 0 => {
+        SettleMode::Watermark => return Ok(0),
+        SettleMode::Delete if all > 0 => {
             let ids: Vec<i64> = published.clone().map(|(id, _)| *id).collect();
-            let statement = &tx.prepare_cached(sql::SETTLE_DELETED).await?;
+            let statement = &tx.prepare_cached(SETTLE_DELETED).await?;
             let cut =
                 care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.execute(statement, &[&ids]).await?) }).await?;
             settled = cut.done.iter().sum();
         }
-        Finish::Delete | Finish::Mark => {}
+        SettleMode::Delete | SettleMode::Mark => {}
     }
     if settled < all {
         settled += mark(tx, care, published).await?;
@@ -165,7 +172,7 @@ pub(super) async fn mark_held(tx: &Transaction<'_>, care: Care, ids: &[i64]) -> 
     if ids.is_empty() {
         return Ok(());
     }
-    let statement = &tx.prepare_cached(sql::SETTLE_HELD).await?;
+    let statement = &tx.prepare_cached(SETTLE_HELD).await?;
     let mark = |ids: Vec<i64>| async move {
         let moved = moved(&tx.query(statement, &[&ids]).await?);
         left_state(tx, care, &ids, moved, "PENDING").await
@@ -196,7 +203,7 @@ impl From<&Failed> for Refusal {
 
 /// A failed event and what becomes of it.
 #[derive(Debug, Clone)]
-struct Sentenced {
+struct Decided {
     id: i64,
     state: &'static str,
     reason: String,
@@ -219,9 +226,9 @@ pub(super) async fn fail(
     if failed.is_empty() {
         return Ok(());
     }
-    let sentenced = sentence(tx, care, failed, policy).await?;
-    let statement = &tx.prepare_cached(sql::SETTLE_FAILED).await?;
-    let settle = |part: Vec<Sentenced>| async move {
+    let decided = decide(tx, care, failed, policy).await?;
+    let statement = &tx.prepare_cached(SETTLE_FAILED).await?;
+    let settle = |part: Vec<Decided>| async move {
         let ids: Vec<i64> = part.iter().map(|event| event.id).collect();
         let states: Vec<&str> = part.iter().map(|event| event.state).collect();
         let reasons: Vec<&str> = part.iter().map(|event| event.reason.as_str()).collect();
@@ -231,9 +238,9 @@ pub(super) async fn fail(
         let moved = moved(&tx.query(statement, &params).await?);
         left_state(tx, care, &ids, moved, "PENDING").await
     };
-    let cut = care.over(tx, &sentenced, settle).await?;
+    let cut = care.over(tx, &decided, settle).await?;
     let refused: Vec<_> = answers(cut.refused, cut.left).collect();
-    let mut waits: Vec<Wait> = sentenced
+    let mut waits: Vec<Wait> = decided
         .into_iter()
         .filter(|event| refused.iter().all(|(refused, _)| refused.id != event.id))
         .filter_map(|event| event.wait)
@@ -263,14 +270,14 @@ pub(super) async fn fail(
 }
 
 /// Asks the policy about each event that is still PENDING.
-async fn sentence(
+async fn decide(
     tx: &Transaction<'_>,
     care: Care,
     failed: &[Refusal],
     policy: &dyn FailurePolicy,
-) -> Result<Vec<Sentenced>, OutboxError> {
+) -> Result<Vec<Decided>, OutboxError> {
     let ids: Vec<i64> = failed.iter().map(|failed| failed.id).collect();
-    let statement = &tx.prepare_cached(sql::ATTEMPTS).await?;
+    let statement = &tx.prepare_cached(ATTEMPTS).await?;
     let cut = care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.query(statement, &[&ids]).await?) }).await?;
     // What the row says: attempts, type, whether it is a dead letter. Nothing of one that cannot be read.
     let mut read = Vec::with_capacity(failed.len());
@@ -280,31 +287,31 @@ async fn sentence(
         read.push((row.try_get("id")?, attempts, event_type, row.try_get("is_dead_letter")?));
     }
     let unread = answers(cut.refused.clone(), cut.left.clone()).map(|(id, _)| (id, 0, String::new(), false));
-    let mut sentenced = Vec::with_capacity(failed.len());
+    let mut decided = Vec::with_capacity(failed.len());
     for (id, attempts, event_type, is_dead_letter) in read.into_iter().chain(unread) {
         let Some(failed) = failed.iter().find(|failed| failed.id == id) else { continue };
-        let case = Case {
+        let event = FailedEvent {
             class: failed.class,
             topic: failed.topic.as_deref(),
             event_type: &event_type,
             attempts: attempts.saturating_add(1),
         };
-        let mut sentence = policy.sentence(&case);
-        if is_dead_letter && matches!(sentence, Sentence::Hold | Sentence::DeadLetter { .. }) {
+        let mut action = policy.decide(&event);
+        if is_dead_letter && matches!(action, FailureAction::Hold | FailureAction::DeadLetter { .. }) {
             // A dead letter of a dead letter would never end, and nothing waits behind it.
-            sentence = Sentence::Skip;
+            action = FailureAction::Skip;
         }
         let key = if is_dead_letter { Key::None } else { failed.key.clone() };
         let wait =
             |why, release_in| Wait { first_id: id, key: key.clone(), why, topic: None, detail: None, release_in };
-        let (state, dead_letter_topic, wait) = match sentence {
-            Sentence::Retry { after } => ("HELD", None, Some(wait(HoldReason::Retry, Some(after)))),
+        let (state, dead_letter_topic, wait) = match action {
+            FailureAction::Retry { after } => ("HELD", None, Some(wait(HoldReason::Retry, Some(after)))),
             // An event without a key holds nobody, not even itself: it is FAILED.
-            Sentence::Hold => ("FAILED", None, (key != Key::None).then(|| wait(HoldReason::Failed, None))),
-            Sentence::DeadLetter { topic } => ("FAILED", Some(topic), None),
-            Sentence::Skip => ("FAILED", None, None),
+            FailureAction::Hold => ("FAILED", None, (key != Key::None).then(|| wait(HoldReason::Failed, None))),
+            FailureAction::DeadLetter { topic } => ("FAILED", Some(topic), None),
+            FailureAction::Skip => ("FAILED", None, None),
         };
-        sentenced.push(Sentenced {
+        decided.push(Decided {
             id,
             state,
             reason: format!("{}: {}", failed.class, failed.reason),
@@ -314,7 +321,7 @@ async fn sentence(
             key,
         });
     }
-    Ok(sentenced)
+    Ok(decided)
 }
 
 /// Holds keys. The state of the rows is the caller's affair.
@@ -328,7 +335,7 @@ pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits
     };
     let mut unheld = Vec::new();
     if !known.is_empty() {
-        let statement = &tx.prepare_cached(sql::HOLD_KEYS).await?;
+        let statement = &tx.prepare_cached(HOLD_KEYS).await?;
         let hold = |part: Vec<Wait>| async move {
             let ids: Vec<i64> = part.iter().map(|wait| wait.first_id).collect();
             let keys: Vec<Option<&str>> = part.iter().map(|wait| wait.key.text()).collect();
@@ -342,7 +349,7 @@ pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits
         unheld.extend(answers(cut.refused, cut.left));
     }
     if !of_rows.is_empty() {
-        let statement = &tx.prepare_cached(sql::HOLD_ROWS).await?;
+        let statement = &tx.prepare_cached(HOLD_ROWS).await?;
         let hold = |part: Vec<Wait>| async move {
             let ids: Vec<i64> = part.iter().map(|wait| wait.first_id).collect();
             let reasons: Vec<&str> = part.iter().map(|wait| wait.why.as_str()).collect();

@@ -14,16 +14,19 @@ use super::claim::Waiting;
 use super::isolate::{Blame, MayBlame};
 use super::manifest::Manifest;
 use super::settle::Refusal;
-use super::sort::{Verdict, sort_out};
-use super::statements as sql;
+use super::triage::{Screening, triage};
 use super::{
-    Batch, BatchTag, Claim, Fence, Finish, Found, LastBatch, OutboxError, PgOutbox, Settlement, Source, Step,
+    Batch, BatchTag, Claim, Fence, Found, LastBatch, OutboxError, PgOutbox, SettleMode, Settlement, Source, Step,
     Watermark, claim, manifest, release, settle, watermark,
 };
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
 use crate::event::OutboxEvent;
 use crate::failpoint::{self, Fault, Point};
+
+const FENCE: &str = include_str!("step/sql/fence.sql");
+const FENCE_FREE: &str = include_str!("step/sql/fence_free.sql");
+const LOWEST_PENDING: &str = include_str!("step/sql/lowest_pending.sql");
 
 /// How long a transaction of several shards waits for the lock of a row. Whoever holds it keeps all of them waiting;
 /// alone, each waits for as long as it may.
@@ -35,7 +38,7 @@ pub struct Part<'a, J> {
     pub settlement: &'a Settlement,
     /// Not from a manifest.
     pub claim: Claim<'a>,
-    pub judge: J,
+    pub screen: J,
 }
 
 /// The row of a shard, locked for this transaction.
@@ -45,7 +48,7 @@ struct Locked {
     batch_seq: i64,
     batch_rows: Option<i32>,
     watermark: Watermark,
-    any_again: bool,
+    has_requeued: bool,
     any_outcomes: bool,
     any_held: bool,
     release_due: bool,
@@ -59,7 +62,7 @@ impl Locked {
             batch_seq: row.get("batch_seq"),
             batch_rows: row.get("batch_rows"),
             watermark: Watermark::new(row.get("done_id"), row.get("ahead_ids")),
-            any_again: row.get("any_again"),
+            has_requeued: row.get("has_requeued"),
             any_outcomes: row.get("any_outcomes"),
             any_held: row.get("any_held"),
             release_due: row.get("release_due"),
@@ -83,7 +86,7 @@ impl Locked {
 impl PgOutbox {
     /// One commit of a lane: checks the fence, settles the batch in hand, claims the next one, writes its manifest.
     ///
-    /// `judge` sees the claimed events in id order.
+    /// `screen` sees the claimed events in id order.
     ///
     /// Errors: [`OutboxError::Fenced`], [`OutboxError::Moved`] and statement errors change nothing. After
     /// [`DbError::Unavailable`] the outcome of the commit is unknown: read [`PgOutbox::state`] and compare `batch_seq`.
@@ -93,11 +96,11 @@ impl PgOutbox {
         fence: Fence,
         settlement: &Settlement,
         claim: Claim<'_>,
-        mut judge: impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+        mut screen: impl FnMut(&OutboxEvent<'_>) -> Screening<R>,
     ) -> Result<Step<R>, OutboxError> {
         let shard = fence.shard;
         if !self.watch.is_on(shard) {
-            match self.try_step(fence, settlement, claim, &mut judge, None).await {
+            match self.try_step(fence, settlement, claim, &mut screen, None).await {
                 Err(error) if error.blame() == Blame::Row && !failpoint::fault(Fault::StatementNotCut) => {
                     // Not the message: it may quote the row.
                     let sqlstate = error.sqlstate();
@@ -112,7 +115,7 @@ impl PgOutbox {
                 ended => return ended,
             }
         }
-        self.try_step(fence, settlement, claim, &mut judge, Some(Budget::new(self.lease))).await
+        self.try_step(fence, settlement, claim, &mut screen, Some(Budget::new(self.lease))).await
     }
 
     /// With a `budget` it takes care of rows that make a statement fail.
@@ -121,7 +124,7 @@ impl PgOutbox {
         fence: Fence,
         settlement: &Settlement,
         claim: Claim<'_>,
-        judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+        screen: &mut impl FnMut(&OutboxEvent<'_>) -> Screening<R>,
         budget: Option<Budget>,
     ) -> Result<Step<R>, OutboxError> {
         let mut connection = self.pool.get().await?;
@@ -130,8 +133,7 @@ impl PgOutbox {
         if let Some(budget) = budget {
             budget.limit(&tx).await?;
         }
-        let row =
-            tx.query_opt(&tx.prepare_cached(sql::FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
+        let row = tx.query_opt(&tx.prepare_cached(FENCE).await?, &[&fence.shard, &fence.owner, &fence.epoch]).await?;
         let Some(row) = row else { return Err(OutboxError::Fenced(fence)) };
         let locked = Locked::read(&row);
         if let Err(moved) = locked.check(fence, &claim) {
@@ -139,14 +141,14 @@ impl PgOutbox {
             connection.done();
             return Err(moved);
         }
-        let missing = settle::finish(&tx, before, iter::once(settlement), self.finish).await?;
+        let missing = settle::settle(&tx, before, iter::once(settlement), self.settle_mode).await?;
         let open = self.begin(&tx, before, fence, locked, settlement, claim).await?;
         let found = self.claim(&tx, reading, &open).await?;
         if budget.is_none() && settlement.comes_back_in(&found.found.rows)? {
             return Err(OutboxError::Unchanged);
         }
         let busy = !found.unread.is_empty();
-        let (mut step, manifest) = self.end(&tx, after, open, found, judge).await?;
+        let (mut step, manifest) = self.end(&tx, after, open, found, screen).await?;
         step.missing = missing;
         if step.postponed {
             tx.rollback().await?;
@@ -175,7 +177,7 @@ impl PgOutbox {
         parts: &mut [Part<'_, J>],
     ) -> Result<Vec<Option<Result<Step<R>, OutboxError>>>, DbError>
     where
-        J: FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+        J: FnMut(&OutboxEvent<'_>) -> Screening<R>,
     {
         let undone = |count: usize, error: &OutboxError| {
             tracing::debug!(error = %error, "a step of several shards is undone; each takes its own");
@@ -214,12 +216,12 @@ impl PgOutbox {
         parts: &mut [Part<'_, J>],
     ) -> Result<Vec<Option<Result<Step<R>, OutboxError>>>, OutboxError>
     where
-        J: FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+        J: FnMut(&OutboxEvent<'_>) -> Screening<R>,
     {
         let Some(owner) = parts.first().map(|part| part.fence.owner) else { return Ok(Vec::new()) };
         let shards: Vec<_> = parts.iter().map(|part| part.fence.shard).collect();
         let epochs: Vec<_> = parts.iter().map(|part| part.fence.epoch).collect();
-        let fence = async { tx.query(&tx.prepare_cached(sql::FENCE_FREE).await?, &[&owner, &shards, &epochs]).await };
+        let fence = async { tx.query(&tx.prepare_cached(FENCE_FREE).await?, &[&owner, &shards, &epochs]).await };
         // The fence waits for no lock, so it does not matter which of the two comes first.
         let ((), rows) = tokio::try_join!(tx.batch_execute(TOGETHER_LOCK_TIMEOUT), fence)?;
         let locked: Vec<_> = parts
@@ -238,7 +240,7 @@ impl PgOutbox {
             .zip(&locked)
             .filter(|(_, locked)| matches!(locked, Some(Ok(_))))
             .map(|(part, _)| part.settlement);
-        let missing = settle::finish(tx, Care::Plain, settlements, self.finish).await?;
+        let missing = settle::settle(tx, Care::Plain, settlements, self.settle_mode).await?;
         // Side by side: the statements for one shard do not wait for the answers to those for another one.
         let open = try_join_all(parts.iter().zip(locked).map(async |(part, locked)| {
             match locked {
@@ -255,7 +257,7 @@ impl PgOutbox {
         let waiting: Vec<_> = plain
             .iter()
             .map(|open| {
-                let ahead = (self.finish == Finish::Watermark).then(|| open.watermark.ahead());
+                let ahead = (self.settle_mode == SettleMode::Watermark).then(|| open.watermark.ahead());
                 Waiting::plain(open.fence.shard, open.range(), open.claim.limits, ahead)
             })
             .collect();
@@ -277,7 +279,7 @@ impl PgOutbox {
                 if part.settlement.comes_back_in(&found.found.rows)? {
                     return Err(OutboxError::Unchanged);
                 }
-                Ok::<_, OutboxError>(Some(Ok(self.end(tx, Care::Plain, open, found, &mut part.judge).await?)))
+                Ok::<_, OutboxError>(Some(Ok(self.end(tx, Care::Plain, open, found, &mut part.screen).await?)))
             }
             Some(Err(moved)) => Ok(Some(Err(moved))),
             None => Ok(None),
@@ -316,7 +318,7 @@ impl PgOutbox {
             mut low_id,
             batch_rows,
             mut watermark,
-            mut any_again,
+            mut has_requeued,
             any_outcomes,
             any_held,
             release_due,
@@ -326,22 +328,22 @@ impl PgOutbox {
         let before = watermark.clone();
         // Only what this instance does with rows is up to its settings: how far the shard is, is read from what others
         // did, too.
-        watermark.mark_surplus(tx, care, self.finish != Finish::Watermark).await?;
-        if self.finish == Finish::Watermark {
+        watermark.mark_surplus(tx, care, self.settle_mode != SettleMode::Watermark).await?;
+        if self.settle_mode == SettleMode::Watermark {
             watermark.publish(settlement.published.iter().map(|(id, _)| *id));
         }
         let failed: Vec<Refusal> = settlement.failed.iter().map(Refusal::from).collect();
         settle::fail(tx, care, fence.shard, &failed, &*self.policy).await?;
-        if any_again {
+        if has_requeued {
             // The watermark passed them long before, and would tell a wrong time.
-            let again = watermark::leave_again(tx, settlement.ids()).await?;
+            let again = watermark::take_off(tx, settlement.ids()).await?;
             settle::mark(tx, care, settlement.published.iter().filter(|(id, _)| again.contains(id))).await?;
         }
         let mut moved = settlement.failed.len() as u64;
         let left = rows_left(batch_rows, settlement.len());
         if !matches!(claim.source, Source::Manifest(_)) && watermark.done_id() > 0 && left {
-            watermark::keep_waiting(tx, fence, settlement.ids()).await?;
-            any_again = true;
+            watermark::requeue(tx, fence, settlement.ids()).await?;
+            has_requeued = true;
         }
         if release_due && claim.release && matches!(claim.source, Source::Waiting) {
             // Half of the batch at most, so that released events and the others take turns.
@@ -352,7 +354,7 @@ impl PgOutbox {
                 false => release::all(tx, fence.shard, portion).await?,
             };
             (low_id, moved) = (released.low_id, moved + released.events);
-            any_again |= watermark.done_id() > 0;
+            has_requeued |= watermark.done_id() > 0;
         }
         let any_held = any_held || !settlement.failed.is_empty();
         Ok(Open {
@@ -364,7 +366,7 @@ impl PgOutbox {
             batch_rows,
             before,
             watermark,
-            any_again,
+            has_requeued,
             any_outcomes,
             any_held,
             moved,
@@ -372,12 +374,12 @@ impl PgOutbox {
     }
 
     async fn claim(&self, tx: &Transaction<'_>, care: Care, open: &Open<'_>) -> Result<Careful, OutboxError> {
-        let ahead = (self.finish == Finish::Watermark).then(|| open.watermark.ahead());
+        let ahead = (self.settle_mode == SettleMode::Watermark).then(|| open.watermark.ahead());
         let (shard, range, claim) = (open.fence.shard, open.range(), open.claim);
         if matches!(care, Care::Plain) && !open.any_outcomes {
-            return Ok(Careful::plain(claim::rows(tx, shard, range, claim, open.any_again, ahead).await?));
+            return Ok(Careful::plain(claim::rows(tx, shard, range, claim, open.has_requeued, ahead).await?));
         }
-        let ids = care::ids(tx, shard, range, claim, open.any_again, ahead).await?;
+        let ids = care::ids(tx, shard, range, claim, open.has_requeued, ahead).await?;
         care::read(tx, care, &self.watch, shard, range, claim, ids).await
     }
 
@@ -389,7 +391,7 @@ impl PgOutbox {
         care: Care,
         open: Open<'_>,
         found: Careful,
-        judge: &mut impl FnMut(&OutboxEvent<'_>) -> Verdict<R>,
+        screen: &mut impl FnMut(&OutboxEvent<'_>) -> Screening<R>,
     ) -> Result<(Step<R>, Option<Manifest>), OutboxError> {
         let Open {
             fence,
@@ -400,7 +402,7 @@ impl PgOutbox {
             batch_rows,
             before,
             mut watermark,
-            any_again,
+            has_requeued,
             any_held,
             moved,
             ..
@@ -408,7 +410,7 @@ impl PgOutbox {
         let Claim { source, .. } = claim;
         let Careful { found: Found { rows, covered, full, bytes }, unread, cut_short } = found;
         let row_bytes = bytes.checked_div(rows.len() as u64);
-        let sorted = sort_out(tx, fence.shard, rows, unread, any_held, full, judge).await?;
+        let sorted = triage(tx, fence.shard, rows, unread, any_held, full, screen).await?;
         if (sorted.stopped || cut_short) && matches!(source, Source::Manifest(_)) {
             // To be sent again whole or not at all: a part of it would not be the repeat that is promised.
             let step = Step {
@@ -424,16 +426,16 @@ impl PgOutbox {
             return Ok((step, None));
         }
         let moved = moved + sorted.apply(tx, care, fence.shard, &*self.policy).await?;
-        if any_again {
-            watermark::leave_again(tx, sorted.moved_ids()).await?;
+        if has_requeued {
+            watermark::take_off(tx, sorted.moved_ids()).await?;
         }
 
         let mut new_low_id = low_id;
         let left = rows_left(batch_rows, sorted.publish.len());
         if matches!(source, Source::Manifest(_)) && watermark.done_id() > 0 && left {
-            watermark::keep_waiting(tx, fence, sorted.publish.iter().map(|event| event.id)).await?;
+            watermark::requeue(tx, fence, sorted.publish.iter().map(|event| event.id)).await?;
         }
-        if self.finish == Finish::Watermark {
+        if self.settle_mode == SettleMode::Watermark {
             if let Some(covered) = covered {
                 watermark
                     .advance(covered.min(sorted.left.map_or(i64::MAX, |left| left.saturating_sub(1))).min(horizon));
@@ -441,7 +443,7 @@ impl PgOutbox {
             }
             watermark.mark_surplus(tx, care, false).await?;
         } else if claim.move_low_id {
-            let lowest = tx.query_opt(&tx.prepare_cached(sql::LOWEST_PENDING).await?, &[&fence.shard, &low_id]).await?;
+            let lowest = tx.query_opt(&tx.prepare_cached(LOWEST_PENDING).await?, &[&fence.shard, &low_id]).await?;
             let lowest = lowest.map_or(i64::MAX, |row| row.get(0));
             new_low_id = low_id.max(lowest.min(horizon.saturating_add(1)));
         }
@@ -486,7 +488,7 @@ struct Open<'a> {
     /// As it was found.
     before: Watermark,
     watermark: Watermark,
-    any_again: bool,
+    has_requeued: bool,
     any_outcomes: bool,
     any_held: bool,
     moved: u64,
@@ -500,7 +502,7 @@ impl Open<'_> {
 
     /// Nothing is claimed but what waits above `low_id`, and no row of that is to be left out.
     fn is_plain(&self) -> bool {
-        matches!(self.claim.source, Source::Waiting) && !self.any_again && !self.any_outcomes
+        matches!(self.claim.source, Source::Waiting) && !self.has_requeued && !self.any_outcomes
     }
 }
 

@@ -13,7 +13,8 @@ use super::statements as sql;
 use super::{Fence, OutboxError};
 use crate::db::{DbError, Pool, Transaction};
 
-const NOTE_PROGRESS: &str = include_str!("sql/note_progress.sql");
+const NOTE_PROGRESS: &str = include_str!("watermark/sql/note_progress.sql");
+const TAKE_OFF: &str = include_str!("watermark/sql/take_off.sql");
 
 /// Notes how far the shards are, if the last note is a minute old. Any instance may do it for all.
 pub async fn note_progress(pool: &Pool) -> Result<(), DbError> {
@@ -83,7 +84,7 @@ impl Watermark {
 
 /// Takes events off the list of those that wait again: they are published, have failed or are held. Returns those that
 /// were on it.
-pub(super) async fn leave_again(
+pub(super) async fn take_off(
     tx: &Transaction<'_>,
     ids: impl Iterator<Item = i64>,
 ) -> Result<HashSet<i64>, OutboxError> {
@@ -91,13 +92,13 @@ pub(super) async fn leave_again(
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let rows = tx.query(&tx.prepare_cached(sql::LEAVE_AGAIN).await?, &[&ids]).await?;
+    let rows = tx.query(&tx.prepare_cached(TAKE_OFF).await?, &[&ids]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Before the manifest of a shard is replaced: its events wait again, except for those in `settled`, which are
 /// published, have failed or stay in flight.
-pub(super) async fn keep_waiting(
+pub(super) async fn requeue(
     tx: &Transaction<'_>,
     fence: Fence,
     settled: impl Iterator<Item = i64>,
@@ -107,7 +108,7 @@ pub(super) async fn keep_waiting(
     let settled: HashSet<i64> = settled.collect();
     let mut ids: Vec<i64> = state.get::<_, Option<Vec<i64>>>("batch_ids").unwrap_or_default();
     ids.retain(|id| !settled.contains(id));
-    tx.execute(&tx.prepare_cached(sql::KEEP_WAITING).await?, &[&ids]).await?;
+    tx.execute(&tx.prepare_cached(sql::REQUEUE).await?, &[&ids]).await?;
     Ok(())
 }
 

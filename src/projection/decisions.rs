@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::db::{DbError, Transaction};
 
-const AUDIT: &str = include_str!("sql/audit_decision.sql");
+const AUDIT: &str = include_str!("decisions/sql/audit_decision.sql");
 
 /// Who decides, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,9 @@
 //! with one.
 
 /// With the events as parameters. Its last line stands in the place of the projection.
-const EVENTS: &str = include_str!("sql/new_events.sql");
+const EVENTS: &str = include_str!("new_events/sql/new_events.sql");
 /// The same without events and parameters.
-const NO_EVENTS: &str = include_str!("sql/no_events.sql");
+const NO_EVENTS: &str = include_str!("new_events/sql/no_events.sql");
 /// The statement that folds events.
 pub(super) fn reading(projection: &str) -> String {
     behind(EVENTS, projection)

@@ -33,13 +33,13 @@ use locks::{LockWait, Turns};
 use passes::Passes;
 
 /// Runs on each new connection of the consumer.
-const SESSION: &str = include_str!("sql/async_commit.sql");
-const ADVANCE: &str = include_str!("sql/advance.sql");
-const STANDING: &str = include_str!("sql/standing.sql");
-const INSERT_HANDLED: &str = include_str!("sql/insert_handled.sql");
-const INSERT_PARKED: &str = include_str!("sql/insert_parked.sql");
-const BE_BRIEF: &str = include_str!("sql/be_brief.sql");
-const PRODUCT_METRICS_DIFFERENCES: &str = include_str!("sql/product_metrics_differences.sql");
+const SESSION: &str = include_str!("store/sql/async_commit.sql");
+const ADVANCE: &str = include_str!("store/sql/advance.sql");
+const STANDING: &str = include_str!("store/sql/standing.sql");
+const INSERT_HANDLED: &str = include_str!("store/sql/insert_handled.sql");
+const INSERT_PARKED: &str = include_str!("store/sql/insert_parked.sql");
+const BE_BRIEF: &str = include_str!("store/sql/be_brief.sql");
+const PRODUCT_METRICS_DIFFERENCES: &str = include_str!("store/sql/product_metrics_differences.sql");
 
 /// Partitions folded at the same time. A fold keeps one core of PostgreSQL busy; more connections gain little. A guess.
 const FOLDS_AT_ONCE: usize = 4;

@@ -6,10 +6,10 @@
 
 mod counters;
 mod exactly_once;
-mod judge;
 mod pace;
 mod patience;
 mod recover;
+mod screen;
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -20,8 +20,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::ownership::permit_end;
+use super::shared_step::{InFlight, Request, SHARED_ROWS_MAX, SharedSteps};
 use super::takeover::Disagreement;
-use super::together::{FEW, InFlight, Request, Together};
 use super::{Lanes, Sending, horizon, wakeup};
 use crate::broker::publisher::Publisher;
 use crate::broker::{Delivery, Record};
@@ -36,8 +36,8 @@ use crate::outbox::{Batch, Claim, Claimed, Fence, LastBatch, Limits, OutboxError
 use crate::retry::Backoff;
 use counters::PerTopic;
 use exactly_once::{Opened, Transactions};
-pub(super) use judge::Judge;
 use pace::Pace;
+pub(super) use screen::Screen;
 
 /// How often a lane moves its `low_id`, where rows are marked. One index read each; and where an open transaction
 /// elsewhere keeps dead rows from being removed, each claim reads again what was published since.
@@ -62,7 +62,7 @@ pub(super) enum Ended {
 
 /// What a lane has in hand between two steps.
 #[derive(Debug, Default)]
-struct Hand {
+struct Unsettled {
     /// Of the batch that was published last; still to be written.
     settlement: Settlement,
     /// A batch that was sent without a transaction, perhaps in part, and is to be sent again as it was.
@@ -89,9 +89,9 @@ pub(super) struct Lane {
     /// Where rows are marked: the highest id that was claimed, as long as `low_id` has not passed it.
     unpassed: Option<i64>,
     /// The last claim found few events, or none: the next one is taken together with other lanes.
-    few: bool,
+    is_small: bool,
     /// The step in hand is; so is its batch sent.
-    together: bool,
+    is_shared: bool,
     /// Its batch is on its way, and the others wait for it.
     in_flight: Option<InFlight>,
     /// What rows of the last claim took on average.
@@ -126,8 +126,8 @@ impl Lane {
             sender,
             low_id_moved,
             unpassed: None,
-            few: false,
-            together: false,
+            is_small: false,
+            is_shared: false,
             in_flight: None,
             row_bytes: 0,
             pace: Pace::default(),
@@ -147,13 +147,13 @@ impl Lane {
         stop: CancellationToken,
     ) -> Ended {
         // In exactly-once delivery the marker decides about the inherited batch, when the lane opens.
-        let mut hand = Hand { resend: inherited, ..Hand::default() };
+        let mut unsettled = Unsettled { resend: inherited, ..Unsettled::default() };
         let mut backoff = Backoff::for_connection();
         loop {
             if !self.permit.holds() && !self.permit.is_ended() {
                 return Ended::LostLease;
             }
-            if stop.is_cancelled() && hand.settlement.is_empty() {
+            if stop.is_cancelled() && unsettled.settlement.is_empty() {
                 // A manifest that is not resolved stays for the next owner.
                 return Ended::Drained;
             }
@@ -161,14 +161,14 @@ impl Lane {
                 && !transactions.is_open()
             {
                 self.waits_to_open();
-                hand = match self.open(hand, &stop).await {
-                    Opened::Ready(hand) => hand,
+                unsettled = match self.open(unsettled, &stop).await {
+                    Opened::Ready(unsettled) => unsettled,
                     Opened::Ended(ended) => return ended,
                 };
                 continue;
             }
             // What is in hand is settled; an inherited batch waits with the rest.
-            if self.shared.paused.everything() && !stop.is_cancelled() && hand.settlement.is_empty() {
+            if self.shared.paused.everything() && !stop.is_cancelled() && unsettled.settlement.is_empty() {
                 self.in_flight = None;
                 (self.stepping, self.publishing) = (None, None);
                 self.pause(PAUSED_LOOK, &stop).await;
@@ -178,23 +178,23 @@ impl Lane {
             // turns. A step that only settles needs none. The semaphore is never closed.
             let turn = match stop.is_cancelled() {
                 true => None,
-                false if self.few && hand.resend.is_none() => self.shared.together.turn().await,
+                false if self.is_small && unsettled.resend.is_none() => self.shared.shared_steps.turn().await,
                 false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
             };
             let stopping = stop.is_cancelled();
             // Alone it settles what it has when it stops, and takes up what was in flight.
-            self.together = self.few && !stopping && hand.resend.is_none();
-            if !self.together {
+            self.is_shared = self.is_small && !stopping && unsettled.resend.is_none();
+            if !self.is_shared {
                 self.in_flight = None;
             }
-            if stopping && hand.settlement.is_empty() {
+            if stopping && unsettled.settlement.is_empty() {
                 return Ended::Drained;
             }
             if stopping && failpoint::reach(Point::ShutdownDraining).is_err() {
                 return Ended::Drained;
             }
             self.waits_for_step();
-            let step = match self.step(&mut hand, stopping).await {
+            let step = match self.step(&mut unsettled, stopping).await {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
                 Err(error @ (OutboxError::Moved { .. } | OutboxError::Unchanged)) => {
@@ -204,8 +204,8 @@ impl Lane {
                         transactions.close();
                         continue;
                     }
-                    match self.recover(hand, &stop).await {
-                        Some(recovered) => hand = recovered,
+                    match self.recover(unsettled, &stop).await {
+                        Some(recovered) => unsettled = recovered,
                         None => return Ended::LostLease,
                     }
                     continue;
@@ -224,8 +224,8 @@ impl Lane {
                         transactions.close();
                         continue;
                     }
-                    match self.recover(hand, &stop).await {
-                        Some(recovered) => hand = recovered,
+                    match self.recover(unsettled, &stop).await {
+                        Some(recovered) => unsettled = recovered,
                         None => return Ended::LostLease,
                     }
                     continue;
@@ -252,21 +252,21 @@ impl Lane {
                 continue;
             }
             if let Sender::ExactlyOnce(transactions) = &mut self.sender
-                && hand.resend.is_some()
+                && unsettled.resend.is_some()
                 && step.batch.is_none()
             {
                 // Nothing was left to send again, so no marker was written for that batch.
                 transactions.close();
             }
-            if hand.resend.is_none() || step.batch.is_none() {
+            if unsettled.resend.is_none() || step.batch.is_none() {
                 resolved.store(true, Atomic::Release);
             }
-            hand = Hand { last: Some(step.last), ..Hand::default() };
+            unsettled = Unsettled { last: Some(step.last), ..Unsettled::default() };
             match step.batch {
                 Some(batch) => {
                     let unsent;
                     self.waits_for_kafka();
-                    (hand.settlement, unsent) = self.publish(batch).await;
+                    (unsettled.settlement, unsent) = self.publish(batch).await;
                     drop(turn);
                     if unsent == 0 {
                         self.publishing = None;
@@ -285,7 +285,7 @@ impl Lane {
         }
     }
 
-    async fn step(&mut self, hand: &mut Hand, stopping: bool) -> Result<Step<Record>, OutboxError> {
+    async fn step(&mut self, unsettled: &mut Unsettled, stopping: bool) -> Result<Step<Record>, OutboxError> {
         let move_low_id = monotonic().saturating_sub(self.low_id_moved) > LOW_ID_INTERVAL;
         if move_low_id {
             self.low_id_moved = monotonic();
@@ -294,22 +294,22 @@ impl Lane {
         let claim = Claim {
             source: if stopping || self.shared.paused.everything() { Source::Nothing } else { Source::Waiting },
             release: self.asked_topics.is_empty() && !self.awaits_topic,
-            limits: if self.together { Together::limits(limits) } else { limits },
+            limits: if self.is_shared { SharedSteps::limits(limits) } else { limits },
             horizon: self.shared.horizon(),
             move_low_id,
             strict: self.shared.ordering == Ordering::Strict,
             marked: matches!(self.sender, Sender::ExactlyOnce(_)),
             expected: match &self.sender {
-                Sender::AtLeastOnce(_) => hand.last,
+                Sender::AtLeastOnce(_) => unsettled.last,
                 Sender::ExactlyOnce(transactions) => Some(transactions.last),
             },
-            forget: hand.forget,
+            forget: unsettled.forget,
         };
         let started = monotonic();
-        let judge = Judge::new(Arc::clone(&self.shared), hand.resend.is_some(), self.asked_topics.clone());
-        let (mut judge, step) = Box::pin(self.take_step(hand, claim, judge, stopping)).await;
+        let screen = Screen::new(Arc::clone(&self.shared), unsettled.resend.is_some(), self.asked_topics.clone());
+        let (mut screen, step) = Box::pin(self.take_step(unsettled, claim, screen, stopping)).await;
         // After an error it goes alone, too.
-        self.few = false;
+        self.is_small = false;
         let took = monotonic().saturating_sub(started);
         match &step {
             Ok(_) => self.pace.worked(),
@@ -317,7 +317,7 @@ impl Lane {
         }
         let step = step?;
         if !step.postponed {
-            judge.report();
+            screen.report();
         }
         if let Sender::ExactlyOnce(transactions) = &mut self.sender {
             transactions.last = step.last;
@@ -328,43 +328,45 @@ impl Lane {
         } else if move_low_id {
             self.unpassed = self.unpassed.filter(|last| *last > claim.horizon.id);
         }
-        self.awaits_topic = judge.awaited;
-        self.ask(judge.unknown);
+        self.awaits_topic = screen.awaited;
+        self.ask(screen.unknown);
         let result = match (&step.batch, step.full) {
             (_, true) => "full",
             (Some(_), false) => "partial",
             (None, false) => "empty",
         };
         self.shared.metrics.poll_duration.get_or_create(&PollLabel { result }).observe(took.as_secs_f64());
-        let few = |batch: &Batch<Record>| batch.events.len() <= FEW as usize;
-        self.few = !step.full && step.batch.as_ref().is_none_or(few) && self.shared.together.publisher().is_some();
+        let is_small = |batch: &Batch<Record>| batch.events.len() <= SHARED_ROWS_MAX as usize;
+        self.is_small =
+            !step.full && step.batch.as_ref().is_none_or(is_small) && self.shared.shared_steps.publisher().is_some();
         Ok(step)
     }
 
-    /// Together with other lanes where it was to be so and nothing keeps it from that, alone otherwise.
+    /// SharedSteps with other lanes where it was to be so and nothing keeps it from that, alone otherwise.
     async fn take_step(
         &mut self,
-        hand: &mut Hand,
+        unsettled: &mut Unsettled,
         claim: Claim<'static>,
-        mut judge: Judge,
+        mut screen: Screen,
         stopping: bool,
-    ) -> (Judge, Result<Step<Record>, OutboxError>) {
-        if self.together {
-            let settlement = mem::take(&mut hand.settlement);
-            let request = Request { fence: self.fence, settlement, claim, judge };
-            let (request, outcome) = self.shared.together.step(request, &mut self.in_flight).await;
-            (hand.settlement, judge) = (request.settlement, request.judge);
+    ) -> (Screen, Result<Step<Record>, OutboxError>) {
+        if self.is_shared {
+            let settlement = mem::take(&mut unsettled.settlement);
+            let request = Request { fence: self.fence, settlement, claim, screen };
+            let (request, outcome) = self.shared.shared_steps.step(request, &mut self.in_flight).await;
+            (unsettled.settlement, screen) = (request.settlement, request.screen);
             if let Some(step) = outcome {
-                return (judge, step);
+                return (screen, step);
             }
         }
-        let source = match &hand.resend {
+        let source = match &unsettled.resend {
             Some(ids) if !stopping => Source::Manifest(ids),
             Some(_) | None => claim.source,
         };
         let claim = Claim { source, ..claim };
-        let step = self.shared.outbox.step(self.fence, &hand.settlement, claim, |event| judge.verdict(event)).await;
-        (judge, step)
+        let step =
+            self.shared.outbox.step(self.fence, &unsettled.settlement, claim, |event| screen.screen(event)).await;
+        (screen, step)
     }
 
     /// Publishes a batch and says what has to be settled, and how many events Kafka would not take yet. When the permit
@@ -415,7 +417,7 @@ impl Lane {
     async fn publish_outside(&self, own: &Publisher, records: &Arc<Vec<Record>>) -> Vec<Delivery> {
         if let (Some(shared), Some(in_flight)) = (self.shared_publisher(), &self.in_flight) {
             let records = Arc::clone(records);
-            let published = shared.publish_within(STUCK, records, self.permit.clone(), in_flight.company).await;
+            let published = shared.publish_within(STUCK, records, self.permit.clone(), in_flight.group_size).await;
             if let Some(deliveries) = published {
                 return deliveries;
             }
@@ -425,7 +427,7 @@ impl Lane {
 
     /// Unless it is stuck: a partition without a leader is for those to wait for who have something for it.
     fn shared_publisher(&self) -> Option<&Publisher> {
-        self.shared.together.publisher().filter(|shared| shared.busy() < STUCK)
+        self.shared.shared_steps.publisher().filter(|shared| shared.busy() < STUCK)
     }
 
     fn brokers_up(&self) -> bool {

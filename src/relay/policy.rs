@@ -7,7 +7,7 @@ use regex::Regex;
 use crate::config::{DeadLetterConfig, OnExhausted, RetryConfig, RetryRule};
 use crate::error::{Code, Error, Result};
 use crate::event::FailureClass;
-use crate::outbox::failure::{Case, FailurePolicy, Sentence};
+use crate::outbox::failure::{FailedEvent, FailureAction, FailurePolicy};
 
 /// The settings, compiled.
 #[derive(Debug)]
@@ -88,19 +88,19 @@ impl Policy {
 }
 
 impl FailurePolicy for Policy {
-    fn sentence(&self, case: &Case<'_>) -> Sentence {
-        let rule = self.rules.iter().find(|rule| rule.matches(case));
+    fn decide(&self, event: &FailedEvent<'_>) -> FailureAction {
+        let rule = self.rules.iter().find(|rule| rule.matches(event));
         let terms = rule.map_or(self.default, |rule| rule.terms);
-        let worth_it = case.class.is_worth_another_attempt() || rule.is_some_and(|rule| rule.class.is_some());
-        if worth_it && case.attempts < terms.max_attempts {
-            return Sentence::Retry { after: self.wait(terms, case.attempts) };
+        let worth_it = event.class.is_worth_another_attempt() || rule.is_some_and(|rule| rule.class.is_some());
+        if worth_it && event.attempts < terms.max_attempts {
+            return FailureAction::Retry { after: self.wait(terms, event.attempts) };
         }
-        match (terms.on_exhausted, case.topic) {
-            (OnExhausted::Hold, _) => Sentence::Hold,
-            (OnExhausted::Skip, _) => Sentence::Skip,
-            (OnExhausted::DeadLetter, Some(topic)) => Sentence::DeadLetter { topic: self.dead_letters_of(topic) },
+        match (terms.on_exhausted, event.topic) {
+            (OnExhausted::Hold, _) => FailureAction::Hold,
+            (OnExhausted::Skip, _) => FailureAction::Skip,
+            (OnExhausted::DeadLetter, Some(topic)) => FailureAction::DeadLetter { topic: self.dead_letters_of(topic) },
             // Without a topic there is no dead-letter topic either, and nothing may be lost sight of.
-            (OnExhausted::DeadLetter, None) => Sentence::Hold,
+            (OnExhausted::DeadLetter, None) => FailureAction::Hold,
         }
     }
 }
@@ -120,13 +120,13 @@ impl Rule {
         })
     }
 
-    fn matches(&self, case: &Case<'_>) -> bool {
+    fn matches(&self, event: &FailedEvent<'_>) -> bool {
         let fits = |pattern: &Option<Regex>, text: Option<&str>| {
             pattern.as_ref().is_none_or(|pattern| text.is_some_and(|text| pattern.is_match(text)))
         };
-        fits(&self.topic, case.topic)
-            && fits(&self.event_type, Some(case.event_type))
-            && self.class.is_none_or(|class| class == case.class)
+        fits(&self.topic, event.topic)
+            && fits(&self.event_type, Some(event.event_type))
+            && self.class.is_none_or(|class| class == event.class)
     }
 }
 
@@ -154,14 +154,14 @@ mod tests {
         Policy::new(&retry, &DeadLetterConfig::default()).unwrap()
     }
 
-    fn case(class: FailureClass, attempts: u32) -> Case<'static> {
-        Case { class, topic: Some("order-events"), event_type: "OrderCreatedEvent", attempts }
+    fn failed(class: FailureClass, attempts: u32) -> FailedEvent<'static> {
+        FailedEvent { class, topic: Some("order-events"), event_type: "OrderCreatedEvent", attempts }
     }
 
-    fn waits(sentence: &Sentence) -> Option<Duration> {
-        match sentence {
-            Sentence::Retry { after } => Some(*after),
-            Sentence::Hold | Sentence::DeadLetter { .. } | Sentence::Skip => None,
+    fn waits(action: &FailureAction) -> Option<Duration> {
+        match action {
+            FailureAction::Retry { after } => Some(*after),
+            FailureAction::Hold | FailureAction::DeadLetter { .. } | FailureAction::Skip => None,
         }
     }
 
@@ -170,20 +170,20 @@ mod tests {
         let retry = RetryConfig { jitter: 0.0, max_attempts: NonZeroU32::new(8).unwrap(), ..RetryConfig::default() };
         let policy = policy(retry);
         let seconds: Vec<_> = (1..=8)
-            .map(|n| waits(&policy.sentence(&case(FailureClass::PolicyViolation, n))).map(|wait| wait.as_secs()))
+            .map(|n| waits(&policy.decide(&failed(FailureClass::PolicyViolation, n))).map(|wait| wait.as_secs()))
             .collect();
         let expected = [Some(1), Some(2), Some(4), Some(8), Some(16), Some(30), Some(30), None];
         assert_eq!(seconds, expected);
-        assert_eq!(policy.sentence(&case(FailureClass::PolicyViolation, 8)), Sentence::Hold);
+        assert_eq!(policy.decide(&failed(FailureClass::PolicyViolation, 8)), FailureAction::Hold);
     }
 
     #[test]
     fn what_no_attempt_can_change_fails_at_once_unless_a_rule_names_its_class() {
-        assert_eq!(policy(RetryConfig::default()).sentence(&case(FailureClass::TooLarge, 1)), Sentence::Hold);
+        assert_eq!(policy(RetryConfig::default()).decide(&failed(FailureClass::TooLarge, 1)), FailureAction::Hold);
         let rule = RetryRule { error_class: Some("too-large".to_owned()), ..RetryRule::default() };
         let patient = policy(RetryConfig { rule: vec![rule], ..RetryConfig::default() });
-        assert!(waits(&patient.sentence(&case(FailureClass::TooLarge, 1))).is_some());
-        assert_eq!(patient.sentence(&case(FailureClass::InvalidRecord, 1)), Sentence::Hold);
+        assert!(waits(&patient.decide(&failed(FailureClass::TooLarge, 1))).is_some());
+        assert_eq!(patient.decide(&failed(FailureClass::InvalidRecord, 1)), FailureAction::Hold);
     }
 
     #[test]
@@ -200,16 +200,19 @@ mod tests {
             rule("*", None, OnExhausted::Skip),
         ];
         let policy = policy(RetryConfig { rule: rules, ..RetryConfig::default() });
-        let to = |topic: &str| Sentence::DeadLetter { topic: topic.to_owned() };
-        assert_eq!(policy.sentence(&case(FailureClass::TooLarge, 1)), to("order-events-dlq"));
-        let cancelled = Case { event_type: "OrderCancelledEvent", ..case(FailureClass::TooLarge, 1) };
-        assert_eq!(policy.sentence(&cancelled), Sentence::Hold);
+        let to = |topic: &str| FailureAction::DeadLetter { topic: topic.to_owned() };
+        assert_eq!(policy.decide(&failed(FailureClass::TooLarge, 1)), to("order-events-dlq"));
+        let cancelled = FailedEvent { event_type: "OrderCancelledEvent", ..failed(FailureClass::TooLarge, 1) };
+        assert_eq!(policy.decide(&cancelled), FailureAction::Hold);
         assert_eq!(
-            policy.sentence(&Case { topic: Some("reorder-events"), ..case(FailureClass::TooLarge, 1) }),
-            Sentence::Skip
+            policy.decide(&FailedEvent { topic: Some("reorder-events"), ..failed(FailureClass::TooLarge, 1) }),
+            FailureAction::Skip
         );
         // No rule about topics fits an event that has none.
-        assert_eq!(policy.sentence(&Case { topic: None, ..case(FailureClass::NoTopic, 1) }), Sentence::Hold);
+        assert_eq!(
+            policy.decide(&FailedEvent { topic: None, ..failed(FailureClass::NoTopic, 1) }),
+            FailureAction::Hold
+        );
     }
 
     #[test]
@@ -239,7 +242,10 @@ mod tests {
     #[test]
     fn an_event_without_a_topic_has_no_dead_letter_topic_and_is_held() {
         let policy = policy(RetryConfig { on_exhausted: OnExhausted::DeadLetter, ..RetryConfig::default() });
-        assert_eq!(policy.sentence(&Case { topic: None, ..case(FailureClass::NoTopic, 1) }), Sentence::Hold);
+        assert_eq!(
+            policy.decide(&FailedEvent { topic: None, ..failed(FailureClass::NoTopic, 1) }),
+            FailureAction::Hold
+        );
     }
 
     proptest! {
@@ -251,7 +257,7 @@ mod tests {
             let (initial_backoff, max_backoff) = (Duration::from_millis(initial), Duration::from_millis(initial + longer));
             let max_attempts = NonZeroU32::MAX;
             let policy = policy(RetryConfig { max_attempts, multiplier, jitter, initial_backoff, max_backoff, ..RetryConfig::default() });
-            let wait = waits(&policy.sentence(&case(FailureClass::UnknownTopic, attempts))).unwrap();
+            let wait = waits(&policy.decide(&failed(FailureClass::UnknownTopic, attempts))).unwrap();
             prop_assert!(wait <= max_backoff);
             prop_assert!(wait >= initial_backoff.mul_f64(1.0 - jitter).saturating_sub(Duration::from_nanos(10)));
         }

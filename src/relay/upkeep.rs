@@ -10,7 +10,7 @@ use super::Lanes;
 use crate::clock::monotonic;
 use crate::config::ReprocessConfig;
 use crate::db::Pool;
-use crate::outbox::{dead_letters, redo, watermark};
+use crate::outbox::{dead_letters::write as dead_letters, retry_discard, watermark};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How exactly it is known when events were published that are not marked.
@@ -35,7 +35,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, reprocess: ReprocessConfi
         }
         if reprocess.enabled && monotonic().saturating_sub(tried) >= reprocess.interval {
             tried = monotonic();
-            match redo::reprocess(&pool, reprocess.older_than, reprocess.max_events.get()).await {
+            match retry_discard::reprocess(&pool, reprocess.older_than, reprocess.max_events.get()).await {
                 Ok(acted) => {
                     if acted.changed > 0 {
                         tracing::info!(events = acted.changed, "failed events are tried again");

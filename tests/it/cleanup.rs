@@ -269,7 +269,7 @@ async fn a_walk_ends_at_the_first_rows_that_are_all_young() {
     let pool = pool(&database);
     let session = Session::open(&pool).await.unwrap();
     let ages = Ages { published: Some(7 * DAY), discarded: Some(7 * DAY) };
-    let looked = session.finished(Window { after: 0, upto: i64::MAX, rows: 10 }, ages).await.unwrap();
+    let looked = session.finished(Window { after: 0, up_to: i64::MAX, rows: 10 }, ages).await.unwrap();
     assert_eq!((looked.seen, looked.any_old, looked.deleted.total()), (10, false, 0));
     // A row that waits is as old as its event: the walk goes past it.
     client
@@ -279,7 +279,7 @@ async fn a_walk_ends_at_the_first_rows_that_are_all_young() {
         )
         .await
         .unwrap();
-    let looked = session.finished(Window { after: 0, upto: i64::MAX, rows: 10 }, ages).await.unwrap();
+    let looked = session.finished(Window { after: 0, up_to: i64::MAX, rows: 10 }, ages).await.unwrap();
     assert_eq!((looked.any_old, looked.first_left), (true, Some(1)));
 }
 
@@ -326,7 +326,7 @@ async fn two_that_race_delete_every_row_once_and_wait_for_nobody() {
         let ages = Ages { published: Some(DAY), discarded: None };
         let (mut after, mut deleted) = (0, 0);
         loop {
-            let looked = session.finished(Window { after, upto: i64::MAX, rows: 40 }, ages).await.unwrap();
+            let looked = session.finished(Window { after, up_to: i64::MAX, rows: 40 }, ages).await.unwrap();
             deleted += looked.deleted.published;
             match looked.last_id {
                 Some(id) => after = id,

@@ -249,12 +249,13 @@ async fn a_conversion_that_is_killed_at_any_step_refuses_nothing_and_is_gone_on_
     published(&client, 3_000, 0.0).await;
     let before = files(&client, "outbox_events").await;
     let step = |name: &str| {
-        std::fs::read_to_string(repository().join("src/migrations/sql").join(name)).expect("a statement of the command")
+        std::fs::read_to_string(repository().join("src/migrations/conversion/sql").join(name))
+            .expect("a statement of the command")
     };
     let check =
         "select coalesce((select convalidated::text from pg_constraint where conname = 'outbox_events_bound'), 'none')";
     // Killed before the check is there; after that, which it then finds and validates; and before the exchange.
-    for (done, left) in [(None, "none"), (Some("convert_bound.sql"), "true"), (None, "true")] {
+    for (done, left) in [(None, "none"), (Some("bound.sql"), "true"), (None, "true")] {
         if let Some(done) = done {
             client.batch_execute(&step(done)).await.unwrap();
         }

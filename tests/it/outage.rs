@@ -336,14 +336,14 @@ async fn a_missing_grant(delivery: &str, known: bool) {
     forbid(&kafka, &denied.name, true).await;
     // More than a batch of every shard, and the others come after them.
     insert_many(&client, &denied.name, 20, 4_000).await;
-    let others = async |upto: i64| {
+    let others = async |up_to: i64| {
         let insert = "insert into outbox_events (aggregate_type, aggregate_id, event_type, topic, payload) \
                       select 'Order', 'free-' || n % 40, 'OrderCreatedEvent', $1, '{}' from generate_series(1, 1000) n";
         client.execute(insert, &[&free.name]).await.expect("an insert");
         wait_until("the others are published", Duration::from_secs(60), async || {
             let query = "select count(*) from outbox_current where topic = $1 and status = 'PUBLISHED'";
             let published: i64 = client.query_one(query, &[&free.name]).await.expect("a count").get(0);
-            if published == upto { Ok(()) } else { Err(format!("{published}")) }
+            if published == up_to { Ok(()) } else { Err(format!("{published}")) }
         })
         .await;
     };

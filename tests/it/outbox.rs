@@ -8,9 +8,9 @@ use std::time::Duration;
 use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
 use outbox_relay::outbox::barrier::{Barrier, Reached};
-use outbox_relay::outbox::failure::{Case, FailurePolicy, Sentence};
+use outbox_relay::outbox::failure::{FailedEvent, FailureAction, FailurePolicy};
 use outbox_relay::outbox::leases::{Acquired, Leases};
-use outbox_relay::outbox::{Claim, Fence, Limits, OutboxError, PgOutbox, Settlement, Source, Step, Verdict};
+use outbox_relay::outbox::{Claim, Fence, Limits, OutboxError, PgOutbox, Screening, Settlement, Source, Step};
 use outbox_relay::secret::Secret;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -25,8 +25,8 @@ const LEASE: Duration = Duration::from_secs(60);
 struct HoldAll;
 
 impl FailurePolicy for HoldAll {
-    fn sentence(&self, _: &Case<'_>) -> Sentence {
-        Sentence::Hold
+    fn decide(&self, _: &FailedEvent<'_>) -> FailureAction {
+        FailureAction::Hold
     }
 }
 
@@ -98,7 +98,7 @@ impl Bench {
             forget: false,
             expected: None,
         };
-        self.outbox.step(fence, &settlement, claim, |event| Verdict::Publish(event.id)).await
+        self.outbox.step(fence, &settlement, claim, |event| Screening::Publish(event.id)).await
     }
 
     pub async fn shards(&self) -> Vec<String> {

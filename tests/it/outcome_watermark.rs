@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
 use outbox_relay::outbox::barrier::Barrier;
-use outbox_relay::outbox::{Claim, Finish, Limits, Settlement, Source, Verdict};
+use outbox_relay::outbox::{Claim, Limits, Screening, SettleMode, Settlement, Source};
 use outbox_relay::secret::Secret;
 
 use crate::outbox::Bench;
@@ -28,7 +28,7 @@ async fn a_step_without_a_new_claim_passes_no_event_that_waits() {
     let settings = DatabaseConfig { url: Secret::new(&bench.test.url), ..DatabaseConfig::default() };
     let database = Database::new(&settings).expect("a good URL");
     let horizon = Barrier::new(database.pool(Role::Lease, 2)).probe().await.expect("a look");
-    let outbox = bench.outbox.clone().finishing(Finish::Watermark);
+    let outbox = bench.outbox.clone().settling(SettleMode::Watermark);
     let (_leases, fence, _) = bench.take_over("one").await;
     let step = async |settlement: &Settlement, source: Source<'_>| {
         let limits =
@@ -44,7 +44,7 @@ async fn a_step_without_a_new_claim_passes_no_event_that_waits() {
             forget: false,
             expected: None,
         };
-        let step = outbox.step(fence, settlement, claim, |event| Verdict::Publish(event.id)).await.expect("ours");
+        let step = outbox.step(fence, settlement, claim, |event| Screening::Publish(event.id)).await.expect("ours");
         step.batch.map_or_else(Vec::new, |batch| batch.events.iter().map(|event| event.id).collect::<Vec<_>>())
     };
     let done_id = async || {

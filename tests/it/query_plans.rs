@@ -101,14 +101,14 @@ async fn fill(client: &Client, analyze_first: bool) {
 async fn check_plans(database: &TestDatabase, when: &str) {
     let (client, lane) = (database.connect().await, lane_session(database).await);
     for (file, parameters) in [
-        ("claim", "'{3}', '{0}', 500, 1000000, '{9223372036854775807}', 2097152, 8192"),
-        ("claim_watermark", "'{3}', '{0}', 500, 1000000, '{9223372036854775807}', 2097152, 8192, '{}', 0"),
-        ("lowest_pending", "3::smallint, 0"),
+        ("claim/sql/claim", "'{3}', '{0}', 500, 1000000, '{9223372036854775807}', 2097152, 8192"),
+        ("claim/sql/claim_watermark", "'{3}', '{0}', 500, 1000000, '{9223372036854775807}', 2097152, 8192, '{}', 0"),
+        ("step/sql/lowest_pending", "3::smallint, 0"),
     ] {
-        let claim = explain(&lane, &format!("outbox/sql/{file}.sql"), parameters).await;
+        let claim = explain(&lane, &format!("outbox/{file}.sql"), parameters).await;
         let mut found = scans(&claim, "outbox_events");
         // Whether a row is locked is asked for each one that has been.
-        found.retain(|scan| file != "claim" || scan != "Index Scan outbox_events_pkey");
+        found.retain(|scan| file != "claim/sql/claim" || scan != "Index Scan outbox_events_pkey");
         let indexed = found.len() == 1 && found[0].ends_with(" outbox_events_pending");
         assert!(indexed, "{when}: {file}: {found:?} {claim:#}");
         assert!(pages(&claim) < 3_000, "{when}: a claim of about 125 rows reads {} pages", pages(&claim));
@@ -118,25 +118,28 @@ async fn check_plans(database: &TestDatabase, when: &str) {
     let batch = ids(&client, "shard = 3 and status = 'PENDING' order by id limit 2000").await;
     let each = |value: &str| format!("'{{{}}}'", vec![value; batch.split(',').count()].join(","));
     for (file, parameters) in [
-        ("settle_published", format!("{batch}, {}, {}", each("0"), each("0"))),
-        ("settle_failed", format!("{batch}, {}, {}, {}, {}", each("FAILED"), each("reason"), each("dlq"), each("t"))),
-        ("attempts", batch.clone()),
-        ("settle_held", batch.clone()),
+        ("sql/settle_published", format!("{batch}, {}, {}", each("0"), each("0"))),
+        (
+            "settle/sql/failed",
+            format!("{batch}, {}, {}, {}, {}", each("FAILED"), each("reason"), each("dlq"), each("t")),
+        ),
+        ("settle/sql/attempts", batch.clone()),
+        ("settle/sql/held", batch.clone()),
     ] {
-        let settle = explain(&lane, &format!("outbox/sql/{file}.sql"), &parameters).await;
+        let settle = explain(&lane, &format!("outbox/{file}.sql"), &parameters).await;
         let mut found = scans(&settle, "outbox_events");
         found.retain(|scan| !scan.starts_with("ModifyTable"));
         assert_eq!(found, ["Index Scan outbox_events_pkey"], "{when}: {file}: {settle:#}");
     }
 
     let manifest =
-        explain(&lane, "outbox/sql/claim_manifest.sql", &format!("{batch}, 1000000, 2097152, 8192, true")).await;
+        explain(&lane, "outbox/claim/sql/claim_manifest.sql", &format!("{batch}, 1000000, 2097152, 8192, true")).await;
     // The second scan looks whether a row that was touched is locked.
     let mut found = scans(&manifest, "outbox_events");
     found.dedup();
     assert_eq!(found, ["Index Scan outbox_events_pkey"], "{when}: {manifest:#}");
 
-    let release = explain(&lane, "outbox/sql/release_due.sql", "3::smallint, 1000, 1000").await;
+    let release = explain(&lane, "outbox/release/sql/due.sql", "3::smallint, 1000, 1000").await;
     for scan in scans(&release, "outbox_events") {
         let indexed = scan.ends_with(" outbox_events_held") || scan.ends_with(" outbox_events_pkey");
         assert!(indexed || scan.starts_with("ModifyTable"), "{when}: {scan}: {release:#}");
@@ -144,13 +147,13 @@ async fn check_plans(database: &TestDatabase, when: &str) {
 
     // An age of 0: everything that is finished goes, and comes back with the rollback.
     for (file, first, ages) in [
-        ("cleanup_finished", "Index Scan outbox_events_pkey", "0, 0"),
-        ("cleanup_failed", "Index Scan outbox_events_failed", "0"),
+        ("cleanup/sql/finished", "Index Scan outbox_events_pkey", "0, 0"),
+        ("cleanup/sql/failed", "Index Scan outbox_events_failed", "0"),
         // Only old ones: the time of those that do not say theirs is written.
-        ("cleanup_failed", "Index Scan outbox_events_failed", "86400"),
+        ("cleanup/sql/failed", "Index Scan outbox_events_failed", "86400"),
     ] {
         let plan =
-            explain(&lane, &format!("outbox/sql/{file}.sql"), &format!("0, 9223372036854775807, 1000, {ages}")).await;
+            explain(&lane, &format!("outbox/{file}.sql"), &format!("0, 9223372036854775807, 1000, {ages}")).await;
         let mut found = scans(&plan, "outbox_events");
         found.retain(|scan| !scan.starts_with("ModifyTable"));
         found.sort();
@@ -160,7 +163,7 @@ async fn check_plans(database: &TestDatabase, when: &str) {
         assert_eq!(found, expected, "{when}: {file}: {plan:#}");
         assert!(pages(&plan) < 20_000, "{when}: a batch of 1,000 rows reads {} pages", pages(&plan));
     }
-    let plan = explain(&lane, "outbox/sql/cleanup_handled.sql", "0, 128, 0, 1000").await;
+    let plan = explain(&lane, "outbox/cleanup/sql/handled.sql", "0, 128, 0, 1000").await;
     for scan in scans(&plan, "event_handled") {
         assert!(scan.starts_with("Tid ") || scan.starts_with("ModifyTable"), "{when}: {scan}: {plan:#}");
     }
@@ -178,7 +181,7 @@ async fn check_plans(database: &TestDatabase, when: &str) {
         .await
         .unwrap();
     let parameters = "'{0,1,2,3,4,5,6,7}', '00000000-0000-0000-0000-000000000001'";
-    let sweep = explain(&client, "outbox/sql/sweep.sql", parameters).await;
+    let sweep = explain(&client, "outbox/barrier/sql/sweep.sql", parameters).await;
     for scan in scans(&sweep, "outbox_events") {
         assert!(scan.ends_with(" outbox_events_pending"), "{when}: {sweep:#}");
     }
@@ -255,15 +258,19 @@ async fn dead_rows_below_the_scan_bound_are_not_read() {
     let lane = lane_session(&database).await;
     let bounded = explain(
         &lane,
-        "outbox/sql/claim.sql",
+        "outbox/claim/sql/claim.sql",
         &format!("'{{{shard}}}', '{{{id}}}', 500, 1000000, '{{9223372036854775807}}', 2097152, 8192"),
     )
     .await;
     assert!(pages(&bounded) < 50, "a claim of one row reads {} pages", pages(&bounded));
     // With the planner as every session has it, what counts the rows that wait.
     client.execute("update outbox_shards set low_id = $1", &[&id]).await.unwrap();
-    for (file, parameters) in [("backlog", "10000"), ("backlog_by_topic", ""), ("pending_topics", "10000")] {
-        let plan = explain(&client, &format!("outbox/sql/{file}.sql"), parameters).await;
+    for (file, parameters) in [
+        ("backlog/sql/backlog", "10000"),
+        ("inspect/sql/backlog_by_topic", ""),
+        ("inspect/sql/pending_topics", "10000"),
+    ] {
+        let plan = explain(&client, &format!("outbox/{file}.sql"), parameters).await;
         assert!(pages(&plan) < 100, "{file}: {} pages for one row: {plan:#}", pages(&plan));
     }
 }
@@ -286,14 +293,14 @@ async fn a_large_backlog_is_counted_in_part() {
         .await
         .unwrap();
     let waiting = async |most: u32| -> i64 {
-        let statement = std::fs::read_to_string("src/outbox/sql/backlog.sql").unwrap();
+        let statement = std::fs::read_to_string("src/outbox/backlog/sql/backlog.sql").unwrap();
         client.query_one(&statement, &[&i64::from(most)]).await.unwrap().get("pending")
     };
     assert_eq!(waiting(10_000).await, 20_000, "fewer wait in each shard, so they are counted");
     let estimate = waiting(500).await;
     assert!((19_000..=21_000).contains(&estimate), "{estimate} instead of 20,000");
-    let part = explain(&client, "outbox/sql/backlog.sql", "500").await;
-    let all = explain(&client, "outbox/sql/backlog.sql", "10000").await;
+    let part = explain(&client, "outbox/backlog/sql/backlog.sql", "500").await;
+    let all = explain(&client, "outbox/backlog/sql/backlog.sql", "10000").await;
     assert!(pages(&part) * 3 < pages(&all), "{} pages for a part, {} for all: {part:#}", pages(&part), pages(&all));
 }
 
@@ -308,7 +315,7 @@ async fn a_window_of_a_replay_reads_only_its_own_rows() {
         client.batch_execute(outbox_relay::outbox::replay::SESSION).await.unwrap();
         let nothing = "null, null, null, null, null, null, null, null";
         for (file, more) in [("count", ""), ("copy", ", 5000, 16777216, null, false, now()")] {
-            let file = format!("outbox/sql/replay_{file}.sql");
+            let file = format!("outbox/replay/sql/{file}.sql");
             let plan = explain(&client, &file, &format!("1000, 9223372036854775807, 5000, {nothing}{more}")).await;
             let mut found = scans(&plan, "outbox_events");
             found.retain(|scan| !scan.starts_with("ModifyTable"));
@@ -335,8 +342,8 @@ async fn a_look_at_the_newest_rows_reads_no_history() {
         let folded = "insert into consumer_partitions (consumer_group, topic, partition, epoch, next_offset) \
                       select 'g', 't', n, 1, 1 from generate_series(0, 9) n";
         client.batch_execute(folded).await.unwrap();
-        for (file, rows) in [("consumer_progress", 2_000), ("recent_topics", 10_000)] {
-            let plan = explain(&client, &format!("outbox/sql/{file}.sql"), &rows.to_string()).await;
+        for (file, rows) in [("inspect/sql/consumer_progress", 2_000), ("inspect/sql/recent_topics", 10_000)] {
+            let plan = explain(&client, &format!("outbox/{file}.sql"), &rows.to_string()).await;
             assert_eq!(scans(&plan, "outbox_events"), ["Index Scan outbox_events_pkey"], "{file}: {plan:#}");
             assert!(pages(&plan) < rows, "{file}: {} pages for {rows} rows", pages(&plan));
         }

@@ -7,7 +7,7 @@ use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
 use outbox_relay::outbox::audit::Author;
 use outbox_relay::outbox::restart::{Restart, begin_again};
-use outbox_relay::outbox::{recovery, redo};
+use outbox_relay::outbox::{recovery, retry_discard};
 use outbox_relay::secret::Secret;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -231,10 +231,12 @@ async fn what_failed_by_its_outcome_is_retried_first() {
     assert_eq!(row(&client, moved).await.status, "FAILED", "it is not taken for a published one");
 
     let pool = ours(&database).pool(Role::Admin, 2);
-    let acted = redo::act(&pool, &[behind], redo::Action::Retry, &author(), |_| true).await.expect("retried");
+    let acted =
+        retry_discard::act(&pool, &[behind], retry_discard::Action::Retry, &author(), |_| true).await.expect("retried");
     assert_eq!((acted.changed, acted.refused.len()), (2, 0));
     client.batch_execute("update outbox_outcomes set at = now() - interval '1 day'").await.expect("a day ago");
-    let acted = redo::reprocess(&pool, Duration::from_secs(3_600), 100).await.expect("retried by the schedule");
+    let acted =
+        retry_discard::reprocess(&pool, Duration::from_secs(3_600), 100).await.expect("retried by the schedule");
     assert_eq!(acted.changed, 1);
     client.batch_execute("select setval('outbox_events_id_seq', 200)").await.expect("ids above the watermark");
     let mut relay =

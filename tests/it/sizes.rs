@@ -227,7 +227,7 @@ async fn a_claim_neither_prints_nor_sends_more_than_its_bytes() {
         for (file, parameters) in
             [("claim", &common[..]), ("claim_watermark", &with_ahead[..]), ("claim_manifest", &by_id[..])]
         {
-            let path = repository().join(format!("src/outbox/sql/{file}.sql"));
+            let path = repository().join(format!("src/outbox/claim/sql/{file}.sql"));
             let statement = std::fs::read_to_string(path).expect("the statement");
             let found = client.query(&statement, parameters).await.unwrap_or_else(|error| panic!("{file}: {error:?}"));
             let whole = found.iter().take_while(|row| row.get::<_, Option<i64>>("takes").is_none());

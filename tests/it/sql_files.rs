@@ -12,23 +12,23 @@ const SEVERAL: &str = "several statements, some around a figure that no paramete
 
 /// Files that cannot be prepared, and why.
 const SKIPPED: &[(&str, &str)] = &[
-    ("migrations/sql/convert_bound.sql", SEVERAL),
-    ("migrations/sql/convert_exchange.sql", SEVERAL),
-    ("migrations/sql/convert_forget.sql", SEVERAL),
-    ("migrations/sql/convert_settings.sql", SEVERAL),
+    ("migrations/conversion/sql/bound.sql", SEVERAL),
+    ("migrations/conversion/sql/exchange.sql", SEVERAL),
+    ("migrations/conversion/sql/forget.sql", SEVERAL),
+    ("migrations/conversion/sql/settings.sql", SEVERAL),
     ("migrations/sql/create_schema.sql", NAME),
-    ("migrations/sql/history_former.sql", "the table is that of version 0.1, or of an application"),
+    ("migrations/history/sql/former.sql", "the table is that of version 0.1, or of an application"),
     ("migrations/sql/use_schema.sql", NAME),
-    ("outbox/sql/partition_attach.sql", NAME),
-    ("outbox/sql/partition_detach.sql", NAME),
-    ("outbox/sql/partition_drop.sql", NAME),
-    ("outbox/sql/partition_extend.sql", NAME),
-    ("outbox/sql/partition_finalize.sql", NAME),
-    ("outbox/sql/partition_mark.sql", NAME),
-    ("outbox/sql/partition_unfinished.sql", NAME),
-    ("outbox/sql/partition_unmark.sql", NAME),
+    ("outbox/partitions/sql/attach.sql", NAME),
+    ("outbox/partitions/sql/detach.sql", NAME),
+    ("outbox/partitions/sql/drop.sql", NAME),
+    ("outbox/partitions/sql/extend.sql", NAME),
+    ("outbox/partitions/sql/finalize.sql", NAME),
+    ("outbox/partitions/sql/mark.sql", NAME),
+    ("outbox/partitions/sql/unfinished.sql", NAME),
+    ("outbox/partitions/sql/unmark.sql", NAME),
     ("migrations/sql/record.sql", "a piece of a script that is printed"),
-    ("outbox/sql/reshard_change.sql", SEVERAL),
+    ("outbox/resharding/sql/change.sql", SEVERAL),
     ("migrations/sql/set_shards.sql", SEVERAL),
 ];
 
@@ -53,7 +53,8 @@ async fn every_sql_file_prepares_against_the_migrated_schema() {
     files.sort();
     assert!(files.len() >= 20, "found only {files:?}");
     // The relation that projections read stands in front of their statements when they run.
-    let no_events = std::fs::read_to_string(source.join("projection/sql/no_events.sql")).expect("a readable file");
+    let no_events =
+        std::fs::read_to_string(source.join("projection/new_events/sql/no_events.sql")).expect("a readable file");
     let made = no_events.replace("select ordinal from new_events", "select * from new_events");
     let (_, made) = made.split_once("\nwith").expect("its head");
     client.batch_execute(&format!("create temporary table new_events as with{made}")).await.expect("the relation");

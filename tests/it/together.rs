@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outbox_relay::event::OutboxEvent;
 use outbox_relay::outbox::leases::Leases;
-use outbox_relay::outbox::{Claim, Fence, LastBatch, Limits, OutboxError, Part, Settlement, Source, Step, Verdict};
+use outbox_relay::outbox::{Claim, Fence, LastBatch, Limits, OutboxError, Part, Screening, Settlement, Source, Step};
 
 use crate::outbox::Bench;
 use crate::support::outbox::{counts, insert_many, wait_until_published};
@@ -75,7 +75,7 @@ async fn step(bench: &Bench, shards: &mut [Shard]) -> Vec<Outcome> {
                 forget: false,
                 expected: shard.expected,
             },
-            judge: |event: &OutboxEvent<'_>| Verdict::Publish(event.id),
+            screen: |event: &OutboxEvent<'_>| Screening::Publish(event.id),
         })
         .collect();
     let outcomes = bench.outbox.step_together(&mut parts).await.expect("the outcome is known");

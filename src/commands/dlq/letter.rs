@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::broker::reader::Found;
-use crate::outbox::letters::{Letter, NewEvent, Place};
+use crate::outbox::dead_letters::redrive::{Letter, NewEvent, Place};
 
 /// Headers that were added when the event failed; not part of the event.
 const ADDED: &[&str] = &[

@@ -14,7 +14,7 @@ use crate::commands::{Context, Result, author};
 use crate::config::Config;
 use crate::db::Pool;
 use crate::error::{Code, Error};
-use crate::outbox::letters::{self, State};
+use crate::outbox::dead_letters::redrive::{self as letters, State};
 use crate::output::{self, Align, Cell, Table, Tone};
 
 /// What is cut off from one partition.

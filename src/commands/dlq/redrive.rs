@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::db::Pool;
 use crate::error::{Code, Error};
 use crate::outbox::audit::Author;
-use crate::outbox::letters::{self, Letter, NewEvent, Outcome};
+use crate::outbox::dead_letters::redrive::{self as letters, Letter, NewEvent, Outcome};
 use crate::output::{self, Align, Cell, Progress, Table, Tone};
 use crate::relay::routing::Routing;
 

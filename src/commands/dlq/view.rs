@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::letter::DeadLetter;
-use crate::outbox::letters::State;
+use crate::outbox::dead_letters::redrive::State;
 use crate::output::{self, Align, Cell, Table, Tone};
 
 /// Characters of a message in a table; JSON has it whole.

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use crate::db::{DbError, Pool, StoredTime, stored_text};
 use crate::event::EventStatus;
 
-const LIST_EVENTS: &str = include_str!("../sql/list_events.sql");
-const OUTCOMES_IN_STATE: &str = include_str!("../sql/outcomes_in_state.sql");
-const SHOW_EVENT: &str = include_str!("../sql/show_event.sql");
+const LIST_EVENTS: &str = include_str!("sql/list_events.sql");
+const OUTCOMES_IN_STATE: &str = include_str!("sql/outcomes_in_state.sql");
+const SHOW_EVENT: &str = include_str!("sql/show_event.sql");
 
 /// Most events that are looked for among the outcomes, the newest.
 const OUTCOMES: i64 = 10_000;

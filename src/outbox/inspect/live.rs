@@ -5,10 +5,10 @@
 
 use crate::db::{DbError, Pool};
 
-const INSTANCES: &str = include_str!("../sql/list_instances.sql");
-const HELD: &str = include_str!("../sql/held_by_reason.sql");
-const ACTIVITY: &str = include_str!("../sql/table_activity.sql");
-const PROGRESS: &str = include_str!("../sql/consumer_progress.sql");
+const INSTANCES: &str = include_str!("sql/list_instances.sql");
+const HELD: &str = include_str!("sql/held_by_reason.sql");
+const ACTIVITY: &str = include_str!("sql/table_activity.sql");
+const PROGRESS: &str = include_str!("sql/consumer_progress.sql");
 
 /// Rows read to learn how far topics have been written. With more than these waiting nothing is known of the end.
 const NEWEST_ROWS: i64 = 2_000;

@@ -7,12 +7,12 @@ use tokio_postgres::error::SqlState;
 
 use crate::db::{Client, Database, DbError, Role};
 
-const SERVER: &str = include_str!("../sql/check_server.sql");
-const BACKEND_PID: &str = include_str!("../sql/check_backend_pid.sql");
-const GRANTS: &str = include_str!("../sql/check_grants.sql");
-const CLAIM_INDEX: &str = include_str!("../sql/check_claim_index.sql");
-const PARTITIONS: &str = include_str!("../sql/check_partitions.sql");
-const TRANSACTIONS: &str = include_str!("../sql/check_transactions.sql");
+const SERVER: &str = include_str!("sql/server.sql");
+const BACKEND_PID: &str = include_str!("sql/backend_pid.sql");
+const GRANTS: &str = include_str!("sql/grants.sql");
+const CLAIM_INDEX: &str = include_str!("sql/claim_index.sql");
+const PARTITIONS: &str = include_str!("sql/partitions.sql");
+const TRANSACTIONS: &str = include_str!("sql/transactions.sql");
 
 /// The server and the session.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,7 +3,7 @@
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 
-const LIST_SHARDS: &str = include_str!("../sql/list_shards.sql");
+const LIST_SHARDS: &str = include_str!("sql/list_shards.sql");
 
 /// A shard as an operator sees it.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::db::{DbError, Pool, StoredTime, stored_text};
 
-const TRACE: &str = include_str!("../sql/trace_events.sql");
+const TRACE: &str = include_str!("sql/trace_events.sql");
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

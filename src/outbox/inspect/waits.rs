@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use crate::db::{DbError, Pool, stored_text};
 use crate::event::ShardId;
 
-const WAITS: &str = include_str!("../sql/waits.sql");
-const ROW_SECURITY: &str = include_str!("../sql/row_security.sql");
+const WAITS: &str = include_str!("sql/waits.sql");
+const ROW_SECURITY: &str = include_str!("sql/row_security.sql");
 
 /// One thing that is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,16 +10,16 @@ use tokio_postgres::types::ToSql;
 use super::{Gravity, Obstacle};
 use crate::db::{Client, Database, DbError, Role, Transaction};
 
-const EVENT: &str = include_str!("../sql/trial_event.sql");
-const RAW_EVENT: &str = include_str!("../sql/trial_raw_event.sql");
-const DEAD_LETTER: &str = include_str!("../sql/trial_dead_letter.sql");
-const REPLAY: &str = include_str!("../sql/trial_replay.sql");
-const STATUS: &str = include_str!("../sql/trial_status.sql");
-const HOLD: &str = include_str!("../sql/trial_hold.sql");
+const EVENT: &str = include_str!("sql/trial_event.sql");
+const RAW_EVENT: &str = include_str!("sql/trial_raw_event.sql");
+const DEAD_LETTER: &str = include_str!("sql/trial_dead_letter.sql");
+const REPLAY: &str = include_str!("sql/trial_replay.sql");
+const STATUS: &str = include_str!("sql/trial_status.sql");
+const HOLD: &str = include_str!("sql/trial_hold.sql");
 const CONSUMER: [(&str, &str); 3] = [
-    ("take a partition", include_str!("../sql/trial_partition.sql")),
-    ("note an event as handled", include_str!("../sql/trial_handled.sql")),
-    ("park an event", include_str!("../sql/trial_parked.sql")),
+    ("take a partition", include_str!("sql/trial_partition.sql")),
+    ("note an event as handled", include_str!("sql/trial_handled.sql")),
+    ("park an event", include_str!("sql/trial_parked.sql")),
 ];
 
 /// The topic of events on trial. They are never committed.

@@ -15,13 +15,13 @@ use crate::outbox::isolate::{Refused, cut};
 use crate::outbox::outcomes::{self, IMMEDIATE, Outcome, Placed, answers};
 use crate::outbox::statements as sql;
 
-const TAKE_AHEAD: &str = include_str!("../sql/reshard_take_ahead.sql");
-const STRAYS: &str = include_str!("../sql/reshard_strays.sql");
-const STRAYS_FAILED: &str = include_str!("../sql/reshard_strays_failed.sql");
-const STRAYS_KNOWN: &str = include_str!("../sql/reshard_strays_known.sql");
-const MOVE: &str = include_str!("../sql/reshard_move.sql");
-const MOVE_FAILED: &str = include_str!("../sql/reshard_move_failed.sql");
-const HOLD: &str = include_str!("../sql/reshard_hold.sql");
+const TAKE_AHEAD: &str = include_str!("sql/take_ahead.sql");
+const STRAYS: &str = include_str!("sql/strays.sql");
+const STRAYS_FAILED: &str = include_str!("sql/strays_failed.sql");
+const STRAYS_KNOWN: &str = include_str!("sql/strays_known.sql");
+const MOVE: &str = include_str!("sql/move.sql");
+const MOVE_FAILED: &str = include_str!("sql/move_failed.sql");
+const HOLD: &str = include_str!("sql/hold.sql");
 
 /// Rows of one statement. What one that refuses makes PostgreSQL undo is no more than this, twice. A guess.
 const PORTION: usize = 10_000;

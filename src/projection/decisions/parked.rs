@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::{Author, audit};
 use crate::db::{DbError, Pool, StoredTime};
 
-const MATCHING: &str = include_str!("../sql/parked.sql");
-const FATES: &str = include_str!("../sql/parked_fates.sql");
-const DECIDE: &str = include_str!("../sql/decide_parked.sql");
+const MATCHING: &str = include_str!("sql/parked.sql");
+const FATES: &str = include_str!("sql/parked_fates.sql");
+const DECIDE: &str = include_str!("sql/decide_parked.sql");
 
 /// Event ids that a line of `outbox_audit` names.
 const AUDITED: usize = 1_000;

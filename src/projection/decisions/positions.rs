@@ -10,13 +10,13 @@ use super::{Author, audit};
 use crate::db::{DbError, Pool, StoredTime, Transaction};
 use crate::projection::position::{Log, reason};
 
-const LIST: &str = include_str!("../sql/positions.sql");
-const SET: &str = include_str!("../sql/set_position.sql");
-const GROUP_POSITIONS: &str = include_str!("../sql/group_positions.sql");
-const MOVE_HANDLED: &str = include_str!("../sql/move_handled.sql");
-const MOVE_PARKED: &str = include_str!("../sql/move_parked.sql");
-const MOVE_POSITIONS: &str = include_str!("../sql/move_positions.sql");
-const FORGET_POSITIONS: &str = include_str!("../sql/forget_positions.sql");
+const LIST: &str = include_str!("sql/positions.sql");
+const SET: &str = include_str!("sql/set_position.sql");
+const GROUP_POSITIONS: &str = include_str!("sql/group_positions.sql");
+const MOVE_HANDLED: &str = include_str!("sql/move_handled.sql");
+const MOVE_PARKED: &str = include_str!("sql/move_parked.sql");
+const MOVE_POSITIONS: &str = include_str!("sql/move_positions.sql");
+const FORGET_POSITIONS: &str = include_str!("sql/forget_positions.sql");
 
 /// Entries of `event_handled` that one transaction gives to another group.
 const PORTION: i64 = 10_000;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::db::{DbError, Pool};
 
-const WAITS: &str = include_str!("../sql/session_waits.sql");
+const WAITS: &str = include_str!("sql/session_waits.sql");
 
 /// A session that keeps a fold.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use super::{FOLDS_AT_ONCE, Store};
 use crate::db::{Connection, DbError, Role};
 use crate::retry::Backoff;
 
-const LOCK_HOLDERS: &str = include_str!("../sql/lock_holders.sql");
-const OWN_PID: &str = include_str!("../sql/own_pid.sql");
+const LOCK_HOLDERS: &str = include_str!("sql/lock_holders.sql");
+const OWN_PID: &str = include_str!("sql/own_pid.sql");
 
 /// Connections for folds that are known to wait for a lock.
 const TURNS: usize = FOLDS_AT_ONCE / 2;

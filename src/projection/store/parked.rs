@@ -12,10 +12,10 @@ use crate::db::{DbError, StoredTime, Transaction};
 use crate::projection::failure::{Cause, FoldError};
 use crate::projection::record::{Headers, Place, Record};
 
-const HOLD: &str = include_str!("../sql/hold_partition.sql");
-const NEXT_RELEASED: &str = include_str!("../sql/next_released.sql");
-const FORGET_PARKED: &str = include_str!("../sql/forget_parked.sql");
-const PARK_AGAIN: &str = include_str!("../sql/park_again.sql");
+const HOLD: &str = include_str!("sql/hold_partition.sql");
+const NEXT_RELEASED: &str = include_str!("sql/next_released.sql");
+const FORGET_PARKED: &str = include_str!("sql/forget_parked.sql");
+const PARK_AGAIN: &str = include_str!("sql/park_again.sql");
 pub(super) const ALL: [&str; 4] = [HOLD, NEXT_RELEASED, FORGET_PARKED, PARK_AGAIN];
 
 /// What became of the first released event of a partition.

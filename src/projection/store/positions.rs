@@ -8,12 +8,12 @@ use crate::db::{DbError, StoredTime};
 use crate::projection::position::{Landmark, Position, Standing, Stop, Stopped, TopicIdentity};
 use crate::projection::record::Place;
 
-pub(super) const TAKE_FENCES: &str = include_str!("../sql/take_fences.sql");
-pub(super) const LOOK: &str = include_str!("../sql/look.sql");
-pub(super) const STOP: &str = include_str!("../sql/stop_partition.sql");
+pub(super) const TAKE_FENCES: &str = include_str!("sql/take_fences.sql");
+pub(super) const LOOK: &str = include_str!("sql/look.sql");
+pub(super) const STOP: &str = include_str!("sql/stop_partition.sql");
 /// Locked rows that are waited for before the rest of the partitions is left for later.
 const LOCKED_MAX: usize = 2;
-pub(super) const NOTE_IDENTITY: &str = include_str!("../sql/note_identity.sql");
+pub(super) const NOTE_IDENTITY: &str = include_str!("sql/note_identity.sql");
 
 /// Where a partition is read on, and by which epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]

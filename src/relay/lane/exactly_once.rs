@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Ended, Hand, Lane, Sender};
+use super::{Ended, Lane, Sender, Unsettled};
 use crate::broker::transaction::{
     Blocked, Marker, OpenError, Outcome, Refused, TransactionSettings, TransactionalPublisher,
 };
@@ -97,7 +97,7 @@ impl Transactions {
 
 /// How an opening ended.
 pub(super) enum Opened {
-    Ready(Hand),
+    Ready(Unsettled),
     Ended(Ended),
 }
 
@@ -129,11 +129,11 @@ fn manifest_of(state: &ShardState) -> Manifest {
 impl Lane {
     /// Opens, and waits for PostgreSQL and Kafka as long as the permit holds. A stop ends the waiting: the next owner
     /// opens.
-    pub(super) async fn open(&mut self, mut hand: Hand, stop: &CancellationToken) -> Opened {
+    pub(super) async fn open(&mut self, mut unsettled: Unsettled, stop: &CancellationToken) -> Opened {
         let mut backoff = Backoff::for_connection();
         loop {
-            match self.try_open(&mut hand).await {
-                Ok(()) => return Opened::Ready(hand),
+            match self.try_open(&mut unsettled).await {
+                Ok(()) => return Opened::Ready(unsettled),
                 Err(Obstacle::Fenced) => return Opened::Ended(Ended::LostLease),
                 Err(Obstacle::Refused(disagreement)) => return Opened::Ended(Ended::Disagree(disagreement)),
                 Err(Obstacle::Postgres(error)) => {
@@ -164,7 +164,7 @@ impl Lane {
         }
     }
 
-    async fn try_open(&mut self, hand: &mut Hand) -> Result<(), Obstacle> {
+    async fn try_open(&mut self, unsettled: &mut Unsettled) -> Result<(), Obstacle> {
         let Sender::ExactlyOnce(transactions) = &mut self.sender else { return Ok(()) };
         let outbox = &self.shared.outbox;
         // Before the fence, so that a process that lost its lease does not fence its successor.
@@ -217,24 +217,24 @@ impl Lane {
             Resolution::Refuse(why) => return Err(Obstacle::Refused(why)),
             Resolution::Settle => {
                 // Where they are is known only to the lane that sent them.
-                let known = hand.settlement.published.iter().map(|(id, _)| id).eq(&ids);
+                let known = unsettled.settlement.published.iter().map(|(id, _)| id).eq(&ids);
                 if !known {
                     let published = ids.iter().map(|id| (*id, None)).collect();
-                    hand.settlement = Settlement { published, ..Settlement::default() };
+                    unsettled.settlement = Settlement { published, ..Settlement::default() };
                 }
-                (hand.resend, hand.forget, write_marker) = (None, false, false);
+                (unsettled.resend, unsettled.forget, write_marker) = (None, false, false);
             }
             Resolution::Forget => {
-                hand.settlement.published.clear();
-                (hand.resend, hand.forget, write_marker) = (None, true, false);
+                unsettled.settlement.published.clear();
+                (unsettled.resend, unsettled.forget, write_marker) = (None, true, false);
             }
             Resolution::Resend => {
-                hand.settlement.published.clear();
-                (hand.resend, hand.forget, write_marker) = (Some(ids), false, false);
+                unsettled.settlement.published.clear();
+                (unsettled.resend, unsettled.forget, write_marker) = (Some(ids), false, false);
             }
             Resolution::Ready | Resolution::Baseline => {
-                hand.settlement.published.clear();
-                (hand.resend, hand.forget) = (None, false);
+                unsettled.settlement.published.clear();
+                (unsettled.resend, unsettled.forget) = (None, false);
                 write_marker |= resolution == Resolution::Baseline;
             }
         }

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Hand, Lane};
+use super::{Lane, Unsettled};
 use crate::outbox::{LastBatch, OutboxError, Settlement};
 use crate::retry::Backoff;
 
@@ -10,7 +10,7 @@ impl Lane {
     /// After a lost answer, or when PostgreSQL has another batch than expected: did the commit happen? The manifest
     /// tells by its number of batch and by its ids. What is in hand of a batch that PostgreSQL does not have in flight
     /// is let go. `None` when the lease is over.
-    pub(super) async fn recover(&mut self, hand: Hand, stop: &CancellationToken) -> Option<Hand> {
+    pub(super) async fn recover(&mut self, unsettled: Unsettled, stop: &CancellationToken) -> Option<Unsettled> {
         let mut backoff = Backoff::for_connection();
         loop {
             match self.shared.outbox.state(self.fence).await {
@@ -18,13 +18,15 @@ impl Lane {
                     let found = LastBatch { seq: state.batch_seq, in_flight: state.batch_ids.is_some() };
                     return Some(match state.batch_ids {
                         // What we wanted to settle is still in flight for the database: the commit did not happen.
-                        Some(ids) if hand.last == Some(found) && belongs_to(&hand.settlement, &ids) => hand,
+                        Some(ids) if unsettled.last == Some(found) && belongs_to(&unsettled.settlement, &ids) => {
+                            unsettled
+                        }
                         // A batch that we have not seen: the commit happened, its answer was lost. Or PostgreSQL went
                         // back to it.
-                        Some(ids) => Hand { resend: Some(ids), last: Some(found), ..Hand::default() },
+                        Some(ids) => Unsettled { resend: Some(ids), last: Some(found), ..Unsettled::default() },
                         // Nothing in flight: settled, and nothing was claimed. Or PostgreSQL went back to before it was
                         // claimed.
-                        None => Hand { last: Some(found), ..Hand::default() },
+                        None => Unsettled { last: Some(found), ..Unsettled::default() },
                     });
                 }
                 Err(OutboxError::Fenced(_)) => return None,

@@ -1,3 +1,0 @@
--- Takes back what convert_bound.sql did, in one attempt. Repeatable.
-alter table outbox_events drop constraint if exists outbox_events_bound;
-drop function if exists outbox_events_bound();

@@ -1,0 +1,341 @@
+//! A claim, sorted by what happens to each event next. Walks in id order, so that nothing of a key goes past an event
+//! of that key which has to wait.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use tokio_postgres::Row;
+
+use super::care::{Care, Unread};
+use super::failure::FailurePolicy;
+use super::isolate;
+use super::settle::{Key, Refusal, Wait, fail, hold, mark_held};
+use super::{Claimed, OutboxError, rows};
+use crate::db::Transaction;
+use crate::event::{FailureClass, HoldReason, OutboxEvent, ShardId};
+use crate::failpoint::{Fault, fault};
+
+const HELD_AMONG: &str = include_str!("triage/sql/held_among.sql");
+const HELD_AMONG_ROWS: &str = include_str!("triage/sql/held_among_rows.sql");
+
+/// How long events wait behind one that another transaction has locked, when there are too many of them to be left
+/// where they are.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
+/// What the caller makes of one claimed event, in id order.
+pub enum Screening<R> {
+    /// Publish this record.
+    Publish(R),
+    /// The event cannot be published as it is: an attempt of it has failed.
+    Refuse { class: FailureClass, topic: Option<String>, reason: String },
+    /// Its topic cannot take it now: its key waits, and no attempt is counted.
+    Wait(TopicWait),
+    /// Not now, nor anything after it of its key; the rest goes on.
+    Later,
+    /// Not now, and nothing after it either: the batch ends before this event.
+    Stop,
+}
+
+/// A topic that events wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TopicWait {
+    /// Until an operator says otherwise.
+    Paused(String),
+    /// It does not exist yet: look again after this time.
+    Missing(String, Duration),
+    /// Kafka does not let the relay write to it: look again after this time, or when it does.
+    Denied(String, Duration),
+    /// Its partition takes no records: look again after this time, or when it does.
+    Partition { topic: String, detail: String, retry: Duration },
+}
+
+/// Claimed events by what happens to them next. Those in no list stay as they are.
+pub(super) struct Sorted<R> {
+    pub(super) publish: Vec<Claimed<R>>,
+    failed: Vec<Refusal>,
+    /// They wait behind another event of their key.
+    held: Vec<i64>,
+    /// They are the first of their key that waits.
+    waits: Vec<Wait>,
+    /// The first one that was left alone.
+    pub(super) left: Option<i64>,
+    /// The rest of the claim was left alone.
+    pub(super) stopped: bool,
+}
+
+/// What keys are told apart by when they wait: `outbox_held_keys` has no other way, so two keys that share it wait for
+/// each other.
+pub(super) fn identity(key: &str) -> [u8; 16] {
+    Md5::digest(key).into()
+}
+
+/// Keys that wait, and up to which id their events may go.
+#[derive(Default)]
+struct Held {
+    keys: HashMap<[u8; 16], Option<i64>>,
+    /// Their event has failed in this walk. What becomes of the key is decided when the walk is over, so the rest of
+    /// its events stays PENDING for the next one.
+    undecided: HashSet<[u8; 16]>,
+    /// Another transaction has locked a row of theirs.
+    busy: HashSet<[u8; 16]>,
+}
+
+/// Keys of the events that this walk publishes. What becomes of these is known when the batch is settled: until then
+/// nothing behind them may hold their key, or a hold on a later event would let pass what comes after the one that
+/// Kafka refuses.
+#[derive(Default)]
+struct InFlight {
+    hasher: RandomState,
+    /// Hashes: two keys that share one only wait a step longer.
+    keys: Vec<u64>,
+    /// Where events could not be read, of which only the digest of the key is known.
+    digests: Option<HashSet<[u8; 16]>>,
+}
+
+impl InFlight {
+    fn add(&mut self, key: &str) {
+        self.keys.push(self.hasher.hash_one(key));
+        if let Some(digests) = &mut self.digests {
+            digests.insert(identity(key));
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        !self.keys.is_empty() && self.keys.contains(&self.hasher.hash_one(key)) && !fault(Fault::HeldInFlight)
+    }
+
+    fn has_digest(&self, digest: [u8; 16]) -> bool {
+        self.digests.as_ref().is_some_and(|digests| digests.contains(&digest))
+    }
+}
+
+/// What the walk does with an event before anybody looks at it.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Goes,
+    WaitsBehind,
+    Undecided,
+    BehindBusy,
+}
+
+impl Held {
+    fn turn(&self, key: Option<[u8; 16]>, id: i64) -> Turn {
+        match key {
+            Some(key) if self.undecided.contains(&key) => Turn::Undecided,
+            Some(key) if self.keys.get(&key).is_some_and(|up_to| up_to.is_none_or(|up_to| id > up_to)) => {
+                Turn::WaitsBehind
+            }
+            Some(key) if self.busy.contains(&key) => Turn::BehindBusy,
+            Some(_) | None => Turn::Goes,
+        }
+    }
+
+    /// No key can be among them: there is no need to work out whether one is.
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.undecided.is_empty() && self.busy.is_empty()
+    }
+}
+
+/// `unread` is in id order, as `claim` is. `any_held`: some key of the shard is held. `full`: there may be more rows
+/// behind these.
+pub(super) async fn triage<R>(
+    tx: &Transaction<'_>,
+    shard: ShardId,
+    claim: Vec<Row>,
+    unread: Vec<Unread>,
+    any_held: bool,
+    full: bool,
+    screen: &mut impl FnMut(&OutboxEvent<'_>) -> Screening<R>,
+) -> Result<Sorted<R>, OutboxError> {
+    let mut sorted = Sorted {
+        publish: Vec::with_capacity(claim.len()),
+        failed: Vec::new(),
+        held: Vec::new(),
+        waits: Vec::new(),
+        left: None,
+        stopped: false,
+    };
+    let mut held = Held::default();
+    if any_held {
+        held.keys = held_among(tx, shard, &claim, &unread).await?;
+    }
+    let digests = (!unread.is_empty()).then(HashSet::new);
+    let mut in_flight = InFlight { digests, ..InFlight::default() };
+    let mut unread = unread.into_iter().peekable();
+    // Row by row, so that a row's buffer is free as soon as its record is made.
+    for row in claim {
+        let event = rows::event(&row)?;
+        let id = event.id;
+        while let Some(before) = unread.next_if(|before| before.id < id) {
+            sorted.refuse_unread(before, &mut held, &in_flight);
+        }
+        // A dead letter is about an event that was given up, and waits for nobody.
+        let key = event.key.filter(|_| event.dead_letter_of.is_none());
+        if rows::is_busy(&row)? {
+            held.busy.extend(key.map(identity));
+            sorted.left.get_or_insert(id);
+            continue;
+        }
+        let mut behind_busy = false;
+        if !held.is_empty() {
+            match held.turn(key.map(identity), id) {
+                Turn::Goes => {}
+                Turn::WaitsBehind => {
+                    sorted.held.push(id);
+                    continue;
+                }
+                Turn::BehindBusy if full => behind_busy = true,
+                Turn::BehindBusy | Turn::Undecided => {
+                    sorted.left.get_or_insert(id);
+                    continue;
+                }
+            }
+        }
+        let delay = match event.due_in_seconds {
+            // These rows are all that one claim can see: out of the way of other keys, until the locked row is free and
+            // goes first.
+            _ if behind_busy => Some(BUSY_WAIT),
+            Some(seconds) => Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            None => None,
+        };
+        let screening = match delay {
+            None => Some(screen(&event)),
+            Some(_) => None,
+        };
+        let holds_key = match &screening {
+            None | Some(Screening::Refuse { .. } | Screening::Wait(_)) => true,
+            Some(Screening::Publish(_) | Screening::Later | Screening::Stop) => false,
+        };
+        if holds_key && key.is_some_and(|key| in_flight.has(key)) {
+            held.undecided.extend(key.map(identity));
+            sorted.left.get_or_insert(id);
+            continue;
+        }
+        let mut wait_for = |why, topic, detail, release_in| {
+            held.keys.extend(key.map(|key| (identity(key), None)));
+            let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
+            sorted.waits.push(Wait { first_id: id, key, why, topic, detail, release_in });
+        };
+        let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
+        let Some(screening) = screening else {
+            wait(HoldReason::Delayed, None, delay);
+            continue;
+        };
+        match screening {
+            Screening::Publish(record) => {
+                if let Some(key) = key {
+                    in_flight.add(key);
+                }
+                sorted.publish.push(Claimed { id, record });
+            }
+            Screening::Refuse { class, topic, reason } => {
+                held.undecided.extend(key.map(identity));
+                let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
+                sorted.failed.push(Refusal { id, key, class, topic, reason });
+            }
+            Screening::Wait(TopicWait::Paused(topic)) => wait(HoldReason::Paused, Some(topic), None),
+            Screening::Wait(TopicWait::Missing(topic, retry)) => wait(HoldReason::NoTopic, Some(topic), Some(retry)),
+            Screening::Wait(TopicWait::Denied(topic, retry)) => wait(HoldReason::Denied, Some(topic), Some(retry)),
+            Screening::Wait(TopicWait::Partition { topic, detail, retry }) => {
+                wait_for(HoldReason::Partition, Some(topic), Some(detail), Some(retry));
+            }
+            Screening::Later => {
+                held.undecided.extend(key.map(identity));
+                sorted.left.get_or_insert(id);
+            }
+            Screening::Stop => {
+                sorted.left.get_or_insert(id);
+                sorted.stopped = true;
+                break;
+            }
+        }
+    }
+    if !sorted.stopped {
+        for rest in unread {
+            sorted.refuse_unread(rest, &mut held, &in_flight);
+        }
+    }
+    Ok(sorted)
+}
+
+/// The held keys among those of a claim, each with the id up to which its events may go.
+async fn held_among(
+    tx: &Transaction<'_>,
+    shard: ShardId,
+    claim: &[Row],
+    unread: &[Unread],
+) -> Result<HashMap<[u8; 16], Option<i64>>, OutboxError> {
+    let mut keys = HashSet::new();
+    for row in claim {
+        keys.extend(rows::event(row)?.key);
+    }
+    let keys: Vec<&str> = keys.into_iter().collect();
+    let found = tx.query(&tx.prepare_cached(HELD_AMONG).await?, &[&shard, &keys]).await?;
+    let mut held = HashMap::new();
+    for row in found {
+        let place = usize::try_from(row.get::<_, i64>("place")).unwrap_or(0).saturating_sub(1);
+        held.extend(keys.get(place).map(|key| (identity(key), row.get("released_to"))));
+    }
+    let ids: Vec<i64> = unread.iter().map(|row| row.id).collect();
+    if !ids.is_empty() {
+        for row in tx.query(&tx.prepare_cached(HELD_AMONG_ROWS).await?, &[&shard, &ids]).await? {
+            let key = unread.iter().find(|unread| unread.id == row.get::<_, i64>("id")).and_then(|row| row.key);
+            held.extend(key.map(|key| (key, row.get("released_to"))));
+        }
+    }
+    Ok(held)
+}
+
+impl<R> Sorted<R> {
+    /// An event that cannot be read fails in its turn, as any other.
+    fn refuse_unread(&mut self, row: Unread, held: &mut Held, in_flight: &InFlight) {
+        let turn = match row.key {
+            Some(key) if in_flight.has_digest(key) => Turn::Undecided,
+            Some(_) | None => held.turn(row.key, row.id),
+        };
+        match turn {
+            Turn::WaitsBehind => return self.held.push(row.id),
+            Turn::Undecided | Turn::BehindBusy => {
+                held.undecided.extend(row.key);
+                self.left.get_or_insert(row.id);
+                return;
+            }
+            Turn::Goes => {}
+        }
+        held.undecided.extend(row.key);
+        if row.left {
+            self.left.get_or_insert(row.id);
+            return;
+        }
+        let reason = format!(
+            "PostgreSQL does not give the row out ({}); correct it, then retry the event",
+            isolate::reason(row.sqlstate.as_ref())
+        );
+        let key = row.key.map_or(Key::None, |_| Key::OfRow);
+        self.failed.push(Refusal { id: row.id, key, class: FailureClass::Unreadable, topic: None, reason });
+    }
+
+    /// Rows that are not PENDING any more.
+    pub(super) fn moved_ids(&self) -> impl Iterator<Item = i64> {
+        let failed = self.failed.iter().map(|failed| failed.id);
+        failed.chain(self.held.iter().copied()).chain(self.waits.iter().map(|wait| wait.first_id))
+    }
+
+    /// Writes what was sorted out. Returns how many rows changed their state without being published.
+    pub(super) async fn apply(
+        &self,
+        tx: &Transaction<'_>,
+        care: Care,
+        shard: ShardId,
+        policy: &dyn FailurePolicy,
+    ) -> Result<u64, OutboxError> {
+        fail(tx, care, shard, &self.failed, policy).await?;
+        let mut held = self.held.clone();
+        held.extend(self.waits.iter().map(|wait| wait.first_id));
+        mark_held(tx, care, &held).await?;
+        hold(tx, care, shard, &self.waits).await?;
+        Ok((self.failed.len() + held.len()) as u64)
+    }
+}

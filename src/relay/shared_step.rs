@@ -1,0 +1,170 @@
+//! Lanes with little to do take their steps together: one commit in PostgreSQL and one walk to Kafka for the few events
+//! of each.
+//!
+//! A commit waits for the disk and a request for an answer, whatever is in them, so eight lanes with five events each,
+//! one by one, keep a machine busy with nothing but that. Lanes that have sent their batches together take their next
+//! step together, too, with all who have come in meanwhile. A lane with more to do goes alone, beside this, and so does
+//! one that would keep the others waiting. Not in exactly-once delivery, where each shard has transactions of its own
+//! in Kafka: those are what lanes wait for, and all at the same time take longer than one after the other.
+
+use std::convert::Infallible;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::Lanes;
+use super::lane::Screen;
+use crate::broker::Record;
+use crate::broker::publisher::Publisher;
+use crate::db::DbError;
+use crate::event::OutboxEvent;
+use crate::outbox::{Claim, Fence, Limits, OutboxError, Part, PgOutbox, Settlement, Step};
+
+/// Events that are few: a lane claims at most as many together with others, and one that had more goes alone next time.
+pub(super) const SHARED_ROWS_MAX: u32 = 200;
+/// Lanes that may be at it at once; together they may have the bytes of one batch.
+const LANES: usize = 16;
+
+/// How long the next step waits for the batches of the last one: no longer than a lane that has nothing to do with them
+/// can bear.
+const GROUP_WAIT: Duration = Duration::from_millis(50);
+
+/// A batch that was claimed together with others is on its way. A lane that is finished with it takes its next step, or
+/// drops this.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    /// So many batches were claimed with it, itself among them.
+    pub(super) group_size: usize,
+    _until_dropped: Sender<Infallible>,
+}
+
+/// The step of one lane. It gets it back, whatever becomes of it.
+pub(super) struct Request {
+    pub(super) fence: Fence,
+    pub(super) settlement: Settlement,
+    pub(super) claim: Claim<'static>,
+    pub(super) screen: Screen,
+}
+
+/// What became of a step. `None`: nothing was done, and the lane has to take it alone.
+pub(super) type Outcome = Option<Result<Step<Record>, OutboxError>>;
+
+struct Waiting {
+    request: Request,
+    answer: oneshot::Sender<Answer>,
+}
+
+struct Answer {
+    request: Request,
+    outcome: Outcome,
+    in_flight: Option<InFlight>,
+}
+
+/// The steps that wait, for [`run`].
+pub(super) struct Steps(Receiver<Waiting>);
+
+/// Where lanes meet.
+pub(super) struct SharedSteps {
+    steps: Sender<Waiting>,
+    /// Sends the batches of all of them. `None`: each lane goes alone.
+    publisher: Option<Publisher>,
+    turns: Arc<Semaphore>,
+}
+
+impl SharedSteps {
+    pub(super) fn new(publisher: Option<Publisher>) -> (Self, Steps) {
+        let (steps, waiting) = channel(LANES);
+        (Self { steps, publisher, turns: Arc::new(Semaphore::new(LANES)) }, Steps(waiting))
+    }
+
+    /// The right to have a batch in flight that was claimed here; bounds memory. First come, first served; never
+    /// closed.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turns).acquire_owned().await.ok()
+    }
+
+    /// Takes a step with those of others; [`run`] must be running as long as lanes are. `in_flight` is that of the
+    /// batch which this settles, and becomes that of the one which it claims. Not cancel safe: a step whose future is
+    /// dropped happens all the same.
+    pub(super) async fn step(&self, request: Request, in_flight: &mut Option<InFlight>) -> (Request, Outcome) {
+        let (answer, answered) = oneshot::channel();
+        drop(self.steps.send(Waiting { request, answer }).await);
+        *in_flight = None;
+        let answer = answered.await.expect("`run` ends after the last lane");
+        *in_flight = answer.in_flight;
+        (answer.request, answer.outcome)
+    }
+
+    pub(super) fn publisher(&self) -> Option<&Publisher> {
+        self.publisher.as_ref()
+    }
+
+    /// What one lane may claim, of what a batch may have.
+    pub(super) fn limits(batch: Limits) -> Limits {
+        let few = NonZeroU32::new(SHARED_ROWS_MAX).unwrap_or(batch.rows);
+        Limits { rows: few.min(batch.rows), bytes: batch.bytes / LANES as u64, ..batch }
+    }
+}
+
+/// Takes the steps that wait, until `stop`, which must come after the last lane has ended.
+pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken) {
+    let mut waiting: Vec<Waiting> = Vec::with_capacity(LANES);
+    loop {
+        if waiting.is_empty() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                first = steps.0.recv() => waiting.extend(first),
+            }
+        }
+        while let Some(next) = (waiting.len() < LANES).then(|| steps.0.try_recv().ok()).flatten() {
+            waiting.push(next);
+        }
+        let (alive, mut landed) = channel(1);
+        let taken = take(&lanes.outbox, &mut waiting).await;
+        let has_batch = |outcome: &Outcome| matches!(outcome, Some(Ok(Step { batch: Some(_), .. })));
+        let batches = taken.iter().filter(|(_, outcome)| has_batch(outcome)).count();
+        for (Waiting { request, answer }, outcome) in taken {
+            let waited_for = has_batch(&outcome);
+            let in_flight = waited_for.then(|| InFlight { group_size: batches, _until_dropped: alive.clone() });
+            // A lane that is gone has no use for it.
+            drop(answer.send(Answer { request, outcome, in_flight }));
+        }
+        drop(alive);
+        let patience = tokio::time::sleep(GROUP_WAIT);
+        tokio::pin!(patience);
+        while waiting.len() < LANES {
+            tokio::select! {
+                biased;
+                next = steps.0.recv() => waiting.extend(next),
+                _ = landed.recv() => break,
+                () = &mut patience => break,
+            }
+        }
+    }
+}
+
+/// One step for all who wait.
+async fn take(outbox: &PgOutbox, waiting: &mut Vec<Waiting>) -> Vec<(Waiting, Outcome)> {
+    let mut parts: Vec<_> = waiting
+        .iter_mut()
+        .map(|Waiting { request: Request { fence, settlement, claim, screen }, .. }| Part {
+            fence: *fence,
+            settlement,
+            claim: *claim,
+            screen: |event: &OutboxEvent<'_>| screen.screen(event),
+        })
+        .collect();
+    let outcomes = match outbox.step_together(&mut parts).await {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            let error = Arc::new(error);
+            parts.iter().map(|_| Some(Err(DbError::shared(&error).into()))).collect()
+        }
+    };
+    drop(parts);
+    waiting.drain(..).zip(outcomes).collect()
+}
