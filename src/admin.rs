@@ -49,7 +49,7 @@ impl Server {
         let listener = TcpListener::bind(wanted).await.map_err(|error| cannot_listen(wanted, error))?;
         let address = listener.local_addr().map_err(|error| cannot_listen(wanted, error))?;
         if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin server is open to other hosts: health and metrics are readable without a token");
+            tracing::warn!(%address, "the admin server accepts connections from other hosts; health and metrics are readable without authentication");
         }
         Ok(Self { listener, address, router: router(health, metrics), limits: serve::Limits::default() })
     }
@@ -80,7 +80,7 @@ impl Server {
             runtime.shutdown_background();
         };
         std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(failed)?;
-        tracing::info!(%address, "admin server listens");
+        tracing::info!(%address, "admin server listening");
         let gone = |_| Error::new(Code::Unexpected, "the thread of the admin server panicked");
         end.await.map_err(gone)?.map_err(failed)
     }

@@ -296,7 +296,7 @@ async fn tell_of_older_instances(client: &Client) -> Result<()> {
         tracing::warn!(
             instance,
             version,
-            "an instance is running while the schema is upgraded; if its version is older, it keeps its shards until it is stopped and takes no new ones"
+            "an instance is running during the schema upgrade; if it is an older version, it keeps its shards until it is stopped and takes no new ones"
         );
     }
     Ok(())
@@ -312,12 +312,12 @@ async fn set_shards(client: &mut Client, wanted: i32) -> Result<()> {
         tracing::warn!(
             setting = wanted,
             shards = current,
-            "outbox.shards counts for a new outbox only, and this one is in use: outbox-relay shards set changes its number"
+            "outbox.shards applies only to a new outbox, and this one is in use; change the number with: outbox-relay shards set"
         );
         return Ok(());
     }
     let sql = SET_SHARDS.replace("{shards}", &wanted.to_string());
     apply::run(client, &[Step { what: "setting the number of shards".to_owned(), sql }]).await?;
-    tracing::info!(shards = wanted, "the outbox is empty: number of shards set");
+    tracing::info!(shards = wanted, "the outbox is empty; set its number of shards");
     Ok(())
 }

@@ -413,7 +413,7 @@ impl Admin {
                 })
                 .collect(),
             Err(error) => {
-                tracing::debug!(topics = topics.len(), error = %error, "the broker does not tell the settings of topics");
+                tracing::debug!(topics = topics.len(), error = %error, "the broker does not return topic settings");
                 HashMap::new()
             }
         }

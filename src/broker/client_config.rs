@@ -154,7 +154,7 @@ impl SecretFile {
         let newest = self.texts.last().cloned().unwrap_or_default();
         match secret_file::read(&self.file) {
             Ok(found) if found != newest => {
-                tracing::info!(setting = self.property, "the file of a Kafka secret was changed: new clients use it");
+                tracing::info!(setting = self.property, "a Kafka secret file changed; new Kafka clients will use it");
                 // A client may have been told any of the last few.
                 if self.texts.len() == 8 {
                     self.texts.remove(0);
@@ -166,7 +166,7 @@ impl SecretFile {
             Err(why) => {
                 tracing::warn!(
                     error = why,
-                    "the file of a Kafka secret cannot be read: new clients use what it held before"
+                    "a Kafka secret file cannot be read; new Kafka clients use its previous content"
                 );
                 newest
             }

@@ -172,7 +172,7 @@ async fn answered(mut answer: oneshot::Receiver<Vec<Delivery>>, permit: &Permit,
             Err(_) => {
                 let since = *ended.get_or_insert_with(monotonic);
                 if monotonic().saturating_sub(since) > STUCK {
-                    tracing::error!("a call of the Kafka client does not return; its thread is left to itself");
+                    tracing::error!("a Kafka client call does not return; abandoning its thread");
                     return vec![Delivery::Unsent; count];
                 }
             }
@@ -233,12 +233,12 @@ impl Worker {
                     if batch.met_refusals() {
                         tracing::info!(
                             lane = self.settings.name,
-                            "Kafka refused records; looking for the ones at fault"
+                            "Kafka rejected records; searching for the ones at fault"
                         );
                         ended = self.search(&mut batch, &sending);
                     } else {
                         // The next producer begins with the first record that is not acknowledged.
-                        tracing::warn!(reason, lane = self.settings.name, "the producer is replaced");
+                        tracing::warn!(reason, lane = self.settings.name, "replacing the producer");
                     }
                 }
             }
@@ -248,7 +248,7 @@ impl Worker {
                 Pass::Interrupted => {
                     tracing::warn!(
                         lane = self.settings.name,
-                        "a permit to send ended while records were on their way; who has the lease next sends them again"
+                        "the lease ended while records were in flight; the next owner of the shard will resend them"
                     );
                     break;
                 }
@@ -272,7 +272,7 @@ impl Worker {
                 Pass::Done => self.finder = Some(finder),
                 Pass::Again(reason) => {
                     close(finder);
-                    tracing::warn!(reason, lane = self.settings.name, "the producer that searches is replaced");
+                    tracing::warn!(reason, lane = self.settings.name, "restarting the search with a new producer");
                 }
                 Pass::Interrupted => {
                     close(finder);
@@ -310,7 +310,7 @@ impl Worker {
             Ok(producer) => Some(producer),
             Err(error) => {
                 self.brokers_up.store(false, Ordering::Relaxed);
-                tracing::error!(error = %error, "the Kafka client cannot be created");
+                tracing::error!(error = %error, "could not create the Kafka client");
                 None
             }
         }

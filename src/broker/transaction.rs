@@ -193,7 +193,7 @@ impl TransactionalPublisher {
                 () = tokio::time::sleep(WATCH_EVERY) => {}
             }
             if let Some(call) = thread.watch.outlasts(STUCK_CALL) {
-                tracing::warn!(lane = self.settings.name, call, "a call of the Kafka client does not return");
+                tracing::warn!(lane = self.settings.name, call, "a Kafka client call does not return");
                 let successor = Thread::start((*self.settings).clone(), Arc::clone(&self.brokers_up));
                 if let Ok(successor) = successor {
                     *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = successor;

@@ -50,7 +50,7 @@ impl Tls {
                 Err(error) => {
                     let Some(old) = made.get_mut(&mode) else { return Err(error) };
                     old.stamps = stamps;
-                    tracing::warn!(error = %error.chain(), "changed TLS files cannot be used: the old ones are kept");
+                    tracing::warn!(error = %error.chain(), "the changed TLS files cannot be used; keeping the previous ones");
                 }
             }
         }

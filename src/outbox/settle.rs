@@ -363,7 +363,7 @@ pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits
             shard,
             id = wait.first_id,
             sqlstate = code.code(),
-            "the key of an event cannot be held; later events of it may be published before it"
+            "could not hold the key of a failed event; later events of the key may be published before it"
         );
     }
     Ok(())

@@ -116,7 +116,7 @@ impl Keeper {
                 End::Failed(error) => self.failed(&error),
                 End::Panicked => {
                     // The report of the panic says where; what it says may quote data.
-                    tracing::error!(part = self.part.name, "a part of the process panicked and is started again");
+                    tracing::error!(part = self.part.name, "a component panicked; restarting it");
                     "it panicked; the log says where".to_owned()
                 }
                 End::Hung => {
@@ -131,7 +131,7 @@ impl Keeper {
                     tracing::error!(
                         part = self.part.name,
                         replaced = self.hung,
-                        "a part of the process hangs: it is abandoned and replaced"
+                        "a component hangs; abandoning and replacing it"
                     );
                     "it hung and was replaced".to_owned()
                 }
@@ -182,12 +182,12 @@ impl Keeper {
     fn failed(&self, error: &Error) -> String {
         let (part, code) = (self.part.name, error.code().as_str());
         if error.code() == Code::PostgresUnreachable || error.code() == Code::KafkaUnreachable {
-            tracing::warn!(part, code, error = %error.chain(), "a part of the process waits and is started again");
+            tracing::warn!(part, code, error = %error.chain(), "a component cannot work yet; restarting it");
             // Where a server is, is nothing for everybody who may ask.
             return format!("{error} ({code})");
         }
         let help = error.hint_text().unwrap_or_default();
-        tracing::error!(part, code, error = %error.chain(), help, "a part of the process failed and is started again");
+        tracing::error!(part, code, error = %error.chain(), help, "a component failed; restarting it");
         format!("{} ({code})", error.chain())
     }
 

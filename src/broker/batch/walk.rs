@@ -173,7 +173,13 @@ fn warn_of_silence(producer: &Producer, batch: &BatchState, sending: &Sending<'_
     let (lane, records) = (thread.name().unwrap_or_default(), producer.unreported());
     let first = batch.states.iter().position(|state| *state == State::Sent);
     let topic = first.map_or("", |index| sending.records[index].topic.as_str());
-    tracing::warn!(lane, records, topic, brokers_down = producer.is_down(), "no acknowledgement for ten seconds");
+    tracing::warn!(
+        lane,
+        records,
+        topic,
+        brokers_down = producer.is_down(),
+        "no acknowledgement from Kafka for ten seconds"
+    );
 }
 
 /// Gives records up whose partition is known to take none, so that the others need not wait for it. The producer goes

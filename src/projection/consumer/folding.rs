@@ -202,7 +202,7 @@ impl Reader {
         if list.count() > 0
             && let Err(error) = self.consumer.pause(&list)
         {
-            tracing::debug!(error = %error, "partitions are not paused; what comes of them is dropped");
+            tracing::debug!(error = %error, "could not pause partitions; dropping records that arrive from them");
         }
     }
 
@@ -219,7 +219,7 @@ impl Reader {
         if list.count() > 0
             && let Err(error) = self.consumer.resume(&list)
         {
-            tracing::warn!(error = %error, "the Kafka client does not read on");
+            tracing::warn!(error = %error, "could not resume reading");
         }
     }
 
