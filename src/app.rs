@@ -325,7 +325,7 @@ impl App {
         if !self.config.database.auto_migrate {
             return Err(Error::new(
                 Code::SchemaOutdated,
-                format!("the database lacks {missing} migrations and database.auto_migrate is off"),
+                format!("{missing} migrations are pending and database.auto_migrate is off"),
             )
             .hint("run: outbox-relay migrate up"));
         }

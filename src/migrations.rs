@@ -258,7 +258,7 @@ impl Look {
 /// nowhere.
 fn schema_of(database: &Database) -> Result<String> {
     database.schema().map(str::to_owned).ok_or_else(|| {
-        Error::new(Code::MigrationFailed, "no schema in the search_path of the connection exists")
+        Error::new(Code::MigrationFailed, "none of the schemas in the connection's search_path exists")
             .hint("set outbox.schema, or create the schema")
     })
 }
@@ -281,8 +281,8 @@ async fn locked(database: &Database) -> Result<(Client, String)> {
 fn waited_too_long(error: DbError) -> Error {
     match error.sqlstate() {
         Some(&SqlState::QUERY_CANCELED) => {
-            Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
-                .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again")
+            Error::new(Code::MigrationFailed, format!("another session has held the migration lock for {LOCK_WAIT:?}"))
+                .hint("find the session in pg_stat_activity, end it if it is stuck, and try again")
         }
         _ => error.into(),
     }

@@ -193,8 +193,8 @@ pub fn refused(error: KafkaError) -> Error {
         KafkaError::ClientConfig(_, _, name, _) => format!("the value of `{name}` cannot be used"),
         other => other.to_string(),
     };
-    Error::new(Code::KafkaConfig, format!("the Kafka client refuses its settings: {why}"))
-        .hint("see [kafka] and [kafka.properties]; names and values are those of librdkafka")
+    Error::new(Code::KafkaConfig, format!("the Kafka client rejects its settings: {why}"))
+        .hint("see [kafka] and [kafka.properties]; property names and values are those of librdkafka")
 }
 
 #[cfg(test)]

@@ -417,7 +417,7 @@ impl Partitions {
             }
         }
         if more > 0 {
-            notes.push(format!("{more} more partitions take no records"));
+            notes.push(format!("{more} more partitions do not accept records"));
         }
         (notes, counts)
     }

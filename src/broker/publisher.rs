@@ -142,7 +142,7 @@ impl Publisher {
         let job = Job { records, permit, decided: Arc::clone(&decided), company, reply };
         // The thread lives as long as this handle, unless it has panicked. Then whoever sends panics as well: the relay
         // is started again with another producer, and what was on its way is sent again like after a crash.
-        assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer has panicked");
+        assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer panicked");
         (answer, decided)
     }
 
@@ -285,7 +285,7 @@ impl Worker {
             }
             group = explore::group(batch, group);
         }
-        Pass::Again("the search for refused records takes long")
+        Pass::Again("the search for rejected records is not finished yet")
     }
 
     fn finder(&mut self, records: usize) -> Option<Producer> {
@@ -406,7 +406,7 @@ fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) 
         return end;
     }
     if batch.any(State::Waiting) || batch.any(State::Suspect) {
-        return Pass::Again("records were given up by the client");
+        return Pass::Again("the client gave up records");
     }
     Pass::Done
 }

@@ -85,7 +85,8 @@ fn client(settings: &DatabaseConfig, mode: TlsMode, target: &ConnectionString) -
             let key_der = PrivateKeyDer::from_pem_file(key)
                 .map_err(|error| unreadable("database.key_file", key, &error.to_string()))?;
             builder.with_client_auth_cert(certs, key_der).map_err(|error| {
-                Error::new(Code::ConfigInvalid, "database.cert_file and database.key_file do not fit").caused_by(error)
+                Error::new(Code::ConfigInvalid, "database.cert_file and database.key_file do not match")
+                    .caused_by(error)
             })?
         }
         _ => builder.with_no_client_auth(),
@@ -107,7 +108,7 @@ fn roots(settings: &DatabaseConfig) -> Result<RootCertStore, Error> {
     if store.is_empty() {
         return Err(Error::new(
             Code::ConfigInvalid,
-            "no certificate authority to check the server of database.url against",
+            "no certificate authority to verify the server in database.url with",
         )
         .hint("set database.ca_file, or install the ca-certificates package"));
     }

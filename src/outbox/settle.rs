@@ -247,7 +247,7 @@ pub(super) async fn fail(
         .collect();
     let mut kept = Vec::new();
     for (event, code) in refused {
-        let reason = format!("{} (the row refuses to be changed: SQLSTATE {})", event.reason, code.code());
+        let reason = format!("{} (PostgreSQL rejects changes to the row: SQLSTATE {})", event.reason, code.code());
         let (topic, outcome) = (event.topic, Outcome::failed(event.id, reason, code));
         if let Some(to) = event.dead_letter_topic {
             kept.push(Outcome { letter: Some(DueLetter { to, from: topic }), ..outcome });

@@ -385,8 +385,8 @@ impl Reader {
     /// An error event of the client. Errors: those from which it cannot recover.
     fn note_error(&mut self, error: &KafkaError) -> Result<()> {
         if let KafkaError::MessageConsumptionFatal(code) = error {
-            return Err(Error::new(Code::Fenced, format!("the Kafka consumer cannot go on: {code}"))
-                .hint("give each instance a group.instance.id of its own, or none"));
+            return Err(Error::new(Code::Fenced, format!("the Kafka consumer cannot continue: {code}"))
+                .hint("give each instance its own group.instance.id, or none"));
         }
         let Some(code) = error.rdkafka_error_code() else { return Ok(()) };
         if matches!(code, RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) {
@@ -447,7 +447,7 @@ impl Reader {
 
 fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Context>> {
     let refused = |error: KafkaError| {
-        Error::new(Code::KafkaConfig, "the Kafka consumer cannot be created")
+        Error::new(Code::KafkaConfig, "could not create the Kafka consumer")
             .caused_by(error)
             .hint("check [kafka] and [kafka.properties]")
     };
@@ -467,5 +467,5 @@ fn why_not(error: &FoldError) -> Why {
 }
 
 fn refused_assignment(error: &KafkaError) -> Error {
-    Error::new(Code::Unexpected, format!("the Kafka client refused an assignment: {error}"))
+    Error::new(Code::Unexpected, format!("the Kafka client rejected an assignment: {error}"))
 }

@@ -217,7 +217,7 @@ impl<'a> Batch<'a> {
         let parked = &mut self.fates[index];
         let Fate::Fold = parked else { return self.isolate(range, error) };
         let failures = self.suspicion.convict();
-        *parked = Fate::Park(format!("{error}; by itself it failed {failures} times, while other events passed"));
+        *parked = Fate::Park(format!("{error}; it failed {failures} times on its own while other events succeeded"));
         true
     }
 

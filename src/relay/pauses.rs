@@ -124,8 +124,8 @@ async fn release_usable(lanes: &Lanes, pool: &Pool) {
 fn note(pause: &Pause) -> String {
     let since = pause.paused_at.to_seconds();
     match pause.topic.as_str() {
-        EVERYTHING => format!("everything is paused since {since}"),
-        topic => format!("topic {topic} is paused since {since}"),
+        EVERYTHING => format!("everything has been paused since {since}"),
+        topic => format!("topic {topic} has been paused since {since}"),
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
             continue;
         }
         let waiting =
-            lanes.health.waits.begin(None, "the look for work has been waiting for PostgreSQL", LOOK_PATIENCE);
+            lanes.health.waits.begin(None, "the search for work has been waiting for PostgreSQL", LOOK_PATIENCE);
         let due = lanes.outbox.due(&idle, lanes.ceiling(), lanes.horizon().id).await;
         drop(waiting);
         match due {

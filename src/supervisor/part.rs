@@ -117,7 +117,7 @@ impl Keeper {
                 End::Panicked => {
                     // The report of the panic says where; what it says may quote data.
                     tracing::error!(part = self.part.name, "a component panicked; restarting it");
-                    "it panicked; the log says where".to_owned()
+                    "it panicked; see the log".to_owned()
                 }
                 End::Hung => {
                     self.hung += 1;
@@ -126,7 +126,7 @@ impl Keeper {
                             Code::Unexpected,
                             format!("the part {} hung {} times", self.part.name, self.hung),
                         )
-                        .hint("its threads are lost until the process ends; it has to be started again"));
+                        .hint("its threads cannot be recovered; restart the process"));
                     }
                     tracing::error!(
                         part = self.part.name,
@@ -171,7 +171,7 @@ impl Keeper {
             };
             return match joined {
                 Some(Ok(Ok(()))) if self.stop.is_cancelled() => End::Stopped,
-                Some(Ok(Ok(()))) | None => End::Failed(Error::new(Code::Unexpected, "it ended without being told to")),
+                Some(Ok(Ok(()))) | None => End::Failed(Error::new(Code::Unexpected, "it ended unexpectedly")),
                 Some(Ok(Err(error))) => End::Failed(error),
                 Some(Err(_)) => End::Panicked,
             };
@@ -265,12 +265,9 @@ mod tests {
         })
         .await;
         let reports = reports.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (report, expected) in reports[1..].iter().zip([
-            "panicked",
-            "panicked",
-            "no table product_metrics (OR-J001)",
-            "without being told",
-        ]) {
+        for (report, expected) in
+            reports[1..].iter().zip(["panicked", "panicked", "no table product_metrics (OR-J001)", "unexpectedly"])
+        {
             assert!(
                 report.contains("[-]part consumer failed: failing since ") && report.contains(expected),
                 "{report}"

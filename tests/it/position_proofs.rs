@@ -55,7 +55,7 @@ async fn another_id_of_the_topic_stops_the_partition_by_itself() {
     let client = bench.database.connect().await;
     let consumer = bench.settings().start();
     wait_for_stops(&client, &[(0, "topic-recreated")]).await;
-    wait_for_readiness(&consumer, "the topic was deleted and created again").await;
+    wait_for_readiness(&consumer, "the topic was deleted and recreated").await;
     assert_eq!(likes_of(&client, 1).await, 20, "nothing is folded before somebody decides");
 }
 
@@ -75,7 +75,7 @@ async fn another_cluster_stops_the_partition_until_it_is_accepted() {
     bench.like(1, 5, 1).await;
     let consumer = bench.settings().start();
     wait_for_stops(&client, &[(0, "other-cluster")]).await;
-    wait_for_readiness(&consumer, "another Kafka cluster").await;
+    wait_for_readiness(&consumer, "different Kafka cluster").await;
     assert_eq!(likes_of(&client, 1).await, 20, "nothing is folded before somebody decides");
     let topic = bench.topic.name.clone();
     bench.command(&["consumer", "positions", "accept", "--topic", &topic, "--yes"]).await.expect_code(0);

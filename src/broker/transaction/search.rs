@@ -84,7 +84,7 @@ impl Worker {
                 return Ok(());
             }
             if monotonic().saturating_sub(started) > LONG_ENOUGH && batch.at_fault().is_some() {
-                return Err("enough was found for now".to_owned());
+                return Err("found enough for now".to_owned());
             }
             // Each round has other suspects.
             group = explore::group(batch, usize::MAX);

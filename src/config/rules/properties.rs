@@ -1,7 +1,7 @@
 //! librdkafka settings that users may not change, because a guarantee depends on them.
 //!
-//! Everything that `broker/client_config.rs` sets after the user's settings must be listed here, so that a user value is
-//! never silently ignored.
+//! Everything that `broker/client_config.rs` sets after the user's settings must be listed here, so that a user's
+//! value is never silently ignored.
 
 use crate::config::{KafkaConfig, SecurityProtocol};
 

@@ -116,7 +116,7 @@ impl Folding {
             .iter()
             .filter(move |(place, fold)| now.saturating_sub(fold.since) >= SLOW && !self.locks.contains_key(*place));
         let slow = slow.map(|(place, _)| {
-            let text = format!("a fold of {place} takes longer than {} s", SLOW.as_secs());
+            let text = format!("a fold of {place} has been running for more than {} s", SLOW.as_secs());
             Wait::new(Situation::SlowFold).of_partition(&place.topic, place.partition).because(text)
         });
         let locked = |(place, wait): (&Place, &String)| {

@@ -109,7 +109,7 @@ impl Reader {
                         ranges.insert(place.clone(), Log { start, end });
                         continue;
                     }
-                    Err(error) => failed = Some(format!("Kafka does not answer: {error}")),
+                    Err(error) => failed = Some(format!("Kafka does not respond: {error}")),
                 }
             }
             let why = Why::Unmeasured(failed.clone().expect("set just above"));
@@ -199,7 +199,7 @@ impl Reader {
             Err(error) => {
                 // None of a partition: the next fold meets it again and deals with it. Without a record to fold nobody
                 // else would notice.
-                self.look_failed = Some(format!("the positions cannot be compared: {error}"));
+                self.look_failed = Some(format!("could not compare positions: {error}"));
                 return Ok(());
             }
         };

@@ -198,7 +198,7 @@ impl Lane {
                 let opened = transactions.publisher.open(producer, self.permit.clone()).await;
                 opened.map_err(|error| match error {
                     OpenError::Failed(reason) => Obstacle::Kafka(reason),
-                    OpenError::Blocked(_) => Obstacle::Kafka("another transactional.id is blocked, too".to_owned()),
+                    OpenError::Blocked(_) => Obstacle::Kafka("the new transactional.id is blocked as well".to_owned()),
                 })?
             }
         };
@@ -244,7 +244,7 @@ impl Lane {
             match ended.outcome {
                 Outcome::Committed(_) if ended.usable => {}
                 Outcome::Committed(_) => {
-                    return Err(Obstacle::Kafka("the connection to Kafka is not steady".to_owned()));
+                    return Err(Obstacle::Kafka("the connection to Kafka is unstable".to_owned()));
                 }
                 Outcome::Unknown(reason) => return Err(Obstacle::Kafka(reason)),
                 Outcome::Refused(_) | Outcome::Denied(_) | Outcome::Stuck(_) => {
