@@ -1,5 +1,5 @@
 //! What ends `run` by itself. Everything else that PostgreSQL, Kafka or a part of the process does is waited for, or
-//! the part is started again, and readiness says so. `docs/operations.md` has the same table; a test compares them.
+//! the part is started again, and readiness says so. `docs/operations/running.md` has the same table; a test compares them.
 
 use crate::error::Code;
 
@@ -46,7 +46,7 @@ pub(super) fn never(_: Code) -> bool {
     false
 }
 
-/// The table as `docs/operations.md` has it.
+/// The table in `docs/operations/running.md`.
 pub fn reference_markdown() -> String {
     let mut text = "| code | status | when | why |\n|---|---|---|---|\n".to_owned();
     for End { code, at_start, by_relay, why } in ENDS {
@@ -66,10 +66,10 @@ mod tests {
 
     #[test]
     fn the_operations_manual_has_the_same_table() {
-        let manual = include_str!("../../docs/operations.md");
+        let manual = include_str!("../../docs/operations/running.md");
         assert!(
             manual.contains(&reference_markdown()),
-            "docs/operations.md lacks this table:\n{}",
+            "docs/operations/running.md lacks this table:\n{}",
             reference_markdown()
         );
     }

@@ -347,7 +347,7 @@ fn fenced(shard: ShardId, epoch: i64) -> Error {
 
 fn disagree(shard: ShardId, disagreement: Disagreement) -> Error {
     Error::new(Code::HistoriesDisagree, format!("shard {shard}: {disagreement}"))
-        .hint("nothing was sent or marked; find out which side lost data, then see the section on exactly-once delivery in docs/operations.md; outbox-relay recover shows both")
+        .hint("nothing was sent or marked; find out which side lost data, then see docs/operations/exactly-once.md; outbox-relay recover compares both")
 }
 
 #[cfg(test)]
