@@ -49,7 +49,7 @@ impl Server {
         let listener = TcpListener::bind(wanted).await.map_err(|error| cannot_listen(wanted, error))?;
         let address = listener.local_addr().map_err(|error| cannot_listen(wanted, error))?;
         if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin server is open to other hosts: health and metrics are readable without a token");
+            tracing::warn!(%address, "the admin server accepts connections from other hosts; health and metrics are readable without authentication");
         }
         Ok(Self { listener, address, router: router(health, metrics), limits: serve::Limits::default() })
     }
@@ -80,7 +80,7 @@ impl Server {
             runtime.shutdown_background();
         };
         std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(failed)?;
-        tracing::info!(%address, "admin server listens");
+        tracing::info!(%address, "admin server listening");
         let gone = |_| Error::new(Code::Unexpected, "the thread of the admin server panicked");
         end.await.map_err(gone)?.map_err(failed)
     }
@@ -90,11 +90,11 @@ fn cannot_listen(address: SocketAddr, error: io::Error) -> Error {
     let kind = error.kind();
     let failed = Error::new(Code::AdminListen, format!("cannot listen on {address}")).caused_by(error);
     if kind == io::ErrorKind::AddrInUse {
-        failed.hint("another process has this port; set admin.listen to a free one (port 0 takes any), or admin.enabled = false")
+        failed.hint("another process uses this port; set admin.listen to a free port (0 picks any), or set admin.enabled = false")
     } else if kind == io::ErrorKind::PermissionDenied {
-        failed.hint("ports below 1024 need a privilege; set admin.listen to a higher one")
+        failed.hint("ports below 1024 require privileges; set admin.listen to a higher port")
     } else {
-        failed.hint("admin.listen must be an address of this host, as 127.0.0.1:8080 or 0.0.0.0:8080")
+        failed.hint("admin.listen must be an address of this host, such as 127.0.0.1:8080 or 0.0.0.0:8080")
     }
 }
 
@@ -150,12 +150,7 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 }
 
 async fn not_found(uri: Uri) -> Response {
-    failure(
-        StatusCode::NOT_FOUND,
-        "GEN001",
-        "there is no such path; there are /livez, /readyz and /metrics",
-        uri.path(),
-    )
+    failure(StatusCode::NOT_FOUND, "GEN001", "no such path; available are /livez, /readyz and /metrics", uri.path())
 }
 
 async fn method_not_allowed(uri: Uri) -> Response {

@@ -21,7 +21,7 @@ pub enum Exit {
 
 macro_rules! codes {
     ($( $(#[doc = $doc:literal])* $variant:ident = $text:literal, $exit:ident; )*) => {
-        /// Stable error codes. A code is never reused; each has a section in `docs/operations.md`.
+        /// Stable error codes. A code is never reused; each has a section in `docs/operations/errors.md`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Code { $( $(#[doc = $doc])* $variant, )* }
 

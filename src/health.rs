@@ -324,9 +324,9 @@ impl Check {
         });
         // Not under the lock, which the admin server waits for.
         match news {
-            Some((check, News::Fails)) => tracing::warn!(check = %check, reason, "a check fails"),
+            Some((check, News::Fails)) => tracing::warn!(check = %check, reason, "a readiness check is failing"),
             Some((check, News::Recovered(lasted))) => {
-                tracing::info!(check = %check, failed_for = ?lasted, "a failing check is good again");
+                tracing::info!(check = %check, failed_for = ?lasted, "a readiness check recovered");
             }
             None => {}
         }

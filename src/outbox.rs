@@ -69,14 +69,14 @@ pub struct Fence {
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
     /// Another instance owns the shard. Nothing was changed.
-    #[error("shard {} belongs to another instance since epoch {} ended", .0.shard, .0.epoch)]
+    #[error("shard {} was taken over by another instance after epoch {}", .0.shard, .0.epoch)]
     Fenced(Fence),
     /// The shard's last batch is not the one that the caller knows of. Nothing was changed.
     #[error("the last batch of shard {shard} is {found:?}, and {expected:?} was expected")]
     Moved { shard: ShardId, expected: LastBatch, found: LastBatch },
     /// An update of rows did nothing to some of them and raised no error: a trigger of somebody else's. Nothing was
     /// changed.
-    #[error("an update of outbox_events left rows as they were; look for triggers that are not the relay's")]
+    #[error("an update of outbox_events changed no rows; look for triggers that are not part of the relay")]
     Unchanged,
     #[error(transparent)]
     Db(#[from] DbError),

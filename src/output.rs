@@ -26,7 +26,7 @@ pub use progress::Progress;
 pub use screen::{Key, Screen};
 pub use table::{Align, Cell, Table, Tone};
 
-/// Form of the data on standard output.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Table,

@@ -241,7 +241,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     };
     let publisher = match &sending {
         Sending::AtLeastOnce(settings) => {
-            let no_thread = |error| Error::new(Code::Unexpected, "a thread cannot be started").caused_by(error);
+            let no_thread = |error| Error::new(Code::Unexpected, "could not start a thread").caused_by(error);
             let settings = settings.of("lanes".to_owned(), format!("{}-lanes", parts.client_id));
             Some(Publisher::start(settings).map_err(no_thread)?)
         }

@@ -63,7 +63,7 @@ impl Supervisor {
                 () = &mut cut => {
                     tracing::warn!(
                         parts = self.tasks.len(),
-                        "not everything ended in time; what is in flight stays PENDING and the leases run out by themselves"
+                        "shutdown did not finish in time; events in flight stay PENDING and the leases will expire"
                     );
                     return outcome;
                 }

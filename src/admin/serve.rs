@@ -66,7 +66,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits,
                     let evicted = place.evicted.clone();
                     tokio::select! {
                         () = connection(stream, router, limits, Arc::clone(&place.busy), stop) => {}
-                        () = evicted.cancelled() => tracing::debug!("a silent admin connection made room for a new one"),
+                        () = evicted.cancelled() => tracing::debug!("closed an idle admin connection to make room for a new one"),
                     }
                     drop(place);
                 });
@@ -76,7 +76,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     }
     drop(listener);
     if timeout(limits.drain, connections.ended()).await.is_err() {
-        tracing::debug!("admin connections were cut at the stop");
+        tracing::debug!("closed open admin connections at shutdown");
     }
 }
 
@@ -153,7 +153,7 @@ async fn accept_failed(error: &io::Error, stop: &CancellationToken) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         return;
     }
-    tracing::warn!(%error, "cannot accept a connection to the admin server");
+    tracing::warn!(%error, "could not accept a connection to the admin server");
     tokio::select! {
         () = stop.cancelled() => {}
         () = sleep(Duration::from_millis(500)) => {}
@@ -188,7 +188,7 @@ async fn mark_busy(busy: Arc<AtomicBool>, request: Request, next: Next) -> Respo
 
 fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, "an admin connection ended early");
+        tracing::debug!(%error, "an admin connection closed early");
     }
 }
 

@@ -82,7 +82,7 @@ fn judge(obstacles: Vec<Obstacle>) -> Result<()> {
     }
     match wait {
         Some(Obstacle { what, fix, .. }) => {
-            Err(Error::new(Code::PostgresUnreachable, format!("PostgreSQL takes no writes: {what}")).hint(fix))
+            Err(Error::new(Code::PostgresUnreachable, format!("PostgreSQL does not accept writes: {what}")).hint(fix))
         }
         None => Ok(()),
     }

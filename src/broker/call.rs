@@ -96,7 +96,7 @@ fn late(name: &str, limit: Duration) -> Error {
 
 fn silent(reason: String) -> Error {
     Error::new(Code::KafkaUnreachable, reason)
-        .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
+        .hint("check kafka.bootstrap_servers and the security settings; for details run: outbox-relay check")
 }
 
 #[cfg(test)]

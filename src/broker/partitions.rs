@@ -184,7 +184,7 @@ impl Partitions {
                 (None, Some(entry)) if entry.seen => {
                     over |= entry.confirmed;
                     if entry.confirmed {
-                        tracing::info!(topic, partition, "the partition takes records again");
+                        tracing::info!(topic, partition, "the partition accepts records again");
                     }
                     known.entries.remove(&partition);
                 }
@@ -332,7 +332,7 @@ impl Partitions {
         entry.strikes += 1;
         if entry.strikes == 1 {
             let code = code.to_string();
-            tracing::warn!(topic, partition, code, "Kafka did not take records of a partition; they are sent again");
+            tracing::warn!(topic, partition, code, "Kafka did not accept records of a partition; they will be resent");
         }
         if entry.strikes >= STRIKES {
             entry.confirm(topic, partition);
@@ -355,7 +355,7 @@ impl Partitions {
         self.recount(&topics);
         drop(topics);
         if entry.confirmed {
-            tracing::info!(topic, partition, "the partition takes records again");
+            tracing::info!(topic, partition, "the partition accepts records again");
             self.recover(topic);
         }
     }
@@ -417,7 +417,7 @@ impl Partitions {
             }
         }
         if more > 0 {
-            notes.push(format!("{more} more partitions take no records"));
+            notes.push(format!("{more} more partitions do not accept records"));
         }
         (notes, counts)
     }
@@ -439,7 +439,7 @@ impl Entry {
     fn confirm(&mut self, topic: &str, partition: i32) {
         if !self.confirmed {
             self.confirmed = true;
-            tracing::warn!(topic, partition, reason = %self.trouble, "the partition takes no records; the keys that go there wait");
+            tracing::warn!(topic, partition, reason = %self.trouble, "the partition does not accept records; its keys wait");
         }
     }
 

@@ -142,7 +142,7 @@ impl Publisher {
         let job = Job { records, permit, decided: Arc::clone(&decided), company, reply };
         // The thread lives as long as this handle, unless it has panicked. Then whoever sends panics as well: the relay
         // is started again with another producer, and what was on its way is sent again like after a crash.
-        assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer has panicked");
+        assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer panicked");
         (answer, decided)
     }
 
@@ -172,7 +172,7 @@ async fn answered(mut answer: oneshot::Receiver<Vec<Delivery>>, permit: &Permit,
             Err(_) => {
                 let since = *ended.get_or_insert_with(monotonic);
                 if monotonic().saturating_sub(since) > STUCK {
-                    tracing::error!("a call of the Kafka client does not return; its thread is left to itself");
+                    tracing::error!("a Kafka client call does not return; abandoning its thread");
                     return vec![Delivery::Unsent; count];
                 }
             }
@@ -233,12 +233,12 @@ impl Worker {
                     if batch.met_refusals() {
                         tracing::info!(
                             lane = self.settings.name,
-                            "Kafka refused records; looking for the ones at fault"
+                            "Kafka rejected records; searching for the ones at fault"
                         );
                         ended = self.search(&mut batch, &sending);
                     } else {
                         // The next producer begins with the first record that is not acknowledged.
-                        tracing::warn!(reason, lane = self.settings.name, "the producer is replaced");
+                        tracing::warn!(reason, lane = self.settings.name, "replacing the producer");
                     }
                 }
             }
@@ -248,7 +248,7 @@ impl Worker {
                 Pass::Interrupted => {
                     tracing::warn!(
                         lane = self.settings.name,
-                        "a permit to send ended while records were on their way; who has the lease next sends them again"
+                        "the lease ended while records were in flight; the next owner of the shard will resend them"
                     );
                     break;
                 }
@@ -272,7 +272,7 @@ impl Worker {
                 Pass::Done => self.finder = Some(finder),
                 Pass::Again(reason) => {
                     close(finder);
-                    tracing::warn!(reason, lane = self.settings.name, "the producer that searches is replaced");
+                    tracing::warn!(reason, lane = self.settings.name, "restarting the search with a new producer");
                 }
                 Pass::Interrupted => {
                     close(finder);
@@ -285,7 +285,7 @@ impl Worker {
             }
             group = explore::group(batch, group);
         }
-        Pass::Again("the search for refused records takes long")
+        Pass::Again("the search for rejected records is not finished yet")
     }
 
     fn finder(&mut self, records: usize) -> Option<Producer> {
@@ -310,7 +310,7 @@ impl Worker {
             Ok(producer) => Some(producer),
             Err(error) => {
                 self.brokers_up.store(false, Ordering::Relaxed);
-                tracing::error!(error = %error, "the Kafka client cannot be created");
+                tracing::error!(error = %error, "could not create the Kafka client");
                 None
             }
         }
@@ -406,7 +406,7 @@ fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) 
         return end;
     }
     if batch.any(State::Waiting) || batch.any(State::Suspect) {
-        return Pass::Again("records were given up by the client");
+        return Pass::Again("the client gave up records");
     }
     Pass::Done
 }

@@ -105,7 +105,7 @@ pub(super) fn follow(
                 break;
             }
         } else if crate::clock::monotonic().saturating_sub(heard) > SILENCE {
-            return Err(Error::new(Code::KafkaUnreachable, "no record came for a minute in the middle of the scan")
+            return Err(Error::new(Code::KafkaUnreachable, "received no record for a minute during the scan")
                 .hint("run it again; nothing was changed"));
         }
         // The position also passes the markers of transactions, which are no records.

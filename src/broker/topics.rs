@@ -259,7 +259,7 @@ impl TopicCatalog {
             Err(error) if error.code() == Code::KafkaDenied => self.deny(topic, false),
             // The others are asked about all the same. What was known stays; of what is new, the events wait.
             Err(error) if error.code() == Code::KafkaTopic => {
-                tracing::warn!(topic, error = %error.chain(), "nothing can be learnt about the topic");
+                tracing::warn!(topic, error = %error.chain(), "could not fetch the topic's metadata");
                 if !self.is_known(topic) {
                     self.note(topic, None, false);
                 }
@@ -311,7 +311,7 @@ impl TopicCatalog {
             }
             (None, _) => {
                 if by_name {
-                    tracing::warn!(topic, "the topic does not exist; its events wait");
+                    tracing::warn!(topic, "the topic does not exist; its events wait for it");
                 }
                 Fact::Missing { since: now, asked: now, by_name }
             }
@@ -344,7 +344,7 @@ impl TopicCatalog {
             let right = if visible { "WRITE" } else { "DESCRIBE and WRITE" };
             tracing::warn!(
                 topic,
-                "Kafka does not let the relay write to the topic; its events wait for a grant of {right}"
+                "Kafka denies the relay access to the topic; its events wait until {right} is granted"
             );
         }
     }
@@ -368,7 +368,7 @@ impl TopicCatalog {
     }
 
     fn allow(&self, topic: &str) {
-        tracing::info!(topic, "the topic can be used from now on");
+        tracing::info!(topic, "the topic is usable again");
         self.granted.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned(), monotonic());
     }
 

@@ -21,7 +21,7 @@ pub enum Part {
     Admin,
 }
 
-/// How an event is named on the command line.
+/// How the command line refers to an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventRef {
     Id(i64),
@@ -37,7 +37,7 @@ impl std::fmt::Display for EventRef {
     }
 }
 
-/// Where a record lies in Kafka: `topic/partition/offset`.
+/// The position of a record in Kafka: `topic/partition/offset`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub topic: String,
@@ -51,7 +51,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A time, or how long ago it was. The second is for the database to work out, whose clock set `created_at`.
+/// A time or an age. Ages are resolved by the database, whose clock sets `created_at`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     At(Timestamp),
@@ -85,13 +85,13 @@ pub(super) fn when(text: &str) -> Result<When, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(When::At(at));
     }
-    // Without an offset it is UTC, as everything we print is.
+    // Without a UTC offset it is UTC, like everything we print.
     if let Ok(local) = text.parse::<civil::DateTime>() {
         return TimeZone::UTC.to_timestamp(local).map(When::At).map_err(|error| error.to_string());
     }
     duration(text)
         .map(When::Ago)
-        .map_err(|_| "not a time; examples: 2026-05-01T12:00:00Z, 2026-05-01, or how long ago: 15m, 2h, 7d".to_owned())
+        .map_err(|_| "not a time; examples: 2026-05-01T12:00:00Z, 2026-05-01, or an age: 15m, 2h, 7d".to_owned())
 }
 
 macro_rules! words {

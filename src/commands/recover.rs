@@ -103,7 +103,9 @@ pub(super) async fn run(context: &Context, args: &RecoverArgs) -> Result<()> {
     let left = lines.iter().filter(|line| line.verdict != "ok" && !line.recovered).count();
     if left > 0 {
         return Err(Error::new(Code::CheckNotMet, format!("{left} shards cannot go on"))
-            .hint("see the section on exactly-once delivery in docs/operations.md; --scan looks for the rows in Kafka, --apply marks what it finds")
+            .hint(
+                "see docs/operations/exactly-once.md; --scan searches Kafka for the rows, --apply marks what it finds",
+            )
             .into());
     }
     Ok(())

@@ -206,7 +206,7 @@ async fn copy(
         let before = replay.copied;
         let portion = match replay::portion(pool, replay, runner, &mut pace, author).await {
             Err(error) if error.is_unavailable() && monotonic() < *outage.get_or_insert(monotonic() + PATIENCE) => {
-                tracing::warn!(error = %error.chain(), "PostgreSQL does not answer: trying again");
+                tracing::warn!(error = %error.chain(), "PostgreSQL does not respond; retrying");
                 due = monotonic() + backoff.next_wait();
                 continue;
             }

@@ -125,7 +125,7 @@ impl<'r, 'a> Scope<'r, 'a> {
             let raw = match (in_layer(&direct), in_layer(&from_file)) {
                 (None, None) => continue,
                 (Some(_), Some(at)) => {
-                    let bad = Bad::new(format!("`{full}` is given as well, and only one of the two can count"))
+                    let bad = Bad::new(format!("`{full}` is also set, and only one of the two can apply"))
                         .help("remove one of them");
                     self.bad_value(&format!("{full}_file"), bad, &from_file[at]);
                     self.reader.broken.insert(full.clone());

@@ -30,7 +30,7 @@ fn table(spec: &SectionSpec) -> Value {
     let mut properties = Map::new();
     for field in &spec.fields {
         if matches!(field.kind, Kind::Secret) {
-            let doc = format!("File that holds `{}`. Relative to the settings file.", field.key);
+            let doc = format!("File that contains `{}`. Relative to the settings file.", field.key);
             properties.insert(format!("{}_file", field.key), json!({ "type": "string", "description": doc }));
         }
         properties.insert(field.key.to_owned(), property(field));

@@ -76,7 +76,7 @@ impl Kind {
             Self::Address => "an address and port such as `127.0.0.1:8080`".to_owned(),
             Self::Choice(words) => either(words),
             Self::List => "a list of texts".to_owned(),
-            Self::Map => "a table of names and texts".to_owned(),
+            Self::Map => "a table of names and strings".to_owned(),
             Self::Table(_) => "a table".to_owned(),
             Self::Tables(_) => "a list of tables".to_owned(),
         }

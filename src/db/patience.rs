@@ -62,7 +62,7 @@ impl Watch {
             Ok::<bool, super::DbError>(row.get(0))
         };
         asked.await.unwrap_or_else(|error| {
-            tracing::debug!(error = %error.chain(), "PostgreSQL did not say whether a long statement is still running");
+            tracing::debug!(error = %error.chain(), "could not find out whether a long statement is still running");
             // A server that has no connection to spare answers, and that is what is asked.
             error.sqlstate().is_some()
         })

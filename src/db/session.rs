@@ -213,9 +213,9 @@ pub(super) async fn prepare(client: &Client, role: Role) -> Result<(), DbError> 
                 return Err(DbError::Unavailable(Box::new(ReadOnly)));
             }
         } else if found == now {
-            tracing::debug!(name, found, role = ?role, "a setting of the session is not as it should be, and this role may not change it");
+            tracing::debug!(name, found, role = ?role, "a session setting differs from the required value, and this role may not change it");
         } else {
-            tracing::trace!(name, found, now, role = ?role, "a default of the database or the role is overridden for this session");
+            tracing::trace!(name, found, now, role = ?role, "overriding a default of the database or the role for this session");
         }
     }
     Ok(())

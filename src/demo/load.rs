@@ -306,7 +306,7 @@ impl Session {
         let (client, connection) = config.clone().application_name("outbox-relay demo shop").connect(NoTls).await?;
         detach("connection of the demo's shop", async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = %DbError::from(error).chain(), "a connection of the demo's shop ended");
+                tracing::debug!(error = %DbError::from(error).chain(), "a connection of the demo's shop closed");
             }
         });
         let statements = Statements {

@@ -295,7 +295,7 @@ impl Watched {
         let started = Instant::now();
         while matches!(self.watchdog.try_wait(), Ok(None)) {
             if started.elapsed() > STOP_LIMIT {
-                tracing::warn!("the private PostgreSQL does not stop; its watchdog goes on trying");
+                tracing::warn!("the private PostgreSQL does not stop; its watchdog keeps trying");
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

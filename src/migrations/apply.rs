@@ -59,5 +59,5 @@ fn failed(what: &str, error: DbError) -> Error {
     }
     Error::new(Code::MigrationFailed, format!("{what} failed"))
         .caused_by(error)
-        .hint("nothing was changed; see the cause, put it right, and run: outbox-relay migrate up")
+        .hint("nothing was changed; fix the cause and run: outbox-relay migrate up")
 }

@@ -48,7 +48,7 @@ impl Sequence {
             let what = format!("the sequence of outbox_events.id counts by {}", self.increment);
             Some((what, "for table outbox_events: alter column id set increment by 1"))
         } else if self.cycles {
-            let what = "the sequence of outbox_events.id starts again at its end".to_owned();
+            let what = "the sequence of outbox_events.id cycles".to_owned();
             Some((what, "for table outbox_events: alter column id set no cycle"))
         } else {
             None

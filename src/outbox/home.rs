@@ -112,7 +112,7 @@ pub async fn settle_in(pool: &Pool) -> Result<(), Error> {
 /// The refusal to work away from home.
 pub fn away(home: &Place, here: &Place) -> Error {
     let message = format!(
-        "this database is a copy of an outbox, or was moved: the relay last ran on {}, and this is {}",
+        "this database is a copy of an outbox, or was moved: the relay last ran on {}, but this is {}",
         home.describe(),
         here.describe()
     );

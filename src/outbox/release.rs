@@ -97,7 +97,7 @@ pub(super) async fn each(
             continue;
         }
         let reason = format!(
-            "unchangeable: the row refuses to be changed (SQLSTATE {}); mend it, then retry the event",
+            "unchangeable: PostgreSQL rejects changes to the row (SQLSTATE {}); fix the row, then retry the event",
             code.code()
         );
         failed.push(Outcome::failed(stop, reason, code));

@@ -247,7 +247,7 @@ pub(super) async fn fail(
         .collect();
     let mut kept = Vec::new();
     for (event, code) in refused {
-        let reason = format!("{} (the row refuses to be changed: SQLSTATE {})", event.reason, code.code());
+        let reason = format!("{} (PostgreSQL rejects changes to the row: SQLSTATE {})", event.reason, code.code());
         let (topic, outcome) = (event.topic, Outcome::failed(event.id, reason, code));
         if let Some(to) = event.dead_letter_topic {
             kept.push(Outcome { letter: Some(DueLetter { to, from: topic }), ..outcome });
@@ -363,7 +363,7 @@ pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits
             shard,
             id = wait.first_id,
             sqlstate = code.code(),
-            "the key of an event cannot be held; later events of it may be published before it"
+            "could not hold the key of a failed event; later events of the key may be published before it"
         );
     }
     Ok(())

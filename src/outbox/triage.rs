@@ -310,7 +310,7 @@ impl<R> Sorted<R> {
             return;
         }
         let reason = format!(
-            "PostgreSQL does not give the row out ({}); correct it, then retry the event",
+            "PostgreSQL cannot read the row ({}); fix the row, then retry the event",
             isolate::reason(row.sqlstate.as_ref())
         );
         let key = row.key.map_or(Key::None, |_| Key::OfRow);

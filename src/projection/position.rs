@@ -121,17 +121,17 @@ impl Stop {
         match self {
             Self::RecordsLost { next, start } => format!("the records from {next} to {} are gone", start - 1),
             Self::AheadOfLog { next, end } => {
-                format!("the log ends at {end}, before offset {next}: was the topic deleted and created again?")
+                format!("the log ends at {end}, before offset {next}: was the topic deleted and recreated?")
             }
-            Self::OtherTopic => "the topic was deleted and created again".to_owned(),
+            Self::OtherTopic => "the topic was deleted and recreated".to_owned(),
             Self::OtherRecord { offset } => {
                 format!(
-                    "offset {offset} holds another record than the one that was folded: the topic was deleted and created again"
+                    "offset {offset} holds a different record from the one that was folded: the topic was deleted and recreated"
                 )
             }
-            Self::OtherCluster => "the records are in another Kafka cluster than the one that was read".to_owned(),
+            Self::OtherCluster => "the records are in a different Kafka cluster from the one that was read".to_owned(),
             Self::Moved { believed, found } => {
-                format!("next_offset was changed by hand from {believed} to {found} while the partition was read")
+                format!("next_offset was changed by hand from {believed} to {found} while the partition was being read")
             }
         }
     }

@@ -48,7 +48,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
                             tracing::error!(
                                 code = Code::IdsOutOfTurn.as_str(),
                                 fix,
-                                "{what}; the scan bound and the watermark stay where they are until that is put right"
+                                "{what}; the scan bound and the watermark do not advance until this is fixed"
                             );
                         }
                     }
@@ -62,7 +62,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
                 };
             }
             Err(error) => {
-                tracing::debug!(error = %error.chain(), "the lock barrier could not be read; the scan bound stays")
+                tracing::debug!(error = %error.chain(), "could not read the lock barrier; the scan bound does not advance")
             }
         }
     }
@@ -75,8 +75,8 @@ async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
             if !shards.is_empty() {
                 tracing::warn!(
                     ?shards,
-                    "the ids of outbox_events began again (truncate with restart identity, or a sequence set back); \
-                     these shards look for events from the first id on"
+                    "the ids of outbox_events started over (truncate with restart identity, or a sequence set back); \
+                     these shards scan from the first id again"
                 );
             }
             true
@@ -84,7 +84,7 @@ async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
         Err(error) => {
             tracing::warn!(
                 error = %error.chain(),
-                "the ids of outbox_events began again, and the bounds of the shards could not be reset yet"
+                "the ids of outbox_events started over, and the scan bounds of the shards could not be reset yet"
             );
             false
         }

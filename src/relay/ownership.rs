@@ -95,7 +95,7 @@ impl Owner {
                 Ok(Some(error)) => break Some(error),
                 Err(error) => {
                     self.lanes.health.postgres_failed(&error);
-                    tracing::warn!(error = %error.chain(), "the leases cannot be renewed");
+                    tracing::warn!(error = %error.chain(), "could not renew the leases");
                     // Nothing was learnt; try again with the next tick. Lanes end by themselves when their permits are
                     // over.
                     self.renewed = self.renewed.max(Duration::from_nanos(1));
@@ -140,7 +140,7 @@ impl Owner {
     async fn give_way(&mut self, census: Census) -> Result<Option<Error>, DbError> {
         for (shard, owned) in &self.owned {
             if owned.resolved.load(Atomic::Acquire) && !owned.stop.is_cancelled() {
-                tracing::info!(shard, "shard is given up: the number of shards is about to change");
+                tracing::info!(shard, "giving up the shard: the number of shards is about to change");
                 owned.stop.cancel();
             }
         }
@@ -187,7 +187,7 @@ impl Owner {
     fn start_lane(&mut self, acquired: Acquired, asked: Duration) {
         let Acquired { shard, epoch, batch_ids, taken_over } = acquired;
         if let Err(reason) = failpoint::reach(Point::LeaseAcquired) {
-            return tracing::error!(shard, reason, "a lane cannot be started");
+            return tracing::error!(shard, reason, "could not start a lane");
         }
         let fence = Fence { shard, owner: self.leases.instance(), epoch };
         let permit = Permit::new(permit_end(asked, self.lease));
@@ -195,7 +195,7 @@ impl Owner {
         let lane = match Lane::new(fence, permit.clone(), Arc::clone(&self.lanes)) {
             Ok(lane) => lane,
             // The lease runs out by itself, and somebody with threads to spare takes the shard.
-            Err(error) => return tracing::error!(shard, error = %error, "a lane cannot be started"),
+            Err(error) => return tracing::error!(shard, error = %error, "could not start a lane"),
         };
         let in_flight = batch_ids.as_ref().map_or(0, Vec::len);
         let resolved = Arc::new(AtomicBool::new(batch_ids.is_none()));
@@ -211,7 +211,7 @@ impl Owner {
             self.owned.iter().filter(|(_, owned)| !owned.stop.is_cancelled()).map(|(shard, _)| *shard).collect();
         shards.sort_unstable();
         for shard in shards.into_iter().rev().take(count) {
-            tracing::info!(shard, "shard is given up for another instance");
+            tracing::info!(shard, "giving up the shard to another instance");
             self.owned[&shard].stop.cancel();
         }
     }
@@ -244,12 +244,15 @@ impl Owner {
                     Ok(renewal) if !renewal.locked.is_empty() => {
                         tracing::warn!(
                             shard,
-                            "another session keeps the row of the shard locked; the shard is taken again when it lets go"
+                            "another session holds a lock on the shard's row; the shard will be acquired again when the lock is released"
                         );
                         None
                     }
                     Ok(_) => {
-                        tracing::warn!(shard, "the lease ran out while PostgreSQL was away; the shard is taken again");
+                        tracing::warn!(
+                            shard,
+                            "the lease expired while PostgreSQL was unavailable; acquiring the shard again"
+                        );
                         self.release(shard, epoch).await;
                         None
                     }
@@ -261,7 +264,7 @@ impl Owner {
 
     async fn release(&self, shard: ShardId, epoch: i64) {
         if let Err(error) = self.leases.release(shard, epoch).await {
-            tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
+            tracing::warn!(shard, error = %error.chain(), "could not release the lease; it will expire");
         }
     }
 
@@ -281,14 +284,14 @@ impl Owner {
             self.heartbeat.beat();
             // Renewed to the end: a lane that drains slowly must not lose its shard for that.
             if let Err(error) = self.renew().await {
-                tracing::debug!(error = %error.chain(), "the leases cannot be renewed while draining");
+                tracing::debug!(error = %error.chain(), "could not renew the leases while draining");
             }
             tokio::select! {
                 Some(joined) = self.running.join_next() => {
                     drop(self.lane_ended(joined).await);
                 }
                 () = tokio::time::sleep_until(deadline), if !given_up => {
-                    tracing::warn!(shards = self.running.len(), "not everything in flight was acknowledged in time; it stays PENDING");
+                    tracing::warn!(shards = self.running.len(), "some events in flight were not acknowledged in time; they stay PENDING");
                     for owned in self.owned.values() {
                         owned.permit.end();
                     }
@@ -303,7 +306,7 @@ impl Owner {
             }
         }
         if let Err(error) = self.leases.leave().await {
-            tracing::debug!(error = %error.chain(), "this instance could not be taken off the list");
+            tracing::debug!(error = %error.chain(), "could not remove this instance from the list of instances");
         }
     }
 
@@ -344,7 +347,7 @@ fn fenced(shard: ShardId, epoch: i64) -> Error {
 
 fn disagree(shard: ShardId, disagreement: Disagreement) -> Error {
     Error::new(Code::HistoriesDisagree, format!("shard {shard}: {disagreement}"))
-        .hint("nothing was sent or marked; find out which side lost data, then see the section on exactly-once delivery in docs/operations.md; outbox-relay recover shows both")
+        .hint("nothing was sent or marked; find out which side lost data, then see docs/operations/exactly-once.md; outbox-relay recover compares both")
 }
 
 #[cfg(test)]

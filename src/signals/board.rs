@@ -142,13 +142,13 @@ impl Board {
     fn log_begin(&self, wait: &Wait) {
         let (part, situation) = (self.part, wait.situation.code());
         match code(wait.situation) {
-            None => tracing::warn!(part, situation, "the {part} waits: {}", wait.line()),
+            None => tracing::warn!(part, situation, "the {part} is waiting: {}", wait.line()),
             Some(code) => tracing::error!(
                 part,
                 situation,
                 code = code.as_str(),
                 help = help(code),
-                "the {part} waits: {}",
+                "the {part} is waiting: {}",
                 wait.line()
             ),
         }
@@ -158,7 +158,7 @@ impl Board {
         if known.logged {
             let (part, situation) = (self.part, known.wait.situation.code());
             let seconds = now.saturating_sub(known.began).as_secs();
-            tracing::info!(part, situation, seconds, "the {part} no longer waits: {}", known.wait.line());
+            tracing::info!(part, situation, seconds, "the {part} is no longer waiting: {}", known.wait.line());
         }
     }
 

@@ -116,8 +116,8 @@ impl Keeper {
                 End::Failed(error) => self.failed(&error),
                 End::Panicked => {
                     // The report of the panic says where; what it says may quote data.
-                    tracing::error!(part = self.part.name, "a part of the process panicked and is started again");
-                    "it panicked; the log says where".to_owned()
+                    tracing::error!(part = self.part.name, "a component panicked; restarting it");
+                    "it panicked; see the log".to_owned()
                 }
                 End::Hung => {
                     self.hung += 1;
@@ -126,12 +126,12 @@ impl Keeper {
                             Code::Unexpected,
                             format!("the part {} hung {} times", self.part.name, self.hung),
                         )
-                        .hint("its threads are lost until the process ends; it has to be started again"));
+                        .hint("its threads cannot be recovered; restart the process"));
                     }
                     tracing::error!(
                         part = self.part.name,
                         replaced = self.hung,
-                        "a part of the process hangs: it is abandoned and replaced"
+                        "a component hangs; abandoning and replacing it"
                     );
                     "it hung and was replaced".to_owned()
                 }
@@ -171,7 +171,7 @@ impl Keeper {
             };
             return match joined {
                 Some(Ok(Ok(()))) if self.stop.is_cancelled() => End::Stopped,
-                Some(Ok(Ok(()))) | None => End::Failed(Error::new(Code::Unexpected, "it ended without being told to")),
+                Some(Ok(Ok(()))) | None => End::Failed(Error::new(Code::Unexpected, "it ended unexpectedly")),
                 Some(Ok(Err(error))) => End::Failed(error),
                 Some(Err(_)) => End::Panicked,
             };
@@ -182,12 +182,12 @@ impl Keeper {
     fn failed(&self, error: &Error) -> String {
         let (part, code) = (self.part.name, error.code().as_str());
         if error.code() == Code::PostgresUnreachable || error.code() == Code::KafkaUnreachable {
-            tracing::warn!(part, code, error = %error.chain(), "a part of the process waits and is started again");
+            tracing::warn!(part, code, error = %error.chain(), "a component cannot work yet; restarting it");
             // Where a server is, is nothing for everybody who may ask.
             return format!("{error} ({code})");
         }
         let help = error.hint_text().unwrap_or_default();
-        tracing::error!(part, code, error = %error.chain(), help, "a part of the process failed and is started again");
+        tracing::error!(part, code, error = %error.chain(), help, "a component failed; restarting it");
         format!("{} ({code})", error.chain())
     }
 
@@ -265,12 +265,9 @@ mod tests {
         })
         .await;
         let reports = reports.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (report, expected) in reports[1..].iter().zip([
-            "panicked",
-            "panicked",
-            "no table product_metrics (OR-J001)",
-            "without being told",
-        ]) {
+        for (report, expected) in
+            reports[1..].iter().zip(["panicked", "panicked", "no table product_metrics (OR-J001)", "unexpectedly"])
+        {
             assert!(
                 report.contains("[-]part consumer failed: failing since ") && report.contains(expected),
                 "{report}"

@@ -158,7 +158,7 @@ fn here_within<T: Send + 'static>(
     match answered.recv_timeout(limit) {
         Ok(answer) => answer.map_err(unreachable),
         Err(RecvTimeoutError::Timeout) => Err(late(name, limit)),
-        Err(RecvTimeoutError::Disconnected) => Err(silent(format!("Kafka could not be asked for {name}"))),
+        Err(RecvTimeoutError::Disconnected) => Err(silent(format!("could not ask Kafka for {name}"))),
     }
 }
 

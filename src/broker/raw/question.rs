@@ -60,8 +60,8 @@ impl Question {
     }
 
     pub(super) fn unanswered(self, why: &str) -> Error {
-        Error::new(Code::KafkaUnreachable, format!("Kafka does not tell {}: {why}", self.what))
-            .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
+        Error::new(Code::KafkaUnreachable, format!("Kafka did not return {}: {why}", self.what))
+            .hint("check kafka.bootstrap_servers and the security settings; for details run: outbox-relay check")
     }
 }
 

@@ -88,13 +88,13 @@ impl Worker {
                 return Err(OpenError::Blocked(Blocked { own: self.fenced == Some(number), marker }));
             }
             self.brokers_up.store(false, Ordering::Relaxed);
-            return Err(OpenError::Failed(format!("the transactional producer cannot be initialised: {error}")));
+            return Err(OpenError::Failed(format!("could not initialise the transactional producer: {error}")));
         }
         self.fenced = Some(number);
         failpoint::reach(Point::FenceDone)?;
         let marker = self.marker(&reader, permit)?;
         failpoint::reach(Point::MarkerRead)?;
-        let group = reader.group_metadata().ok_or_else(|| "the group of the marker is not known".to_owned())?;
+        let group = reader.group_metadata().ok_or_else(|| "the marker's group does not exist".to_owned())?;
         self.brokers_up.store(true, Ordering::Relaxed);
         self.open = Some(Open { producer, group, committing: false });
         Ok(marker)
@@ -135,7 +135,7 @@ impl Worker {
                 Ok(marker) => return Ok(marker),
                 // Also where a transaction that is being ended still covers the marker: it is final a moment later.
                 Err(error) if left.is_zero() || !permit.holds() => {
-                    return Err(format!("the marker cannot be read: {error}"));
+                    return Err(format!("could not read the marker: {error}"));
                 }
                 Err(_) => std::thread::sleep(MARKER_RETRY.min(left)),
             }

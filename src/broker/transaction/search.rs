@@ -28,7 +28,7 @@ impl Worker {
         match self.find(batch, sending, permit) {
             Ok(()) => {}
             Err(reason) => {
-                tracing::warn!(reason, lane = self.settings.name, "the search for refused records ended early")
+                tracing::warn!(reason, lane = self.settings.name, "the search for rejected records ended early")
             }
         }
         batch.at_fault().unwrap_or_else(|| Outcome::Unknown("Kafka refused records that it took one by one".to_owned()))
@@ -79,12 +79,12 @@ impl Worker {
             }
             let refused = batch.states.iter().filter(|state| matches!(state, State::Refused { .. })).count();
             let lane = std::thread::current();
-            tracing::debug!(lane = lane.name(), round, refused, "looked for records that Kafka refuses");
+            tracing::debug!(lane = lane.name(), round, refused, "searched for rejected records");
             if !batch.any(State::Suspect) && !batch.any(State::Waiting) {
                 return Ok(());
             }
             if monotonic().saturating_sub(started) > LONG_ENOUGH && batch.at_fault().is_some() {
-                return Err("enough was found for now".to_owned());
+                return Err("found enough for now".to_owned());
             }
             // Each round has other suspects.
             group = explore::group(batch, usize::MAX);

@@ -292,7 +292,7 @@ async fn take_over(context: &Context, args: &PositionsSetArgs, from: &str) -> Re
         }
         let author = decider(args.consent.reason.clone());
         let moved = positions::move_group(&pool, from, to, &author, |handled| {
-            tracing::debug!(handled, "known events were given to the other group");
+            tracing::debug!(handled, "copied handled events to the other group");
         });
         let moved = moved.await?;
         (report.partitions, report.handled, report.parked) = (moved.partitions, moved.handled, moved.parked);

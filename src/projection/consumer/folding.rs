@@ -116,7 +116,7 @@ impl Folding {
             .iter()
             .filter(move |(place, fold)| now.saturating_sub(fold.since) >= SLOW && !self.locks.contains_key(*place));
         let slow = slow.map(|(place, _)| {
-            let text = format!("a fold of {place} takes longer than {} s", SLOW.as_secs());
+            let text = format!("a fold of {place} has been running for more than {} s", SLOW.as_secs());
             Wait::new(Situation::SlowFold).of_partition(&place.topic, place.partition).because(text)
         });
         let locked = |(place, wait): (&Place, &String)| {
@@ -202,7 +202,7 @@ impl Reader {
         if list.count() > 0
             && let Err(error) = self.consumer.pause(&list)
         {
-            tracing::debug!(error = %error, "partitions are not paused; what comes of them is dropped");
+            tracing::debug!(error = %error, "could not pause partitions; dropping records that arrive from them");
         }
     }
 
@@ -219,7 +219,7 @@ impl Reader {
         if list.count() > 0
             && let Err(error) = self.consumer.resume(&list)
         {
-            tracing::warn!(error = %error, "the Kafka client does not read on");
+            tracing::warn!(error = %error, "could not resume reading");
         }
     }
 

@@ -26,7 +26,7 @@ async fn a_paused_topic() {
         let (_, text) = http::get(process.admin(), "/metrics").await?;
         let (_, body) = http::get(process.admin(), "/readyz?verbose").await?;
         let counted = text.contains("outbox_relay_waits{part=\"relay\",situation=\"paused\"} 1");
-        let noted = body.contains(&format!("[i]topic {} is paused since 20", stage.topic.name));
+        let noted = body.contains(&format!("[i]topic {} has been paused since 20", stage.topic.name));
         if counted && noted { Ok(()) } else { Err(format!("{body}\n{text}")) }
     })
     .await;
