@@ -1,5 +1,5 @@
 //! What ends `run` by itself. Everything else that PostgreSQL, Kafka or a part of the process does is waited for, or
-//! the part is started again, and readiness says so. `docs/operations/running.md` has the same table; a test compares them.
+//! the part is restarted, and readiness says so. `docs/operations/running.md` has the same table; a test compares them.
 
 use crate::error::Code;
 
