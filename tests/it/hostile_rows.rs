@@ -131,7 +131,7 @@ impl Kind {
                 "Unreadable",
                 true,
                 0,
-                Failed("unreadable: PostgreSQL does not give the row out (SQLSTATE 22012)"),
+                Failed("unreadable: PostgreSQL cannot read the row (SQLSTATE 22012)"),
                 Held,
             ),
         }
@@ -390,7 +390,7 @@ async fn a_held_row_that_refuses_its_release_holds_its_key_alone() {
         let expected = [
             Expected::Published,
             Expected::Published,
-            Expected::Failed("unchangeable: the row refuses to be changed (SQLSTATE ZZ999)"),
+            Expected::Failed("unchangeable: PostgreSQL rejects changes to the row (SQLSTATE ZZ999)"),
             Expected::Held,
             Expected::Published,
             Expected::Published,
