@@ -127,13 +127,9 @@ impl Kind {
             Self::Deferred => ("Deferred", true, 0, PublishedUnmarked("ZZ998"), Published),
             Self::DeferredNoTopic => ("Deferred", false, 0, Failed("ZZ998"), Held),
             Self::Slow => ("Slow", true, 0, PublishedUnmarked("5"), Published),
-            Self::Unreadable => (
-                "Unreadable",
-                true,
-                0,
-                Failed("unreadable: PostgreSQL cannot read the row (SQLSTATE 22012)"),
-                Held,
-            ),
+            Self::Unreadable => {
+                ("Unreadable", true, 0, Failed("unreadable: PostgreSQL cannot read the row (SQLSTATE 22012)"), Held)
+            }
         }
     }
 }
