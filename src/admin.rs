@@ -1,8 +1,9 @@
 //! The HTTP server of a running instance: `/livez`, `/readyz[?verbose]`, `/healthz`, `/metrics`.
 //!
-//! Owns the routes; the connections are `serve`'s, what is healthy is decided by those who hold the handles of
-//! [`Health`]. Knows no database and no broker, so an answer takes no longer because one of them is down.
-//! Invariant: no request reads or changes data. Routes that do need tokens; with these, any address may be listened on.
+//! Owns the routes. Connections belong to `serve`; what counts as healthy is decided by the holders of the [`Health`]
+//! handles. Knows no database and no broker, so an answer never takes longer because one of them is down. Invariant: no
+//! request reads or changes data. Routes that do will need tokens; without them, listening on any address is
+//! tokens.
 
 mod serve;
 

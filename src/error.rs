@@ -1,6 +1,6 @@
 //! What an operator sees when something fails: a stable code, what happened, what to do, and the exit status.
 //!
-//! Every code stands in [`Code`], once. Modules have error enums of their own; at the edge they become an [`Error`].
+//! Every code is listed once, in [`Code`]. Modules have their own error enums; at the edge they become an [`Error`].
 
 use std::error::Error as StdError;
 use std::fmt;

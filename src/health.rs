@@ -1,9 +1,9 @@
 //! Whether this process is ready (named checks) and alive (heartbeats of its loops), and what else an operator should
 //! see (notes).
 //!
-//! Components hold handles and report; nothing here asks anybody. A check counts as failing until it has reported `ok`
-//! once, so an instance is not ready while it starts. Invariants: a note changes neither readiness nor liveness.
-//! Liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
+//! Components hold handles and report; nothing here queries anything. A check counts as failing until it has reported
+//! `ok` once, so an instance is not ready while it starts. Invariants: a note changes neither readiness nor liveness.
+//! Liveness depends on heartbeats alone: a database that is down must not make an orchestrator restart us.
 
 mod report;
 

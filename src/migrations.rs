@@ -1,7 +1,7 @@
-//! The schema: embedded migrations, applied once however many instances start together, all or nothing.
+//! The schema: embedded migrations, applied once no matter how many instances start together, all or nothing.
 //!
 //! refinery reads the files and computes their checksums. Its runner is not used: it keeps its history under a name
-//! that applications use, panics on rows that are not its own, and has neither a lock nor patience with one.
+//! that applications use, panics on rows that are not its own, takes no lock and has no lock timeout.
 
 mod apply;
 mod conversion;

@@ -1,8 +1,8 @@
-//! The outbox table as lanes use it: types, and what is asked about shards. The transaction of a batch is in `step.rs`.
+//! The outbox table as lanes use it: types, and queries about shards. The transaction of a batch is in `step.rs`.
 //!
-//! Leaves to others what a record looks like (`relay::encode`) and how it reaches Kafka (`broker`). Knows no Kafka.
+//! What a record looks like is up to `relay::encode`, and how it reaches Kafka is up to `broker`. Knows no Kafka.
 //! Invariants: a statement that changes a shard's rows runs under [`Fence`], in the transaction that locked the shard's
-//! row; events are settled by id list, never by a range, because a lower id may be committed later.
+//! row. Events are settled by id list, never by range, because a lower id may be committed later.
 
 pub mod audit;
 pub mod backlog;

@@ -1,4 +1,4 @@
-//! The relay: the shards that this instance owns, one lane for each, and what lanes share.
+//! The relay: the shards that this instance owns, one lane per shard, and what the lanes share.
 //!
 //! Only this module knows both the outbox and the broker.
 

@@ -1,6 +1,6 @@
 //! Logs: text on a terminal, JSON elsewhere, always on stderr.
 //!
-//! Invariant: logging neither blocks nor fails, nor does a panic that is reported (`stderr.rs`).
+//! Invariant: neither logging nor reporting a panic blocks or fails (`stderr.rs`).
 
 mod repeats;
 

@@ -1,5 +1,5 @@
-//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers
-//! and the deletion of dead letters.
+//! Questions to the cluster: brokers, topics and their settings, offsets. Read-only, except for creating the marker
+//! topic and deleting dead letters.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};

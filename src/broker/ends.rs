@@ -1,4 +1,4 @@
-//! Where partitions end, for whoever reads committed records, and what keeps the rest from them.
+//! Where partitions end for a reader of committed records, and what keeps it from reading further.
 
 use std::sync::Arc;
 use std::time::Duration;

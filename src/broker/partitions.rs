@@ -1,7 +1,7 @@
-//! Which partitions take records now, as all lanes of an instance know it.
+//! Which partitions currently accept records, shared by all lanes of an instance.
 //!
-//! Metadata comes from the task that asks the cluster ([`topics`](super::topics)), failed attempts from those who send.
-//! What goes to a partition in trouble waits, and only that: its keys are held until the partition works again.
+//! Metadata comes from the task that queries the cluster ([`topics`](super::topics)), failed attempts from the senders.
+//! Only records for a partition in trouble wait: their keys are held until the partition works again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;

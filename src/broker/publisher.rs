@@ -1,10 +1,10 @@
-//! Publishes batches in order and waits for every acknowledgement: one thread and one producer for each lane, and one
-//! of each for the small batches of all lanes, which then go out together.
+//! Publishes batches in order and waits for every acknowledgement: one thread and one producer per lane, and one of
+//! each for the small batches of all lanes, which are then sent together.
 //!
-//! Owns what order needs on Kafka's side: records go to the client in the order of the batch, from one thread; when one
-//! is refused nothing later of its key goes out; what has to be sent again is sent again in order. Invariant: a record
-//! is reported [`Delivery::Refused`] only if the broker named it or it was alone in its request. A broker refuses whole
-//! batches, and librdkafka then fails every record in them; see `explore`.
+//! Owns ordering on Kafka's side: records go to the client in batch order, from one thread. If one is rejected, nothing
+//! later of its key is sent; what has to be resent is resent in order. Invariant: a record is reported as
+//! [`Delivery::Refused`] only if the broker named it or it was alone in its request. A broker rejects whole batches,
+//! and librdkafka then fails every record in them; see `explore`.
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Reads ranges of topics, record by record: what is committed, and each record whole.
+//! Reads ranges of topics, record by record: only committed records, and each record complete.
 
 use std::collections::HashMap;
 use std::sync::Arc;

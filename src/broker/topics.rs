@@ -1,8 +1,8 @@
-//! What is known of topics, so that a record that cannot be published is found before it is sent.
+//! Topic facts, so that a record that cannot be published is found before it is sent.
 //!
-//! Lanes look topics up without waiting, and ask for the ones that nobody knows. One task beside the lanes asks the
-//! cluster, for all of them at once. A topic that is not there is waited for before its events fail: services deploy
-//! before their topics exist more often than the other way round.
+//! Lanes look topics up without waiting, and request the unknown ones. One task outside the lanes queries the cluster
+//! for all of them at once. A missing topic is waited for before its events fail: services are deployed before their
+//! topics exist more often than the other way round.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,10 +1,10 @@
-//! Publishes a batch in one Kafka transaction, together with a marker that says which batch it was. One thread and one
+//! Publishes a batch in one Kafka transaction, together with a marker that identifies the batch. One thread and one
 //! producer per lane.
 //!
-//! Owns what exactly-once needs on Kafka's side: the fence (`init_transactions`), the marker, and the rule that a
-//! producer whose transaction met anything unusual is never used again. Knows nothing of manifests: the lane compares.
-//! Invariants: the marker is read only after the fence, so that it is final; nothing is committed after the permit has
-//! ended.
+//! Owns what exactly-once delivery needs on Kafka's side: the fence (`init_transactions`), the marker, and the rule
+//! that a producer is never reused after anything unusual happened in its transaction. Knows nothing of manifests: the
+//! lane compares. Invariants: the marker is read only after the fence, so it is final; nothing is committed after the
+//! permit has ended.
 
 mod open;
 mod search;

@@ -1,4 +1,4 @@
-//! What would make a migration fail, looked for before the first change and told with a way out.
+//! What would make a migration fail, checked before the first change and reported with a way out.
 
 use super::Known;
 use super::history::{MigrationStatus, State};

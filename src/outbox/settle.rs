@@ -1,4 +1,4 @@
-//! What is written at the end of a batch: published rows, failed ones, and the keys that wait from now on.
+//! What is written at the end of a batch: published rows, failed rows, and newly held keys.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A claim, sorted by what happens to each event next. Walks in id order, so that nothing of a key goes past an event
-//! of that key which has to wait.
+//! Decides what happens to each event of a claim. Walks in id order, so that no event overtakes an earlier event of its
+//! key that has to wait.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};

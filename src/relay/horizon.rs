@@ -1,5 +1,5 @@
-//! The loop that keeps the scan bound honest: it looks at the lock barrier every second. In strict order, and where
-//! progress is kept as a watermark, events wait for the barrier or are noted until it comes, so there it is more often.
+//! The loop that keeps the scan bound correct: it checks the lock barrier every second. In strict order, and with a
+//! watermark, it checks more often, because events wait for the barrier or are listed until it advances.
 
 use std::sync::Arc;
 use std::time::Duration;

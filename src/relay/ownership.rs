@@ -1,7 +1,7 @@
 //! Which shards this instance owns: heartbeat, renewal, fair share, takeover, hand-over.
 //!
-//! One loop owns all of it; lanes are told by tokens and answer by ending. Time that decides about ownership is the
-//! database's; this process only subtracts a margin by its own monotonic clock, so that it stops before its lease ends.
+//! One loop owns all of it; lanes are told by tokens and answer by ending. Ownership is decided by the database's
+//! clock; this process only subtracts a margin by its own monotonic clock, so that it stops before its lease ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `[retry]` as a decision: what becomes of an event that was refused.
+//! `[retry]` as a decision: what to do with an event that was rejected.
 
 use std::time::Duration;
 

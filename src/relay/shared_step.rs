@@ -1,11 +1,10 @@
-//! Lanes with little to do take their steps together: one commit in PostgreSQL and one walk to Kafka for the few events
-//! of each.
+//! Lanes with little work take shared steps: one PostgreSQL commit and one walk to Kafka for a few events of each lane.
 //!
-//! A commit waits for the disk and a request for an answer, whatever is in them, so eight lanes with five events each,
-//! one by one, keep a machine busy with nothing but that. Lanes that have sent their batches together take their next
-//! step together, too, with all who have come in meanwhile. A lane with more to do goes alone, beside this, and so does
-//! one that would keep the others waiting. Not in exactly-once delivery, where each shard has transactions of its own
-//! in Kafka: those are what lanes wait for, and all at the same time take longer than one after the other.
+//! A commit waits for the disk and a request for its response, whatever they contain, so eight lanes with five events
+//! each would keep a machine busy with nothing else. Lanes that have sent their batches together take their next step
+//! together as well, with any lanes that have joined meanwhile. A lane with more work goes alone, concurrently, and so
+//! does one that would keep the others waiting. Not used in exactly-once delivery, where each shard has its own Kafka
+//! transactions: those dominate the time, and running them all at once takes longer than one after the other.
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;

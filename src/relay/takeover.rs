@@ -1,8 +1,8 @@
-//! What a new owner of a shard makes of the batch that was in flight, in exactly-once delivery.
+//! What a new owner of a shard does about the batch in flight, in exactly-once delivery.
 //!
 //! PostgreSQL holds the manifest: the number and the ids of the batch. Kafka holds the marker: the number of the last
 //! batch whose transaction was committed. The marker is read only after the former owner's producer was fenced, so it
-//! is final. Pure, so that `tests/simulation.rs` can walk through every interleaving.
+//! is final. Pure, so that `tests/simulation.rs` can explore every interleaving.
 
 use std::fmt;
 

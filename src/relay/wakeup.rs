@@ -1,4 +1,4 @@
-//! Waking idle lanes: one cheap query for all idle shards of this instance, soon after work and seldom when idle.
+//! Wakes idle lanes: one cheap query for all idle shards of this instance, frequent after work and rare when idle.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

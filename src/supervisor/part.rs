@@ -1,10 +1,10 @@
-//! Parts of a process that fail apart: each is started again when it fails, panics or hangs, and the others do not
-//! notice.
+//! Components of a process that fail independently: each is restarted when it fails, panics or hangs, and the others do
+//! not notice.
 //!
-//! Each start is an attempt with a stop token, a place in the readiness report and, if the part asks for it, an
-//! identity of its own. A part that hangs cannot be ended: it is abandoned with its thread, and the next attempt takes
-//! over from it the way another instance would. Invariant: an attempt that was abandoned is not heard any more, neither
-//! its outcome nor what it says of its health.
+//! Each start is an attempt with a stop token, a place in the readiness report and, if the component asks for it, its
+//! own identity. A hanging component cannot be ended: it is abandoned with its thread, and the next attempt takes over
+//! from it as another instance would. Invariant: an abandoned attempt is ignored, both its outcome and its health
+//! reports.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! After a refusal in a transaction: which records does Kafka refuse? Asked in transactions that are always aborted, so
-//! order and repeats do not matter.
+//! After a rejection in a transaction: finds the records that Kafka rejects, in transactions that are always aborted,
+//! so order and repeats do not matter.
 
 use std::time::Duration;
 

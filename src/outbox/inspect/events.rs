@@ -1,4 +1,4 @@
-//! Events by filter, and one event with everything that is known of it.
+//! Events by filter, and one event in full.
 
 use std::time::Duration;
 
