@@ -29,8 +29,8 @@ mod embedded {
 /// same lock would only wait.
 const LOCK_KEY: i64 = 0x6f75_7462_6f78;
 
-/// Longest wait for another instance that migrates. Migrations of a large table take long; a lock that is never
-/// released must not hang a start for ever. A guess.
+/// Maximum wait for another instance that migrates. Migrations of a large table take long; a lock that is never
+/// released must not hang a start forever. A guess.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
 
 const LOCK: &str = include_str!("migrations/sql/lock.sql");

@@ -74,7 +74,7 @@ pub enum OutboxError {
     /// The shard's last batch is not the one that the caller knows of. Nothing was changed.
     #[error("the last batch of shard {shard} is {found:?}, and {expected:?} was expected")]
     Moved { shard: ShardId, expected: LastBatch, found: LastBatch },
-    /// An update of rows did nothing to some of them and raised no error: a trigger of somebody else's. Nothing was
+    /// An update of rows did nothing to some of them and raised no error: a trigger of someone else's. Nothing was
     /// changed.
     #[error("an update of outbox_events changed no rows; look for triggers that are not part of the relay")]
     Unchanged,

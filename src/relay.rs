@@ -197,7 +197,7 @@ impl RelayHealth {
         self.postgres_works();
     }
 
-    /// The shard is somebody else's affair from now on.
+    /// The shard is someone else's affair from now on.
     fn lane_ended(&self, shard: ShardId) {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(&shard);
     }

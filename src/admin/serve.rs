@@ -199,7 +199,7 @@ mod tests {
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// Longest wait of a test for something that must happen.
+    /// Maximum wait of a test for something that must happen.
     const SOON: Duration = Duration::from_secs(10);
 
     fn short() -> Limits {
@@ -231,7 +231,7 @@ mod tests {
         let (address, _stop, _) = start(short()).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nslow: ").await.unwrap();
-        // Without the timer this read would wait for ever.
+        // Without the timer this read would wait forever.
         read_all(&mut slow).await;
     }
 

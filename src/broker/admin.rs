@@ -23,7 +23,7 @@ use super::raw::{self, Group};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
-/// Longest wait for one answer of the cluster.
+/// Maximum wait for one answer of the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
 const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);

@@ -16,11 +16,11 @@ use crate::error::{Code, Error, Result};
 pub(super) use question::Question;
 pub(super) use watch::CallWatch;
 
-/// Longest wait for one answer that has a timeout of five seconds already.
+/// Maximum wait for one answer that has a timeout of five seconds already.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Calls that have not returned, before no other is begun: each has a thread.
 const STUCK_MAX: usize = 16;
-/// Longest wait for a client to be closed.
+/// Maximum wait for a client to be closed.
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// Calls that are given up and have not returned.

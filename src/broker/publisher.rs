@@ -28,14 +28,14 @@ use crate::failpoint::{self, Point};
 /// Wait between two attempts to create a producer.
 const CREATE_RETRY: Duration = Duration::from_millis(500);
 
-/// Most walks of one search. What is left then is sent in the ordinary way, and searched again if need be.
+/// Maximum number of walks of one search. What is left then is sent in the ordinary way, and searched again if need be.
 const SEARCH_WALKS: usize = 64;
 /// Between two looks whether the thread still has to answer.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// After the end of a permit the thread takes less than a second, and closing a client some two.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// Longest wait for the jobs that come with one: a request for each of them would take longer.
+/// Maximum wait for the jobs that come with one: a request for each of them would take longer.
 const COMPANY_WAIT: Duration = Duration::from_micros(500);
 
 /// The handle of a lane, or of all lanes. Dropping it ends the thread after what it has in hand.
@@ -141,7 +141,7 @@ impl Publisher {
         let decided = Arc::new(AtomicBool::new(false));
         let job = Job { records, permit, decided: Arc::clone(&decided), company, reply };
         // The thread lives as long as this handle, unless it has panicked. Then whoever sends panics as well: the relay
-        // is started again with another producer, and what was on its way is sent again like after a crash.
+        // is restarted with another producer, and what was on its way is sent again like after a crash.
         assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer panicked");
         (answer, decided)
     }

@@ -16,7 +16,7 @@ use super::batch::State;
 
 /// As `batch.size` of the client says: no request is larger, unless it is one record.
 const REQUEST_BYTES_MAX: u64 = 1_000_000;
-/// Longest wait for the acknowledgements of one portion. Then something else is wrong, and who waits for all reports
+/// Maximum wait for the acknowledgements of one portion. Then something else is wrong, and who waits for all reports
 /// finds out what.
 pub(super) const PORTION_WAIT: Duration = Duration::from_secs(2);
 

@@ -41,7 +41,7 @@ impl Limits {
         Self { statement: self.statement.min(LEASE_STATEMENT), commit: self.commit.min(LEASE_STATEMENT), ..self }
     }
 
-    /// Longest wait for a connection of a pool to become free: one statement and one COMMIT of whoever has it.
+    /// Maximum wait for a connection of a pool to become free: one statement and one COMMIT of whoever has it.
     pub(super) fn pool(self) -> Duration {
         self.statement.saturating_add(self.commit)
     }

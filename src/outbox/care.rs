@@ -27,7 +27,7 @@ const CAREFUL_LIMITS: &str = include_str!("care/sql/limits.sql");
 const STEPS: u8 = 8;
 /// Times that a row may not be read in time, alone, before that is held against it.
 const STRIKES: u8 = 3;
-/// Most rows that are read at once.
+/// Maximum number of rows that are read at once.
 const READ_TOGETHER: usize = 64;
 
 impl MayBlame for OutboxError {

@@ -29,7 +29,7 @@ pub struct Window {
     pub after: i64,
     /// The highest id.
     pub up_to: i64,
-    /// Most rows to look at.
+    /// Maximum number of rows to look at.
     pub rows: u32,
 }
 

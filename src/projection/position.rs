@@ -196,13 +196,13 @@ pub enum Displaced {
     No,
     /// Another instance has it.
     Fenced,
-    /// It is to be taken anew, and read from where PostgreSQL says.
+    /// It is to be claimed again, and read from where PostgreSQL says.
     TakeAnew(Why),
     /// Somebody has moved it over records that were not read.
     Forward { found: i64 },
 }
 
-/// Why a partition is taken anew.
+/// Why a partition is claimed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// PostgreSQL has lost its last commits.

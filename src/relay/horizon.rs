@@ -91,7 +91,7 @@ async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
     }
 }
 
-/// Waits until no row up to this id can appear any more; without an id for ever. Looks `every` so often, and not at
+/// Waits until no row up to this id can appear any more; without an id forever. Looks `every` so often, and not at
 /// once. Cancel safe.
 pub(super) async fn until_passed(lanes: &Lanes, id: Option<i64>, every: Duration) {
     let Some(id) = id else { return std::future::pending().await };

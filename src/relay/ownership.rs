@@ -25,7 +25,7 @@ use crate::outbox::Fence;
 use crate::outbox::home::{self, Standing};
 use crate::outbox::leases::{Acquired, Census, Leases};
 
-/// Longest wait between two looks at who lives and what is free: how fast a hand-over is.
+/// Maximum wait between two looks at who lives and what is free: how fast a hand-over is.
 const TICK_MAX: Duration = Duration::from_secs(1);
 
 /// The same where a dead instance is noticed by its lost session: two looks and the takeover fit into two seconds.

@@ -95,7 +95,7 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
                 tracing::debug!(error = %error.chain(), "could not look for work for idle lanes");
                 wait = poll_max;
             }
-            // It may fail again and again, and lanes would wait for ever: they look for themselves.
+            // It may fail again and again, and lanes would wait forever: they look for themselves.
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "could not look for work for idle lanes; each lane polls for itself");
                 wakeup.wake(&idle);

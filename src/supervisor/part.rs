@@ -21,7 +21,7 @@ use crate::error::{Code, Error, Result};
 use crate::health::{Check, Health};
 use crate::retry::Backoff;
 
-/// Before a part is started again: first and longest wait.
+/// Before a part is restarted: first and longest wait.
 const RESTART_WAIT: (Duration, Duration) = if cfg!(test) {
     (Duration::from_millis(5), Duration::from_millis(20))
 } else {

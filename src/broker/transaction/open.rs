@@ -23,7 +23,7 @@ use crate::broker::{client_config, raw};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
-/// Longest wait for the marker before the attempt to open counts as failed.
+/// Maximum wait for the marker before the attempt to open counts as failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for one attempt, so that the end of a permit is noticed.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -36,7 +36,7 @@ pub struct HeldKeys {
     pub oldest: f64,
 }
 
-/// Counters of PostgreSQL's statistics. Estimates, which begin anew after a crash of the server.
+/// Counters of PostgreSQL's statistics. Estimates that start over after a crash of the server.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Activity {
     /// Seconds, by the clock of the database.

@@ -97,7 +97,7 @@ async fn move_all(tx: &Transaction<'_>, strays: &[i64]) -> Result<Moved, DbError
     Moved::over(tx, strays, work).await
 }
 
-/// Errors: a trigger of somebody else's has skipped a row without an error.
+/// Errors: a trigger of someone else's has skipped a row without an error.
 async fn expect_moved(tx: &Transaction<'_>, ids: &[i64]) -> Result<(), DbError> {
     tx.execute(sql::REHOME, &[&ids]).await?;
     Ok(())
