@@ -1,8 +1,9 @@
 //! The HTTP server of a running instance: `/livez`, `/readyz[?verbose]`, `/healthz`, `/metrics`.
 //!
-//! Owns the routes; the connections are `serve`'s, what is healthy is decided by those who hold the handles of
-//! [`Health`]. Knows no database and no broker, so an answer takes no longer because one of them is down.
-//! Invariant: no request reads or changes data. Routes that do need tokens; with these, any address may be listened on.
+//! Owns the routes. Connections belong to `serve`; what counts as healthy is decided by the holders of the [`Health`]
+//! handles. Knows no database and no broker, so an answer never takes longer because one of them is down.
+//! Invariant: no request reads or changes data, so any address is acceptable to listen on. Routes that do would need
+//! tokens.
 
 mod serve;
 
@@ -26,7 +27,7 @@ use crate::error::{Code, Error, Result};
 use crate::health::{Health, Report};
 use crate::metrics::Metrics;
 
-/// Longest work on one request. Today every answer comes from memory, so only a bug can reach it.
+/// Maximum time for one request. Today every answer comes from memory, so only a bug can reach it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -1,4 +1,4 @@
-//! Settings to a running process: the only place that puts the modules together.
+//! From settings to a running process: the only place that connects the modules.
 
 pub mod ends;
 pub mod preflight;

@@ -1,7 +1,7 @@
-//! Deleting what is finished and old, by schedule: one instance of all, a pass every `cleanup.interval`.
+//! Deleting old, finished rows on a schedule: on one instance at a time, one pass per `cleanup.interval`.
 //!
-//! Leaves the statements to `outbox::cleanup` and how a pass goes to [`worker`], which the command `cleanup` uses as
-//! well. Invariant: nothing here ends the process. A cleaner that fails tries again, and events flow without it.
+//! The statements are in `outbox::cleanup`. How a pass proceeds is in [`worker`], which the command `cleanup` also
+//! uses. Invariant: nothing here ends the process. A cleaner that fails retries, and events flow without it.
 
 mod chunks;
 pub mod partitions;

@@ -1,7 +1,7 @@
-//! The schema: embedded migrations, applied once however many instances start together, all or nothing.
+//! The schema: embedded migrations, applied once no matter how many instances start together, all or nothing.
 //!
 //! refinery reads the files and computes their checksums. Its runner is not used: it keeps its history under a name
-//! that applications use, panics on rows that are not its own, and has neither a lock nor patience with one.
+//! that applications use, panics on rows that are not its own, takes no lock and has no lock timeout.
 
 mod apply;
 mod conversion;
@@ -29,8 +29,8 @@ mod embedded {
 /// same lock would only wait.
 const LOCK_KEY: i64 = 0x6f75_7462_6f78;
 
-/// Longest wait for another instance that migrates. Migrations of a large table take long; a lock that is never
-/// released must not hang a start for ever. A guess.
+/// Maximum wait for another instance that migrates. Migrations of a large table take long; a lock that is never
+/// released must not hang a start forever. A guess.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
 
 const LOCK: &str = include_str!("migrations/sql/lock.sql");

@@ -1,4 +1,4 @@
-//! The relay: the shards that this instance owns, one lane for each, and what lanes share.
+//! The relay: the shards that this instance owns, one lane per shard, and what the lanes share.
 //!
 //! Only this module knows both the outbox and the broker.
 
@@ -197,7 +197,7 @@ impl RelayHealth {
         self.postgres_works();
     }
 
-    /// The shard is somebody else's affair from now on.
+    /// The shard is someone else's affair from now on.
     fn lane_ended(&self, shard: ShardId) {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(&shard);
     }

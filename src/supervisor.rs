@@ -1,7 +1,7 @@
 //! The long-lived tasks of a process: what ends them, and what their end means.
 //!
-//! `tokio::spawn` is called here and nowhere else, so that no task can fail unseen. What may fail without ending the
-//! process is a [`Part`].
+//! `tokio::spawn` is called only here, so that no task can fail unnoticed. What may fail without ending the process is
+//! a [`Part`].
 
 mod part;
 

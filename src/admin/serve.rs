@@ -1,8 +1,8 @@
-//! Accepts connections and serves them, each within limits. `axum::serve` sets no timer, so that a client that sends a
-//! header byte a minute would keep its connection for ever.
+//! Accepts and serves connections, each within limits. `axum::serve` sets no timers, so a client that sends one header
+//! byte a minute would keep its connection forever.
 //!
-//! Invariant: there are at most [`Limits::connections`], and a new one is always accepted: it takes the place of the
-//! one that has been silent for longest. So clients that connect and say nothing cannot keep a probe waiting.
+//! Invariant: there are at most [`Limits::connections`], and a new one is always accepted: it replaces the connection
+//! that has been silent longest. Clients that connect and stay silent therefore cannot keep a probe waiting.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -199,7 +199,7 @@ mod tests {
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// Longest wait of a test for something that must happen.
+    /// Maximum wait of a test for something that must happen.
     const SOON: Duration = Duration::from_secs(10);
 
     fn short() -> Limits {
@@ -231,7 +231,7 @@ mod tests {
         let (address, _stop, _) = start(short()).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nslow: ").await.unwrap();
-        // Without the timer this read would wait for ever.
+        // Without the timer this read would wait forever.
         read_all(&mut slow).await;
     }
 

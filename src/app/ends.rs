@@ -1,5 +1,6 @@
-//! What ends `run` by itself. Everything else that PostgreSQL, Kafka or a part of the process does is waited for, or
-//! the part is started again, and readiness says so. `docs/operations/running.md` has the same table; a test compares them.
+//! The errors that end `run`. Everything else that PostgreSQL, Kafka or a component does is waited for, or the
+//! component is restarted, and readiness shows it. `docs/operations/running.md` has the same table; a test compares
+//! them.
 
 use crate::error::Code;
 

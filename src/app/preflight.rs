@@ -1,4 +1,4 @@
-//! What the settings need of the database, and the look at it before anything starts.
+//! What the settings require of the database, and the checks before anything starts.
 
 use crate::config::{AfterPublish, Config};
 use crate::db::{Database, DbError};

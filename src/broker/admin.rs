@@ -1,5 +1,5 @@
-//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers
-//! and the deletion of dead letters.
+//! Questions to the cluster: brokers, topics and their settings, offsets. Read-only, except for creating the marker
+//! topic and deleting dead letters.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,7 +23,7 @@ use super::raw::{self, Group};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
-/// Longest wait for one answer of the cluster.
+/// Maximum wait for one answer of the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
 const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);

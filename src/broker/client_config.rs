@@ -1,4 +1,4 @@
-//! Typed settings to librdkafka settings: what the promises rest on, and what users may add.
+//! From typed settings to librdkafka settings: those that the guarantees depend on, and those that users may add.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};

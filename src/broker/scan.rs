@@ -1,4 +1,4 @@
-//! Reads topics from a moment on and says which outbox rows are in them.
+//! Reads topics from a point in time on and reports which outbox rows are in them.
 
 use std::collections::HashMap;
 

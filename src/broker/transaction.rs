@@ -1,10 +1,10 @@
-//! Publishes a batch in one Kafka transaction, together with a marker that says which batch it was. One thread and one
+//! Publishes a batch in one Kafka transaction, together with a marker that identifies the batch. One thread and one
 //! producer per lane.
 //!
-//! Owns what exactly-once needs on Kafka's side: the fence (`init_transactions`), the marker, and the rule that a
-//! producer whose transaction met anything unusual is never used again. Knows nothing of manifests: the lane compares.
-//! Invariants: the marker is read only after the fence, so that it is final; nothing is committed after the permit has
-//! ended.
+//! Owns what exactly-once delivery needs on Kafka's side: the fence (`init_transactions`), the marker, and the rule
+//! that a producer is never reused after anything unusual happened in its transaction. Knows nothing of manifests: the
+//! lane compares. Invariants: the marker is read only after the fence, so it is final; nothing is committed after the
+//! permit has ended.
 
 mod open;
 mod search;
@@ -31,7 +31,7 @@ pub use open::{Blocked, OpenError};
 
 /// A commit that took longer may have been sent twice by the client, which does not tell. Half of its request timeout.
 const COMMIT_SUSPICIOUS: Duration = Duration::from_secs(5);
-/// Longest wait for the abort of a transaction that is given up.
+/// Maximum wait for the abort of a transaction that is given up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A call of the client that lasts longer is not waited for: its timeout is a second. The thread is left to itself,
 /// with its producer.
@@ -153,7 +153,7 @@ impl TransactionalPublisher {
     /// Fences every older producer of this shard under the `transactional.id` of this number, ends what they had open,
     /// and reads the marker, which is final then.
     ///
-    /// Errors: nothing is lost by trying again. Cancel safe, since the next call starts anew.
+    /// Errors: nothing is lost by trying again. Cancel safe, since the next call starts over.
     pub async fn open(&self, number: i32, permit: Permit) -> Result<Option<Marker>, OpenError> {
         let (reply, answer) = oneshot::channel();
         let thread = self.thread();

@@ -1,9 +1,9 @@
-//! Partitions of the outbox, where it was made with `migrate up --partitioned`: one instance of all makes them ahead
-//! and drops them.
+//! Partitions of an outbox created with `migrate up --partitioned`: one instance creates them ahead of time and drops
+//! them.
 //!
-//! A partition goes when every row in it is finished and old, and no row can appear in it any more: an id may be drawn
-//! and committed late, and only the lock barrier tells that none of its ids is still on the way. Each step can be the
-//! last one before a crash: what is left half done is found by the next look.
+//! A partition is dropped when every row in it is finished and old, and no new row can appear in it: an id may be drawn
+//! early and committed late, and only the lock barrier proves that none of its ids is still to be committed. A crash
+//! may follow any step: the next look completes what is half done.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;

@@ -1,7 +1,8 @@
-//! How deleting goes: small batches, each followed by a pause as long as itself, behind the replicas, until a stop.
+//! How deleting proceeds: small batches, each followed by a pause of the same length, never ahead of the replicas,
+//! until a stop.
 //!
-//! A batch is one transaction, so that a crash between two of them leaves nothing half done and whoever comes next goes
-//! on. The stop is looked at between batches.
+//! A batch is one transaction, so a crash between two of them leaves nothing half done and the next worker continues. A
+//! stop takes effect between batches.
 
 use std::time::Duration;
 

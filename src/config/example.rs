@@ -1,4 +1,4 @@
-//! The commented settings file that `init` writes, and the examples that the reference shows as well.
+//! The commented settings file that `init` writes, and the examples that the reference also shows.
 
 use super::Config;
 use super::spec::{Kind, Section as _, SectionSpec, join, prose, toml_text};

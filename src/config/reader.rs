@@ -1,7 +1,7 @@
-//! From what the sources give to typed sections: the strongest source wins, every source is checked.
+//! From the sources' values to typed sections: the strongest source wins, every source is checked.
 //!
-//! A value that a stronger source overrides is read all the same, so that a mistake in the file does not wait for the
-//! day on which the variable is gone.
+//! A value that a stronger source overrides is still read, so that a mistake in the file does not surface only on the
+//! day the variable is gone.
 
 mod tables;
 

@@ -1,4 +1,4 @@
-//! `docs/configuration.md`, made from the declarations of the settings.
+//! `docs/configuration.md`, generated from the declarations of the settings.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
-//! What settings exist, as data: the one source of the reference page, the JSON Schema, the example file, the names of
-//! environment variables and the suggestions for misspelt keys.
+//! Which settings exist, as data: the single source of the reference page, the JSON Schema, the example file, the names
+//! of environment variables and the suggestions for misspelt keys.
 
 use serde_json::Value;
 

@@ -1,6 +1,6 @@
-//! Opens connections: to which server, how protected and with which password is decided anew for each.
+//! Opens connections. The server, the protection and the password are determined anew for each one.
 //!
-//! Invariants: TLS follows the address that a connection really goes to, never the name alone; a password, a URL or a
+//! Invariants: TLS depends on the address that a connection really goes to, never on the name alone; a password, URL or
 //! certificate that was replaced in its file is used from the next connection on, without a restart.
 
 use std::net::IpAddr;

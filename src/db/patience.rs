@@ -1,8 +1,8 @@
 //! Statements that may take as long as they need: migrations, the conversion to partitions, resharding, reads of whole
 //! tables.
 //!
-//! Instead of a limit they have a watch: another connection asks now and then whether the server still works on the
-//! statement.
+//! Instead of a limit they are watched: another connection checks now and then whether the server is still working on
+//! the statement.
 
 use std::fmt;
 use std::time::Duration;

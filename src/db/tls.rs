@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL, by rustls with the ring provider.
+//! TLS to PostgreSQL, using rustls with the ring provider.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Why an event was refused, by name.
+//! Why an event failed, by name.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! How far a consumer group is behind, per partition, and what keeps it there.
 //!
-//! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold; what Kafka
-//! has as committed is used for groups and partitions that are not there.
+//! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold. For groups
+//! and partitions that are not there, the offsets committed to Kafka are used.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

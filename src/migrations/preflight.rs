@@ -1,4 +1,4 @@
-//! What would make a migration fail, looked for before the first change and told with a way out.
+//! What would make a migration fail, checked before the first change and reported with a way out.
 
 use super::Known;
 use super::history::{MigrationStatus, State};
@@ -13,7 +13,7 @@ const OWNERS: &str = include_str!("preflight/sql/owners.sql");
 /// Oldest server that the statements of ours run on.
 const OLDEST_SERVER: i32 = 150_000;
 
-/// Most names in one message.
+/// Maximum number of names in one message.
 const NAMES_MAX: usize = 10;
 
 /// The server and the schema.

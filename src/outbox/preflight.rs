@@ -1,7 +1,7 @@
-//! What others have done to the database or to our tables that this program cannot set right by itself: the one list
-//! behind `check` and the start of `run`.
+//! What others have done to the database or to our tables that this program cannot fix by itself: the one list behind
+//! `check` and the start of `run`.
 //!
-//! Looks alone, in catalogs for the most part. What is written on trial, and taken back, is in [`trial`].
+//! Only reads, mostly catalogs. Trial writes, which are rolled back, are in [`trial`].
 
 pub mod trial;
 

@@ -1,4 +1,4 @@
-//! Letting the events of held keys go on, when their time has come.
+//! Releases the events of held keys when they are due.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;

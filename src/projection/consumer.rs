@@ -48,9 +48,9 @@ use crate::metrics::Metrics;
 use crate::retry::Backoff;
 use crate::signals::Situation;
 
-/// Longest wait for a record, so that a stop and a due partition are noticed.
+/// Maximum wait for a record, so that a stop and a due partition are noticed.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Longest wait for the begin and end of one partition's log.
+/// Maximum wait for the begin and end of one partition's log.
 const WATERMARK_WAIT: Duration = Duration::from_secs(5);
 /// Between two commits of offsets to Kafka, which only tools read.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
-//! An event of the outbox as a record of Kafka: key, value, headers, timestamp, and the checks that need no broker.
+//! An outbox event as a Kafka record: key, value, headers, timestamp, and the checks that need no broker.
 //!
-//! Pure. A row that cannot become a record gets a reason that says what to change; its own text goes into the reason
-//! only where it is a name (a topic, a header), never a payload, a key or a header value.
+//! Pure. A row that cannot become a record gets a reason that says what to change; its own text is part of the reason
+//! only if it is a name (a topic, a header), never a payload, a key or a header value.
 
 use jiff::Timestamp;
 use serde::de::{MapAccess, Visitor};

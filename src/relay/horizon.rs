@@ -1,5 +1,5 @@
-//! The loop that keeps the scan bound honest: it looks at the lock barrier every second. In strict order, and where
-//! progress is kept as a watermark, events wait for the barrier or are noted until it comes, so there it is more often.
+//! The loop that keeps the scan bound correct: it checks the lock barrier every second. In strict order, and with a
+//! watermark, it checks more often, because events wait for the barrier or are listed until it advances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
     }
 }
 
-/// Ids have begun again: the bounds of the shards do so, too. False: they could not.
+/// Ids started over, so the bounds of the shards are reset. False if that was not possible.
 async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
     match restart::begin_again(pool, lanes.instance, restart).await {
         Ok(shards) => {
@@ -91,8 +91,8 @@ async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
     }
 }
 
-/// Waits until no row up to this id can appear any more; without an id for ever. Looks `every` so often, and not at
-/// once. Cancel safe.
+/// Waits until no row up to this id can appear any more; without an id, forever. Checks every `every`, but not
+/// immediately. Cancel safe.
 pub(super) async fn until_passed(lanes: &Lanes, id: Option<i64>, every: Duration) {
     let Some(id) = id else { return std::future::pending().await };
     loop {

@@ -1,5 +1,5 @@
-//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time. Releases
-//! what waits for a topic that goes on.
+//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time. Also
+//! releases keys that wait for a topic that is resumed.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -1,9 +1,9 @@
-//! What takes looking at many rows: the gauges of what waits, and the sweep below the scan bound.
+//! Work that reads many rows: the gauges of the backlog, and the sweep below the scan bound.
 //!
-//! Both take time where an open transaction keeps dead rows from being removed. So the pauses are a hundred times as
-//! long as the last look, and nobody waits for it. A backlog is counted in part only: 400,000 rows took half a second
-//! of PostgreSQL, and as long again where their pages could not be marked all-visible, and the gauge of a backlog of
-//! millions would be minutes old.
+//! Both are slow while an open transaction keeps dead rows from being removed. The pauses are therefore a hundred times
+//! as long as the last run, and nothing waits for them. A backlog is only counted in part: 400,000 rows took half a
+//! second of PostgreSQL, and as long again if their pages could not be marked all-visible, so the gauge for a backlog
+//! of millions would be minutes old.
 
 use std::sync::Arc;
 use std::time::Duration;

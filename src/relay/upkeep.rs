@@ -1,5 +1,5 @@
-//! Work beside the lanes that any instance may do for all: dead letters that are due, the scheduled retry of failed
-//! events, and the note how far the shards are.
+//! Work outside the lanes that any instance may do for all: due dead letters, scheduled retries of failed events, and
+//! recording the progress of the shards.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Waking idle lanes: one cheap query for all idle shards of this instance, soon after work and seldom when idle.
+//! Wakes idle lanes: one cheap query for all idle shards of this instance, frequent after work and rare when idle.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,7 +95,7 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
                 tracing::debug!(error = %error.chain(), "could not look for work for idle lanes");
                 wait = poll_max;
             }
-            // It may fail again and again, and lanes would wait for ever: they look for themselves.
+            // It may fail again and again, and lanes would wait forever: they look for themselves.
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "could not look for work for idle lanes; each lane polls for itself");
                 wakeup.wake(&idle);

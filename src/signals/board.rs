@@ -1,8 +1,8 @@
-//! Where a part of the process says what it waits for.
+//! Where a part of the process reports what it waits for.
 //!
-//! Whoever finds something out reports all that it knows of, again and again; the board remembers since when. It logs
-//! one line when a wait begins and one when it ends, and sets the gauges and the notes and the check of the part.
-//! Invariant: all four are made of the same list.
+//! Reporters repeat everything they know; the board remembers since when. It logs one line when a wait begins and one
+//! when it ends, and sets the gauges, the notes and the check of the part. Invariant: all four are derived from the
+//! same list.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! The names of what can be waited for, and what each means for readiness and thresholds.
+//! The names of the situations, and what each means for readiness and thresholds.
 
 use std::time::Duration;
 

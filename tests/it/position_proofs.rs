@@ -41,7 +41,7 @@ async fn another_record_in_place_of_the_last_one_stops_the_partition_by_itself()
     let client = bench.database.connect().await;
     let consumer = bench.settings().start();
     wait_for_stops(&client, &[(0, "topic-recreated")]).await;
-    wait_for_readiness(&consumer, "offset 19 holds another record").await;
+    wait_for_readiness(&consumer, "offset 19 holds a different record").await;
     assert_eq!(likes_of(&client, 1).await, 20, "nothing is folded before somebody decides");
 }
 

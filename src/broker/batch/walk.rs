@@ -1,5 +1,5 @@
-//! One walk through a batch: its records are handed to the client, and the reports are waited for, as long as somebody
-//! answers.
+//! One walk through a batch: its records are handed to the client, and the reports are awaited for as long as brokers
+//! respond.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Questions to the cluster that block the thread that asks: each has a name, a timeout for librdkafka, and a limit of
-//! ours, a little later, after which the thread is left to itself.
+//! Questions to the cluster that block the calling thread. Each has a name, a timeout for librdkafka, and a slightly
+//! longer limit of our own, after which the thread is abandoned.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};

@@ -1,4 +1,4 @@
-//! Questions that librdkafka answers on a queue: one is asked, its answer is read, and everything is given back.
+//! Questions that librdkafka answers on a queue: ask one, read its answer, free everything.
 
 use std::ffi::CStr;
 use std::ptr::{self, NonNull};

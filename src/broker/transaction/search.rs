@@ -1,5 +1,5 @@
-//! After a refusal in a transaction: which records does Kafka refuse? Asked in transactions that are always aborted, so
-//! order and repeats do not matter.
+//! After a rejection in a transaction: finds the records that Kafka rejects, in transactions that are always aborted,
+//! so order and repeats do not matter.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::clock::{Permit, monotonic};
 /// So that all records of a partition go out in one request, which is refused as a whole and names those at fault:
 /// nothing is sent after the first refusal of a transaction.
 const LINGER_MS: &str = "5";
-/// Longest wait for the reports of what was purged.
+/// Maximum wait for the reports of what was purged.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
-/// Longest wait for a former transaction to be ended.
+/// Maximum wait for a former transaction to be ended.
 const BLOCKED: Duration = Duration::from_secs(4);
 /// After this long, what was found so far is reported. The rest is met again, unless the settings of the topic explain
 /// it by then.

@@ -1,5 +1,5 @@
-//! What becomes of each parameter of a connection string: it takes effect, it says what holds anyway, or it is refused
-//! with the setting to use. The names are those of libpq up to PostgreSQL 18.
+//! What happens to each parameter of a connection string: it takes effect, it states what applies anyway, or it is
+//! rejected with the setting to use instead. The names are those of libpq up to PostgreSQL 18.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
-//! Dead letters as the outbox knows them: what became of each, and the way back to its topic.
+//! Dead letters as the outbox knows them: the state of each, and the way back to its topic.
 //!
-//! Invariants: a dead letter goes back once, since the note of it (`outbox_redriven`) and the row that is published
-//! stand in one transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
+//! Invariants: a dead letter goes back once, since its entry in `outbox_redriven` and the row that is published are
+//! written in one transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;

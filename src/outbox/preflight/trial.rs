@@ -1,8 +1,8 @@
-//! What the relay and the consumer write, on trial: each statement in a transaction that is rolled back. So a check, a
-//! trigger or a type of the application's that refuses one of them is found before the day on which a dead letter must
-//! be written.
+//! Trial runs of what the relay and the consumer write: each statement in a transaction that is rolled back. A check, a
+//! trigger or a type in the application that rejects one of them is thus found before the day a dead letter must be
+//! written.
 //!
-//! Only `check` does this: it draws an id, and fires the triggers of the application.
+//! Only `check` does this: it draws an id, and fires the application's triggers.
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;

@@ -1,7 +1,7 @@
 //! Folds that are under way: one of a partition at a time, and none of them keeps the thread from polling for long.
 //!
 //! An ordinary fold ends within a second, and is simply waited for. One that does not (a lock on the read model, a slow
-//! statement) goes on by itself: its partition is paused, the others are read and folded, and readiness says what it
+//! statement) continues on its own: its partition is paused, the others are read and folded, and readiness says what it
 //! waits for. Invariant: a partition whose fold is under way is not read and not handed to Kafka; afterwards it is
 //! handed over with the offset that the fold has reached.
 
@@ -157,7 +157,7 @@ impl Reader {
         self.folding.give_up();
     }
 
-    /// Returns whether the partitions have to be handed to Kafka anew.
+    /// Returns whether the partitions have to be handed to Kafka again.
     fn take_in(&mut self, Ended { batch, folded }: Ended) -> bool {
         let Batch { place, epoch, .. } = &batch;
         self.meters.count(&place.topic, folded.counts);

@@ -49,7 +49,7 @@ async fn shards_that_nobody_works_on_or_counts() {
     client.batch_execute("update outbox_installation set resharding_to = 5").await.expect("resharding");
     stage.expect_of_commands(&Says { situation: "resharding", ..outside }).await;
     client.batch_execute("update outbox_shards set low_id = 1000000 where shard = 0").await.expect("bound");
-    let unknown = Says { situation: "bound-too-high", lag: 6, words: "shard 0 is not counted", ..outside };
+    let unknown = Says { situation: "bound-too-high", lag: 6, words: "events of shard 0 are not counted", ..outside };
     stage.expect_of_commands(&unknown).await;
 }
 
