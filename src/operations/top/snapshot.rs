@@ -1,4 +1,4 @@
-//! What `top` shows, as data, and the one reader of it.
+//! The outbox at a moment, and the one reader of it.
 //!
 //! Each look asks a handful of statements. What waits is counted row by row, so that statement alone is spaced by how
 //! long it takes; the rest reads an index entry per shard and per held key, and the newest rows. The history is never
@@ -13,15 +13,14 @@ use serde::Serialize;
 use super::rates::{Rates, Window};
 use crate::broker::admin::Admin;
 use crate::clock;
-use crate::commands::Result;
-use crate::commands::lag::{self, OutboxLag};
-use crate::commands::pause::{self, PauseLine};
-use crate::commands::shards;
 use crate::config::Config;
 use crate::db::{Database, DbError, Pool};
 use crate::error::Error;
 use crate::measure::group::{self, GroupLag};
 use crate::measure::{outbox, watch};
+use crate::operations::lag::{self, OutboxLag};
+use crate::operations::pause::{self, PauseLine};
+use crate::operations::{Result, shards};
 use crate::outbox::inspect::live::{self, HeldKeys, Instance, Progress};
 use crate::outbox::inspect::{self, is_timeout};
 use crate::signals::Wait;
@@ -34,75 +33,75 @@ const COUNTING_SHARE: u32 = 10;
 
 /// The outbox at a moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Snapshot {
+pub struct Snapshot {
     /// By the clock of this host.
-    pub(super) at: String,
+    pub at: String,
     /// Host, port and name.
-    pub(super) database: String,
-    pub(super) deployment: String,
+    pub database: String,
+    pub deployment: String,
     /// As this command's settings say.
-    pub(super) delivery: &'static str,
-    pub(super) instances: Vec<InstanceLine>,
-    pub(super) pauses: Vec<PauseLine>,
+    pub delivery: &'static str,
+    pub instances: Vec<InstanceLine>,
+    pub pauses: Vec<PauseLine>,
     /// As in `lag`; exact when it was counted. `null` while it takes longer than `database.statement_timeout`.
-    pub(super) outbox: Option<OutboxLag>,
+    pub outbox: Option<OutboxLag>,
     /// How old these counts are.
-    pub(super) outbox_counted_seconds_ago: Option<f64>,
+    pub outbox_counted_seconds_ago: Option<f64>,
     /// Of the oldest PENDING row, as of this moment.
-    pub(super) oldest_pending_seconds: Option<f64>,
+    pub oldest_pending_seconds: Option<f64>,
     /// All rows, finished ones too, as PostgreSQL's statistics have it.
-    pub(super) rows_estimate: i64,
+    pub rows_estimate: i64,
     /// `null` in the first snapshot.
-    pub(super) rates: Option<Rates>,
-    pub(super) shards: Vec<shards::Line>,
-    pub(super) held_keys: Vec<HeldLine>,
+    pub rates: Option<Rates>,
+    pub shards: Vec<shards::Line>,
+    pub held_keys: Vec<HeldLine>,
     /// `null`: the role may not read `consumer_partitions`.
-    pub(super) consumers: Option<Vec<ConsumerLine>>,
+    pub consumers: Option<Vec<ConsumerLine>>,
     /// What keeps events from being published and folded, as in `lag`.
-    pub(super) waits: Vec<Wait>,
+    pub waits: Vec<Wait>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct InstanceLine {
-    pub(super) name: String,
-    pub(super) version: String,
+pub struct InstanceLine {
+    pub name: String,
+    pub version: String,
     /// Its heartbeat is younger than `relay.lease`.
-    pub(super) alive: bool,
-    pub(super) silent_seconds: f64,
-    pub(super) up_seconds: f64,
-    pub(super) shards: i64,
+    pub alive: bool,
+    pub silent_seconds: f64,
+    pub up_seconds: f64,
+    pub shards: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct HeldLine {
-    pub(super) reason: String,
+pub struct HeldLine {
+    pub reason: String,
     /// What they wait for, if that is a topic.
-    pub(super) topic: Option<String>,
-    pub(super) keys: i64,
-    pub(super) oldest_seconds: f64,
+    pub topic: Option<String>,
+    pub keys: i64,
+    pub oldest_seconds: f64,
 }
 
 /// A consumer group in one topic.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct ConsumerLine {
-    pub(super) group: String,
-    pub(super) topic: String,
-    pub(super) partitions: usize,
+pub struct ConsumerLine {
+    pub group: String,
+    pub topic: String,
+    pub partitions: usize,
     /// By how far the positions moved. `null` in the first snapshot.
-    pub(super) records_per_second: Option<f64>,
+    pub records_per_second: Option<f64>,
     /// Records up to the last one that the newest rows of the outbox are known to be published at, over the partitions
     /// they tell of. `null`: they tell nothing.
-    pub(super) behind_at_least: Option<i64>,
+    pub behind_at_least: Option<i64>,
     /// As in `lag`, for the group of the settings. `null`: not known, which is not zero.
-    pub(super) behind: Option<i64>,
+    pub behind: Option<i64>,
     /// Since any of its positions moved.
-    pub(super) idle_seconds: f64,
+    pub idle_seconds: f64,
 }
 
 /// The outcome of one look.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
-pub(super) enum Look {
+pub enum Look {
     Ok(Box<Snapshot>),
     /// PostgreSQL did not answer, nor has it since that time.
     Unreachable {
@@ -113,7 +112,7 @@ pub(super) enum Look {
 }
 
 /// Looks again and again, through outages.
-pub(super) struct Watch {
+pub struct Watch {
     reader: Reader,
     group: Group,
     limit: Duration,
@@ -124,7 +123,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Errors: settings that make no connection possible.
-    pub(super) fn new(settings: &Config, pool: Pool) -> Result<Self> {
+    pub fn new(settings: &Config, pool: Pool) -> Result<Self> {
         let group = Group::new(settings, pool.clone())?;
         let reader = Reader {
             pool,
@@ -143,7 +142,7 @@ impl Watch {
     }
 
     /// Errors: all but an outage that comes after a first answer. Cancel safe.
-    pub(super) async fn look(&mut self) -> Result<Look> {
+    pub async fn look(&mut self) -> Result<Look> {
         let read = tokio::time::timeout(self.limit, self.reader.read());
         let answer = match self.group.beside(read).await {
             Ok(answer) => answer,
@@ -352,9 +351,9 @@ fn consumers(progress: &[Progress], window: &Window) -> Vec<ConsumerLine> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::commands::lag::TopicLag;
+    use crate::operations::lag::TopicLag;
     use crate::signals::Situation;
 
     /// A busy outbox with as many shards as asked for.
