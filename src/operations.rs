@@ -13,6 +13,7 @@ mod input;
 pub mod lag;
 pub mod pause;
 pub mod progress;
+pub mod replay;
 pub mod shards;
 pub mod top;
 

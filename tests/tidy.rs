@@ -60,7 +60,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "migrations",
         ],
     ),
-    ("operations", &["broker", "config", "db", "measure", "outbox", "relay", "signals"]),
+    ("operations", &["broker", "config", "db", "measure", "outbox", "projection", "relay", "signals"]),
     ("demo", &["app", "broker", "config", "db", "migrations", "output", "projection", "supervisor"]),
     ("admin", &["config", "health", "metrics", "supervisor"]),
     // db: its error and its pools
