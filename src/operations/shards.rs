@@ -1,4 +1,6 @@
-//! Shards: who works on what.
+//! Shards: who works on what, and among how many keys are spread.
+
+pub mod set;
 
 use serde::Serialize;
 
