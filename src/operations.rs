@@ -7,6 +7,7 @@
 //!
 //! Invariant: nothing here asks a question, prints, or reads flags.
 
+pub mod cleanup;
 pub mod consumer;
 pub mod dlq;
 pub mod events;

@@ -26,7 +26,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "app",
             "broker",
-            "cleanup",
             "cli",
             "config",
             "db",
@@ -60,7 +59,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "migrations",
         ],
     ),
-    ("operations", &["broker", "config", "db", "measure", "outbox", "projection", "relay", "signals"]),
+    ("operations", &["broker", "cleanup", "config", "db", "measure", "outbox", "projection", "relay", "signals"]),
     ("demo", &["app", "broker", "config", "db", "migrations", "output", "projection", "supervisor"]),
     ("admin", &["config", "health", "metrics", "supervisor"]),
     // db: its error and its pools
