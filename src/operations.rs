@@ -7,6 +7,7 @@
 //!
 //! Invariant: nothing here asks a question, prints, or reads flags.
 
+pub mod adopt;
 pub mod cleanup;
 pub mod consumer;
 pub mod dlq;
@@ -15,6 +16,7 @@ mod input;
 pub mod lag;
 pub mod pause;
 pub mod progress;
+pub mod recover;
 pub mod replay;
 pub mod shards;
 pub mod top;
