@@ -8,13 +8,16 @@
 //! Invariant: nothing here asks a question, prints, or reads flags.
 
 pub mod adopt;
+pub mod check;
 pub mod cleanup;
 pub mod consumer;
 pub mod dlq;
 pub mod events;
+pub mod health;
 mod input;
 pub mod lag;
 pub mod pause;
+pub mod preflight;
 pub mod progress;
 pub mod recover;
 pub mod replay;
