@@ -16,6 +16,7 @@ pub mod events;
 pub mod health;
 mod input;
 pub mod lag;
+pub mod migrate;
 pub mod pause;
 pub mod preflight;
 pub mod progress;

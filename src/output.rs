@@ -5,6 +5,7 @@
 //! written only where a person sees it; text from the database cannot steer the terminal ([`printable`]).
 
 mod ask;
+mod indent;
 mod progress;
 #[cfg(feature = "tui")]
 mod screen;
@@ -20,6 +21,7 @@ use crate::error::{Code, Error, Result};
 use crate::stderr;
 pub use crate::text::{age, age_of, printable, shortened};
 pub use ask::{confirm, is_attended};
+pub use indent::indented;
 pub use progress::Progress;
 #[cfg(feature = "tui")]
 pub use screen::{Key, Screen};

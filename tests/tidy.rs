@@ -21,23 +21,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli", "commands", "output", "telemetry"]),
     ("lib", &[]),
     ("cli", &["operations", "output"]), // operations: what flags are read into
-    // Use cases are in operations; what is left needs the process, the schema or the command line itself.
-    (
-        "commands",
-        &[
-            "app",
-            "cli",
-            "config",
-            "db",
-            "demo",
-            "migrations",
-            "operations",
-            "output",
-            "signals",
-            "supervisor",
-            "telemetry",
-        ],
-    ),
+    // Use cases are in operations; what is left needs the process or the command line itself.
+    ("commands", &["app", "cli", "config", "db", "demo", "operations", "output", "signals", "supervisor", "telemetry"]),
     (
         "app",
         &[

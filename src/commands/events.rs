@@ -1,6 +1,5 @@
 //! `events`: lists events, shows single ones, and tries failed ones again or gives them up.
 
-mod indent;
 mod retry_discard;
 mod trace;
 mod view;

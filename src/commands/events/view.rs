@@ -1,6 +1,5 @@
 //! Events as tables and blocks of text.
 
-use super::indent::indented;
 use crate::event::{HoldReason, UnknownReason};
 use crate::operations::events::{EventDetails, EventLine, HoldLine, SHOWN_BYTES};
 use crate::output::{self, Align, Cell, Table, Tone};
@@ -128,7 +127,7 @@ impl Block {
             (None, None) if event.is_omitted("payload") => {
                 (format!("more than {SHOWN_BYTES} bytes, not shown"), String::new())
             }
-            (Some(json), _) => ("JSON".to_owned(), lines(&indented(json.get()))),
+            (Some(json), _) => ("JSON".to_owned(), lines(&output::indented(json.get()))),
             (None, Some(bytes)) => match std::str::from_utf8(bytes) {
                 Ok(text) => (format!("{} bytes, text", bytes.len()), lines(text)),
                 Err(_) => {

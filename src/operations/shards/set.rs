@@ -115,8 +115,8 @@ impl Plan {
         Ok(self.session.try_move().await?)
     }
 
-    /// Changes the number and moves what waits. `timeout`: how long instances and writers are waited for. A stop ends it
-    /// up to the change itself; then nothing was changed.
+    /// Changes the number of shards and moves the events that wait. `timeout` limits the wait for instances and for
+    /// open transactions. A stop takes effect only before the change itself; then nothing was changed.
     pub async fn run(
         &mut self,
         timeout: Duration,
