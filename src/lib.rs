@@ -1,7 +1,7 @@
-//! Transactional outbox relay: tails `outbox_events` in PostgreSQL, publishes to Apache Kafka in strict order per key,
-//! and folds the events into projections such as `product_metrics`.
+//! Transactional outbox relay: reads `outbox_events` in PostgreSQL, publishes to Apache Kafka strictly in order per
+//! key, and folds the events into projections such as `product_metrics`.
 //!
-//! `ARCHITECTURE.md` has the code map and the invariants; `docs/guarantees.md` has each promise with its test.
+//! `ARCHITECTURE.md` has the code map and the invariants; `docs/guarantees.md` has each promise with its tests.
 
 pub mod admin;
 pub mod app;

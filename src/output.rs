@@ -1,8 +1,8 @@
-//! What a command prints: data on standard output as table, JSON or one JSON object per line; everything else on
+//! What a command prints: data on standard output, as a table, JSON or one JSON object per line; everything else on
 //! standard error. The only place that writes to either.
 //!
-//! Invariants: a reader that closes its end of the pipe is no error and no panic (`events ls | head`); colour is
-//! written only where a person sees it; text from the database cannot steer the terminal ([`printable`]).
+//! Invariants: a closed pipe is neither an error nor a panic (`events ls | head`); colour is written only to a
+//! terminal; text from the database cannot control the terminal ([`printable`]).
 
 mod ask;
 mod indent;
@@ -27,7 +27,7 @@ pub use progress::Progress;
 pub use screen::{Key, Screen};
 pub use table::{Align, Cell, Table, Tone};
 
-/// Form of the data on standard output.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Table,

@@ -5,6 +5,8 @@
 //! violation; `tidy/source.rs` reads Rust well enough to tell code, comments, strings and tests apart.
 //! `ARCHITECTURE.md` has the picture that this keeps true.
 
+#[path = "tidy/links.rs"]
+mod links;
 #[path = "tidy/promises.rs"]
 mod promises;
 #[path = "tidy/rules.rs"]
@@ -191,9 +193,18 @@ fn the_architecture_document_names_every_module() {
 }
 
 #[test]
-fn every_error_code_has_a_section_in_operations_md() {
+fn every_error_code_and_every_situation_has_a_section() {
+    let page = |path: &str| Source::new(path, &read(path));
     let codes: Vec<&str> = outbox_relay::error::Code::ALL.iter().map(|code| code.as_str()).collect();
-    assert_none(codes_without_section(&codes, &read("docs/operations.md")));
+    assert_none(links::without_heading(&codes, &page("docs/operations/errors.md")));
+    let situations: Vec<&str> = outbox_relay::signals::Situation::ALL.iter().map(|one| one.code()).collect();
+    assert_none(links::without_heading(&situations, &page("docs/operations/alerts.md")));
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    assert_none(links::broken_links(&text_files()));
+    assert_none(links::unknown_documents(&text_files()));
 }
 
 /// `BLESS=1` writes the page anew.

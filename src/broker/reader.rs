@@ -1,4 +1,4 @@
-//! Reads ranges of topics, record by record: what is committed, and each record whole.
+//! Reads ranges of topics, record by record: only committed records, and each record complete.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
 const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);
 pub(super) const OFFSETS: Question = Question::new("offsets_for_times", ANSWER_TIMEOUT);
-/// Longest wait for the next record before a reader gives up: a broker that went away in the middle. Longer than the
+/// Maximum wait for the next record before a reader gives up: a broker that went away in the middle. Longer than the
 /// broker needs to abort a transaction that a dead relay left open: its timeout of 30 s, and 10 s between two looks.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -105,7 +105,7 @@ pub(super) fn follow(
                 break;
             }
         } else if crate::clock::monotonic().saturating_sub(heard) > SILENCE {
-            return Err(Error::new(Code::KafkaUnreachable, "no record came for a minute in the middle of the scan")
+            return Err(Error::new(Code::KafkaUnreachable, "received no record for a minute during the scan")
                 .hint("run it again; nothing was changed"));
         }
         // The position also passes the markers of transactions, which are no records.

@@ -49,13 +49,13 @@ pub(super) fn when(text: &str) -> Result<When, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(When::At(at));
     }
-    // Without an offset it is UTC, as everything we print is.
+    // Without a UTC offset it is UTC, like everything we print.
     if let Ok(local) = text.parse::<civil::DateTime>() {
         return TimeZone::UTC.to_timestamp(local).map(When::At).map_err(|error| error.to_string());
     }
     duration(text)
         .map(When::Ago)
-        .map_err(|_| "not a time; examples: 2026-05-01T12:00:00Z, 2026-05-01, or how long ago: 15m, 2h, 7d".to_owned())
+        .map_err(|_| "not a time; examples: 2026-05-01T12:00:00Z, 2026-05-01, or an age: 15m, 2h, 7d".to_owned())
 }
 
 macro_rules! words {

@@ -1,7 +1,7 @@
-//! `database.url` as what it means: both forms that PostgreSQL's own clients accept, a URI and `name=value` pairs.
+//! Parses `database.url`, in both forms that PostgreSQL's own clients accept: a URI and `name=value` pairs.
 //!
-//! Invariants: each parameter takes effect or is refused by name (`parameters.rs`); no error made here quotes a value,
-//! and none quotes anything that may be a piece of a password (`text.rs`).
+//! Invariants: each parameter takes effect or is rejected by name (`parameters.rs`); no error produced here quotes a
+//! value, and none quotes anything that may be part of a password (`text.rs`).
 
 mod parameters;
 mod text;

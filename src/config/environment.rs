@@ -1,4 +1,4 @@
-//! Environment variables and flags to settings: which variable means which key, and which means nothing.
+//! From environment variables and flags to settings: which variable means which key, and which means nothing.
 
 use std::collections::BTreeMap;
 

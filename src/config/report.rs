@@ -1,4 +1,4 @@
-//! All problems of the settings in one report, as rustc shows its own: headline, place, source line, caret, help.
+//! All problems with the settings in one report, in the style of rustc: headline, place, source line, caret, help.
 //!
 //! Invariant: a [`ConfigError`] holds the file only in masked form, so nothing made from it can show a secret.
 

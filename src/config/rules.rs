@@ -1,7 +1,7 @@
-//! Rules that a type cannot express: bounds, values that need each other, names that other systems accept.
+//! Rules that a type cannot express: bounds, values that require each other, names that other systems accept.
 //!
-//! A rule about a value that could not be read is not checked: the first problem is enough. What can be known only by
-//! asking a server or opening a file belongs to `outbox-relay check`.
+//! Rules about a value that could not be read are skipped: the first problem is enough. Anything that requires a server
+//! or a file is checked by `outbox-relay check`.
 
 mod cleanup;
 mod consumer;

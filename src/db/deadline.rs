@@ -1,8 +1,8 @@
 //! How long a call to PostgreSQL may take on our side.
 //!
 //! `statement_timeout` only helps while the server works and its answer arrives. A socket that went silent, a frozen
-//! server and a COMMIT that waits for a standby never end by themselves, so every call has a limit here as well. When
-//! it passes, the connection is closed: nobody can tell any more which answer would belong to which question.
+//! server and a COMMIT that waits for a standby never end on their own, so every call also has a limit here. When it
+//! expires, the connection is closed, because a late answer could no longer be matched to its question.
 
 use std::fmt;
 use std::future::Future;
@@ -41,7 +41,7 @@ impl Limits {
         Self { statement: self.statement.min(LEASE_STATEMENT), commit: self.commit.min(LEASE_STATEMENT), ..self }
     }
 
-    /// Longest wait for a connection of a pool to become free: one statement and one COMMIT of whoever has it.
+    /// Maximum wait for a connection of a pool to become free: one statement and one COMMIT of whoever has it.
     pub(super) fn pool(self) -> Duration {
         self.statement.saturating_add(self.commit)
     }

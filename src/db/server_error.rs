@@ -1,10 +1,9 @@
-//! What may be printed of an error that PostgreSQL or its client reports.
+//! What may be printed of an error from PostgreSQL or its client.
 //!
 //! PostgreSQL quotes data in its errors: DETAIL shows whole rows ("Failing row contains (...)"), CONTEXT shows
-//! parameters, and the message itself quotes values ("invalid input syntax for type integer: \"...\"") or is whatever a
-//! trigger of the application raised. Invariant: [`ServerError`] is the only form in which such an error travels, and
-//! its `Display`, `Debug` and `source` show none of that. `tests/tidy.rs` keeps the client's own error out of
-//! everything that prints.
+//! parameters, and the message itself quotes values ("invalid input syntax for type integer: \"...\"") or is whatever
+//! an application's trigger raised. Invariant: such an error travels only as a [`ServerError`], and its `Display`,
+//! `Debug` and `source` show none of that. `tests/tidy.rs` keeps the client's own error out of everything that prints.
 
 use std::error::Error as StdError;
 use std::fmt;

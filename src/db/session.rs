@@ -1,10 +1,9 @@
-//! The settings of a session that the code relies on: one table, applied and verified once when a connection is made.
+//! The session settings that the code relies on: one table, applied and verified once per connection.
 //!
-//! A database or a role can have defaults of its own (`alter database … set`, `alter role … set`), and they were made
-//! with somebody else's sessions in mind. Whatever could change a result, the meaning of a commit, or a plan is set
-//! here, so that every session of ours means the same by the same statement. What the first statement already depends
-//! on goes with the start of the connection; the rest follows in one round trip, which also notices a pooler that
-//! dropped the former.
+//! A database or a role can have its own defaults (`alter database … set`, `alter role … set`) that were chosen for
+//! other sessions. Whatever could change a result, the meaning of a commit, or a plan is set here, so that a statement
+//! means the same in every session of ours. What the first statement already depends on is sent with the connection
+//! startup; the rest follows in one round trip, which also detects a pooler that dropped the former.
 
 use std::time::Duration;
 
@@ -213,9 +212,9 @@ pub(super) async fn prepare(client: &Client, role: Role) -> Result<(), DbError> 
                 return Err(DbError::Unavailable(Box::new(ReadOnly)));
             }
         } else if found == now {
-            tracing::debug!(name, found, role = ?role, "a setting of the session is not as it should be, and this role may not change it");
+            tracing::debug!(name, found, role = ?role, "a session setting differs from the required value, and this role may not change it");
         } else {
-            tracing::trace!(name, found, now, role = ?role, "a default of the database or the role is overridden for this session");
+            tracing::trace!(name, found, now, role = ?role, "overriding a default of the database or the role for this session");
         }
     }
     Ok(())

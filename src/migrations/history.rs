@@ -1,4 +1,4 @@
-//! What was applied: read, compared with the migrations of this program, and told apart from what applications have.
+//! Which migrations were applied: read, compared with those in this program, and told apart from an application's.
 
 use tokio_postgres::Row;
 

@@ -21,7 +21,7 @@ impl std::fmt::Display for EventRef {
     }
 }
 
-/// Where a record lies in Kafka: `topic/partition/offset`.
+/// The position of a record in Kafka: `topic/partition/offset`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub topic: String,
@@ -35,7 +35,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A time, or how long ago it was. Where the database set the times that it is compared with, its clock is asked.
+/// A time or an age. Where the database sets the times to compare with, it resolves the age by its own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     At(Timestamp),

@@ -1,4 +1,4 @@
-//! What the settings need of the database, and the look at it before anything starts.
+//! What the settings require of the database, and the checks before anything starts.
 
 use crate::config::{AfterPublish, Config};
 use crate::db::{Database, DbError};
@@ -82,7 +82,7 @@ fn judge(obstacles: Vec<Obstacle>) -> Result<()> {
     }
     match wait {
         Some(Obstacle { what, fix, .. }) => {
-            Err(Error::new(Code::PostgresUnreachable, format!("PostgreSQL takes no writes: {what}")).hint(fix))
+            Err(Error::new(Code::PostgresUnreachable, format!("PostgreSQL does not accept writes: {what}")).hint(fix))
         }
         None => Ok(()),
     }

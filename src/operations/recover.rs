@@ -97,8 +97,9 @@ impl Report {
         if left == 0 {
             return Ok(());
         }
-        Err(Error::new(Code::CheckNotMet, format!("{left} shards cannot go on"))
-            .hint("see the section on exactly-once delivery in docs/operations.md; --scan looks for the rows in Kafka, --apply marks what it finds"))
+        Err(Error::new(Code::CheckNotMet, format!("{left} shards cannot go on")).hint(
+            "see docs/operations/exactly-once.md; --scan searches Kafka for the rows, --apply marks what it finds",
+        ))
     }
 }
 

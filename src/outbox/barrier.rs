@@ -1,11 +1,11 @@
 //! The lock barrier: which ids can no longer appear, and the sweep that checks it.
 //!
-//! `nextval` locks the sequence before it draws an id, and the lock is kept until the transaction ends. So: read the
-//! highest id drawn, then list the transactions that hold that lock, and when all of those have ended, every id up to
-//! the one read is either visible or will never be. Without the barrier a scan bound could pass a row that is committed
+//! `nextval` locks the sequence before it draws an id, and the lock is held until the transaction ends. So: read the
+//! highest id drawn, then list the transactions that hold that lock. Once all of those have ended, every id up to the
+//! one read is either visible or will never be. Without the barrier a scan bound could pass a row that is committed
 //! late.
 //!
-//! This rests on a sequence that gives out each id when it is asked for, in ascending order ([`Sequence`]).
+//! This depends on a sequence that hands out each id when it is asked for, in ascending order ([`Sequence`]).
 
 use std::collections::HashSet;
 
@@ -48,7 +48,7 @@ impl Sequence {
             let what = format!("the sequence of outbox_events.id counts by {}", self.increment);
             Some((what, "for table outbox_events: alter column id set increment by 1"))
         } else if self.cycles {
-            let what = "the sequence of outbox_events.id starts again at its end".to_owned();
+            let what = "the sequence of outbox_events.id cycles".to_owned();
             Some((what, "for table outbox_events: alter column id set no cycle"))
         } else {
             None

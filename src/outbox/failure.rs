@@ -1,4 +1,4 @@
-//! Events that failed: what whoever decides about them sees, and what may become of them.
+//! Failed events: what an operator sees of them, and what may be done with them.
 
 use crate::event::FailureClass;
 use std::fmt;

@@ -1,7 +1,7 @@
-//! What each role needs: the one list behind `check`, `docs/roles.sql` and the tests that work as those roles.
+//! What each role needs: the one list behind `check`, `docs/roles.sql` and the tests that run as those roles.
 //!
-//! Grants on `outbox_events` go by column. An application that may insert into every column could publish past
-//! `routing.allowed_topics`, choose ids, or write rows that look as if the relay had been at them.
+//! Grants on `outbox_events` are per column. An application that may insert into every column could publish past
+//! `routing.allowed_topics`, choose ids, or write rows that look as if the relay had processed them.
 
 use super::inspect::server::Wanted;
 

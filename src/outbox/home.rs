@@ -1,9 +1,9 @@
-//! Where the outbox lives: this database on this server, and not a copy of it.
+//! Where the outbox is: this database on this server, and not a copy of it.
 //!
-//! A copy has the shards, the batch numbers and the name of the original, so a relay on it would take part in the
-//! original's work in Kafka. What it cannot have is the identity of the original's server and database. Copies below
-//! PostgreSQL (a file system or a volume that was copied, a physical backup) have that too; in exactly-once delivery
-//! they are told by the tags of batches (`relay::takeover`).
+//! A copy has the shards, the batch numbers and the name of the original, so a relay on it would interfere with the
+//! original's work in Kafka. It does not have the identity of the original's server and database. Copies below
+//! PostgreSQL (of a file system or a volume, a physical backup) have that too; in exactly-once delivery they are
+//! detected by the tags of batches (`relay::takeover`).
 
 use serde_json::json;
 use uuid::Uuid;
@@ -112,7 +112,7 @@ pub async fn settle_in(pool: &Pool) -> Result<(), Error> {
 /// The refusal to work away from home.
 pub fn away(home: &Place, here: &Place) -> Error {
     let message = format!(
-        "this database is a copy of an outbox, or was moved: the relay last ran on {}, and this is {}",
+        "this database is a copy of an outbox, or was moved: the relay last ran on {}, but this is {}",
         home.describe(),
         here.describe()
     );

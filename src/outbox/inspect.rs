@@ -1,7 +1,7 @@
-//! The outbox as people look at it: events by filter, the backlog by topic, how far consumers are, and what the server
-//! says of itself.
+//! The outbox as people look at it: events by filter, the backlog by topic, consumer progress, and the server's own
+//! statistics.
 //!
-//! Reads only; nothing here is on the path of an event. The lanes' view is in the parent module.
+//! Read-only, and not on the path of any event. The lanes' view is in the parent module.
 
 pub mod events;
 pub mod live;

@@ -1,4 +1,4 @@
-//! Who owns which shard: heartbeats, leases and their hand-over, by the clock of the database.
+//! Who owns which shard: heartbeats, leases and their hand-over, by the database's clock.
 
 use std::collections::HashMap;
 use std::time::Duration;

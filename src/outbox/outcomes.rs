@@ -1,4 +1,4 @@
-//! What became of events whose row refuses to be changed. Normally none; see `migrations/V8__outcomes.sql`.
+//! What became of events whose row cannot be changed. Normally none; see `migrations/V8__outcomes.sql`.
 //!
 //! Invariant: an outcome is written in the transaction that would have changed the row, under the fence of the shard.
 

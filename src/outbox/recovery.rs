@@ -1,7 +1,7 @@
-//! The outbox as `outbox-relay recover` sees it: what a shard was doing when PostgreSQL and Kafka came apart, and how
-//! it goes on.
+//! The outbox as `outbox-relay recover` sees it: what a shard was doing when PostgreSQL and Kafka diverged, and how it
+//! resumes.
 //!
-//! Writes only to shards that nobody owns, and what it does it also writes to `outbox_audit`.
+//! Writes only to shards that nobody owns, and records every change in `outbox_audit`.
 
 use jiff::Timestamp;
 use serde_json::Value;

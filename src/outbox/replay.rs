@@ -1,7 +1,7 @@
-//! Replays: copies of events that were published, appended behind what waits, portion by portion.
+//! Replays: copies of published events, appended behind all waiting events, in portions.
 //!
-//! Old rows are never opened again: a copy has an id of its own, so it takes its turn behind the live rows of its key.
-//! Invariants: a portion is one transaction that holds the row of the replay, makes copies and moves `last_id`, so a
+//! Old rows are never reopened: a copy has its own id, so it takes its turn behind the live rows of its key.
+//! Invariants: a portion is one transaction that locks the row of the replay, makes copies and advances `last_id`, so a
 //! crash repeats nothing; the table is walked by its primary key in windows of bounded size, so no statement grows with
 //! the table, whatever the filter.
 

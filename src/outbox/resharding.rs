@@ -1,11 +1,11 @@
-//! Another number of shards while the outbox is in use.
+//! Changing the number of shards while the outbox is in use.
 //!
-//! The order of steps is what keeps order per key: no event is claimed from the moment on at which the first shard is
-//! taken ([`Session::take`] takes only shards without a batch in flight) until every event that waits stands in the
-//! shard of its key ([`Session::finish`]). Writers are kept out only while the function is replaced that computes a
-//! shard ([`Session::change`]); what they insert before has the old shard and is moved, what they insert after has the
-//! new one. A row that refuses to be moved keeps no other from it (`moves.rs`). Each step can be repeated, and what was
-//! asked for stands in `outbox_installation`, so a command that was killed is run again.
+//! The sequence of steps keeps the order per key: no event is claimed from the moment the first shard is taken
+//! ([`Session::take`] takes only shards without a batch in flight) until every waiting event is in the shard of its key
+//! ([`Session::finish`]). Writers are kept out only while the function that computes a shard is replaced
+//! ([`Session::change`]); rows inserted before have the old shard and are moved, rows inserted after have the new one.
+//! A row that cannot be moved does not stop other rows (`moves.rs`). Each step can be repeated, and the request is
+//! stored in `outbox_installation`, so a killed command can be run again.
 
 mod moves;
 

@@ -1,8 +1,8 @@
-//! What people and the schedule do about events that failed or wait: try them again, or give them up for good.
+//! What operators and the schedule do about failed or waiting events: retry them, or discard them.
 //!
 //! Nothing here publishes. A retry makes the event HELD and its key due, and the owner of the shard releases it in its
-//! next step, under its fence and in order; so a retry is safe while relays run, and a million events behind a key take
-//! no long transaction.
+//! next step, under its fence and in order. A retry is therefore safe while relays run, and a million events behind a
+//! key need no long transaction.
 
 use std::collections::BTreeMap;
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! A row of the claim as an event.
+//! Converts a claimed row into an event.
 
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};

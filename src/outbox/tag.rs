@@ -1,4 +1,4 @@
-//! The name of a batch in exactly-once delivery.
+//! The unique name of a batch in exactly-once delivery.
 
 use std::fmt;
 

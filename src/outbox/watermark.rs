@@ -1,9 +1,9 @@
-//! How far a shard is when published rows are not marked: every row up to `done_id` is published, and so are those in
-//! `ahead`.
+//! The progress of a shard whose published rows are not marked: every row up to `done_id` is published, and so are
+//! those in `ahead`.
 //!
-//! Rows that are in flight, failed, are held or wait again are known by other means (the manifest, their status,
+//! Rows that are in flight, failed, held or waiting again are tracked elsewhere (the manifest, their status,
 //! `outbox_again`), so `done_id` passes them, and a claim need not read them twice. Invariants: `done_id` never falls,
-//! and never passes an id that may still appear; `ahead` is in order and above it.
+//! and never passes an id that may still appear; `ahead` is sorted and above it.
 
 use std::collections::HashSet;
 

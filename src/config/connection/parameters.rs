@@ -1,5 +1,5 @@
-//! What becomes of each parameter of a connection string: it takes effect, it says what holds anyway, or it is refused
-//! with the setting to use. The names are those of libpq up to PostgreSQL 18.
+//! What happens to each parameter of a connection string: it takes effect, it states what applies anyway, or it is
+//! rejected with the setting to use instead. The names are those of libpq up to PostgreSQL 18.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -50,15 +50,15 @@ const UNDERSTOOD: [&str; 33] = [
 
 /// Parameters that never take effect: name, why, and what to do instead.
 const REFUSED: [(&str, &str, &str); 23] = [
-    ("connect_timeout", "it has a setting of its own", "use `database.connect_timeout`"),
+    ("connect_timeout", "it has its own setting", "use `database.connect_timeout`"),
     (
         "application_name",
         "outbox-relay tells its own sessions apart by it",
         "remove it; sessions are called `outbox-relay ...`",
     ),
-    ("sslrootcert", "it has a setting of its own", "use `database.ca_file`"),
-    ("sslcert", "it has a setting of its own", "use `database.cert_file`"),
-    ("sslkey", "it has a setting of its own", "use `database.key_file`"),
+    ("sslrootcert", "it has its own setting", "use `database.ca_file`"),
+    ("sslcert", "it has its own setting", "use `database.cert_file`"),
+    ("sslkey", "it has its own setting", "use `database.key_file`"),
     ("sslpassword", "keys with a passphrase are not supported", "use `database.key_file` with a key that has none"),
     ("sslkeylogfile", "it would give the keys of the connection away", "remove it"),
     ("passfile", "password files of libpq are not read", "put the whole URL into a file and use `database.url_file`"),

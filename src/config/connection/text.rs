@@ -1,7 +1,7 @@
-//! The two forms of a connection string as pairs of names and values.
+//! Splits both forms of a connection string into names and values.
 //!
 //! A password that should have been percent-encoded or quoted breaks into pieces that look like hosts, databases and
-//! names of parameters. Invariant: where that may have happened the string is refused, and nothing of it is quoted.
+//! parameter names. Invariant: if that may have happened, the string is rejected and nothing in it is quoted.
 
 use percent_encoding::percent_decode_str;
 

@@ -86,9 +86,9 @@ error[OR-C001]: bad value for `kafka.properties.acks`
   --> relay.toml:16:8
    |
 16 | acks = 1
-   |        ^ a record that counts as published could be lost with its broker
+   |        ^ a record that was counted as published could be lost with its broker
    |
-   = help: remove it: outbox-relay sets it itself
+   = help: remove it: outbox-relay sets it
 
 error[OR-C001]: bad value for `consumer.topics[1]`
   --> relay.toml:19:27

@@ -90,11 +90,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("[kafka]\nca_file = \"c\"", "kafka.ca_file", "does not encrypt"),
     ("[kafka]\nsecurity_protocol = \"ssl\"\ncert_file = \"c\"", "kafka.cert_file", "needs `kafka.key_file`"),
     ("[kafka]\nsecurity_protocol = \"ssl\"\nkey_password = \"c\"", "kafka.key_password", "needs `kafka.key_file`"),
-    ("[kafka.properties]\nenable.idempotence = false", "kafka.properties.enable.idempotence", "repeat and reorder"),
+    ("[kafka.properties]\nenable.idempotence = false", "kafka.properties.enable.idempotence", "duplicate and reorder"),
     (
         "[kafka.properties]\n\"enable.idempotence\" = \"false\"",
         "kafka.properties.enable.idempotence",
-        "repeat and reorder",
+        "duplicate and reorder",
     ),
     ("[kafka.properties]\nx = [1]", "kafka.properties.x", "expected text"),
     ("[kafka.properties]\na.b = 1\n\"a.b\" = 2", "kafka.properties.a.b", "given twice"),

@@ -257,7 +257,7 @@ impl TakeOver {
     pub async fn run(&self, pool: &Pool, author: &Author) -> Result<TakenOver> {
         let author = decider(author);
         let moved = positions::move_group(pool, &self.from, &self.to, &author, |handled| {
-            tracing::debug!(handled, "known events were given to the other group");
+            tracing::debug!(handled, "copied handled events to the other group");
         });
         let moved = moved.await?;
         Ok(TakenOver {

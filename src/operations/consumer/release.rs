@@ -45,7 +45,7 @@ pub(super) async fn wait(
             Ok(open) => ids = open,
             // The events are released all the same.
             Err(error) if error.is_unavailable() && monotonic() < end => {
-                tracing::warn!(error = %error.chain(), "PostgreSQL does not answer: trying again");
+                tracing::warn!(error = %error.chain(), "PostgreSQL does not respond; retrying");
             }
             Err(error) => return Err(error.into()),
         }

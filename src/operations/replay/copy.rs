@@ -67,7 +67,7 @@ impl Run {
             let before = replay.copied;
             let portion = match replay::portion(pool, replay, self.runner, &mut pace, &self.author).await {
                 Err(error) if error.is_unavailable() && monotonic() < *outage.get_or_insert(monotonic() + PATIENCE) => {
-                    tracing::warn!(error = %error.chain(), "PostgreSQL does not answer: trying again");
+                    tracing::warn!(error = %error.chain(), "PostgreSQL does not respond; retrying");
                     due = monotonic() + backoff.next_wait();
                     continue;
                 }

@@ -1,7 +1,7 @@
-//! Dead letters as the outbox knows them: what became of each, and the way back to its topic.
+//! Dead letters as the outbox knows them: the state of each, and the way back to its topic.
 //!
-//! Invariants: a dead letter goes back once, since the note of it (`outbox_redriven`) and the row that is published
-//! stand in one transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
+//! Invariants: a dead letter goes back once, since its entry in `outbox_redriven` and the row that is published are
+//! written in one transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -175,15 +175,18 @@ pub async fn redrive(
     let cut = isolate::cut(tx_ref, &places, monotonic() + SEARCH, work).await?;
     tx.commit().await?;
     connection.done();
-    let unreached =
-        || Outcome::Refused("the search for what the table refuses took too long; run the command again".to_owned());
+    let unreached = || {
+        Outcome::Refused(
+            "the search for the rows that the table rejects took too long; run the command again".to_owned(),
+        )
+    };
     let mut outcomes: Vec<Outcome> = letters.iter().map(|_| unreached()).collect();
     for (first, done) in cut.done {
         outcomes.iter_mut().skip(first).zip(done).for_each(|(outcome, done)| *outcome = done);
     }
     for refused in cut.refused {
         if let Some(outcome) = outcomes.get_mut(refused.item) {
-            *outcome = Outcome::Refused(format!("the table outbox_events refuses the event: {}", refused.reason()));
+            *outcome = Outcome::Refused(format!("the table outbox_events rejects the event: {}", refused.reason()));
         }
     }
     Ok(outcomes)
@@ -222,7 +225,7 @@ async fn redrive_in(
             if reopened.contains(id) {
                 rows.insert(&letter.place, *id);
             } else {
-                *outcome = Outcome::LeftAlone("its row is not FAILED any more");
+                *outcome = Outcome::LeftAlone("its row is no longer FAILED");
             }
         } else if let Ok(event) = event {
             let id = append(tx, letter.event_id, event).await?;
@@ -254,9 +257,9 @@ async fn reopen(tx: &Transaction<'_>, ids: &[i64]) -> Result<HashSet<i64>, DbErr
 /// What is to be done, if nobody else has the dead letter in hand. The id of an appended row is not known yet.
 fn plan(state: State, letter: &Letter, event: &Result<NewEvent, String>) -> Outcome {
     match (state, letter.row_id) {
-        (State::Waiting { holds_key: true }, Some(id)) => {
-            Outcome::Refused(format!("event {id} holds its key; outbox-relay events retry {id} lets both go on"))
-        }
+        (State::Waiting { holds_key: true }, Some(id)) => Outcome::Refused(format!(
+            "event {id} holds its key; to continue with both run: outbox-relay events retry {id}"
+        )),
         (State::Waiting { holds_key: false }, Some(id)) => Outcome::Reopened(id),
         (State::Redriven(_), _) => Outcome::LeftAlone("it went back before"),
         (State::Discarded, _) => Outcome::LeftAlone("its row was discarded"),

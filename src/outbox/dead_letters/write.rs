@@ -1,7 +1,6 @@
-//! Dead letters of events that were given up: copies in the outbox itself, so that they are published with the same
-//! promises.
+//! Dead letters of failed events: copies in the outbox itself, so that they are published with the same guarantees.
 //!
-//! Not written by lanes, whose transactions the lock barrier leaves out because they never insert.
+//! Not written by lanes: the lock barrier ignores their transactions because they never insert.
 
 use std::collections::HashMap;
 use std::time::Duration;

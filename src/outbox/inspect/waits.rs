@@ -1,4 +1,4 @@
-//! What keeps events from being published, as PostgreSQL knows it.
+//! What keeps events from being published, as far as PostgreSQL knows.
 
 use jiff::Timestamp;
 

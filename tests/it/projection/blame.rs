@@ -147,7 +147,10 @@ async fn partitions_that_wait_for_a_lock_leave_connections_to_the_others() {
     };
     tokio::time::timeout(PATIENCE / 2, flows).await.expect("the two partitions flow");
     for partition in [0, 7] {
-        let words = format!("{}/{partition} waits for a lock on product_metrics that process {pid}", bench.topic.name);
+        let words = format!(
+            "{}/{partition} waits for a lock on product_metrics held by PostgreSQL process {pid}",
+            bench.topic.name
+        );
         running.wait_for_reason(&words).await;
     }
     // What is said does not change while the lock is held, or each change would be a line of the log.
