@@ -1,7 +1,6 @@
 //! From settings to a running process: the only place that connects the modules.
 
 pub mod ends;
-pub mod preflight;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::health::{Check, Health};
 use crate::measure::watch;
 use crate::metrics::Metrics;
 use crate::migrations::{self, State};
+use crate::operations::preflight;
 use crate::outbox::leases::Leases;
 use crate::outbox::restart::{self, Restart};
 use crate::outbox::{PgOutbox, SettleMode, barrier, home};

@@ -8,6 +8,8 @@ use uuid::Uuid;
 use super::operate::Consent;
 use super::values;
 
+pub use crate::operations::consumer::positions::WantedOffset;
+
 #[derive(Debug, Subcommand)]
 pub enum ConsumerCommand {
     /// Positions of consumer groups, and what stopped them
@@ -105,14 +107,6 @@ pub struct PositionsAcceptArgs {
 
     #[command(flatten)]
     pub consent: Consent,
-}
-
-/// An offset as it is named on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WantedOffset {
-    At(i64),
-    Earliest,
-    Latest,
 }
 
 fn offset(text: &str) -> Result<WantedOffset, String> {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, civil, tz::TimeZone};
-use uuid::Uuid;
 
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
+
+pub use crate::operations::{EventRef, Place, When};
 
 /// A part of `run`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -19,43 +20,6 @@ pub enum Part {
     Consumer,
     /// Health and metrics over HTTP
     Admin,
-}
-
-/// How the command line refers to an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventRef {
-    Id(i64),
-    EventId(Uuid),
-}
-
-impl std::fmt::Display for EventRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Id(id) => id.fmt(f),
-            Self::EventId(id) => id.fmt(f),
-        }
-    }
-}
-
-/// The position of a record in Kafka: `topic/partition/offset`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
-    }
-}
-
-/// A time or an age. Ages are resolved by the database, whose clock sets `created_at`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    At(Timestamp),
-    Ago(Duration),
 }
 
 pub(super) fn event_ref(text: &str) -> Result<EventRef, String> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
-use crate::commands::shards;
+use crate::operations::shards;
 use crate::outbox::inspect::live::{Activity, Progress};
 
 /// Seconds.
@@ -15,15 +15,15 @@ const WINDOW: f64 = 5.0;
 
 /// How fast the outbox works. What counts rows is an estimate: see `table_activity.sql`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(super) struct Rates {
-    pub(super) over_seconds: f64,
+pub struct Rates {
+    pub over_seconds: f64,
     /// Exact: the shards number their batches.
-    pub(super) batches_per_second: f64,
-    pub(super) inserted_rows_per_second_estimate: f64,
+    pub batches_per_second: f64,
+    pub inserted_rows_per_second_estimate: f64,
     /// A row is updated once when it is published. It is more than once for rows that are held or fail on the way.
-    pub(super) updated_rows_per_second_estimate: f64,
+    pub updated_rows_per_second_estimate: f64,
     /// By the cleaner.
-    pub(super) deleted_rows_per_second_estimate: f64,
+    pub deleted_rows_per_second_estimate: f64,
 }
 
 #[derive(Debug)]

@@ -50,8 +50,8 @@ fn judge(name: &str, group: &Result<Group, Error>) -> Finding {
 mod tests {
     use super::*;
     use crate::broker::raw::{GroupState, Member, Protocol};
-    use crate::commands::check::finding::Level;
     use crate::error::Code;
+    use crate::operations::check::finding::Level;
 
     #[test]
     fn a_group_that_refuses_the_consumer_is_a_problem() {

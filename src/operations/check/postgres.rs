@@ -6,13 +6,13 @@ mod judge_server;
 use std::time::Duration;
 
 use super::finding::{Finding, Part};
-use crate::app::preflight::{obstacles, purposes};
 use crate::clock;
-use crate::commands::{Result, admin_pool};
 use crate::config::Config;
 use crate::db::{Database, DbError, Role};
 use crate::error::Error;
 use crate::migrations::{self, State};
+use crate::operations::preflight::{obstacles, purposes};
+use crate::operations::{self, Result};
 use crate::outbox::grants::wanted;
 use crate::outbox::home;
 use crate::outbox::inspect;
@@ -54,7 +54,7 @@ pub(super) async fn look(settings: &Config, findings: &mut Vec<Finding>) -> Resu
     server(settings, &where_to, &database, &inspector, findings).await;
     schema(settings, &database, &inspector, findings).await;
 
-    let pool = admin_pool(settings)?;
+    let pool = operations::pool(settings)?;
     // A schema that is not there has been reported already.
     Ok(OutboxTopics {
         waiting: inspect::pending_topics(&pool).await.unwrap_or_default(),

@@ -51,7 +51,7 @@ pub async fn obstacles(settings: &Config, database: &Database) -> Result<Vec<Obs
 ///
 /// Errors: [`Code::DatabaseUnfit`] when events would be lost or nothing would be published;
 /// [`Code::PostgresUnreachable`] when it may pass by itself.
-pub(super) async fn relay_passes(settings: &Config, database: &Database) -> Result<()> {
+pub async fn relay_passes(settings: &Config, database: &Database) -> Result<()> {
     if !settings.relay.enabled {
         return Ok(());
     }
@@ -59,7 +59,7 @@ pub(super) async fn relay_passes(settings: &Config, database: &Database) -> Resu
 }
 
 /// The same before the consumer starts. What is in its way is not in the way of the relay.
-pub(super) async fn consumer_passes(settings: &Config, database: &Database) -> Result<()> {
+pub async fn consumer_passes(settings: &Config, database: &Database) -> Result<()> {
     judge(look(database, &grants::tables(&of_consumer(settings)), false).await?)
 }
 

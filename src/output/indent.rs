@@ -7,7 +7,7 @@ const WIDTH: usize = 4;
 
 /// One element of an array or object per line. `json` is as PostgreSQL prints it: valid, with a blank behind each comma
 /// and colon.
-pub(super) fn indented(json: &str) -> String {
+pub fn indented(json: &str) -> String {
     let mut text = String::with_capacity(json.len() * 2);
     let (mut level, mut in_string, mut escaped) = (0_usize, false, false);
     let mut characters = json.chars().peekable();

@@ -1,4 +1,4 @@
-//! `dlq redrive`: dead letters back to the topics they were meant for, each once.
+//! Dead letters back to the topics they were meant for, each once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -9,20 +9,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::letter::DeadLetter;
-use super::{Chosen, expect_all_names, ranges, ranges_of, states_of};
+use super::{Chosen, Filter, missing_names, none_missing, ranges, ranges_of, states_of};
 use crate::broker::admin::Admin;
 use crate::broker::reader::{self, Range};
-use crate::cli::{DlqRedriveArgs, Place};
 use crate::clock::monotonic;
-use crate::commands::confirm::{can_ask, confirmed};
-use crate::commands::signals::Signals;
-use crate::commands::{Context, Result, author};
 use crate::config::Config;
 use crate::db::Pool;
 use crate::error::{Code, Error};
-use crate::outbox::audit::Author;
+use crate::operations::progress::{Progress, Step};
+use crate::operations::{Author, Place, Result};
 use crate::outbox::dead_letters::redrive::{self as letters, Letter, NewEvent, Outcome};
-use crate::output::{self, Align, Cell, Progress, Table, Tone};
 use crate::relay::routing::Routing;
 
 /// Dead letters of one transaction, and bytes of their values. Guesses: some 50 ms, and little memory.
@@ -32,58 +28,42 @@ const PORTION_BYTES: usize = 4 * 1024 * 1024;
 const PORTIONS_PER_SECOND: u32 = 5;
 /// Records that are read ahead.
 const READ_AHEAD: usize = 64;
-/// Refusals that are told one by one.
-const REFUSALS_SHOWN: usize = 20;
+/// Which dead letters, and how fast.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// When there are any, the filter does not count.
+    pub places: Vec<Place>,
+    pub filter: Filter,
+    /// Events per second.
+    pub rate: Option<u32>,
+}
 
+/// What became of a dead letter, or would.
 #[derive(Debug, Clone, Serialize)]
-struct Line {
-    topic: String,
-    partition: i32,
-    offset: i64,
-    original_topic: Option<String>,
-    outcome: &'static str,
+pub struct Line {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub original_topic: Option<String>,
+    pub outcome: &'static str,
     /// The row that is published, where it is known.
-    row: Option<i64>,
-    why: Option<String>,
+    pub row: Option<i64>,
+    pub why: Option<String>,
     /// Its topic deletes or refuses records of that age, so the event may be gone at once.
-    expired: bool,
+    pub expired: bool,
 }
 
+/// What was done, or would be.
 #[derive(Debug, Serialize)]
-struct Summary<'a> {
-    dry_run: bool,
-    reopened: usize,
-    appended: usize,
-    left_alone: usize,
-    refused: usize,
+pub struct Report {
+    pub dry_run: bool,
+    pub reopened: usize,
+    pub appended: usize,
+    pub left_alone: usize,
+    pub refused: usize,
     /// Of those that go back: too old for their topic.
-    expired: usize,
-    letters: &'a [Line],
-}
-
-pub(super) async fn run(context: &Context, settings: &Config, pool: &Pool, args: &DlqRedriveArgs) -> Result<()> {
-    if !args.consent.dry_run {
-        can_ask(args.consent.yes)?;
-    }
-    let (chosen, ranges) = if args.places.is_empty() {
-        (Chosen::new(&args.filter)?, ranges(settings, pool, &args.filter).await?)
-    } else {
-        (Chosen::of_places(&args.places), ranges_of(&settings.kafka, &args.places).await?)
-    };
-    let mut redrive = Redrive {
-        settings,
-        pool,
-        admin: Admin::new(&settings.kafka)?,
-        routing: Routing::new(&settings.routing)?,
-        chosen,
-        ranges,
-        topics: HashMap::new(),
-        author: author(args.consent.reason.clone()),
-        rate: args.rate,
-    };
-    let (signals, stop) = (Signals::listen(), CancellationToken::new());
-    let work = Box::pin(redrive.run(context, args, &stop));
-    signals.run(work, &stop).await.unwrap_or_else(|| Err(stopped().into()))
+    pub expired: usize,
+    pub letters: Vec<Line>,
 }
 
 /// What is known of a topic that events are to go back to.
@@ -94,9 +74,11 @@ struct Target {
     max_age_ms: Option<i64>,
 }
 
-struct Redrive<'a> {
+/// Dead letters that are to go back, as they were when this was made.
+pub struct Redrive<'a> {
     settings: &'a Config,
     pool: &'a Pool,
+    places: Vec<Place>,
     admin: Admin,
     routing: Routing,
     chosen: Chosen,
@@ -104,34 +86,97 @@ struct Redrive<'a> {
     ranges: Vec<Range>,
     /// Topics that were asked about.
     topics: HashMap<String, Target>,
-    author: Author,
     rate: Option<u32>,
 }
 
-impl Redrive<'_> {
-    async fn run(&mut self, context: &Context, args: &DlqRedriveArgs, stop: &CancellationToken) -> Result<()> {
-        let planned = self.pass(None, stop).await?;
-        expect_found(&args.places, &planned)?;
-        let to_do = planned.iter().filter(|line| goes_back(line)).count();
-        if args.consent.dry_run || to_do == 0 {
-            note_expired(&planned);
-            return finish(context, &planned, args.consent.dry_run);
-        }
-        note_expired(&planned);
-        for (topic, count) in by_topic(&planned) {
-            output::note(&output::printable(&format!("{count:>10}  {topic}")));
-        }
-        if !confirmed(args.consent.yes, &format!("Send {to_do} dead letters back?"))? {
-            return Ok(());
-        }
-        let mut progress = Progress::new("sent back", 0, to_do as u64);
-        let done = self.pass(Some(&mut progress), stop).await;
-        progress.clear();
-        finish(context, &done?, false)
+/// What a pass needs to send dead letters back.
+struct Sending<'a> {
+    author: &'a Author,
+    progress: &'a dyn Progress,
+    stop: &'a CancellationToken,
+    total: u64,
+}
+
+impl Sending<'_> {
+    fn at(&self, done: u64) {
+        self.progress.report(Step::new("sent back", done, self.total));
+    }
+}
+
+/// What would become of each dead letter.
+#[derive(Debug)]
+pub struct Plan {
+    lines: Vec<Line>,
+}
+
+impl Plan {
+    /// Dead letters that would go back.
+    pub fn to_do(&self) -> usize {
+        self.lines.iter().filter(|line| line.goes_back()).count()
     }
 
-    /// Reads the dead letters and sends them back, or without `progress` says what would become of each.
-    async fn pass(&mut self, mut progress: Option<&mut Progress>, stop: &CancellationToken) -> Result<Vec<Line>> {
+    /// Of these: events that are older than their topic keeps records.
+    pub fn expired(&self) -> usize {
+        expired(&self.lines)
+    }
+
+    /// Those that would go back, by their topic.
+    pub fn by_topic(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for line in self.lines.iter().filter(|line| line.goes_back()) {
+            *counts.entry(line.original_topic.clone().unwrap_or_default()).or_default() += 1;
+        }
+        counts
+    }
+
+    pub fn report(self, dry_run: bool) -> Report {
+        Report::new(self.lines, dry_run)
+    }
+}
+
+impl<'a> Redrive<'a> {
+    /// Looks where the dead letters are.
+    pub async fn new(settings: &'a Config, pool: &'a Pool, request: &Request) -> Result<Self> {
+        let (chosen, ranges) = if request.places.is_empty() {
+            (Chosen::new(&request.filter)?, ranges(settings, pool, &request.filter).await?)
+        } else {
+            (Chosen::of_places(&request.places), ranges_of(&settings.kafka, &request.places).await?)
+        };
+        Ok(Self {
+            settings,
+            pool,
+            places: request.places.clone(),
+            admin: Admin::new(&settings.kafka)?,
+            routing: Routing::new(&settings.routing)?,
+            chosen,
+            ranges,
+            topics: HashMap::new(),
+            rate: request.rate,
+        })
+    }
+
+    /// Reads the dead letters. Changes nothing.
+    pub async fn plan(&mut self) -> Result<Plan> {
+        let lines = self.pass(None).await?;
+        expect_found(&self.places, &lines)?;
+        Ok(Plan { lines })
+    }
+
+    /// Sends them back. A stop ends it between two transactions; what went back stays.
+    pub async fn run(
+        &mut self,
+        plan: &Plan,
+        author: &Author,
+        progress: &dyn Progress,
+        stop: &CancellationToken,
+    ) -> Result<Report> {
+        let sending = Sending { author, progress, stop, total: plan.to_do() as u64 };
+        sending.at(0);
+        Ok(Report::new(self.pass(Some(sending)).await?, false))
+    }
+
+    /// Reads the dead letters and sends them back, or without `sending` says what would become of each.
+    async fn pass(&mut self, sending: Option<Sending<'_>>) -> Result<Vec<Line>> {
         let (mut letters, reading) = self.read();
         let portion = self.rate.map_or(PORTION, |rate| ((rate / PORTIONS_PER_SECOND) as usize).clamp(1, PORTION));
         let (mut lines, mut due, mut open) = (Vec::new(), monotonic(), true);
@@ -153,18 +198,18 @@ impl Redrive<'_> {
             if batch.is_empty() {
                 break;
             }
-            let outcomes = match &mut progress {
+            let outcomes = match &sending {
                 None => self.preview(&batch).await?,
-                Some(progress) => {
-                    self.pause(&mut due, stop).await?;
-                    let outcomes = letters::redrive(self.pool, &batch, &self.author).await?;
+                Some(sending) => {
+                    self.pause(&mut due, sending.stop).await?;
+                    let outcomes = letters::redrive(self.pool, &batch, sending.author).await?;
                     if let Some(rate) = self.rate {
                         let sent = outcomes
                             .iter()
                             .filter(|outcome| matches!(outcome, Outcome::Reopened(_) | Outcome::Appended(_)));
                         due += Duration::from_secs_f64(sent.count() as f64 / f64::from(rate));
                     }
-                    progress.at((lines.len() - batch.len()) as u64);
+                    sending.at((lines.len() - batch.len()) as u64);
                     outcomes
                 }
             };
@@ -256,6 +301,15 @@ impl Line {
         }
     }
 
+    /// As a record is named.
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+
+    fn goes_back(&self) -> bool {
+        matches!(self.outcome, "reopened" | "appended")
+    }
+
     fn became(&mut self, outcome: Outcome) {
         (self.outcome, self.row, self.why) = match outcome {
             Outcome::Reopened(row) => ("reopened", Some(row), None),
@@ -266,81 +320,45 @@ impl Line {
     }
 }
 
-fn goes_back(line: &Line) -> bool {
-    matches!(line.outcome, "reopened" | "appended")
-}
-
 fn expect_found(places: &[Place], lines: &[Line]) -> Result<(), Error> {
     if places.is_empty() && lines.is_empty() {
         return Err(
             Error::new(Code::NotFound, "no dead letter matches").hint("outbox-relay dlq ls lists what is there")
         );
     }
-    expect_all_names(places, lines.iter().map(|line| format!("{}/{}/{}", line.topic, line.partition, line.offset)))
+    none_missing(&missing_names(places, lines.iter().map(Line::name)))
 }
 
-/// Says what Kafka would not keep.
-fn note_expired(lines: &[Line]) {
-    let events = lines.iter().filter(|line| goes_back(line) && line.expired).count();
-    if events > 0 {
-        output::note(&format!(
-            "{events} of these events are older than their topic keeps records (retention.ms): Kafka deletes or refuses them at once"
-        ));
+fn expired(lines: &[Line]) -> usize {
+    lines.iter().filter(|line| line.goes_back() && line.expired).count()
+}
+
+impl Report {
+    fn new(letters: Vec<Line>, dry_run: bool) -> Self {
+        let count = |outcome: &str| letters.iter().filter(|line| line.outcome == outcome).count();
+        Self {
+            dry_run,
+            reopened: count("reopened"),
+            appended: count("appended"),
+            left_alone: count("left-alone"),
+            refused: count("refused"),
+            expired: expired(&letters),
+            letters,
+        }
+    }
+
+    /// Errors: some of them cannot go back.
+    pub fn verdict(&self) -> Result<(), Error> {
+        if self.refused == 0 || self.dry_run {
+            return Ok(());
+        }
+        let code = if self.reopened + self.appended > 0 { Code::PartlyDone } else { Code::CheckNotMet };
+        Err(Error::new(code, format!("{} dead letters cannot go back as they are", self.refused))
+            .hint("the reasons stand above, and with -o ndjson for each; the others went back"))
     }
 }
 
-fn by_topic(lines: &[Line]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for line in lines.iter().filter(|line| goes_back(line)) {
-        *counts.entry(line.original_topic.clone().unwrap_or_default()).or_default() += 1;
-    }
-    counts
-}
-
-fn finish(context: &Context, lines: &[Line], dry_run: bool) -> Result<()> {
-    let count = |outcome: &str| lines.iter().filter(|line| line.outcome == outcome).count();
-    let summary = Summary {
-        dry_run,
-        reopened: count("reopened"),
-        appended: count("appended"),
-        left_alone: count("left-alone"),
-        refused: count("refused"),
-        expired: lines.iter().filter(|line| goes_back(line) && line.expired).count(),
-        letters: lines,
-    };
-    output::data(context.format(), &summary, lines, || table(lines))?;
-    let refused: Vec<&Line> = lines.iter().filter(|line| line.outcome == "refused").collect();
-    for line in refused.iter().take(REFUSALS_SHOWN) {
-        let why = line.why.as_deref().unwrap_or_default();
-        output::note(&output::printable(&format!("{}/{}/{}: {why}", line.topic, line.partition, line.offset)));
-    }
-    if refused.is_empty() || dry_run {
-        return Ok(());
-    }
-    let code = if summary.reopened + summary.appended > 0 { Code::PartlyDone } else { Code::CheckNotMet };
-    Err(Error::new(code, format!("{} dead letters cannot go back as they are", refused.len()))
-        .hint("the reasons stand above, and with -o ndjson for each; the others went back")
-        .into())
-}
-
-/// Counts by topic and outcome; JSON has every dead letter.
-fn table(lines: &[Line]) -> String {
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for line in lines {
-        *counts.entry((line.original_topic.as_deref().unwrap_or("-"), line.outcome)).or_default() += 1;
-    }
-    let mut table = Table::new(&[("TOPIC", Align::Left), ("OUTCOME", Align::Left), ("DEAD LETTERS", Align::Right)]);
-    for ((topic, outcome), count) in counts {
-        let tone = match outcome {
-            "refused" => Tone::Bad,
-            "left-alone" => Tone::Faint,
-            _ => Tone::Good,
-        };
-        table.row([Cell::new(topic), Cell::new(outcome).tone(tone), Cell::new(count)]);
-    }
-    table.render()
-}
-
-fn stopped() -> Error {
+/// The work was stopped in the middle.
+pub fn stopped() -> Error {
     Error::new(Code::PartlyDone, "stopped").hint("the same command goes on: what went back is left alone")
 }

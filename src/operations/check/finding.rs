@@ -1,14 +1,12 @@
-//! One finding, and how findings are printed.
+//! What was found.
 
-use anstyle::AnsiColor;
 use serde::Serialize;
 
 use crate::error::{Code, Error, Exit, Result};
-use crate::output::{self, Format};
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) enum Part {
+pub enum Part {
     #[serde(rename = "postgres")]
     Postgres,
     #[serde(rename = "schema")]
@@ -18,20 +16,13 @@ pub(super) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Postgres, Self::Schema, Self::Kafka];
-
-    fn title(self) -> &'static str {
-        match self {
-            Self::Postgres => "PostgreSQL",
-            Self::Schema => "Schema",
-            Self::Kafka => "Kafka",
-        }
-    }
+    pub const ALL: [Self; 3] = [Self::Postgres, Self::Schema, Self::Kafka];
 }
 
+/// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Level {
+pub enum Level {
     Ok,
     /// It works, and something will hurt some day.
     Warning,
@@ -39,27 +30,28 @@ pub(super) enum Level {
     Problem,
 }
 
+/// One answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    pub(super) part: Part,
+pub struct Finding {
+    pub part: Part,
     /// Stable name, for scripts.
-    pub(super) check: &'static str,
-    pub(super) level: Level,
-    pub(super) what: String,
+    pub check: &'static str,
+    pub level: Level,
+    pub what: String,
     /// What it leads to. Always there on a warning or problem.
-    pub(super) cause: Option<String>,
-    pub(super) fix: Option<String>,
+    pub cause: Option<String>,
+    pub fix: Option<String>,
     /// A server that could not be reached, so that most of the check could not be made.
     #[serde(skip)]
-    pub(super) unreachable: Option<Code>,
+    pub unreachable: Option<Code>,
 }
 
 impl Finding {
-    pub(super) fn ok(part: Part, check: &'static str, what: impl Into<String>) -> Self {
+    pub fn ok(part: Part, check: &'static str, what: impl Into<String>) -> Self {
         Self { part, check, level: Level::Ok, what: what.into(), cause: None, fix: None, unreachable: None }
     }
 
-    pub(super) fn warning(
+    pub fn warning(
         part: Part,
         check: &'static str,
         what: impl Into<String>,
@@ -69,7 +61,7 @@ impl Finding {
         Self { level: Level::Warning, cause: Some(cause.into()), fix: Some(fix.into()), ..Self::ok(part, check, what) }
     }
 
-    pub(super) fn problem(
+    pub fn problem(
         part: Part,
         check: &'static str,
         what: impl Into<String>,
@@ -80,7 +72,7 @@ impl Finding {
     }
 
     /// A question that could not be asked.
-    pub(super) fn failed(part: Part, check: &'static str, error: &Error) -> Self {
+    pub fn failed(part: Part, check: &'static str, error: &Error) -> Self {
         let fix = error.hint_text().unwrap_or("see the message").to_owned();
         let (what, chain) = (error.to_string(), error.chain());
         let cause = chain.strip_prefix(&what).map(|rest| rest.trim_start_matches(": ")).filter(|rest| !rest.is_empty());
@@ -89,52 +81,30 @@ impl Finding {
     }
 }
 
+/// All findings, and how many are not well.
 #[derive(Debug, Serialize)]
-struct Document<'a> {
-    findings: &'a [Finding],
-    problems: usize,
-    warnings: usize,
+pub struct Report {
+    pub findings: Vec<Finding>,
+    pub problems: usize,
+    pub warnings: usize,
 }
 
-pub(super) fn print(format: Format, findings: &[Finding]) -> Result<()> {
-    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
-    let document = Document { findings, problems: count(Level::Problem), warnings: count(Level::Warning) };
-    output::data(format, &document, findings, || text(&document))
-}
+impl Report {
+    pub fn new(findings: Vec<Finding>) -> Self {
+        let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+        Self { problems: count(Level::Problem), warnings: count(Level::Warning), findings }
+    }
 
-fn text(document: &Document<'_>) -> String {
-    let bold = anstyle::Style::new().bold();
-    let mut text = String::new();
-    for part in Part::ALL {
-        let of_part: Vec<_> = document.findings.iter().filter(|finding| finding.part == part).collect();
-        if of_part.is_empty() {
-            continue;
+    /// Errors: there is a problem.
+    pub fn verdict(&self) -> Result<()> {
+        if self.problems == 0 {
+            return Ok(());
         }
-        text.push_str(&format!("{bold}{}{bold:#}\n", part.title()));
-        for finding in of_part {
-            text.push_str(&lines(finding));
-        }
+        // A server that is away is another matter than one that is set up wrongly.
+        let away = self.findings.iter().filter(|finding| finding.check.ends_with(".connection"));
+        let code = away.filter_map(|finding| finding.unreachable).next().unwrap_or(Code::CheckNotMet);
+        Err(Error::new(code, format!("{} problem(s), {} warning(s)", self.problems, self.warnings)))
     }
-    // With problems the error of the command says so.
-    if document.problems == 0 {
-        text.push_str(&format!("no problem, {} warning(s)\n", document.warnings));
-    }
-    text
-}
-
-fn lines(finding: &Finding) -> String {
-    let (mark, colour) = match finding.level {
-        Level::Ok => ("✓", AnsiColor::Green),
-        Level::Warning => ("!", AnsiColor::Yellow),
-        Level::Problem => ("✗", AnsiColor::Red),
-    };
-    let style = output::style(colour);
-    let mut text = format!("  {style}{mark}{style:#} {}\n", output::printable(&finding.what));
-    let more = [("why", &finding.cause), ("fix", &finding.fix)];
-    for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
-        text.push_str(&format!("      {name}: {}\n", output::printable(value)));
-    }
-    text
 }
 
 /// For the tests of those who judge: the check and level of each finding, after seeing that what is not well has a
@@ -178,19 +148,5 @@ mod tests {
             "what": "2 migrations are missing", "cause": "the relay cannot start", "fix": "migrate up",
         });
         assert_eq!(json, expected);
-    }
-
-    #[test]
-    fn text_is_grouped_by_part_and_counts() {
-        let findings = [
-            Finding::ok(Part::Kafka, "kafka.brokers", "3 brokers"),
-            Finding::warning(Part::Postgres, "postgres.clock", "the clocks differ", "because", "ntp"),
-        ];
-        let document = Document { findings: &findings, problems: 0, warnings: 1 };
-        let text = anstream::adapter::strip_str(&text(&document)).to_string();
-        assert_eq!(
-            text,
-            "PostgreSQL\n  ! the clocks differ\n      why: because\n      fix: ntp\nKafka\n  ✓ 3 brokers\nno problem, 1 warning(s)\n"
-        );
     }
 }

@@ -1,6 +1,6 @@
 //! What facts about the schema mean. Pure.
 
-use crate::commands::check::finding::{Finding, Part};
+use crate::operations::check::finding::{Finding, Part};
 use crate::outbox::home::Standing;
 use crate::outbox::inspect::server::{Grant, PartitionFacts, Wanted};
 use crate::outbox::preflight::{Gravity, Obstacle};
@@ -184,7 +184,7 @@ pub(super) fn partitions(facts: &PartitionFacts, findings: &mut Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::check::finding::{Level, levels};
+    use crate::operations::check::finding::{Level, levels};
 
     #[test]
     fn a_schema_as_it_should_be_gives_no_warning() {

@@ -1,4 +1,4 @@
-//! What `top` shows, as data, and the one reader of it.
+//! The one reader of snapshots.
 //!
 //! Each look asks a handful of statements. What waits is counted row by row, so that statement alone is spaced by how
 //! long it takes; the rest reads an index entry per shard and per held key, and the newest rows. The history is never
@@ -8,23 +8,19 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::rates::{Rates, Window};
+use super::rates::Window;
+use super::snapshot::{ConsumerLine, HeldLine, InstanceLine, Look, Snapshot};
 use crate::broker::admin::Admin;
 use crate::clock;
-use crate::commands::Result;
-use crate::commands::lag::{self, OutboxLag};
-use crate::commands::pause::{self, PauseLine};
-use crate::commands::shards;
 use crate::config::Config;
 use crate::db::{Database, DbError, Pool};
 use crate::error::Error;
 use crate::measure::group::{self, GroupLag};
 use crate::measure::{outbox, watch};
-use crate::outbox::inspect::live::{self, HeldKeys, Instance, Progress};
+use crate::operations::lag::{self, OutboxLag};
+use crate::operations::{Result, pause, shards};
+use crate::outbox::inspect::live::{self, Instance, Progress};
 use crate::outbox::inspect::{self, is_timeout};
-use crate::signals::Wait;
 
 /// Between two questions to Kafka.
 const ASK_EVERY: Duration = Duration::from_secs(5);
@@ -32,88 +28,8 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Counting what waits may take this share of the time, one in so many.
 const COUNTING_SHARE: u32 = 10;
 
-/// The outbox at a moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Snapshot {
-    /// By the clock of this host.
-    pub(super) at: String,
-    /// Host, port and name.
-    pub(super) database: String,
-    pub(super) deployment: String,
-    /// As this command's settings say.
-    pub(super) delivery: &'static str,
-    pub(super) instances: Vec<InstanceLine>,
-    pub(super) pauses: Vec<PauseLine>,
-    /// As in `lag`; exact when it was counted. `null` while it takes longer than `database.statement_timeout`.
-    pub(super) outbox: Option<OutboxLag>,
-    /// How old these counts are.
-    pub(super) outbox_counted_seconds_ago: Option<f64>,
-    /// Of the oldest PENDING row, as of this moment.
-    pub(super) oldest_pending_seconds: Option<f64>,
-    /// All rows, finished ones too, as PostgreSQL's statistics have it.
-    pub(super) rows_estimate: i64,
-    /// `null` in the first snapshot.
-    pub(super) rates: Option<Rates>,
-    pub(super) shards: Vec<shards::Line>,
-    pub(super) held_keys: Vec<HeldLine>,
-    /// `null`: the role may not read `consumer_partitions`.
-    pub(super) consumers: Option<Vec<ConsumerLine>>,
-    /// What keeps events from being published and folded, as in `lag`.
-    pub(super) waits: Vec<Wait>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct InstanceLine {
-    pub(super) name: String,
-    pub(super) version: String,
-    /// Its heartbeat is younger than `relay.lease`.
-    pub(super) alive: bool,
-    pub(super) silent_seconds: f64,
-    pub(super) up_seconds: f64,
-    pub(super) shards: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct HeldLine {
-    pub(super) reason: String,
-    /// What they wait for, if that is a topic.
-    pub(super) topic: Option<String>,
-    pub(super) keys: i64,
-    pub(super) oldest_seconds: f64,
-}
-
-/// A consumer group in one topic.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct ConsumerLine {
-    pub(super) group: String,
-    pub(super) topic: String,
-    pub(super) partitions: usize,
-    /// By how far the positions moved. `null` in the first snapshot.
-    pub(super) records_per_second: Option<f64>,
-    /// Records up to the last one that the newest rows of the outbox are known to be published at, over the partitions
-    /// they tell of. `null`: they tell nothing.
-    pub(super) behind_at_least: Option<i64>,
-    /// As in `lag`, for the group of the settings. `null`: not known, which is not zero.
-    pub(super) behind: Option<i64>,
-    /// Since any of its positions moved.
-    pub(super) idle_seconds: f64,
-}
-
-/// The outcome of one look.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "state", rename_all = "lowercase")]
-pub(super) enum Look {
-    Ok(Box<Snapshot>),
-    /// PostgreSQL did not answer, nor has it since that time.
-    Unreachable {
-        at: String,
-        since: String,
-        error: String,
-    },
-}
-
 /// Looks again and again, through outages.
-pub(super) struct Watch {
+pub struct Watch {
     reader: Reader,
     group: Group,
     limit: Duration,
@@ -124,7 +40,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Errors: settings that make no connection possible.
-    pub(super) fn new(settings: &Config, pool: Pool) -> Result<Self> {
+    pub fn new(settings: &Config, pool: Pool) -> Result<Self> {
         let group = Group::new(settings, pool.clone())?;
         let reader = Reader {
             pool,
@@ -143,7 +59,7 @@ impl Watch {
     }
 
     /// Errors: all but an outage that comes after a first answer. Cancel safe.
-    pub(super) async fn look(&mut self) -> Result<Look> {
+    pub async fn look(&mut self) -> Result<Look> {
         let read = tokio::time::timeout(self.limit, self.reader.read());
         let answer = match self.group.beside(read).await {
             Ok(answer) => answer,
@@ -325,12 +241,6 @@ impl Reader {
     }
 }
 
-impl From<HeldKeys> for HeldLine {
-    fn from(held: HeldKeys) -> Self {
-        Self { reason: held.reason, topic: held.topic, keys: held.keys, oldest_seconds: held.oldest }
-    }
-}
-
 /// Partitions, which come in order, summed up by group and topic.
 fn consumers(progress: &[Progress], window: &Window) -> Vec<ConsumerLine> {
     progress
@@ -352,91 +262,8 @@ fn consumers(progress: &[Progress], window: &Window) -> Vec<ConsumerLine> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::commands::lag::TopicLag;
-    use crate::signals::Situation;
-
-    /// A busy outbox with as many shards as asked for.
-    pub(crate) fn snapshot(shards: i16) -> Snapshot {
-        let topic = |topic: Option<&str>, pending, failed| TopicLag {
-            topic: topic.map(str::to_owned),
-            pending,
-            failed,
-            held: 4,
-            oldest_pending_seconds: Some(0.84),
-        };
-        let outbox = OutboxLag {
-            pending: 3_120,
-            failed: 2,
-            held: 8,
-            oldest_pending_seconds: Some(0.84),
-            topics: vec![topic(Some("order-events"), 3_000, 2), topic(None, 120, 0)],
-        };
-        Snapshot {
-            at: "2026-05-01T12:00:00Z".to_owned(),
-            database: "db:5432/shop".to_owned(),
-            deployment: "shop".to_owned(),
-            delivery: "at-least-once",
-            instances: vec![InstanceLine {
-                name: "relay-a".to_owned(),
-                version: "0.1.0".to_owned(),
-                alive: true,
-                silent_seconds: 0.5,
-                up_seconds: 3_700.0,
-                shards: i64::from(shards),
-            }],
-            pauses: vec![PauseLine {
-                topic: "catalog-events".to_owned(),
-                paused_at: "2026-05-01T11:00:00Z".to_owned(),
-                by: "ann".to_owned(),
-                reason: Some("upgrade".to_owned()),
-            }],
-            outbox: Some(outbox),
-            outbox_counted_seconds_ago: Some(0.0),
-            oldest_pending_seconds: Some(0.84),
-            rows_estimate: 1_234_567,
-            rates: Some(Rates {
-                over_seconds: 5.0,
-                batches_per_second: 35.2,
-                inserted_rows_per_second_estimate: 1_204.0,
-                updated_rows_per_second_estimate: 1_190.4,
-                deleted_rows_per_second_estimate: 0.0,
-            }),
-            shards: (0..shards)
-                .map(|shard| shards::Line {
-                    shard,
-                    owner: (shard % 4 != 3).then(|| "relay-a".to_owned()),
-                    epoch: 7,
-                    lease_left_seconds: (shard % 4 != 3).then_some(14.2),
-                    batch: 1_000 + i64::from(shard),
-                    in_flight: 250,
-                    low_id: 17,
-                    held_keys: 1,
-                    oldest_pending_seconds: Some(0.84),
-                })
-                .collect(),
-            held_keys: vec![
-                HeldLine { reason: "failed".to_owned(), topic: None, keys: 2, oldest_seconds: 200.0 },
-                HeldLine {
-                    reason: "paused".to_owned(),
-                    topic: Some("catalog-events".to_owned()),
-                    keys: 6,
-                    oldest_seconds: 3_600.0,
-                },
-            ],
-            consumers: Some(vec![ConsumerLine {
-                group: "metrics".to_owned(),
-                topic: "order-events".to_owned(),
-                partitions: 3,
-                records_per_second: Some(900.0),
-                behind_at_least: Some(41),
-                behind: None,
-                idle_seconds: 0.1,
-            }]),
-            waits: vec![Wait::new(Situation::OpenTransaction).of_partition("order-events", 2)],
-        }
-    }
 
     #[test]
     fn partitions_are_summed_up_by_group_and_topic_and_unknown_ends_are_left_out() {
@@ -463,16 +290,5 @@ pub(super) mod tests {
             .collect();
         assert_eq!(told, [("g", "a", 3, Some(5)), ("g", "b", 1, None), ("h", "b", 1, Some(0))]);
         assert_eq!((lines[0].idle_seconds, lines[0].records_per_second), (1.0, None));
-    }
-
-    #[test]
-    fn a_line_of_json_says_whether_postgresql_answered() {
-        let good = serde_json::to_value(Look::Ok(Box::new(snapshot(2)))).unwrap();
-        assert_eq!((&good["state"], &good["outbox"]["pending"]), (&"ok".into(), &3_120.into()));
-        assert_eq!(good["shards"][0]["owner"], "relay-a");
-        let away =
-            Look::Unreachable { at: String::new(), since: "2026-05-01T12:00:00Z".to_owned(), error: String::new() };
-        let away = serde_json::to_value(away).unwrap();
-        assert_eq!((&away["state"], &away["since"]), (&"unreachable".into(), &"2026-05-01T12:00:00Z".into()));
     }
 }

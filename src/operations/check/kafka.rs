@@ -260,8 +260,8 @@ fn judge_topic(topic: &str, facts: &TopicFacts, brokers: usize, settings: &Confi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::check::finding::Level;
     use crate::config::{OnExhausted, RoutingRule};
+    use crate::operations::check::finding::Level;
 
     fn judged(facts: &TopicFacts) -> Vec<(&'static str, Level)> {
         let mut findings = Vec::new();

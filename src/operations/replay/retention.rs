@@ -4,30 +4,27 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
-use super::count;
+use super::{Context, count};
 use crate::broker::admin::{Admin, TopicFacts};
-use crate::commands::Result;
 use crate::config::Config;
-use crate::db::Pool;
 use crate::error::{Code, Error};
+use crate::operations::Result;
 use crate::outbox::replay::{Bounds, Filter, Group};
-use crate::output;
 use crate::relay::routing::Routing;
 
 /// Events whose copies would go to a topic that does not keep them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Expired {
-    pub(super) topic: String,
+pub struct Expired {
+    pub topic: String,
     /// The oldest that a record of this topic may be.
-    pub(super) max_age_seconds: i64,
-    pub(super) events: i64,
+    pub max_age_seconds: i64,
+    pub events: i64,
 }
 
 /// What is to be copied, and where to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Plan<'a> {
+pub(super) struct Copies<'a> {
     pub(super) filter: &'a Filter,
     pub(super) to_topic: Option<&'a str>,
     /// Behind this id, up to the bound. The time of the bounds is the present.
@@ -37,37 +34,33 @@ pub(super) struct Plan<'a> {
 }
 
 /// Which copies would be deleted or refused, by topic. Empty where Kafka cannot be asked. `None` when it was stopped.
-pub(super) async fn expired(
-    settings: &Config,
-    pool: &Pool,
-    plan: Plan<'_>,
-    stop: &CancellationToken,
-) -> Result<Option<Vec<Expired>>> {
-    if settings.kafka.bootstrap_servers.trim().is_empty() || plan.groups.is_empty() {
+pub(super) async fn expired(context: Context<'_>, copies: Copies<'_>) -> Result<Option<Vec<Expired>>> {
+    let settings = context.settings;
+    if settings.kafka.bootstrap_servers.trim().is_empty() || copies.groups.is_empty() {
         return Ok(Some(Vec::new()));
     }
     let routing = Routing::new(&settings.routing)?;
-    let topics: HashSet<String> = plan.groups.iter().filter_map(|group| topic_of(&routing, plan, group)).collect();
+    let topics: HashSet<String> = copies.groups.iter().filter_map(|group| topic_of(&routing, copies, group)).collect();
     let facts = match facts_of(settings, &topics).await? {
         Ok(facts) => facts,
         Err(error) => {
-            output::note(&format!("Kafka does not say how long it keeps records: {}", error.chain()));
+            context.progress.remark(&format!("Kafka does not say how long it keeps records: {}", error.chain()));
             return Ok(Some(Vec::new()));
         }
     };
     let untold = facts.values().filter(|facts| !is_told(facts)).count();
     if untold > 0 {
-        output::note(&format!(
+        context.progress.remark(&format!(
             "Kafka does not tell the settings of {untold} topics: whether they keep the copies is not known"
         ));
     }
     let mut found: BTreeMap<(String, i64), i64> = BTreeMap::new();
-    for max_age_ms in at_risk(&routing, plan, &facts) {
-        let limit = created_before(plan.bounds.now, max_age_ms);
-        let older = Filter { to: Some(plan.filter.to.map_or(limit, |to| to.min(limit))), ..plan.filter.clone() };
-        let Some(groups) = count(pool, &older, plan.after, plan.bounds, stop).await? else { return Ok(None) };
+    for max_age_ms in at_risk(&routing, copies, &facts) {
+        let limit = created_before(copies.bounds.now, max_age_ms);
+        let older = Filter { to: Some(copies.filter.to.map_or(limit, |to| to.min(limit))), ..copies.filter.clone() };
+        let Some(groups) = count(context, &older, copies.after, copies.bounds).await? else { return Ok(None) };
         for group in &groups {
-            let Some(topic) = topic_of(&routing, plan, group) else { continue };
+            let Some(topic) = topic_of(&routing, copies, group) else { continue };
             if facts.get(&topic).and_then(TopicFacts::max_age_ms) == Some(max_age_ms) {
                 *found.entry((topic, max_age_ms)).or_default() += group.events;
             }
@@ -99,33 +92,26 @@ fn is_told(facts: &TopicFacts) -> bool {
     facts.max_message_bytes.is_some()
 }
 
-fn topic_of(routing: &Routing, plan: Plan<'_>, group: &Group) -> Option<String> {
-    let named = plan.to_topic.or(group.topic.as_deref());
+fn topic_of(routing: &Routing, copies: Copies<'_>, group: &Group) -> Option<String> {
+    let named = copies.to_topic.or(group.topic.as_deref());
     routing.topic_of(named, group.aggregate_type.as_deref(), &group.event_type)
 }
 
 /// The limits that the oldest event of some group is beyond.
-fn at_risk(routing: &Routing, plan: Plan<'_>, facts: &HashMap<String, TopicFacts>) -> BTreeSet<i64> {
+fn at_risk(routing: &Routing, copies: Copies<'_>, facts: &HashMap<String, TopicFacts>) -> BTreeSet<i64> {
     let beyond = |group: &Group| {
-        let limit = facts.get(&topic_of(routing, plan, group)?)?.max_age_ms()?;
-        (group.oldest.clamped() < created_before(plan.bounds.now, limit)).then_some(limit)
+        let limit = facts.get(&topic_of(routing, copies, group)?)?.max_age_ms()?;
+        (group.oldest.clamped() < created_before(copies.bounds.now, limit)).then_some(limit)
     };
-    plan.groups.iter().filter_map(beyond).collect()
+    copies.groups.iter().filter_map(beyond).collect()
 }
 
 fn created_before(now: Timestamp, max_age_ms: i64) -> Timestamp {
     now.checked_sub(SignedDuration::from_millis(max_age_ms)).unwrap_or(Timestamp::MIN)
 }
 
-/// Says what would be lost. Errors: [`Code::CheckNotMet`], unless that is `accepted`.
-pub(super) fn tell(expired: &[Expired], accepted: bool) -> Result<(), Error> {
-    for line in expired {
-        let age = output::age(std::time::Duration::from_secs(line.max_age_seconds.unsigned_abs()));
-        output::note(&output::printable(&format!(
-            "{:>10}  {}: older than {age}, which is the oldest that this topic keeps",
-            line.events, line.topic
-        )));
-    }
+/// Errors: [`Code::CheckNotMet`] when copies would be lost, unless that is `accepted`.
+pub(super) fn verdict(expired: &[Expired], accepted: bool) -> Result<(), Error> {
     let events: i64 = expired.iter().map(|line| line.events).sum();
     if events == 0 || accepted {
         return Ok(());
@@ -145,10 +131,10 @@ mod tests {
     #[test]
     fn a_copy_that_would_be_deleted_is_told_and_refused_unless_that_is_accepted() {
         let expired = [Expired { topic: "orders".to_owned(), max_age_seconds: 60, events: 3 }];
-        let refused = tell(&expired, false).unwrap_err();
+        let refused = verdict(&expired, false).unwrap_err();
         assert_eq!(refused.code(), Code::CheckNotMet);
         assert!(refused.to_string().contains("3 copies"), "{refused}");
-        assert!(tell(&expired, true).is_ok() && tell(&[], false).is_ok());
+        assert!(verdict(&expired, true).is_ok() && verdict(&[], false).is_ok());
     }
 
     #[test]

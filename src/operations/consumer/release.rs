@@ -6,10 +6,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::clock::monotonic;
-use crate::commands::Result;
 use crate::db::Pool;
 use crate::error::{Code, Error};
-use crate::output::Progress;
+use crate::operations::Result;
+use crate::operations::progress::{Progress, Step};
 use crate::projection::decisions::parked::{self, State};
 
 /// Events that are asked for at once.
@@ -18,7 +18,7 @@ const ASKED_TOGETHER: usize = 10_000;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub(super) struct Outcome {
+pub struct Outcome {
     folded: u64,
     parked_again: u64,
     /// Given up meanwhile.
@@ -28,10 +28,17 @@ pub(super) struct Outcome {
 }
 
 /// Waits until each of these events was folded or parked again, but no longer than `limit`.
-pub(super) async fn wait(pool: &Pool, group: &str, mut ids: Vec<Uuid>, limit: Duration) -> Result<Outcome> {
+pub(super) async fn wait(
+    pool: &Pool,
+    group: &str,
+    mut ids: Vec<Uuid>,
+    limit: Duration,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
     let (end, all) = (monotonic() + limit, ids.len() as u64);
     let mut outcome = Outcome::default();
-    let mut progress = Progress::new("folded again", 0, all);
+    let step = |done| progress.report(Step::new("folded again", done, all));
+    step(0);
     while !ids.is_empty() {
         let begin = monotonic();
         match look(pool, group, &ids, &mut outcome).await {
@@ -40,12 +47,9 @@ pub(super) async fn wait(pool: &Pool, group: &str, mut ids: Vec<Uuid>, limit: Du
             Err(error) if error.is_unavailable() && monotonic() < end => {
                 tracing::warn!(error = %error.chain(), "PostgreSQL does not respond; retrying");
             }
-            Err(error) => {
-                progress.clear();
-                return Err(error.into());
-            }
+            Err(error) => return Err(error.into()),
         }
-        progress.at(all - ids.len() as u64);
+        step(all - ids.len() as u64);
         if ids.is_empty() || monotonic() >= end {
             break;
         }
@@ -53,7 +57,6 @@ pub(super) async fn wait(pool: &Pool, group: &str, mut ids: Vec<Uuid>, limit: Du
         let pause = LOOK_EVERY.max((monotonic() - begin) * 4);
         tokio::time::sleep(pause.min(end.saturating_sub(monotonic()))).await;
     }
-    progress.clear();
     outcome.waiting = ids.len() as u64;
     Ok(outcome)
 }
@@ -79,7 +82,7 @@ async fn look(pool: &Pool, group: &str, ids: &[Uuid], outcome: &mut Outcome) -> 
 }
 
 impl Outcome {
-    pub(super) fn describe(self) -> String {
+    pub fn describe(self) -> String {
         let counts = [
             (self.folded, "folded"),
             (self.parked_again, "parked again"),

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::commands::check::finding::{Finding, Part};
 use crate::config::Config;
 use crate::db::{CLEANER_CONNECTIONS, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, UPKEEP_CONNECTIONS};
 use crate::error::Error;
+use crate::operations::check::finding::{Finding, Part};
 use crate::outbox::inspect::server::{OpenTransaction, ServerFacts};
-use crate::output;
+use crate::text::age;
 
 /// Oldest supported major version: what the tests run on.
 const VERSION_MIN: i32 = 150_000;
@@ -166,7 +166,7 @@ pub(super) fn pooler_refuses(error: &Error) -> Finding {
 pub(super) fn transactions(open: &[OpenTransaction], sees_all: bool, findings: &mut Vec<Finding>) {
     for transaction in open {
         let pid = transaction.pid.map_or_else(String::new, |pid| format!("pid {pid}, "));
-        let age = output::age(Duration::try_from_secs_f64(transaction.age_seconds).unwrap_or_default());
+        let age = age(Duration::try_from_secs_f64(transaction.age_seconds).unwrap_or_default());
         let fix = match transaction.pid {
             Some(pid) => {
                 format!("find out what it does in pg_stat_activity; select pg_terminate_backend({pid}) ends it")
@@ -201,7 +201,7 @@ pub(super) fn transactions(open: &[OpenTransaction], sees_all: bool, findings: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::check::finding::{Level, levels};
+    use crate::operations::check::finding::{Level, levels};
 
     fn facts() -> ServerFacts {
         ServerFacts {
