@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::relay::RelaySettings;
 use crate::support::cli::outbox_relay;
+use crate::support::relay::RelaySettings;
 use crate::support::{NewRow, TestDatabase, Topic, parts::parts, side_by_side, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
