@@ -88,7 +88,7 @@ impl View<'_> {
             return Line::from(self.span(format!("FROZEN at {}: p goes on", self.snapshot.at), Tone::Warning));
         }
         if let Some(seconds) = self.waiting {
-            return Line::from(self.span(format!("PostgreSQL has not answered for {seconds} s"), Tone::Warning));
+            return Line::from(self.span(format!("PostgreSQL has not responded for {seconds} s"), Tone::Warning));
         }
         let alive = self.snapshot.instances.iter().filter(|instance| instance.alive).count();
         let owned = self.snapshot.shards.iter().filter(|shard| shard.is_owned()).count();

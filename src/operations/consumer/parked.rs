@@ -222,6 +222,6 @@ impl Report {
             Code::PartlyDone,
             format!("{left} of {} events that matched were left as they are", self.matched),
         )
-        .hint("somebody else has decided about them a moment ago; outbox-relay consumer parked ls tells"))
+        .hint("someone else has just decided about them; see: outbox-relay consumer parked ls"))
     }
 }
