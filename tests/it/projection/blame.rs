@@ -72,7 +72,7 @@ async fn one_record_that_fails_by_itself_is_parked_whatever_the_failure_is() {
         let code = if kind == "slow" { "took longer than database.statement_timeout" } else { kind };
         let sql = format!(
             "select count(*) from consumer_parked where convert_from(value, 'UTF8') like '%\"{kind}\"%' \
-             and error like 'projection copies: %{code}%while other events passed'"
+             and error like 'projection copies: %{code}%while other events succeeded'"
         );
         assert_eq!(number(&bench.client, &sql).await, 2, "{kind}");
     }
