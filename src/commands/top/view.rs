@@ -317,7 +317,7 @@ mod tests {
         let away = second(Case { look, ..case(1) });
         assert_eq!(away, "PostgreSQL away since 12:00:00 (3m 20s): cannot reach PostgreSQL");
         assert_eq!(second(Case { frozen: true, ..case(1) }), "FROZEN at 2026-05-01T12:00:00Z: p goes on");
-        assert_eq!(second(Case { waiting: Some(7), ..case(1) }), "PostgreSQL has not answered for 7 s");
+        assert_eq!(second(Case { waiting: Some(7), ..case(1) }), "PostgreSQL has not responded for 7 s");
     }
 
     #[test]

@@ -265,7 +265,7 @@ mod tests {
             partitions(facts, &mut findings);
             findings.into_iter().map(|finding| (finding.level, finding.what)).collect::<Vec<_>>()
         };
-        assert_eq!(found(&facts), [(Level::Ok, "relay can make and drop partitions".to_owned())]);
+        assert_eq!(found(&facts), [(Level::Ok, "relay can create and drop partitions".to_owned())]);
         let neither = PartitionFacts { foreign_tables: vec!["a".to_owned()], may_create: false, ..facts.clone() };
         assert_eq!(found(&neither).iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Problem; 2]);
         assert_eq!(found(&PartitionFacts { partitioned: false, ..neither.clone() }), []);
