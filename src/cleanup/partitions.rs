@@ -21,11 +21,11 @@ use crate::outbox::barrier::Barrier;
 use crate::outbox::partitions::{Partition, Session};
 use crate::retry::Backoff;
 
-/// Between two looks at how far ids have come.
+/// Time between two checks of how far ids have advanced.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks at whether the table is partitioned, and whether the instance that looks after it has gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Partitions that wait for ids behind the one in use. The last one, without an end, comes on top.
+/// Number of empty partitions ahead of the one in use, in addition to the last one, which has no upper bound.
 const AHEAD: i64 = 2;
 /// Rows that one statement looks at.
 const ROWS: u32 = 20_000;
@@ -58,7 +58,7 @@ pub async fn run(
 }
 
 fn complain(error: &DbError) {
-    // A lock that somebody else has, and transactions that last, are waited for.
+    // Locks held by other sessions, and long transactions, are waited for.
     if error.is_unavailable() {
         tracing::debug!(error = %error.chain(), "partition maintenance postponed");
     } else {

@@ -27,7 +27,7 @@ const ROWS_MIN: u32 = 10;
 /// in it.
 const LAG_LOOK: Duration = Duration::from_millis(500);
 
-/// Rows that are told one by one in one walk.
+/// Number of rows that are reported individually per walk.
 const REFUSALS_TOLD: u64 = 10;
 
 /// Hears what each batch has deleted.
@@ -176,7 +176,7 @@ impl<'s> Worker<'s> {
             let (handled, next_in) = match self.batch(session.handled(Chunks::pages(chunk), age, rows)).await? {
                 Batch::Done(done) => done,
                 Batch::Smaller => continue,
-                // Their place tells nothing of single rows: these pages are looked at again when the time is over.
+                // Their position says nothing about single rows: these pages are checked again once the age has passed.
                 Batch::Refused(reason) => {
                     tracing::warn!(
                         reason,

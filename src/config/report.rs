@@ -134,8 +134,8 @@ fn visible(masked: &Masked, span: &Range<usize>) -> Range<usize> {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.problems.len() {
-            1 => f.write_str("the settings have a problem, so nothing was started"),
-            count => write!(f, "the settings have {count} problems, so nothing was started"),
+            1 => f.write_str("there is a problem with the settings; nothing was started"),
+            count => write!(f, "there are {count} problems with the settings; nothing was started"),
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct Client {
     guard: Guard,
     /// To ask about this session while a long statement runs.
     database: Database,
-    /// Calls that had been given up when this was connected; see [`super::deadline::Silences`].
+    /// Number of abandoned calls when this was connected; see [`super::deadline::Silences`].
     silences: u64,
 }
 

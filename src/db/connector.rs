@@ -242,7 +242,7 @@ impl Connector {
         if let Some(dbname) = &target.dbname {
             config.dbname(dbname);
         }
-        // The last one of an option counts, so ours come last.
+        // The last occurrence of an option wins, so ours come last.
         let options = [target.options.as_deref(), session.get_options()];
         config.options(options.into_iter().flatten().collect::<Vec<_>>().join(" "));
         config.application_name(session.get_application_name().unwrap_or("outbox-relay"));

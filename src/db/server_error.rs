@@ -147,7 +147,8 @@ fn is_raised(reported: &Reported) -> bool {
 fn write_local(error: &tokio_postgres::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let text = error.to_string();
     f.write_str(&text)?;
-    // A conversion may quote the value that it could not convert. The client does not tell these from others by type.
+    // A conversion error may quote the value that could not be converted. The client does not distinguish these by
+    // type.
     if text.starts_with("error serializing") || text.starts_with("error deserializing") {
         return Ok(());
     }

@@ -18,7 +18,7 @@ const APPLY: &str = include_str!("sql/session.sql");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum For {
     Everybody,
-    /// Sessions whose commits must have reached the disk before anybody is told of them.
+    /// Sessions whose commits must be on disk before anyone learns of them.
     Durable,
     /// Sessions whose statements are held to their indexes, see `tests/it/query_plans.rs`.
     Planned,
@@ -164,10 +164,10 @@ pub(super) fn options(role: Role, statement_timeout: Duration) -> String {
         if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
         match role {
             Role::Lane | Role::Cleanup => 5_000,
-            // A row that somebody else keeps locked must not keep the leases of the other shards from being renewed.
+            // A row that another session keeps locked must not keep the leases of other shards from being renewed.
             Role::Lease => 1_000,
-            // Not for long, because other partitions need the connection meanwhile; and before the statement ends for
-            // its length, to tell a lock of somebody else from a statement that is slow.
+            // Short, because other partitions need the connection meanwhile; and shorter than the statement timeout, to
+            // distinguish a lock held by another session from a slow statement.
             Role::Consumer if statement_timeout.is_zero() => 2_000,
             Role::Consumer => (statement_timeout.as_millis() * 4 / 5).min(2_000),
             Role::Admin => 0,

@@ -18,7 +18,7 @@ use crate::config::secret_file::Stamp;
 use crate::config::{DatabaseConfig, TlsMode};
 use crate::error::{Code, Error};
 
-/// Makes connectors, and makes them anew when their files were changed.
+/// Creates connectors, and recreates them when their files have changed.
 pub(super) struct Tls {
     settings: DatabaseConfig,
     made: Mutex<HashMap<TlsMode, Made>>,
@@ -178,7 +178,7 @@ impl ServerCertVerifier for AnyName {
     }
 }
 
-/// Encrypts without checking who the server is: libpq's `prefer` and `require`.
+/// Encrypts without verifying the server: libpq's `prefer` and `require`.
 #[derive(Debug)]
 struct AnyCertificate {
     provider: Arc<CryptoProvider>,

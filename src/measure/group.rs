@@ -98,7 +98,7 @@ pub struct PartitionLag {
     pub group: String,
     pub topic: String,
     pub partition: i32,
-    /// Where the group goes on; `null` if it has not begun.
+    /// The group's next offset; `null` if it has not started.
     pub next_offset: Option<i64>,
     /// The offset of the next record, whether those before it are committed or not; `null` if Kafka does not say.
     pub end_offset: Option<i64>,
@@ -123,7 +123,7 @@ pub struct GroupLag {
     pub partitions: Vec<PartitionLag>,
     /// Topics of the group that do not exist in Kafka.
     pub missing_topics: Vec<String>,
-    /// What keeps the group from going on.
+    /// What keeps the group from continuing.
     #[serde(skip)]
     pub waits: Vec<Wait>,
 }
@@ -163,7 +163,7 @@ pub async fn lag(settings: &Config, pool: &Pool, admin: &Admin, group: String) -
     })
 }
 
-/// The same words for whoever finds out.
+/// The same words, whichever way it is detected.
 pub(super) fn missing(topic: &str) -> Wait {
     Wait::new(Situation::MissingTopic).of_topic(topic).because(format!("the topic {topic} does not exist"))
 }

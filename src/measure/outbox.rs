@@ -58,12 +58,9 @@ fn of_row(row: &Row) -> Option<Wait> {
             "pending events of shard {shard} are not counted: its scan bound is above the last id, and no relay has reset it yet"
         ))
     } else if row.keys > 0 {
-        let (count, what) = (row.keys, situation.sentence());
-        Some(
-            topic
-                .as_ref()
-                .map_or_else(|| format!("{what} ({count} keys)"), |topic| format!("{topic}: {what} ({count} keys)")),
-        )
+        let (what, keys) = (situation.sentence(), if row.keys == 1 { "key" } else { "keys" });
+        let what = format!("{what} ({} {keys})", row.keys);
+        Some(topic.as_ref().map_or(what.clone(), |topic| format!("{topic}: {what}")))
     } else {
         None
     };

@@ -10,7 +10,7 @@ const PLACE: &str = include_str!("preflight/sql/place.sql");
 const TAKEN: &str = include_str!("preflight/sql/taken.sql");
 const OWNERS: &str = include_str!("preflight/sql/owners.sql");
 
-/// Oldest server that the statements of ours run on.
+/// Oldest server that our statements run on.
 const OLDEST_SERVER: i32 = 150_000;
 
 /// Maximum number of names in one message.
@@ -26,7 +26,7 @@ pub(super) struct Place {
     encoding: String,
     role: String,
     database: String,
-    /// The name of the schema as it can stand in a statement.
+    /// The name of the schema, quoted for a statement.
     pub quoted: String,
     pub exists: bool,
     may_use: bool,
@@ -83,7 +83,7 @@ impl Place {
         if self.version_num < OLDEST_SERVER {
             return refused(format!("PostgreSQL {version} is too old"), "version 15 or later is needed");
         }
-        // A database that has an outbox already goes on with what it has; `check` tells more.
+        // A database that already has an outbox keeps what it has; `check` has the details.
         if is_new && encoding != "UTF8" {
             return refused(
                 format!("the encoding of the database {database} is {encoding}, and events are UTF-8"),

@@ -39,7 +39,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// What of it breaks the barrier, in words, and the change that puts it right. `None`: nothing.
+    /// What breaks the barrier, in words, and the change that fixes it. `None`: nothing.
     pub fn fault(&self) -> Option<(String, &'static str)> {
         if self.cache > 1 {
             let what = format!("the sequence of outbox_events.id caches {} ids in each session", self.cache);
@@ -123,7 +123,7 @@ impl Horizon {
         self.candidate.is_none()
     }
 
-    /// `writers` must have been listed after `id` was read: who lists first misses a writer that draws an id in
+    /// `writers` must have been listed after `id` was read: listing first would miss a writer that draws an id in
     /// between.
     pub fn begin(&mut self, id: i64, writers: HashSet<String>) {
         self.candidate = Some(Candidate { id, writers });
@@ -193,7 +193,7 @@ impl Barrier {
 }
 
 impl Barrier {
-    /// Whether ids have begun again since this was asked last.
+    /// Whether ids have started over since the last call.
     pub fn take_restart(&mut self) -> Option<Restart> {
         self.restart.take()
     }
@@ -204,8 +204,8 @@ impl Barrier {
     }
 }
 
-/// Looks below `low_id` of the owned shards, where nothing must wait. Returns what it found and put right. Of each
-/// shard it reads one row, and before that the dead ones that an open transaction elsewhere keeps from being removed.
+/// Looks below `low_id` of the owned shards, where nothing may be waiting. Returns what it found and fixed. It reads
+/// one row per shard, after any dead rows that an open transaction elsewhere keeps from being removed.
 pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(ShardId, i64)>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(SWEEP, &[&shards, &owner]).await?;

@@ -22,7 +22,7 @@ const CAREFUL_IDS_AGAIN: &str = include_str!("care/sql/ids_again.sql");
 const CAREFUL_KEYS: &str = include_str!("care/sql/keys.sql");
 const CAREFUL_LIMITS: &str = include_str!("care/sql/limits.sql");
 
-/// Steps of a shard with care after one that failed. A guess: bad rows come in groups, and a step that has to fail
+/// Number of careful steps of a shard after a failed one. A guess: bad rows come in groups, and a step that has to fail
 /// first takes as long as `statement_timeout`.
 const STEPS: u8 = 8;
 /// Times that a row may not be read in time, alone, before that is held against it.

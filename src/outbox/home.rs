@@ -23,14 +23,14 @@ const PART: &str = include_str!("home/sql/part.sql");
 /// A database among all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// What `initdb` has drawn for the server. `None`: PostgreSQL does not tell this role.
+    /// The identifier that `initdb` generated for the server. `None`: PostgreSQL does not reveal it to this role.
     pub system: Option<String>,
     /// The oid of the database in it.
     pub database: i64,
 }
 
 impl Place {
-    /// What is not known tells no difference.
+    /// Unknown values make no difference.
     fn is(&self, other: &Self) -> bool {
         let known = self.system.as_ref().zip(other.system.as_ref());
         self.database == other.database && known.is_none_or(|(one, other)| one == other)
@@ -61,7 +61,7 @@ pub enum Standing {
 pub enum Adoption {
     /// The original is gone for good, and this is its continuation.
     Moved,
-    /// The original goes on. This becomes an outbox of its own, with another name in markers and nothing in flight.
+    /// The original stays in use. This becomes a separate outbox, with another name in markers and nothing in flight.
     Copy,
 }
 

@@ -22,8 +22,8 @@ const RECENT_TOPICS: &str = include_str!("inspect/sql/recent_topics.sql");
 const PENDING_TOPICS_ROWS: i64 = 50_000;
 const RECENT_TOPICS_ROWS: i64 = 10_000;
 
-/// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is as
-/// good as an outage; an operator who asked for too much has to know.
+/// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is
+/// equivalent to an outage; an operator who asked for too much must be told.
 pub fn is_timeout(error: &DbError) -> bool {
     error.sqlstate() == Some(&SqlState::QUERY_CANCELED)
 }

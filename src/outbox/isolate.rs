@@ -43,8 +43,8 @@ const NOBODY: &[SqlState] = &[
     SqlState::INDEX_CORRUPTED,
 ];
 
-/// Whose fault an SQLSTATE may be. `statement_timeout`, `lock_timeout` and missing objects may be a row's, since
-/// triggers run statements of their own: [`cut`] tells by running the statement without the row.
+/// Whose fault an SQLSTATE may be. `statement_timeout`, `lock_timeout` and missing objects may be caused by a row,
+/// since triggers run their own statements: [`cut`] finds out by running the statement without the row.
 fn blame_of(code: &SqlState) -> Blame {
     if *code == SqlState::QUERY_CANCELED {
         return Blame::Row;

@@ -30,7 +30,7 @@ pub enum Gravity {
     Note,
 }
 
-/// Something that stands in the way, in words for an operator.
+/// An obstacle, in words for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
     pub gravity: Gravity,
@@ -53,7 +53,7 @@ impl Obstacle {
     }
 }
 
-/// Looks at the database, the given tables of ours and the way ids are drawn. `relay`: events are to be published from
+/// Checks the database, the given tables of ours and the way ids are drawn. `relay`: events are to be published from
 /// here.
 pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<Vec<Obstacle>, DbError> {
     let client = database.connect(Role::Admin).await?;
@@ -85,7 +85,7 @@ pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<V
     for (relation, statement) in UPDATES {
         match client.query(statement, &[]).await {
             Ok(_) => {}
-            // 55000, 42P10: there is a publication, and it cannot tell the row.
+            // 55000, 42P10: there is a publication, and it cannot identify the row.
             Err(error)
                 if matches!(
                     error.sqlstate(),
@@ -94,7 +94,7 @@ pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<V
             {
                 obstacles.push(publication(relation));
             }
-            // Missing grants are told with the grants, a server that takes no writes above.
+            // Missing grants are reported with the grants, a read-only server above.
             Err(error) if error.is_denied() => {}
             Err(error) if error.sqlstate() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {}
             Err(error) => return Err(error),

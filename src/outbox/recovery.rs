@@ -103,8 +103,8 @@ pub async fn known(pool: &Pool, events: &[(i64, Uuid)]) -> Result<usize, DbError
     Ok(usize::try_from(row.get::<_, i64>("known")).unwrap_or(0))
 }
 
-/// Marks what was found and lets the shard go on, in one transaction. False when somebody owns the shard by now, or it
-/// has moved on; nothing was changed then. A repeat after a lost answer says false.
+/// Marks the rows that were found and lets the shard resume, in one transaction. False if the shard has an owner by now
+/// or has moved on; then nothing was changed. A repeat after a lost answer returns false.
 pub async fn apply(
     pool: &Pool,
     shard: &Shard,

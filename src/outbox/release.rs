@@ -21,7 +21,7 @@ const RELEASE_NOTE: &str = include_str!("release/sql/note.sql");
 const RELEASE_ROWS: &str = include_str!("release/sql/rows.sql");
 const RELEASE_WAITING: &str = include_str!("release/sql/waiting.sql");
 
-/// Before an event is looked at again whose row was locked by somebody.
+/// Delay before an event is checked again whose row was locked.
 const LOCKED_WAIT: Duration = Duration::from_secs(5);
 
 /// What a release has changed.

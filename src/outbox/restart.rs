@@ -23,8 +23,8 @@ pub enum Restart {
     Emptied,
 }
 
-/// Lets the bounds start anew of shards that are beyond the last id, and, when the table was emptied, of all that this
-/// instance owns. Returns them; none when another instance was faster. Repeating it does no harm.
+/// Resets the bounds of shards that are beyond the last id and, if the table was emptied, of all shards that this
+/// instance owns. Returns them; none if another instance was faster. Repeating it does no harm.
 pub async fn begin_again(pool: &Pool, instance: Uuid, restart: Restart) -> Result<Vec<ShardId>, DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;

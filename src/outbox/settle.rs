@@ -201,7 +201,7 @@ impl From<&Failed> for Refusal {
     }
 }
 
-/// A failed event and what becomes of it.
+/// A failed event and what happens to it.
 #[derive(Debug, Clone)]
 struct Decided {
     id: i64,

@@ -22,7 +22,7 @@ use crate::metrics::{Metrics, WaitLabels};
 pub enum Source {
     /// The loop that does the work.
     Work,
-    /// Whoever looks at the cluster or the database beside it.
+    /// Checks of the cluster or the database from outside the part.
     Watch,
 }
 
@@ -34,7 +34,7 @@ pub struct Board {
     metrics: Metrics,
 }
 
-/// What it is and where. Two who find out the same have found one thing.
+/// What it is and where. Two sources that report the same have found one thing.
 type Key = (Situation, Option<String>, Option<i32>, Option<i16>);
 
 #[derive(Debug)]

@@ -48,7 +48,7 @@ situations! {
     ProjectionRefused = "projection-refused", "consumer", "PostgreSQL rejects a projection";
     Stopped = "position-stopped", "consumer", "the partition waits for a decision about its position";
     TakenElsewhere = "taken-elsewhere", "consumer", "another instance took over the partition";
-    /// Only whoever looks from outside says so: the consumer itself knows why.
+    /// Only reported from outside: the consumer itself knows why.
     Stalled = "stalled", "consumer", "there are records to fold, but the position does not advance";
     NoMember = "no-member", "consumer", "the group has no member";
     Paused = "paused", "relay", "publishing is paused";
@@ -124,7 +124,7 @@ impl Situation {
         }
     }
 
-    /// Whether `/readyz?verbose` has a note about it already, in words of its own.
+    /// Whether `/readyz?verbose` already has its own note about it.
     pub(super) fn has_note(self) -> bool {
         matches!(self, Self::Paused | Self::Resharding)
     }

@@ -73,7 +73,9 @@ impl Finding {
 
     /// A question that could not be asked.
     pub fn failed(part: Part, check: &'static str, error: &Error) -> Self {
-        let fix = error.hint_text().unwrap_or("see the message").to_owned();
+        let fix = error.hint_text().unwrap_or("see the message");
+        // Elsewhere this is where to look; here it is where the reader looks already.
+        let fix = fix.strip_suffix("; for details run: outbox-relay check").unwrap_or(fix).to_owned();
         let (what, chain) = (error.to_string(), error.chain());
         let cause = chain.strip_prefix(&what).map(|rest| rest.trim_start_matches(": ")).filter(|rest| !rest.is_empty());
         let unreachable = Some(error.code()).filter(|code| code.exit() == Exit::Unreachable);

@@ -44,7 +44,7 @@ pub struct Place {
     pub offset: i64,
 }
 
-/// A dead letter, by what tells it from all others.
+/// The identity of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
     pub place: Place,
@@ -62,7 +62,7 @@ pub enum State {
     Waiting { holds_key: bool },
     /// It went back, as this row if known, or its row was tried again by hand.
     Redriven(Option<i64>),
-    /// Its row was given up.
+    /// Its row was discarded.
     Discarded,
     /// There is no row: a consumer wrote it, or the row was cleaned up.
     UnknownRow,
@@ -331,8 +331,9 @@ async fn note(tx: &Transaction<'_>, rows: &HashMap<&Place, i64>, author: &Author
     audit::record(tx, author, "dlq redrive", &serde_json::json!({ "topic_partition_offset_row": list })).await
 }
 
-/// Notes in `outbox_audit` what is about to be deleted from Kafka: topic, partition, first offset that stays, and
-/// counts. Before the deletion, since Kafka takes part in no transaction: what stands there was at least asked for.
+/// Records in `outbox_audit` what is about to be deleted from Kafka: topic, partition, first offset that stays, and
+/// counts. This happens before the deletion, since Kafka takes part in no transaction: an entry means that the deletion
+/// was at least requested.
 pub async fn note_purge(pool: &Pool, details: &Value, author: &Author) -> Result<(), DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
@@ -350,7 +351,7 @@ pub async fn forget(pool: &Pool, topic: &str, partition: i32, first_left: i64) -
     Ok(())
 }
 
-/// Longest text that tells one failure of an event from another.
+/// Maximum length of the text that distinguishes one failure of an event from another.
 const FAILED_AT_CHARS: usize = 100;
 
 /// A header as a text of PostgreSQL, whatever the encoding of the database is. It is the same text each time, and of a
@@ -360,7 +361,7 @@ fn storable(header: &str) -> String {
     header.chars().take(FAILED_AT_CHARS).map(shown).collect()
 }
 
-/// The parameters that tell dead letters apart, as arrays.
+/// The parameters that identify dead letters, as arrays.
 struct Columns<'a> {
     topics: Vec<&'a str>,
     partitions: Vec<i32>,

@@ -186,7 +186,7 @@ pub struct Hold {
     /// What is wrong, in words, where it is known.
     pub detail: Option<String>,
     pub since: StoredTime,
-    /// `None`: until somebody releases it.
+    /// `None`: until it is released.
     pub release_at: Option<StoredTime>,
 }
 

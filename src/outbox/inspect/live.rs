@@ -48,7 +48,7 @@ pub struct Activity {
     pub deleted: i64,
 }
 
-/// Where a group goes on in a partition.
+/// The next offset of a group in a partition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
     pub group: String,

@@ -128,7 +128,7 @@ fn left_out(what: &str, gravity: Gravity) -> Obstacle {
     }
 }
 
-/// What a refusal means. `None`: nothing of ours to tell. An outage is handed on.
+/// What a rejection means. `None`: nothing to report. An outage is passed on.
 fn judge(what: &str, gravity: Gravity, error: DbError) -> Result<Option<Obstacle>, DbError> {
     let Some(code) = error.sqlstate().cloned() else { return Err(error) };
     // Grants are looked at by name, and whether the server takes writes before that.

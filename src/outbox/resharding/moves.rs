@@ -103,7 +103,7 @@ async fn expect_moved(tx: &Transaction<'_>, ids: &[i64]) -> Result<(), DbError> 
     Ok(())
 }
 
-/// Notes what becomes of events that could not be moved, now that the held keys are where they belong.
+/// Records what happens to events that could not be moved, now that the held keys are in the right shards.
 pub(super) async fn set_aside(tx: &Transaction<'_>, refused: &[Refused<i64>]) -> Result<(), DbError> {
     if refused.is_empty() {
         return Ok(());

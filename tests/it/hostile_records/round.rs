@@ -171,8 +171,8 @@ pub async fn run(seed: u64) {
     relay.terminate().await;
 }
 
-/// Locks rows that folds write to, in a transaction that stays open. Folds of several partitions lock them, too, so this
-/// session may be the victim of a deadlock.
+/// Locks rows that folds write to, in a transaction that stays open. Folds of several partitions lock them as well, so
+/// this session may be the victim of a deadlock.
 async fn lock_rows(locker: &Client) {
     let rows = "begin; select 1 from product_metrics where product_id between 1 and 30 order by product_id for update";
     wait_until("the rows are locked", PATIENCE, async || {
