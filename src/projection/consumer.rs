@@ -460,7 +460,7 @@ fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Con
 /// Why a partition waits after PostgreSQL failed.
 fn why_not(error: &FoldError) -> Why {
     match error.cause() {
-        Cause::Unavailable => Why::Unavailable(error.to_string()),
+        Cause::Doubtful | Cause::Unavailable => Why::Unavailable(error.to_string()),
         Cause::Locked => Why::Locked(error.to_string()),
         Cause::TooSlow | Cause::Unclear | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }

@@ -71,6 +71,7 @@ mod restart;
 mod roles;
 mod schema;
 mod secrets;
+mod server_errors;
 mod sessions;
 mod shortfall;
 mod shutdown;
