@@ -62,6 +62,7 @@ mod refusals;
 mod refused_moves;
 mod refused_outcomes;
 mod refused_writes;
+mod remade_topics;
 mod repeats;
 mod replay;
 mod replay_retention;
