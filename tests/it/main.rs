@@ -48,6 +48,7 @@ mod ordering;
 mod outage;
 mod outbox;
 mod outcome_watermark;
+mod overtaken;
 mod parked;
 #[cfg(feature = "failpoints")]
 mod part_ends;

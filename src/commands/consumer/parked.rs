@@ -12,7 +12,7 @@ use crate::commands::{Context, Result, admin_pool};
 use crate::config::Needs;
 use crate::error::{Code, Error};
 use crate::output::{self, Align, Cell, Table, Tone};
-use crate::projection::decisions::parked::{self, Decision, Filter, Parked, State, Whole};
+use crate::projection::decisions::parked::{self, Decision, Filter, Parked, State, Unchanged, Whole};
 
 /// Most events that a dry run counts.
 const COUNTED: i64 = 10_000_000;
@@ -193,6 +193,8 @@ struct Report {
     dry_run: bool,
     matched: u64,
     changed: u64,
+    /// Events that matched and were left as they are, by what had become of them.
+    unchanged: Unchanged,
     /// `null` where nobody has waited for it.
     outcome: Option<Outcome>,
 }
@@ -217,7 +219,14 @@ async fn decide(context: &Context, args: &ParkedDecideArgs, release: Option<&Par
             .hint("outbox-relay consumer parked ls lists what is there; what was given up stays so")
             .into());
     }
-    let mut report = Report { action: verb, dry_run: args.consent.dry_run, matched, changed: 0, outcome: None };
+    let mut report = Report {
+        action: verb,
+        dry_run: args.consent.dry_run,
+        matched,
+        changed: 0,
+        unchanged: Unchanged::default(),
+        outcome: None,
+    };
     if !args.consent.dry_run {
         // Whoever names each event has decided.
         let named = !args.filter.id.is_empty();
@@ -225,9 +234,9 @@ async fn decide(context: &Context, args: &ParkedDecideArgs, release: Option<&Par
             return Ok(());
         }
         let decided = parked::decide(&pool, &filter, decision, &decider(args.consent.reason.clone())).await?;
-        report.changed = decided.len() as u64;
+        (report.changed, report.unchanged) = (decided.ids.len() as u64, decided.unchanged);
         if let Some(release) = release.filter(|release| !release.no_wait) {
-            report.outcome = Some(release::wait(&pool, group, decided, release.timeout).await?);
+            report.outcome = Some(release::wait(&pool, group, decided.ids, release.timeout).await?);
         }
     }
     output::one(context.format(), &report, || table_of(&report))?;
@@ -243,7 +252,12 @@ async fn decide(context: &Context, args: &ParkedDecideArgs, release: Option<&Par
         outcome.expect_all(group)?;
     }
     if !report.dry_run && report.changed < matched {
-        let message = format!("{} of {matched} events that matched were left as they are", matched - report.changed);
+        let left = matched - report.changed;
+        let mut message = format!("{left} of {matched} events that matched were left as they are");
+        let why = report.unchanged.describe();
+        if !why.is_empty() {
+            message.push_str(&format!(": {why}"));
+        }
         return Err(Error::new(Code::PartlyDone, message)
             .hint("somebody else has decided about them a moment ago; outbox-relay consumer parked ls tells")
             .into());
@@ -253,9 +267,13 @@ async fn decide(context: &Context, args: &ParkedDecideArgs, release: Option<&Par
 
 fn table_of(report: &Report) -> String {
     let Report { action, changed, matched, .. } = report;
+    let left = match report.unchanged.describe() {
+        why if why.is_empty() => why,
+        why => format!("left as they are: {why}\n"),
+    };
     match report.outcome {
         _ if report.dry_run => format!("would {action} {matched} parked events\n"),
-        None => format!("{action}: {changed} parked events\n"),
-        Some(outcome) => format!("{action}: {changed} parked events: {}\n", outcome.describe()),
+        None => format!("{action}: {changed} parked events\n{left}"),
+        Some(outcome) => format!("{action}: {changed} parked events: {}\n{left}", outcome.describe()),
     }
 }

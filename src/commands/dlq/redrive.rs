@@ -1,6 +1,6 @@
 //! `dlq redrive`: dead letters back to the topics they were meant for, each once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -55,6 +55,8 @@ struct Summary<'a> {
     reopened: usize,
     appended: usize,
     left_alone: usize,
+    /// Of those left alone: they would have gone back a moment before, and somebody else was faster.
+    overtaken: usize,
     refused: usize,
     /// Of those that go back: too old for their topic.
     expired: usize,
@@ -115,7 +117,7 @@ impl Redrive<'_> {
         let to_do = planned.iter().filter(|line| goes_back(line)).count();
         if args.consent.dry_run || to_do == 0 {
             note_expired(&planned);
-            return finish(context, &planned, args.consent.dry_run);
+            return finish(context, &planned, &planned, args.consent.dry_run);
         }
         note_expired(&planned);
         for (topic, count) in by_topic(&planned) {
@@ -127,7 +129,7 @@ impl Redrive<'_> {
         let mut progress = Progress::new("sent back", 0, to_do as u64);
         let done = self.pass(Some(&mut progress), stop).await;
         progress.clear();
-        finish(context, &done?, false)
+        finish(context, &planned, &done?, false)
     }
 
     /// Reads the dead letters and sends them back, or without `progress` says what would become of each.
@@ -256,6 +258,10 @@ impl Line {
         }
     }
 
+    fn place(&self) -> (&str, i32, i64) {
+        (&self.topic, self.partition, self.offset)
+    }
+
     fn became(&mut self, outcome: Outcome) {
         (self.outcome, self.row, self.why) = match outcome {
             Outcome::Reopened(row) => ("reopened", Some(row), None),
@@ -297,13 +303,20 @@ fn by_topic(lines: &[Line]) -> BTreeMap<String, usize> {
     counts
 }
 
-fn finish(context: &Context, lines: &[Line], dry_run: bool) -> Result<()> {
+/// Lines that were to go back and were left alone.
+fn overtaken(planned: &[Line], done: &[Line]) -> usize {
+    let wanted: HashSet<_> = planned.iter().filter(|line| goes_back(line)).map(Line::place).collect();
+    done.iter().filter(|line| line.outcome == "left-alone" && wanted.contains(&line.place())).count()
+}
+
+fn finish(context: &Context, planned: &[Line], lines: &[Line], dry_run: bool) -> Result<()> {
     let count = |outcome: &str| lines.iter().filter(|line| line.outcome == outcome).count();
     let summary = Summary {
         dry_run,
         reopened: count("reopened"),
         appended: count("appended"),
         left_alone: count("left-alone"),
+        overtaken: overtaken(planned, lines),
         refused: count("refused"),
         expired: lines.iter().filter(|line| goes_back(line) && line.expired).count(),
         letters: lines,
@@ -314,10 +327,16 @@ fn finish(context: &Context, lines: &[Line], dry_run: bool) -> Result<()> {
         let why = line.why.as_deref().unwrap_or_default();
         output::note(&output::printable(&format!("{}/{}/{}: {why}", line.topic, line.partition, line.offset)));
     }
+    let code = if summary.reopened + summary.appended > 0 { Code::PartlyDone } else { Code::CheckNotMet };
+    if refused.is_empty() && summary.overtaken > 0 {
+        let message = format!("{} dead letters had gone back or were given up when their turn came", summary.overtaken);
+        return Err(Error::new(code, message)
+            .hint("another command was faster; outbox-relay dlq ls says what became of them")
+            .into());
+    }
     if refused.is_empty() || dry_run {
         return Ok(());
     }
-    let code = if summary.reopened + summary.appended > 0 { Code::PartlyDone } else { Code::CheckNotMet };
     Err(Error::new(code, format!("{} dead letters cannot go back as they are", refused.len()))
         .hint("the reasons stand above, and with -o ndjson for each; the others went back")
         .into())

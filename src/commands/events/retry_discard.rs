@@ -31,7 +31,16 @@ struct Report {
     by_outcome: u64,
     /// Events that the table does not let be changed.
     refused: Vec<Refusal>,
+    /// Events that matched and were in another state when their turn came, by that state.
+    unchanged: Vec<Unchanged>,
     by_topic: Vec<Group>,
+}
+
+#[derive(Debug, Serialize)]
+struct Unchanged {
+    /// `null`: the row is gone.
+    status: Option<String>,
+    events: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,6 +81,8 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
         (report.changed, report.by_outcome) = (acted.changed, acted.by_outcome);
         report.refused =
             acted.refused.iter().map(|refused| Refusal { id: refused.item, reason: refused.reason() }).collect();
+        let states = retry_discard::states(pool, &acted.unchanged).await?.into_iter();
+        report.unchanged = states.map(|(status, events)| Unchanged { status, events }).collect();
     }
     output::one(context.format(), &report, || table(&report))?;
     output::note(match (consent.dry_run, action) {
@@ -85,7 +96,20 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
             report.by_outcome
         ));
     }
-    refusals(&report)
+    refusals(&report)?;
+    overtaken(&report)
+}
+
+/// Errors: some events were changed by somebody else before.
+fn overtaken(report: &Report) -> Result<()> {
+    let events: u64 = report.unchanged.iter().map(|unchanged| unchanged.events).sum();
+    if events == 0 {
+        return Ok(());
+    }
+    let code = if report.changed > 0 { Code::PartlyDone } else { Code::CheckNotMet };
+    Err(Error::new(code, format!("{events} of {} events were no longer FAILED or HELD", report.matched))
+        .hint("a relay or another command was faster; outbox-relay events show ID says what became of them")
+        .into())
 }
 
 /// Errors: some events were refused.
@@ -175,6 +199,7 @@ fn report(found: &Found, action: Action, dry_run: bool) -> Report {
         changed: 0,
         by_outcome: 0,
         refused: Vec::new(),
+        unchanged: Vec::new(),
         by_topic,
     }
 }
@@ -190,5 +215,17 @@ fn table(report: &Report) -> String {
     } else {
         format!("{}: {}", report.action, report.changed)
     };
-    format!("{}{done}\n", table.render())
+    format!("{}{done}{}\n", table.render(), left_alone(report))
+}
+
+/// What was not done, and why; empty when there is nothing of the kind.
+fn left_alone(report: &Report) -> String {
+    let mut text = String::new();
+    if !report.refused.is_empty() {
+        text.push_str(&format!(", refused by the table: {}", report.refused.len()));
+    }
+    for Unchanged { status, events } in &report.unchanged {
+        text.push_str(&format!(", already {}: {events}", status.as_deref().unwrap_or("deleted")));
+    }
+    text
 }
