@@ -15,6 +15,20 @@ use crate::support::{PrivateKafka, StopMode, TestDatabase, Topic, unique, wait_u
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+async fn wait_for_members(likes: &Likes, members: usize, partitions: usize) {
+    let settings = KafkaConfig { bootstrap_servers: likes.topic.bootstrap.clone(), ..KafkaConfig::default() };
+    let admin = Admin::new(&settings).expect("a client");
+    wait_until(&format!("{members} members have {partitions} partitions"), PATIENCE, async || {
+        let group = admin.group(&likes.group).await.map_err(|error| error.chain().to_string())?;
+        let assigned: usize = group.members.iter().map(|member| member.partitions).sum();
+        match (group.state, group.members.len() == members, assigned == partitions) {
+            (GroupState::Stable, true, true) => Ok(()),
+            _ => Err(format!("{group:?}")),
+        }
+    })
+    .await;
+}
+
 /// The member that hands out the partitions asks Kafka for them, and the topic is missing at that moment. Its client
 /// remembers the topic from before and from afterwards, and sees no reason to join again.
 #[tokio::test(flavor = "multi_thread")]
@@ -31,17 +45,7 @@ async fn a_topic_that_was_missing_while_partitions_were_handed_out_is_read_all_t
     let mut config = client_config(&likes.topic.bootstrap);
     config.set("group.id", &likes.group).set("partition.assignment.strategy", "range,roundrobin");
     let other = Member::join(&config, &second.name);
-    let settings = KafkaConfig { bootstrap_servers: likes.topic.bootstrap.clone(), ..KafkaConfig::default() };
-    let admin = Admin::new(&settings).expect("a client");
-    wait_until("both are members, and nobody has the topic", PATIENCE, async || {
-        let group = admin.group(&likes.group).await.map_err(|error| error.chain().to_string())?;
-        let assigned: usize = group.members.iter().map(|member| member.partitions).sum();
-        match (group.state, group.members.len(), assigned) {
-            (GroupState::Stable, 2, 1) => Ok(()),
-            _ => Err(format!("{group:?}")),
-        }
-    })
-    .await;
+    wait_for_members(&likes, 2, 1).await;
     likes.topic.clone().created(2).await;
     likes.like(1, 6, 2).await;
 
@@ -50,6 +54,25 @@ async fn a_topic_that_was_missing_while_partitions_were_handed_out_is_read_all_t
     likes.command(&accept).await.expect_code(0);
     likes.wait_for_likes(&client, 1, 16).await;
     other.leave().await;
+    drop(process);
+}
+
+/// The client is told to look at its topics so seldom that it never notices the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_nobody_was_given_are_asked_for() {
+    let likes = Likes::new("unassigned-late", 2).await;
+    likes.topic.delete().await;
+    let second = Topic::create("unassigned-late-second", 1).await;
+    let client = likes.database.connect().await;
+    let seldom = "\"topic.metadata.refresh.interval.ms\" = \"600000\"\n";
+    let topics = format!("{},{}", likes.topic.name, second.name);
+    let process = likes.settings_with(seldom).set("consumer.topics", &topics).start();
+    wait_for_members(&likes, 1, 1).await;
+    likes.topic.clone().created(2).await;
+    likes.like(1, 6, 2).await;
+    likes.wait_for_likes(&client, 1, 6).await;
+    let words = "no member of the group has these partitions: joining the group again";
+    assert!(process.log_text().contains(words), "{}", process.log_text());
     drop(process);
 }
 
