@@ -198,7 +198,7 @@ impl Lane {
                 Ok(step) => step,
                 Err(OutboxError::Fenced(_)) => return Ended::LostLease,
                 Err(error @ (OutboxError::Moved { .. } | OutboxError::Unchanged)) => {
-                    tracing::warn!(shard = self.fence.shard, error = %error, "the shard is opened again");
+                    tracing::warn!(shard = self.fence.shard, error = %error, "reopening the shard");
                     drop(turn);
                     if let Sender::ExactlyOnce(transactions) = &mut self.sender {
                         transactions.close();
@@ -214,7 +214,7 @@ impl Lane {
                     drop(turn);
                     self.shared.health.step_failed(self.fence.shard, &error);
                     let wait = backoff.next_wait();
-                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "a step of the shard failed and is repeated");
+                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "settle/claim transaction failed; retrying");
                     if self.permit.is_ended() {
                         return Ended::LostLease;
                     }
@@ -243,7 +243,7 @@ impl Lane {
                     code,
                     shard = self.fence.shard,
                     rows = step.missing,
-                    "published rows were changed or deleted by somebody else before they were settled"
+                    "published rows were changed or deleted by another session before they were settled"
                 );
             }
             if step.postponed {
@@ -406,7 +406,7 @@ impl Lane {
             tracing::warn!(
                 shard = self.fence.shard,
                 events = unsent,
-                "Kafka did not take part of a batch; it stays PENDING and is sent again"
+                "Kafka did not acknowledge part of the batch; those events stay PENDING and will be resent"
             );
         }
         (settlement, unsent)
@@ -500,7 +500,11 @@ impl Lane {
         per_topic.flush();
         if stuck > 0 {
             let shard = self.fence.shard;
-            tracing::info!(shard, events = stuck, "partitions did not take part of a batch; it waits for them");
+            tracing::info!(
+                shard,
+                events = stuck,
+                "some partitions did not accept their part of the batch; those events wait for them"
+            );
         }
         if !written.is_empty() {
             self.shared.catalog.written(written.into_iter());

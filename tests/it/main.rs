@@ -17,6 +17,7 @@ mod crash;
 mod deadlines;
 mod decisions;
 mod decisions_last;
+mod deleted_records;
 mod delivery;
 mod demo;
 mod dlq;

@@ -1,5 +1,5 @@
-//! Ids of topics, and how many partitions they have. A topic that is deleted and made anew has another id, which is how
-//! the two are told apart.
+//! Topic ids and numbers of partitions. A topic that was deleted and recreated has a different id, which is how the two
+//! are told apart.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

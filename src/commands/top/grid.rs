@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::snapshot::Snapshot;
+use crate::operations::top::Snapshot;
 use crate::output::{self, Tone};
 use crate::signals::time;
 
@@ -305,8 +305,8 @@ pub(super) fn between(since: &str, at: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::snapshot::tests::snapshot;
     use super::*;
+    use crate::operations::top::tests::snapshot;
 
     fn titles(tab: Tab, width: u16) -> Vec<&'static str> {
         Grid::of(tab, &snapshot(2)).fit(width).columns.iter().map(|column| column.title).collect()

@@ -9,7 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
 use super::grid::{Grid, Tab, about, between, grouped, rate};
-use super::snapshot::{Look, Snapshot};
+use crate::operations::top::{Look, Snapshot};
 use crate::output::{self, Tone};
 
 /// What is to be drawn.
@@ -212,8 +212,8 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
-    use super::super::snapshot::tests::snapshot;
     use super::*;
+    use crate::operations::top::tests::snapshot;
 
     struct Case {
         look: Look,

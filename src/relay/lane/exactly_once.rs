@@ -138,11 +138,11 @@ impl Lane {
                 Err(Obstacle::Refused(disagreement)) => return Opened::Ended(Ended::Disagree(disagreement)),
                 Err(Obstacle::Postgres(error)) => {
                     self.shared.health.postgres_failed(&error);
-                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), "the shard cannot be opened yet");
+                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), "could not open the shard; retrying");
                 }
                 Err(Obstacle::Kafka(reason)) => {
                     self.shared.health.kafka_failed(&reason);
-                    tracing::warn!(shard = self.fence.shard, reason, "the shard cannot be opened yet");
+                    tracing::warn!(shard = self.fence.shard, reason, "could not open the shard; retrying");
                 }
                 Err(Obstacle::Blocked(partitions)) => {
                     // Kafka works, and other shards may be open.
@@ -150,7 +150,7 @@ impl Lane {
                     tracing::warn!(
                         shard = self.fence.shard,
                         partitions = partitions.join(", "),
-                        "the batch of a former owner is undecided while a partition of its transaction has no leader; the shard waits for that"
+                        "the outcome of a former owner's batch is unknown while a partition of its transaction has no leader; the shard waits"
                     );
                 }
             }
@@ -192,13 +192,13 @@ impl Lane {
                     shard = self.fence.shard,
                     producer,
                     partitions = leaderless.join(", "),
-                    "Kafka cannot end the last transaction of the shard now; the shard goes on with another transactional.id"
+                    "Kafka cannot end the shard's last transaction at the moment; continuing with another transactional.id"
                 );
                 self.shared.metrics.producers_left.inc();
                 let opened = transactions.publisher.open(producer, self.permit.clone()).await;
                 opened.map_err(|error| match error {
                     OpenError::Failed(reason) => Obstacle::Kafka(reason),
-                    OpenError::Blocked(_) => Obstacle::Kafka("another transactional.id is blocked, too".to_owned()),
+                    OpenError::Blocked(_) => Obstacle::Kafka("the new transactional.id is blocked as well".to_owned()),
                 })?
             }
         };
@@ -210,7 +210,7 @@ impl Lane {
         let manifest = manifest_of(&state);
         let resolution = resolve(manifest, seen);
         let ids = state.batch_ids.unwrap_or_default();
-        tracing::debug!(shard = self.fence.shard, ?manifest, ?resolution, "opened");
+        tracing::debug!(shard = self.fence.shard, ?manifest, ?resolution, "opened the shard");
         failpoint::reach(Point::Resolved).map_err(Obstacle::Kafka)?;
         let mut write_marker = transactions.marker_rest().is_zero();
         match resolution {
@@ -244,7 +244,7 @@ impl Lane {
             match ended.outcome {
                 Outcome::Committed(_) if ended.usable => {}
                 Outcome::Committed(_) => {
-                    return Err(Obstacle::Kafka("the connection to Kafka is not steady".to_owned()));
+                    return Err(Obstacle::Kafka("the connection to Kafka is unstable".to_owned()));
                 }
                 Outcome::Unknown(reason) => return Err(Obstacle::Kafka(reason)),
                 Outcome::Refused(_) | Outcome::Denied(_) | Outcome::Stuck(_) => {
@@ -299,7 +299,7 @@ impl Lane {
             Outcome::Denied(indexes) => some(ids.len(), &indexes, &Delivery::Denied),
             Outcome::Stuck(indexes) => some(ids.len(), &indexes, &Delivery::Stuck),
             Outcome::Unknown(reason) => {
-                tracing::warn!(shard = self.fence.shard, reason, "a transaction did not end in order");
+                tracing::warn!(shard = self.fence.shard, reason, "the outcome of a transaction is unknown");
                 vec![Delivery::Unsent; ids.len()]
             }
         }

@@ -87,7 +87,7 @@ async fn one_record_is_parked_whose_failure_always_looks_like_one_of_the_server(
         };
         let sql = format!(
             "select count(*) from consumer_parked where convert_from(value, 'UTF8') like '%\"{kind}\"%' \
-             and error like 'projection copies: %{code}%while other events passed'"
+             and error like 'projection copies: %{code}%while other events succeeded'"
         );
         assert_eq!(number(&bench.client, &sql).await, 1, "{kind}");
     }
