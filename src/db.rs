@@ -124,18 +124,33 @@ impl DbError {
 
     /// The SQLSTATE, if the server sent one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
+        self.reported().and_then(ServerError::code)
+    }
+
+    /// Whether the server answered one statement with an error and keeps the session. A server that stops, starts or
+    /// ends a session reports FATAL instead, so this one may be about the data, whatever its SQLSTATE says.
+    pub fn keeps_session(&self) -> bool {
+        self.reported().is_some_and(ServerError::keeps_session)
+    }
+
+    /// Whether a function in a procedural language raised it, and not PostgreSQL itself.
+    pub fn is_raised_by_a_function(&self) -> bool {
+        self.reported().is_some_and(ServerError::is_raised_by_a_function)
+    }
+
+    fn reported(&self) -> Option<&ServerError> {
         match self {
             Self::Unavailable(source) => {
                 let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
                 while let Some(inner) = cause {
                     if let Some(error) = inner.downcast_ref::<ServerError>() {
-                        return error.code();
+                        return Some(error);
                     }
                     cause = inner.source();
                 }
                 None
             }
-            Self::Denied(error) | Self::Statement(error) => error.code(),
+            Self::Denied(error) | Self::Statement(error) => Some(error),
         }
     }
 }

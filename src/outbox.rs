@@ -28,6 +28,7 @@ pub mod watermark;
 
 mod care;
 mod claim;
+mod doubt;
 mod locks;
 mod manifest;
 mod release;

@@ -20,7 +20,7 @@ use rdkafka::bindings;
 use rdkafka::message::BorrowedMessage;
 
 pub use groups::{Group, GroupState, Member, Protocol, group};
-pub use topics::topic_ids;
+pub use topics::{Topic, topic_ids, topics};
 
 /// Name and value of each header, in the order of the record, repeated names too. Neither need be text.
 pub type Headers = Vec<(Vec<u8>, Option<Vec<u8>>)>;

@@ -231,7 +231,7 @@ impl<'s> Worker<'s> {
                 Ok(Batch::Done(done))
             }
             Err(error) if is_timeout(&error) && self.pace.shrink(took) => Ok(Batch::Smaller),
-            Err(error) if is_timeout(&error) || error.blame() == Blame::Nobody => Err(error),
+            Err(error) if is_timeout(&error) || error.blame() != Blame::Row => Err(error),
             Err(error) => match self.pace.narrow() {
                 true => Ok(Batch::Smaller),
                 false => Ok(Batch::Refused(isolate::reason(error.sqlstate()))),

@@ -8,7 +8,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use tokio_postgres::error::{DbError as Reported, SqlState};
+use tokio_postgres::error::{DbError as Reported, Severity, SqlState};
 
 use crate::failpoint::{Fault, fault};
 
@@ -29,6 +29,16 @@ impl ServerError {
 
     pub fn is_closed(&self) -> bool {
         self.0.is_closed()
+    }
+
+    /// Whether it failed one statement and left the session as it was.
+    pub fn keeps_session(&self) -> bool {
+        self.0.as_db_error().is_some_and(|reported| reported.parsed_severity() == Some(Severity::Error))
+    }
+
+    /// Whether a procedural language raised it. The context does not tell: PostgreSQL's own errors have one as well.
+    pub fn is_raised_by_a_function(&self) -> bool {
+        self.0.as_db_error().is_some_and(is_of_language)
     }
 
     /// The error itself, for classification. Never for printing.
@@ -137,10 +147,13 @@ fn write_reported(reported: &Reported, f: &mut fmt::Formatter<'_>) -> fmt::Resul
 fn is_raised(reported: &Reported) -> bool {
     let is_lock_wait = |context: &str| context.starts_with("while ") && !context.contains('\n');
     let in_function = reported.where_().is_some_and(|context| !is_lock_wait(context));
-    let is_of_language =
-        |file: &str| ["pl_", "plperl", "plpy", "pltcl", "plv8"].iter().any(|name| file.starts_with(name));
-    let from_language = reported.file().is_some_and(is_of_language);
-    in_function || from_language
+    in_function || is_of_language(reported)
+}
+
+/// By the source file that reports it.
+fn is_of_language(reported: &Reported) -> bool {
+    let languages = ["pl_", "plperl", "plpy", "pltcl", "plv8"];
+    reported.file().is_some_and(|file| languages.iter().any(|name| file.starts_with(name)))
 }
 
 /// An error that the client made on our side: the connection, TLS, authentication, a conversion.

@@ -151,6 +151,13 @@ pub async fn lag(settings: &Config, pool: &Pool, admin: &Admin, group: String) -
     // Without the right to describe groups the rest is still worth knowing.
     if let Ok(described) = admin.group(&group).await {
         waits.extend(of_members(&group, &described, ours));
+        let subscribed = |topic: &String| ours && settings.consumer.topics.contains(topic);
+        let exist = ends.iter().filter(|(topic, ..)| subscribed(topic));
+        let exist = exist.map(|(topic, partition, _)| (topic.clone(), *partition)).collect();
+        let unassigned = described.unassigned(exist).into_iter();
+        waits.extend(
+            unassigned.map(|(topic, partition)| Wait::new(Situation::Unassigned).of_partition(topic, partition)),
+        );
     }
     let sessions = sessions::waiting(pool, Role::Consumer.application_name()).await?;
     waits.extend(sessions.into_iter().map(of_session));
@@ -439,6 +446,7 @@ mod tests {
                 host: "/10.0.0.1".to_owned(),
                 instance_id: None,
                 partitions: 1,
+                places: Vec::new(),
             };
             let members = if state == GroupState::Stable { vec![member] } else { Vec::new() };
             Group { protocol, state, assignor: assignor.to_owned(), members }

@@ -18,7 +18,7 @@ pub use crate::outbox::retry_discard::Action;
 #[cfg(test)]
 pub(crate) use report::tests;
 pub use report::{EventDetails, EventLine, HoldLine};
-pub use retry_discard::{Chosen, Plan, Report, plan};
+pub use retry_discard::{Chosen, Plan, Report, Unchanged, plan};
 pub use trace::{Subject, TraceLine, Traced, trace};
 
 /// One page of events.

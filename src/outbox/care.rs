@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use super::isolate::{Blame, Cut, MayBlame, cut};
+use super::doubt::Doubts;
+use super::isolate::{Blame, Cut, MayBlame, cut_where};
 use super::{Claim, Found, OutboxError, Source, claim, outcomes, rows};
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
@@ -56,9 +57,26 @@ pub(super) enum Care {
     Plain,
     /// So that a row which makes it fail is found; until this time on the monotonic clock.
     Until(Duration),
+    /// The same, and an error by which the server blames itself may be a row's as well.
+    Doubting(Duration),
 }
 
 impl Care {
+    /// Whether a row that makes a statement fail is looked for.
+    pub(super) fn looks(self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Until(_) | Self::Doubting(_) => true,
+        }
+    }
+
+    fn until(self) -> Option<Duration> {
+        match self {
+            Self::Plain => None,
+            Self::Until(until) | Self::Doubting(until) => Some(until),
+        }
+    }
+
     /// `work` as `isolate::cut` has it. Without care nothing is refused.
     pub(super) async fn over<T: Clone, R, F>(
         self,
@@ -71,7 +89,8 @@ impl Care {
     {
         match self {
             Self::Plain => Ok(Cut { done: vec![work(items.to_vec()).await?], refused: Vec::new(), left: Vec::new() }),
-            Self::Until(until) => cut(tx, items, until, work).await,
+            Self::Until(until) => cut_where(tx, items, until, |blame| blame == Blame::Row, work).await,
+            Self::Doubting(until) => cut_where(tx, items, until, |blame| blame != Blame::Nobody, work).await,
         }
     }
 }
@@ -81,16 +100,23 @@ impl Care {
 pub(super) struct Budget {
     started: Duration,
     lease: Duration,
+    /// Errors by which the server blames itself may be a row's.
+    in_doubt: bool,
 }
 
 impl Budget {
-    pub(super) fn new(lease: Duration) -> Self {
-        Self { started: monotonic(), lease }
+    pub(super) fn new(lease: Duration, in_doubt: bool) -> Self {
+        Self { started: monotonic(), lease, in_doubt }
     }
 
-    /// For what is written before the claim, for the claim, and for what is written after it.
+    /// For what is written before the claim, for the claim, and for what is written after it. No trigger runs when a
+    /// row is read, so a failed read is never held against a row in doubt.
     pub(super) fn phases(self) -> [Care; 3] {
-        [2, 3, 4].map(|sixths| Care::Until(self.started + self.lease * sixths / 6))
+        let [before, reading, after] = [2, 3, 4].map(|sixths| self.started + self.lease * sixths / 6);
+        match self.in_doubt {
+            false => [before, reading, after].map(Care::Until),
+            true => [Care::Doubting(before), Care::Until(reading), Care::Doubting(after)],
+        }
     }
 
     /// Limits for each statement from here on.
@@ -108,7 +134,10 @@ fn ran_out_of_time(sqlstate: Option<&SqlState>) -> bool {
 
 /// Shards that take care, and rows that could not be read in time.
 #[derive(Debug, Default)]
-pub(super) struct Watch(Mutex<HashMap<ShardId, Suspicion>>);
+pub(super) struct Watch {
+    shards: Mutex<HashMap<ShardId, Suspicion>>,
+    pub(super) doubts: Doubts,
+}
 
 #[derive(Debug, Default)]
 struct Suspicion {
@@ -122,7 +151,7 @@ struct Suspicion {
 impl Watch {
     fn lock(&self) -> MutexGuard<'_, HashMap<ShardId, Suspicion>> {
         // Counters alone: a panic elsewhere leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_on(&self, shard: ShardId) -> bool {
@@ -257,7 +286,7 @@ pub(super) async fn read(
         claim.limits.bytes.checked_div(claim.limits.row_bytes).map_or(READ_TOGETHER, |rows| rows as usize + 1);
     let together = match care {
         Care::Plain => fitting,
-        Care::Until(_) => fitting.min(READ_TOGETHER),
+        Care::Until(_) | Care::Doubting(_) => fitting.min(READ_TOGETHER),
     };
     let mut careful = Careful::plain(Found::default());
     let (mut first_left, mut late) = (None, false);
@@ -266,7 +295,8 @@ pub(super) async fn read(
     while let Some((part, behind)) = rest.split_at_checked(size.min(rest.len())).filter(|(part, _)| !part.is_empty()) {
         rest = behind;
         let enough = !matches!(claim.source, Source::Manifest(_)) && careful.found.bytes >= claim.limits.bytes;
-        if enough || (matches!(care, Care::Until(until) if monotonic() >= until) && !careful.found.rows.is_empty()) {
+        let is_late = care.until().is_some_and(|until| monotonic() >= until);
+        if enough || (is_late && !careful.found.rows.is_empty()) {
             first_left = part.first().copied();
             break;
         }
@@ -290,7 +320,7 @@ pub(super) async fn read(
             break;
         }
     }
-    if matches!(care, Care::Until(_)) {
+    if care.looks() {
         watch.set_slow(shard, late);
     }
     careful.cut_short = first_left.is_some();

@@ -18,6 +18,8 @@ use crate::failpoint::{Fault, fault};
 pub enum Blame {
     /// The server's, the session's or the schema's: whatever the rows are, it would have happened.
     Nobody,
+    /// By its class the server's, but the session is sound: a statement of a trigger may meet it for one row alone.
+    Doubtful,
     /// Perhaps that of a single row.
     Row,
 }
@@ -59,7 +61,12 @@ fn blame_of(code: &SqlState) -> Blame {
 impl MayBlame for DbError {
     fn blame(&self) -> Blame {
         match (DbError::sqlstate(self), self) {
-            (Some(code), _) => blame_of(code),
+            (Some(code), _) => match blame_of(code) {
+                // Whatever the class says: somebody has written it into a trigger.
+                Blame::Nobody if self.is_raised_by_a_function() => Blame::Row,
+                Blame::Nobody if self.keeps_session() => Blame::Doubtful,
+                blame @ (Blame::Nobody | Blame::Doubtful | Blame::Row) => blame,
+            },
             // The server did not object: a value that our side cannot read.
             (None, Self::Statement(_)) => Blame::Row,
             (None, Self::Unavailable(_) | Self::Denied(_)) => Blame::Nobody,
@@ -136,6 +143,23 @@ pub async fn cut<S, T, R, E, F>(
     savepoints: &S,
     items: &[T],
     until: Duration,
+    work: impl FnMut(Vec<T>) -> F,
+) -> Result<Cut<T, R>, E>
+where
+    S: Savepoints,
+    T: Clone,
+    F: Future<Output = Result<R, E>>,
+    E: MayBlame + From<DbError>,
+{
+    cut_where(savepoints, items, until, |blame| blame == Blame::Row, work).await
+}
+
+/// The same; `may_be_a_row` says for which errors a row is looked for.
+pub async fn cut_where<S, T, R, E, F>(
+    savepoints: &S,
+    items: &[T],
+    until: Duration,
+    may_be_a_row: impl Fn(Blame) -> bool,
     mut work: impl FnMut(Vec<T>) -> F,
 ) -> Result<Cut<T, R>, E>
 where
@@ -168,7 +192,7 @@ where
             }
             Err(error) => error,
         };
-        if error.blame() == Blame::Nobody {
+        if !may_be_a_row(error.blame()) {
             return Err(error);
         }
         savepoints.undo().await?;

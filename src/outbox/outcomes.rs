@@ -160,7 +160,7 @@ pub async fn mend(pool: &Pool, after: i64) -> Result<i64, DbError> {
     let rows = tx.query(&tx.prepare_cached(OUTCOMES_PUBLISHED).await?, &[&after, &MENDED_TOGETHER]).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
     if !ids.is_empty() {
-        Budget::new(MEND_TIME).limit(&tx).await?;
+        Budget::new(MEND_TIME, false).limit(&tx).await?;
         let statement = &tx.prepare_cached(OUTCOMES_MEND).await?;
         let mending = &tx;
         let mend = |ids: Vec<i64>| async move { mending.execute(statement, &[&ids]).await };

@@ -4,7 +4,7 @@
 //! next step, under its fence and in order. A retry is therefore safe while relays run, and a million events behind a
 //! key need no long transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::outcomes;
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction, stored_text};
 
+const STATES: &str = include_str!("retry_discard/sql/states.sql");
 const MATCHING: &str = include_str!("retry_discard/sql/matching.sql");
 const FAILED_LONG_AGO: &str = include_str!("retry_discard/sql/failed_long_ago.sql");
 const REPROCESS_LOCK: &str = include_str!("retry_discard/sql/reprocess_lock.sql");
@@ -98,6 +99,20 @@ pub struct Acted {
     pub by_outcome: u64,
     /// Events that the table does not let be changed, because of a constraint or a trigger. They stay as they were.
     pub refused: Vec<Refused<i64>>,
+    /// Events that were neither FAILED nor HELD any more, and stay as they are.
+    pub unchanged: Vec<i64>,
+}
+
+/// How many of some events are in which state now; `None`: their rows are gone.
+pub async fn states(pool: &Pool, ids: &[i64]) -> Result<BTreeMap<Option<String>, u64>, DbError> {
+    let (mut states, connection) = (BTreeMap::new(), pool.get().await?);
+    for portion in ids.chunks(PORTION) {
+        for row in connection.query(STATES, &[&portion]).await? {
+            *states.entry(row.try_get(0)?).or_default() += u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(0);
+        }
+    }
+    connection.done();
+    Ok(states)
 }
 
 /// Acts on events, a portion per transaction. `progress` hears after each portion how many of `ids` are behind it, and
@@ -145,14 +160,12 @@ async fn act_on(
     let tx = connection.transaction().await?;
     let (acted, left) = match apart {
         true => apply_apart(&tx, ids, action).await?,
-        false => (Acted { changed: apply(&tx, ids, action).await?, ..Acted::default() }, Vec::new()),
+        false => (apply(&tx, ids, action).await?.into(), Vec::new()),
     };
     if acted.changed > 0 {
-        let changed: Vec<i64> = ids
-            .iter()
-            .copied()
-            .filter(|id| !left.contains(id) && !acted.refused.iter().any(|no| no.item == *id))
-            .collect();
+        let spared: HashSet<i64> =
+            left.iter().chain(&acted.unchanged).copied().chain(acted.refused.iter().map(|no| no.item)).collect();
+        let changed: Vec<i64> = ids.iter().copied().filter(|id| !spared.contains(id)).collect();
         let details = json!({ "events": acted.changed, "ids": changed });
         audit::record(&tx, author, action.as_str(), &details).await?;
     }
@@ -166,6 +179,13 @@ impl Acted {
         self.changed += other.changed;
         self.by_outcome += other.by_outcome;
         self.refused.extend(other.refused);
+        self.unchanged.extend(other.unchanged);
+    }
+}
+
+impl From<Applied> for Acted {
+    fn from(applied: Applied) -> Self {
+        Self { changed: applied.changed, unchanged: applied.unchanged, ..Self::default() }
     }
 }
 
@@ -186,7 +206,7 @@ async fn try_reprocess(pool: &Pool, older_than: Duration, most: u32, apart: bool
         let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
         acted = match apart {
             true => apply_apart(&tx, &ids, Action::Retry).await?.0,
-            false => Acted { changed: apply(&tx, &ids, Action::Retry).await?, ..Acted::default() },
+            false => apply(&tx, &ids, Action::Retry).await?.into(),
         };
         if acted.changed > 0 {
             let author = Author { actor: "reprocess".to_owned(), reason: None };
@@ -204,7 +224,8 @@ async fn apply_apart(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Resul
     tx.query(LOCK_SHARDS, &[&ids]).await?;
     let work = move |part: Vec<i64>| async move { apply(tx, &part, action).await };
     let cut = isolate::cut(tx, ids, monotonic() + SEARCH, work).await?;
-    let mut acted = Acted { changed: cut.done.iter().sum(), by_outcome: 0, refused: cut.refused };
+    let mut acted = Acted { refused: cut.refused, ..Acted::default() };
+    cut.done.into_iter().for_each(|applied| acted.add(applied.into()));
     if action == Action::Discard && !acted.refused.is_empty() {
         give_up(tx, &mut acted).await?;
     }
@@ -222,11 +243,19 @@ async fn give_up(tx: &Transaction<'_>, acted: &mut Acted) -> Result<(), DbError>
     Ok(())
 }
 
-/// Acts on some events. Those that are neither FAILED nor HELD by now stay as they are. Returns how many were changed.
-async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64, DbError> {
+/// What came of some events.
+#[derive(Debug, Default)]
+struct Applied {
+    changed: u64,
+    unchanged: Vec<i64>,
+}
+
+/// Acts on some events. Those that are neither FAILED nor HELD by now stay as they are.
+async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<Applied, DbError> {
     if ids.is_empty() {
-        return Ok(0);
+        return Ok(Applied::default());
     }
+    let asked = ids;
     // Like a step of their owners, so that no claim sees half of it.
     tx.query(LOCK_SHARDS, &[&ids]).await?;
     let retry = action == Action::Retry;
@@ -251,5 +280,7 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<u64,
     tx.execute(DECIDE, &[&ids, &action.as_str()]).await?;
     // The rows of the others are among those that were changed.
     let by_outcome = reopened.iter().filter(|reopened| !reopened.row_waits).count();
-    Ok(changed + by_outcome as u64)
+    let acted_on: HashSet<i64> = ids.iter().copied().collect();
+    let unchanged = asked.iter().copied().filter(|id| !acted_on.contains(id)).collect();
+    Ok(Applied { changed: changed + by_outcome as u64, unchanged })
 }

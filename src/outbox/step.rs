@@ -21,7 +21,7 @@ use super::{
 };
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
-use crate::event::OutboxEvent;
+use crate::event::{OutboxEvent, ShardId};
 use crate::failpoint::{self, Fault, Point};
 
 const FENCE: &str = include_str!("step/sql/fence.sql");
@@ -99,7 +99,8 @@ impl PgOutbox {
         mut screen: impl FnMut(&OutboxEvent<'_>) -> Screening<R>,
     ) -> Result<Step<R>, OutboxError> {
         let shard = fence.shard;
-        if !self.watch.is_on(shard) {
+        let in_doubt = self.watch.doubts.is_grown(shard, monotonic());
+        if !self.watch.is_on(shard) && !in_doubt {
             match self.try_step(fence, settlement, claim, &mut screen, None).await {
                 Err(error) if error.blame() == Blame::Row && !failpoint::fault(Fault::StatementNotCut) => {
                     // Not the message: it may quote the row.
@@ -112,10 +113,38 @@ impl PgOutbox {
                         "settle/claim transaction failed, possibly because of single rows; searching for them"
                     );
                 }
-                ended => return ended,
+                ended => {
+                    self.note(shard, &ended);
+                    return ended;
+                }
             }
         }
-        self.try_step(fence, settlement, claim, &mut screen, Some(Budget::new(self.lease))).await
+        let budget = Some(Budget::new(self.lease, in_doubt));
+        let ended = self.try_step(fence, settlement, claim, &mut screen, budget).await;
+        self.note(shard, &ended);
+        ended
+    }
+
+    /// Remembers steps that PostgreSQL says the server is to blame for.
+    fn note<R>(&self, shard: ShardId, ended: &Result<Step<R>, OutboxError>) {
+        match ended {
+            Err(error) if error.blame() == Blame::Doubtful => {
+                if self.watch.doubts.failed(shard, error.sqlstate().as_ref(), monotonic()) && !self.watch.is_on(shard) {
+                    self.watch.begin(shard, None);
+                    let sqlstate = error.sqlstate();
+                    let sqlstate = sqlstate.as_ref().map_or("none", |code| code.code());
+                    tracing::warn!(
+                        shard,
+                        sqlstate,
+                        "every step of the shard fails while PostgreSQL answers; looking for a row that makes it fail"
+                    );
+                }
+            }
+            // Nothing is known of the rows then; nor while they are looked for, where others may follow.
+            Err(_) => {}
+            Ok(_) if self.watch.is_on(shard) => {}
+            Ok(_) => self.watch.doubts.settle(shard),
+        }
     }
 
     /// With a `budget` it takes care of rows that make a statement fail.
@@ -202,7 +231,7 @@ impl PgOutbox {
         match tx.commit().await {
             Ok(()) => {}
             // A deferred constraint: PostgreSQL has undone all of it.
-            Err(error) if error.blame() == Blame::Row => return Ok(undone(count, &error.into())),
+            Err(error) if error.blame() != Blame::Nobody => return Ok(undone(count, &error.into())),
             Err(error) => return Err(error),
         }
         connection.done();
@@ -348,7 +377,7 @@ impl PgOutbox {
         if release_due && claim.release && matches!(claim.source, Source::Waiting) {
             // Half of the batch at most, so that released events and the others take turns.
             let portion = i64::from(claim.limits.rows.get() / 2).max(1);
-            let one_by_one = any_outcomes || matches!(care, Care::Until(_));
+            let one_by_one = any_outcomes || care.looks();
             let released = match one_by_one {
                 true => release::each(tx, care, fence.shard, portion).await?,
                 false => release::all(tx, fence.shard, portion).await?,
@@ -458,7 +487,7 @@ impl PgOutbox {
         let batch = batch.map(|(seq, events)| Batch { seq, tag: tag(seq), events });
         let seq = batch.as_ref().map_or(last_seq, |batch| batch.seq);
         // A careful step may take most of a lease, and renewals leave out a shard that is at work: it extends its own.
-        let careful = matches!(care, Care::Until(_));
+        let careful = care.looks();
         let changed = careful || batch.is_some() || last.in_flight || new_low_id != low_id || watermark != before;
         let manifest = changed.then(|| Manifest {
             fence,

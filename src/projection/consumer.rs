@@ -13,6 +13,7 @@ mod folding;
 mod positions;
 mod released;
 mod signals;
+mod unassigned;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use self::client::{Context, Rebalance, client_settings, is_missing_topic, keeps_
 use self::folding::Folding;
 use self::positions::{IDS_INTERVAL, LOOK_INTERVAL};
 use self::released::Releasing;
+use self::unassigned::Unassigned;
 use super::Projection;
 use super::assignment::{Assignment, Reading, Why};
 use super::failure::{Cause, FoldError};
@@ -185,8 +187,10 @@ struct Reader {
     kafka: ClientConfig,
     fresh: Fresh,
     lost: IsLost,
-    /// The ids of topics as they were when their partitions were taken.
-    identities: BTreeMap<String, Uuid>,
+    /// The ids of topics as they were when each partition was taken.
+    identities: BTreeMap<Place, Uuid>,
+    /// The ids of topics as this client saw them first.
+    client_ids: BTreeMap<String, Uuid>,
     identified_at: Duration,
     store: Arc<Store>,
     folding: Folding,
@@ -216,6 +220,7 @@ struct Reader {
     /// Partitions with parked events that are to be folded again.
     released: BTreeSet<Place>,
     releasing: Releasing,
+    unassigned: Unassigned,
 }
 
 impl Reader {
@@ -233,6 +238,7 @@ impl Reader {
             kafka,
             fresh,
             identities: BTreeMap::new(),
+            client_ids: BTreeMap::new(),
             identified_at: Duration::ZERO,
             store: Arc::new(store),
             folding: Folding::default(),
@@ -254,6 +260,7 @@ impl Reader {
             look_failed: None,
             released: BTreeSet::new(),
             releasing: Releasing::default(),
+            unassigned: Unassigned::default(),
         })
     }
 
@@ -290,15 +297,17 @@ impl Reader {
             }
             self.observe();
             if (self.lost)(self.brokers_down) {
+                tracing::warn!(
+                    "the Kafka client lost all its brokers although brokers are reachable; replacing the client"
+                );
                 self.connect_anew()?;
             }
         }
         Ok(())
     }
 
-    /// The client will never find a broker again: another one takes its place. Where to read on is in PostgreSQL.
+    /// Another client takes the place of this one. Where to read on is in PostgreSQL.
     fn connect_anew(&mut self) -> Result<()> {
-        tracing::warn!("the Kafka client lost all its brokers although brokers are reachable; replacing the client");
         let successor = subscribe(&(self.fresh)(&self.kafka), &self.settings.topics)?;
         let old = std::mem::replace(&mut self.consumer, successor);
         old.context().close();
@@ -308,6 +317,8 @@ impl Reader {
         self.releasing.give_up();
         self.folding.forget_paused();
         self.assignment.assign(Vec::new(), clock::monotonic());
+        self.unassigned = Unassigned::default();
+        self.client_ids.clear();
         (self.joined, self.unanswered, self.brokers_down) = (false, false, false);
         self.uncommitted.clear();
         Ok(())
@@ -446,21 +457,27 @@ impl Reader {
 }
 
 fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Context>> {
-    let refused = |error: KafkaError| {
-        Error::new(Code::KafkaConfig, "could not create the Kafka consumer")
-            .caused_by(error)
-            .hint("check [kafka] and [kafka.properties]")
-    };
-    let consumer = BaseConsumer::from_config_and_context(kafka, Context::default()).map_err(refused)?;
-    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-    consumer.subscribe(&topics).map_err(refused)?;
+    let consumer = BaseConsumer::from_config_and_context(kafka, Context::default()).map_err(refused_client)?;
+    subscribe_to(&consumer, topics)?;
     Ok(consumer)
+}
+
+/// Joins the group, or leaves it and joins it again.
+fn subscribe_to(consumer: &BaseConsumer<Context>, topics: &[String]) -> Result<()> {
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics).map_err(refused_client)
+}
+
+fn refused_client(error: KafkaError) -> Error {
+    Error::new(Code::KafkaConfig, "could not create the Kafka consumer")
+        .caused_by(error)
+        .hint("check [kafka] and [kafka.properties]")
 }
 
 /// Why a partition waits after PostgreSQL failed.
 fn why_not(error: &FoldError) -> Why {
     match error.cause() {
-        Cause::Unavailable => Why::Unavailable(error.to_string()),
+        Cause::Doubtful | Cause::Unavailable => Why::Unavailable(error.to_string()),
         Cause::Locked => Why::Locked(error.to_string()),
         Cause::TooSlow | Cause::Unclear | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }

@@ -1,7 +1,8 @@
 //! Why a fold failed, and whether an event, the statement or the database is to blame.
 //!
 //! Invariant: an event is parked only when it fails alone: at once for [`Cause::Data`], and on the evidence that
-//! [`super::suspicion`] asks for when the cause need not be the event's own. An outage or a lock parks nothing.
+//! [`super::suspicion`] asks for when the cause need not be the event's own. An outage or a lock parks nothing: an
+//! error is only held against an event if the session survives it.
 
 use super::suspicion::Ground;
 use crate::db::DbError;
@@ -32,6 +33,9 @@ pub enum Cause {
     Unclear,
     /// Somebody keeps a lock that the statement needs. No record is to blame, and fewer of them need the same lock.
     Locked,
+    /// PostgreSQL blames itself, as after a deadlock or with a full disk, but the session goes on. A trigger or a
+    /// projection can raise the same for a single record, for ever.
+    Doubtful,
     /// Wait and try again.
     Unavailable,
     /// The statement, the schema or a grant is wrong: an operator must act, and no record is to blame.
@@ -54,6 +58,14 @@ impl FoldError {
                 sqlstate: source.sqlstate().map(|code| code.code().to_owned()),
             },
             Self::Ordinal { projection, .. } => Ground { projection: Some(projection.clone()), sqlstate: None },
+        }
+    }
+
+    /// Whether somebody has written it into a function, so that PostgreSQL itself is not to blame.
+    pub fn is_raised(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => source.is_raised_by_a_function(),
+            Self::Ordinal { .. } => false,
         }
     }
 
@@ -86,11 +98,12 @@ fn cause(projection: Option<&str>, error: &DbError) -> Cause {
     match error {
         // query_canceled: the statement timeout, if it was not an operator.
         DbError::Unavailable(_) if code == Some("57014") => Cause::TooSlow,
-        DbError::Unavailable(_) if code == Some("55P03") => Cause::Locked,
+        DbError::Unavailable(_) if code == Some("55P03") && !error.is_raised_by_a_function() => Cause::Locked,
         // out_of_memory, configuration_limit_exceeded. A full disk and too many connections are nobody's fault.
         DbError::Unavailable(_) if projection.is_some() && matches!(code, Some("53200" | "53400")) => Cause::Unclear,
         // object_not_in_prerequisite_state, object_in_use.
         DbError::Unavailable(_) if projection.is_some() && matches!(code, Some("55000" | "55006")) => Cause::Unclear,
+        DbError::Unavailable(_) | DbError::Denied(_) if error.keeps_session() => Cause::Doubtful,
         DbError::Unavailable(_) | DbError::Denied(_) => Cause::Unavailable,
         DbError::Statement(_) => match code.and_then(|code| code.get(..2)) {
             // Classes of SQLSTATE: cardinality, data exception, constraint, check option, program limit (a key too long
@@ -117,6 +130,10 @@ fn describe(projection: Option<&str>, error: &DbError) -> String {
             format!("{}rejected by PostgreSQL ({code})", prefix(projection))
         }
         (Cause::Program | Cause::Unclear, _) => format!("{}{}", prefix(projection), message(error)),
+        (Cause::Doubtful, _) => {
+            let code = error.sqlstate().map_or("none", |code| code.code());
+            format!("{}PostgreSQL cannot run it now (SQLSTATE {code})", prefix(projection))
+        }
         (Cause::Unavailable, DbError::Denied(_)) => "PostgreSQL refused the connection".to_owned(),
         (Cause::Unavailable, _) => match error.sqlstate().filter(|_| projection.is_some()) {
             Some(code) => {

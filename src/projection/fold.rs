@@ -15,6 +15,7 @@ use super::record::{Place, Record};
 use super::store::locks::LockWait;
 use super::store::{Counts, Fate, Manner, Outcome, Part, Store};
 use super::suspicion::{Ground, Suspicion};
+use crate::clock::monotonic;
 
 /// Immediate repeats of a part after PostgreSQL was not available: a connection that died while it was idle, a
 /// deadlock. What lasts longer is waited for by the consumer, which goes on polling meanwhile.
@@ -67,6 +68,9 @@ pub async fn fold_watched(
     let end = batch.run().await;
     let moved = batch.next_offset != next_offset;
     batch.suspicion.passed(batch.next_offset);
+    if matches!(end, End::Done) {
+        batch.suspicion.all_passed();
+    }
     let (counts, suspicion) = (batch.counts, batch.suspicion);
     Folded { counts, next_offset: moved.then_some(batch.next_offset), end, suspicion }
 }
@@ -173,13 +177,22 @@ impl<'a> Batch<'a> {
                             return End::Failed(error);
                         }
                     }
+                    Cause::Doubtful | Cause::Program if self.suspicion.doubts(&error.ground(), monotonic()) => {
+                        apart = false;
+                        self.store.fails(self.place, &error.ground());
+                        if !self.suspect(&range, &error).await {
+                            return End::Failed(error);
+                        }
+                    }
+                    // Nothing was committed. A deadlock, for one, is over by now.
+                    Cause::Doubtful if repeats < REPEATS_MAX => repeats += 1,
                     Cause::Unavailable if repeats < REPEATS_MAX => {
                         repeats += 1;
                         self.unanswered.push(self.records[range.end - 1].offset + 1);
                     }
                     // It waits again, after others had their turn. The reader goes on meanwhile, and says for whom.
                     Cause::Locked => self.wait.goes_on(),
-                    Cause::Unavailable | Cause::Program => return End::Failed(error),
+                    Cause::Doubtful | Cause::Unavailable | Cause::Program => return End::Failed(error),
                 },
             }
         }
@@ -211,14 +224,39 @@ impl<'a> Batch<'a> {
         if !self.suspicion.has_evidence(passed) {
             self.probe(index, &ground).await;
         }
-        if !self.suspicion.has_evidence(self.store.passed(&ground)) {
+        let evidence = if self.suspicion.has_evidence(self.store.passed(&ground)) {
+            "while other events succeeded"
+        } else if self.is_only_one(index, error, &ground) && self.passes_empty(index).await {
+            "while PostgreSQL accepted everything but this event"
+        } else {
             return false;
-        }
+        };
         let parked = &mut self.fates[index];
         let Fate::Fold = parked else { return self.isolate(range, error) };
         let failures = self.suspicion.convict();
-        *parked = Fate::Park(format!("{error}; it failed {failures} times on its own while other events succeeded"));
+        *parked = Fate::Park(format!("{error}; it failed {failures} times on its own {evidence}"));
         true
+    }
+
+    /// Whether there is no other event that could tell, and the error cannot be PostgreSQL's own.
+    fn is_only_one(&self, index: usize, error: &FoldError, ground: &Ground) -> bool {
+        let is_last = index + 1 == self.records.len();
+        is_last
+            && error.cause() == Cause::Doubtful
+            && error.is_raised()
+            && !self.store.fails_elsewhere(self.place, ground)
+    }
+
+    /// Whether the consumer's statements and the projections work without the record, where there is no other one.
+    async fn passes_empty(&self, index: usize) -> bool {
+        let part = Part {
+            place: self.place,
+            epoch: self.epoch,
+            next_offset: self.next_offset,
+            records: &self.records[index..=index],
+            fates: &[Fate::Skip],
+        };
+        self.store.try_and_take_back(part).await.is_ok()
     }
 
     /// Tries records behind this one, and takes them back: the next, the last, and one in the middle.

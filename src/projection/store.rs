@@ -24,6 +24,7 @@ use super::failure::{Cause, FoldError};
 use super::position::{Landmark, Standing};
 use super::record::{Place, Record};
 use super::suspicion::Ground;
+use crate::clock::monotonic;
 use crate::db::{Connection, Database, DbError, Pool, Role, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::failpoint::{self, Point};
@@ -40,6 +41,9 @@ const INSERT_HANDLED: &str = include_str!("store/sql/insert_handled.sql");
 const INSERT_PARKED: &str = include_str!("store/sql/insert_parked.sql");
 const BE_BRIEF: &str = include_str!("store/sql/be_brief.sql");
 const PRODUCT_METRICS_DIFFERENCES: &str = include_str!("store/sql/product_metrics_differences.sql");
+
+/// What is deferred to the commit happens now.
+const IMMEDIATE: &str = "set constraints all immediate";
 
 /// Partitions folded at the same time. A fold keeps one core of PostgreSQL busy; more connections gain little. A guess.
 const FOLDS_AT_ONCE: usize = 4;
@@ -167,6 +171,16 @@ impl Store {
         self.passes.of(ground)
     }
 
+    /// The partition fails for this reason.
+    pub fn fails(&self, place: &Place, ground: &Ground) {
+        self.passes.fails(place, ground, monotonic());
+    }
+
+    /// Whether another partition has failed for the same reason a short while ago.
+    pub fn fails_elsewhere(&self, place: &Place, ground: &Ground) -> bool {
+        self.passes.fails_elsewhere(place, ground, monotonic())
+    }
+
     /// Folds the part in one transaction. The part must not be empty.
     ///
     /// Cancel safe: dropping the future throws the connection away, and PostgreSQL rolls back what was not committed.
@@ -184,6 +198,8 @@ impl Store {
                 failpoint::reach(Point::FoldBeforeCommit).map_err(DbError::of_a_test)?;
                 transaction.commit().await?;
                 connection.done();
+                // Not before: what a deferred trigger refuses has not passed.
+                self.passes.count(None);
                 failpoint::reach(Point::FoldAfterCommit).map_err(DbError::of_a_test)?;
                 Ok(outcome)
             }
@@ -194,7 +210,7 @@ impl Store {
             }
             Err(error) => {
                 // A statement failed but the session is sound: keep it, because a search fails many times.
-                let sound = matches!(error.cause(), Cause::Data | Cause::Locked | Cause::TooSlow);
+                let sound = matches!(error.cause(), Cause::Data | Cause::Locked | Cause::TooSlow | Cause::Doubtful);
                 if sound && transaction.rollback().await.is_ok() {
                     connection.done();
                 }
@@ -203,14 +219,17 @@ impl Store {
         }
     }
 
-    /// Runs the projections over records that are not folded yet, and rolls it back: [`Store::passed`] tells what has
-    /// passed.
+    /// Does everything that folding these records takes, but for moving the offset, and rolls it back:
+    /// [`Store::passed`] tells what has passed.
     pub async fn try_and_take_back(&self, part: Part<'_>) -> Result<(), FoldError> {
         let mut connection = self.pool.get().await?;
         let transaction = connection.transaction().await?;
+        self.insert_handled(&transaction, part).await?;
         self.project(&transaction, part, &vec![true; part.records.len()]).await?;
+        transaction.batch_execute(IMMEDIATE).await?;
         transaction.rollback().await?;
         connection.done();
+        self.passes.count(None);
         Ok(())
     }
 
@@ -265,7 +284,6 @@ impl Store {
             part
         };
         let counts = self.park(transaction, part, &fresh).await?;
-        self.passes.count(None);
         Ok(Outcome::Folded(counts))
     }
 

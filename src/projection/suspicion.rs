@@ -1,13 +1,23 @@
 //! Whether one record is to blame for a failure that is not about data: a statement that takes too long, an internal
-//! error, memory that runs out.
+//! error, memory that runs out, an error by which PostgreSQL blames itself.
 //!
-//! Pure. The same failures come from a slow server or a broken projection, and then they hit every record. Invariant: a
-//! record is found guilty only after it has failed several times by itself, and only if other events have passed since
-//! it first failed. The second record that fails in the same way needs the other events alone as evidence.
+//! Pure; times are monotonic. The same failures come from a slow server or a broken projection, and then they hit every
+//! record. Invariant: a record is found guilty only after it has failed several times by itself, and only if other
+//! events have passed since it first failed. The second record that fails in the same way needs the other events alone
+//! as evidence. Where PostgreSQL blames itself, no record is even looked for before that has lasted.
+
+use std::time::Duration;
 
 /// How often a record fails by itself before it is blamed. Between two attempts its partition waits for a second or
 /// more, so that a short disturbance passes.
 const FAILURES: u32 = 3;
+
+/// How often and for how long PostgreSQL blames itself before a record is looked for. Guesses: a deadlock or a failover
+/// is over sooner, and the partition does not wait for minutes.
+const DOUBTS: u32 = 4;
+const DOUBTS_LAST: Duration = Duration::from_secs(15);
+/// The same once a record was found guilty of it.
+const DOUBTS_LAST_AGAIN: Duration = Duration::from_secs(3);
 
 /// What failed: the projection (`None`: a statement of the consumer itself) and the SQLSTATE.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +35,14 @@ struct Suspect {
     passed: u64,
 }
 
+/// PostgreSQL has blamed itself, and nothing has passed since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Doubt {
+    ground: Ground,
+    since: Duration,
+    failures: u32,
+}
+
 /// What is known of the records of one partition. Another instance begins the attempts again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspicion {
@@ -32,12 +50,30 @@ pub struct Suspicion {
     /// A part with more records than one has failed, when so many had passed.
     failed_part: Option<(Ground, u64)>,
     convicted: Option<Ground>,
+    doubt: Option<Doubt>,
 }
 
 impl Suspicion {
     /// The offset of the record that failed by itself.
     pub fn offset(&self) -> Option<i64> {
         self.suspect.as_ref().map(|suspect| suspect.offset)
+    }
+
+    /// PostgreSQL has blamed itself for a failure. True when that has gone on for long enough to look for a record.
+    pub fn doubts(&mut self, ground: &Ground, now: Duration) -> bool {
+        let doubt = match &mut self.doubt {
+            Some(doubt) if doubt.ground == *ground => doubt,
+            other => other.insert(Doubt { ground: ground.clone(), since: now, failures: 0 }),
+        };
+        doubt.failures = doubt.failures.saturating_add(1);
+        let known = self.convicted.as_ref() == Some(ground);
+        let lasts = if known { DOUBTS_LAST_AGAIN } else { DOUBTS_LAST };
+        doubt.failures >= DOUBTS && now.saturating_sub(doubt.since) >= lasts
+    }
+
+    /// A whole batch has passed.
+    pub fn all_passed(&mut self) {
+        self.doubt = None;
     }
 
     /// A part has failed, and has more records than one. `passed`: folds that have passed so far.
@@ -119,6 +155,35 @@ mod tests {
             suspicion.failed_alone(17, &internal, 9);
         }
         assert!(guilty(&suspicion, 6));
+    }
+
+    #[test]
+    fn where_postgresql_blames_itself_that_has_to_last() {
+        let (mut suspicion, full) = (Suspicion::default(), ground("53100"));
+        let at = Duration::from_secs;
+        for second in [0, 1, 2, 3, 14] {
+            assert!(!suspicion.doubts(&full, at(second)), "{second}");
+        }
+        assert!(suspicion.doubts(&full, at(15)));
+        assert!(!suspicion.doubts(&ground("40001"), at(16)), "another failure begins anew");
+        for second in [20, 21, 40] {
+            assert!(!suspicion.doubts(&full, at(second)), "three times are not enough");
+        }
+        assert!(suspicion.doubts(&full, at(41)));
+        suspicion.all_passed();
+        assert!(!suspicion.doubts(&full, at(60)));
+    }
+
+    #[test]
+    fn what_a_record_was_guilty_of_before_lasts_less_long() {
+        let (mut suspicion, full) = (Suspicion::default(), ground("53100"));
+        let at = Duration::from_secs;
+        suspicion.failed_alone(17, &full, 0);
+        suspicion.convict();
+        for second in [0, 1, 2] {
+            assert!(!suspicion.doubts(&full, at(second)), "{second}");
+        }
+        assert!(suspicion.doubts(&full, at(3)));
     }
 
     #[test]

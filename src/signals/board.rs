@@ -244,6 +244,7 @@ fn code(situation: Situation) -> Option<Code> {
         | Situation::Locked
         | Situation::SlowFold
         | Situation::TakenElsewhere
+        | Situation::Unassigned
         | Situation::Stalled
         | Situation::NoMember
         | Situation::Paused

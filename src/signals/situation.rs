@@ -48,6 +48,7 @@ situations! {
     ProjectionRefused = "projection-refused", "consumer", "PostgreSQL rejects a projection";
     Stopped = "position-stopped", "consumer", "the partition waits for a decision about its position";
     TakenElsewhere = "taken-elsewhere", "consumer", "another instance took over the partition";
+    Unassigned = "unassigned", "consumer", "no member of the group has been given the partition";
     /// Only reported from outside: the consumer itself knows why.
     Stalled = "stalled", "consumer", "there are records to fold, but the position does not advance";
     NoMember = "no-member", "consumer", "the group has no member";
@@ -72,7 +73,9 @@ impl Situation {
     /// How long it may last before it is shown and logged: producers do open transactions, and leases do end.
     pub fn shown_after(self) -> Duration {
         match self {
-            Self::OpenTransaction | Self::NoLeader | Self::Unmeasured | Self::TakenElsewhere => ORDINARY,
+            Self::OpenTransaction | Self::NoLeader | Self::Unmeasured | Self::TakenElsewhere | Self::Unassigned => {
+                ORDINARY
+            }
             Self::NoOwner | Self::NoRelay | Self::NoMember | Self::Stalled => SHORT,
             Self::NotJoined
             | Self::GroupRefused
@@ -109,7 +112,7 @@ impl Situation {
             | Self::Stopped
             | Self::RowSecurity => Some(Duration::ZERO),
             Self::NoLeader | Self::Unmeasured => Some(SHORT),
-            Self::OpenTransaction | Self::BoundTooHigh => Some(LONG),
+            Self::OpenTransaction | Self::BoundTooHigh | Self::Unassigned => Some(LONG),
             // What an operator has decided, what others do, and what costs only the keys concerned.
             Self::TakenElsewhere
             | Self::Stalled
@@ -149,6 +152,7 @@ impl Situation {
             | Self::SlowFold
             | Self::ProjectionRefused
             | Self::TakenElsewhere
+            | Self::Unassigned
             | Self::Stalled
             | Self::NoMember
             | Self::Paused

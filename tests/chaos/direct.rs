@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
+use outbox_relay::broker::raw;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
@@ -37,6 +39,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const UNHANDLED: &str = "select count(*) from unnest($2::uuid[]) as sent (id) where not exists \
      (select from event_handled h where h.consumer_group = $1 and h.event_id = sent.id)";
 const LIKES: &str = "select coalesce(sum(like_count), 0)::bigint from product_metrics where product_id = $1";
+/// What the operator has decided; only a partition that is stopped asks for it.
+const ACCEPTED: &str = "select count(*) from outbox_audit where action = 'consumer positions accept'";
 const STOPPED: &str =
     "select topic, partition, stopped_reason from consumer_partitions where stopped_reason is not null";
 
@@ -161,8 +165,10 @@ impl Direct {
         if !flush(&life, ANSWER).await {
             return false;
         }
+        let before = self.id().await;
         self.delete().await;
         self.create().await;
+        self.in_place(before).await;
         let next = Life::new(&self.topic, life.number + 1);
         let before = std::mem::replace(&mut *life, next);
         self.former.lock().unwrap_or_else(PoisonError::into_inner).push(before.sent);
@@ -198,6 +204,41 @@ impl Direct {
         .await;
     }
 
+    /// Waits until the broker has the new log in place. Until then it may take records into the old one, and they go
+    /// with it although they were acknowledged.
+    async fn in_place(&self, before: Option<Uuid>) {
+        wait_until("the new topic is in place", PATIENCE, async || {
+            match self.id().await {
+                Some(id) if before != Some(id) => {}
+                id => return Err(format!("its id is {id:?}")),
+            }
+            let (topic, partitions) = (self.topic.clone(), self.partitions);
+            let looking = tokio::task::spawn_blocking(move || {
+                let consumer: BaseConsumer = client_config(&topic.bootstrap).create().expect("a consumer");
+                for partition in 0..partitions {
+                    let log = consumer.fetch_watermarks(&topic.name, partition, ANSWER);
+                    match log.map_err(|error| error.to_string())? {
+                        (0, 0) => {}
+                        log => return Err(format!("partition {partition} has the log {log:?}")),
+                    }
+                }
+                Ok(())
+            });
+            looking.await.expect("the look does not panic")
+        })
+        .await;
+    }
+
+    /// `None`: the topic does not exist, or the broker does not answer.
+    async fn id(&self) -> Option<Uuid> {
+        let topic = self.topic.clone();
+        let asking = tokio::task::spawn_blocking(move || {
+            let admin: AdminClient<DefaultClientContext> = client_config(&topic.bootstrap).create().expect("a client");
+            raw::topic_ids(admin.inner(), &[&topic.name], ANSWER).ok()?.remove(&topic.name)
+        });
+        asking.await.expect("the question does not panic")
+    }
+
     /// An operator who accepts the log of this topic as it is, for ever. Cancel safe.
     pub async fn accept(&self) {
         loop {
@@ -231,7 +272,7 @@ impl Direct {
 
     /// What is wrong in the end, and how much there was.
     pub async fn judge(&self, client: &Client) -> Result<(Vec<String>, String), Error> {
-        let _life = self.life.lock().await;
+        let life = self.life.lock().await;
         let topic = self.topic.clone();
         let sent: BTreeSet<Uuid> = tokio::task::spawn_blocking(move || {
             let mut ids = BTreeSet::new();
@@ -244,12 +285,24 @@ impl Direct {
         .await
         .expect("the reader does not panic");
         let mut complaints = Vec::new();
+        let gone = life.acknowledged().iter().filter(|id| !sent.contains(*id)).count();
+        if gone > 0 {
+            complaints.push(format!("I8: {gone} acknowledged records of other producers are not in their topic"));
+        }
         let sent: Vec<Uuid> = sent.into_iter().collect();
         let unhandled = self.unhandled(client, &sent).await?;
         if unhandled > 0 {
             complaints.push(format!("I8: {unhandled} of {} records of other producers are not folded", sent.len()));
         }
         let former = self.former.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let accepted: i64 = client.query_one(ACCEPTED, &[]).await?.get(0);
+        let mut read_before = false;
+        for ids in &former {
+            read_before |= self.unhandled(client, ids).await? < i64::try_from(ids.len()).expect("few");
+        }
+        if read_before && accepted == 0 {
+            complaints.push("I8: the topic of other producers was created again, and no partition said so".to_owned());
+        }
         let folded = |ids: &[Uuid], unhandled: i64| i64::try_from(ids.len()).expect("few") - unhandled;
         for (number, ids) in (0..).zip(former.iter().chain([&sent])) {
             // What a topic that is gone held is unknown, but the table is the fold of what was handled.

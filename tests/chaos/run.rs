@@ -80,13 +80,11 @@ pub async fn run(servers: &Servers, plan: Plan, options: &Options) -> Outcome {
     }
     let verdict = judge(&stack, &plan, &client, &tally).await;
     violations.extend(verdict.violations.iter().cloned());
+    let (complaints, told) = direct.judge(&client).await.expect("the database answers");
+    violations.extend(complaints);
+    println!("{told}, {} folds were taken back by crashes", Tally::get(&tally.taken_back));
     match &converged {
-        Ok(_) => {
-            violations.extend(fold::complaints(&client).await.expect("the database answers"));
-            let (complaints, told) = direct.judge(&client).await.expect("the database answers");
-            violations.extend(complaints);
-            println!("{told}, {} folds were taken back by crashes", Tally::get(&tally.taken_back));
-        }
+        Ok(_) => violations.extend(fold::complaints(&client).await.expect("the database answers")),
         Err(state) => violations.push(format!("I5: not within {CONVERGENCE:?} after the last fault: {state}")),
     }
     println!("{}\ntraps: {:?}", stack.fleet.story(), tally.sprung.lock().expect("nobody panicked with it"));

@@ -3,6 +3,7 @@
 
 mod blame;
 mod compacted;
+mod doubt;
 pub mod kafka;
 mod locks;
 mod odd;

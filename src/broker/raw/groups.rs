@@ -1,6 +1,7 @@
 //! Consumer groups as their coordinator describes them, in both protocols: their members, and how they share
 //! partitions.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::slice;
 use std::time::Duration;
@@ -62,9 +63,22 @@ pub struct Member {
     pub instance_id: Option<String>,
     /// How many partitions it has.
     pub partitions: usize,
+    /// Which ones: topic and partition.
+    pub places: Vec<(String, i32)>,
 }
 
 impl Group {
+    /// Those of these partitions that no member has. While partitions are being handed out nobody knows.
+    pub fn unassigned(&self, mut places: BTreeSet<(String, i32)>) -> BTreeSet<(String, i32)> {
+        if self.state != GroupState::Stable {
+            return BTreeSet::new();
+        }
+        for place in self.members.iter().flat_map(|member| &member.places) {
+            places.remove(place);
+        }
+        places
+    }
+
     /// Why a member of the classic protocol that knows only these assignors (`range,roundrobin`) cannot join. `None`:
     /// it can, or nobody knows. A group of the newer protocol takes such members.
     pub fn refuses(&self, assignors: &str) -> Option<String> {
@@ -148,7 +162,7 @@ unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> Result<Group> {
 /// # Safety
 /// `member` must be alive.
 unsafe fn read_member(member: *const bindings::rd_kafka_MemberDescription_t) -> Member {
-    // SAFETY: texts and lists belong to the member; texts are copied, of the list only its length is read.
+    // SAFETY: texts and lists belong to the member; what is read of them is copied.
     unsafe {
         let assignment = bindings::rd_kafka_MemberDescription_assignment(member);
         let list = match assignment.is_null() {
@@ -156,6 +170,12 @@ unsafe fn read_member(member: *const bindings::rd_kafka_MemberDescription_t) -> 
             false => bindings::rd_kafka_MemberAssignment_partitions(assignment),
         };
         let partitions = if list.is_null() { 0 } else { usize::try_from((*list).cnt).unwrap_or(0) };
+        let elements = match partitions {
+            0 => &[],
+            _ => slice::from_raw_parts((*list).elems, partitions),
+        };
+        let places =
+            elements.iter().map(|element| (text(element.topic).unwrap_or_default(), element.partition)).collect();
         Member {
             id: text(bindings::rd_kafka_MemberDescription_consumer_id(member)).unwrap_or_default(),
             client_id: text(bindings::rd_kafka_MemberDescription_client_id(member)).unwrap_or_default(),
@@ -163,6 +183,7 @@ unsafe fn read_member(member: *const bindings::rd_kafka_MemberDescription_t) -> 
             instance_id: text(bindings::rd_kafka_MemberDescription_group_instance_id(member))
                 .filter(|id| !id.is_empty()),
             partitions,
+            places,
         }
     }
 }
@@ -178,6 +199,7 @@ mod tests {
             host: "/10.0.0.1".to_owned(),
             instance_id: None,
             partitions: 1,
+            places: Vec::new(),
         };
         let members = (0..members).map(member).collect();
         Group { protocol, state: GroupState::Stable, assignor: assignor.to_owned(), members }

@@ -1,4 +1,5 @@
-//! Topic ids. A topic that was deleted and recreated has a different id, which is how the two are told apart.
+//! Topic ids and numbers of partitions. A topic that was deleted and recreated has a different id, which is how the two
+//! are told apart.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -15,8 +16,16 @@ use crate::error::Result;
 const IDS: Question =
     Question { operation: bindings::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, what: "the ids of topics" };
 
+/// A topic that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topic {
+    /// `None`: brokers before Kafka 2.8 give topics no ids.
+    pub id: Option<Uuid>,
+    pub partitions: i32,
+}
+
 /// The id of each of these topics; one that does not exist, or that this client may not see, is left out, and so is one
-/// of a broker that gives topics no ids (before Kafka 2.8). Blocks for `timeout` and a moment at most.
+/// without an id. Blocks for `timeout` and a moment at most.
 ///
 /// Errors: [`Code::KafkaUnreachable`](crate::error::Code::KafkaUnreachable).
 pub fn topic_ids<C: ClientContext>(
@@ -24,6 +33,19 @@ pub fn topic_ids<C: ClientContext>(
     topics: &[&str],
     timeout: Duration,
 ) -> Result<BTreeMap<String, Uuid>> {
+    let found = self::topics(client, topics, timeout)?.into_iter();
+    Ok(found.filter_map(|(name, topic)| Some((name, topic.id?))).collect())
+}
+
+/// Each of these topics; one that does not exist, or that this client may not see, is left out. Blocks for `timeout`
+/// and a moment at most.
+///
+/// Errors: [`Code::KafkaUnreachable`](crate::error::Code::KafkaUnreachable).
+pub fn topics<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[&str],
+    timeout: Duration,
+) -> Result<BTreeMap<String, Topic>> {
     let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(*topic).ok()).collect();
     if names.is_empty() {
         return Ok(BTreeMap::new());
@@ -46,7 +68,7 @@ pub fn topic_ids<C: ClientContext>(
 
 /// # Safety
 /// `event` must be alive.
-unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> BTreeMap<String, Uuid> {
+unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> BTreeMap<String, Topic> {
     // SAFETY: the result and all that it points to belong to the event, which the caller keeps.
     unsafe {
         let result = bindings::rd_kafka_event_DescribeTopics_result(event);
@@ -58,21 +80,32 @@ unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> BTreeMap<String, Uuid>
         if topics.is_null() || count == 0 {
             return BTreeMap::new();
         }
-        let mut ids = BTreeMap::new();
+        let mut found = BTreeMap::new();
         for topic in slice::from_raw_parts(topics, count) {
-            let refused = problem(bindings::rd_kafka_TopicDescription_error(*topic)).is_some();
-            let id = bindings::rd_kafka_TopicDescription_topic_id(*topic);
-            if refused || id.is_null() {
+            if problem(bindings::rd_kafka_TopicDescription_error(*topic)).is_some() {
                 continue;
             }
             let name = text(bindings::rd_kafka_TopicDescription_name(*topic)).unwrap_or_default();
-            let (high, low) =
-                (bindings::rd_kafka_Uuid_most_significant_bits(id), bindings::rd_kafka_Uuid_least_significant_bits(id));
-            let id = Uuid::from_u64_pair(high.cast_unsigned(), low.cast_unsigned());
-            if !id.is_nil() {
-                ids.insert(name, id);
-            }
+            let id = read_id(bindings::rd_kafka_TopicDescription_topic_id(*topic));
+            let mut partitions = 0;
+            // The list itself is not looked at.
+            bindings::rd_kafka_TopicDescription_partitions(*topic, &mut partitions);
+            let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+            found.insert(name, Topic { id, partitions });
         }
-        ids
+        found
     }
+}
+
+/// # Safety
+/// `id` must be alive, or null.
+unsafe fn read_id(id: *const bindings::rd_kafka_Uuid_t) -> Option<Uuid> {
+    if id.is_null() {
+        return None;
+    }
+    // SAFETY: the numbers are copied.
+    let (high, low) = unsafe {
+        (bindings::rd_kafka_Uuid_most_significant_bits(id), bindings::rd_kafka_Uuid_least_significant_bits(id))
+    };
+    Some(Uuid::from_u64_pair(high.cast_unsigned(), low.cast_unsigned())).filter(|id| !id.is_nil())
 }

@@ -8,7 +8,7 @@ use crate::cli::RedoArgs;
 use crate::commands::confirm::confirmed;
 use crate::commands::progress::Shown;
 use crate::db::Pool;
-use crate::operations::events::{self, Action, Chosen, Report};
+use crate::operations::events::{self, Action, Chosen, Report, Unchanged};
 use crate::output::{self, Align, Cell, Table};
 
 /// Refusals that are told one by one; JSON has them all.
@@ -63,5 +63,18 @@ fn table(report: &Report) -> String {
     } else {
         format!("{}: {}", report.action, report.changed)
     };
-    format!("{}{done}\n", table.render())
+    format!("{}{done}{}\n", table.render(), left_alone(report))
+}
+
+/// What was not done, and why. Empty when everything was.
+fn left_alone(report: &Report) -> String {
+    let refused = match report.refused.len() {
+        0 => String::new(),
+        events => format!(", refused by the table: {events}"),
+    };
+    let unchanged = report
+        .unchanged
+        .iter()
+        .map(|Unchanged { status, events }| format!(", already {}: {events}", status.as_deref().unwrap_or("deleted")));
+    std::iter::once(refused).chain(unchanged).collect()
 }

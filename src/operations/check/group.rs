@@ -61,6 +61,7 @@ mod tests {
             host: "/10.0.0.1".to_owned(),
             instance_id: None,
             partitions: 3,
+            places: Vec::new(),
         };
         let group = |assignor: &str| Group {
             protocol: Protocol::Classic,

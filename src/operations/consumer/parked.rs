@@ -11,7 +11,7 @@ use super::release::{self, Outcome};
 use crate::db::{Pool, StoredTime};
 use crate::error::{Code, Error};
 use crate::operations::{Author, Progress, Result};
-use crate::projection::decisions::parked::{self, Parked, State, Whole};
+use crate::projection::decisions::parked::{self, Parked, State, Unchanged, Whole};
 
 pub use crate::projection::decisions::parked::{Decision, Filter};
 
@@ -146,6 +146,8 @@ pub struct Report {
     pub dry_run: bool,
     pub matched: u64,
     pub changed: u64,
+    /// Events that matched and were left as they are, by what had become of them.
+    pub unchanged: Unchanged,
     /// `null` where nobody has waited for it.
     pub outcome: Option<Outcome>,
     #[serde(skip)]
@@ -195,16 +197,17 @@ impl Plan {
     ) -> Result<Report> {
         let mut report = self.report(false);
         let decided = parked::decide(pool, &self.filter, self.decision, &decider(author)).await?;
-        report.changed = decided.len() as u64;
+        (report.changed, report.unchanged) = (decided.ids.len() as u64, decided.unchanged);
         if let (Some(limit), Decision::Release) = (wait, self.decision) {
-            report.outcome = Some(release::wait(pool, &report.group, decided, limit, progress).await?);
+            report.outcome = Some(release::wait(pool, &report.group, decided.ids, limit, progress).await?);
         }
         Ok(report)
     }
 
     fn report(&self, dry_run: bool) -> Report {
         let group = self.filter.group.clone().unwrap_or_default();
-        Report { action: self.verb(), dry_run, matched: self.matched, changed: 0, outcome: None, group }
+        let (changed, unchanged) = (0, Unchanged::default());
+        Report { action: self.verb(), dry_run, matched: self.matched, changed, unchanged, outcome: None, group }
     }
 }
 
@@ -218,10 +221,12 @@ impl Report {
             return Ok(());
         }
         let left = self.matched - self.changed;
-        Err(Error::new(
-            Code::PartlyDone,
-            format!("{left} of {} events that matched were left as they are", self.matched),
-        )
-        .hint("someone else has just decided about them; see: outbox-relay consumer parked ls"))
+        let mut message = format!("{left} of {} events that matched were left as they are", self.matched);
+        let why = self.unchanged.describe();
+        if !why.is_empty() {
+            message.push_str(&format!(": {why}"));
+        }
+        Err(Error::new(Code::PartlyDone, message)
+            .hint("someone else has just decided about them; see: outbox-relay consumer parked ls"))
     }
 }

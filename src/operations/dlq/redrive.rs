@@ -1,6 +1,6 @@
 //! Dead letters back to the topics they were meant for, each once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -60,6 +60,8 @@ pub struct Report {
     pub reopened: usize,
     pub appended: usize,
     pub left_alone: usize,
+    /// Of those left alone: they would have gone back a moment before, and somebody else was faster.
+    pub overtaken: usize,
     pub refused: usize,
     /// Of those that go back: too old for their topic.
     pub expired: usize,
@@ -130,7 +132,7 @@ impl Plan {
     }
 
     pub fn report(self, dry_run: bool) -> Report {
-        Report::new(self.lines, dry_run)
+        Report::new(self.lines, 0, dry_run)
     }
 }
 
@@ -172,7 +174,9 @@ impl<'a> Redrive<'a> {
     ) -> Result<Report> {
         let sending = Sending { author, progress, stop, total: plan.to_do() as u64 };
         sending.at(0);
-        Ok(Report::new(self.pass(Some(sending)).await?, false))
+        let lines = self.pass(Some(sending)).await?;
+        let overtaken = overtaken(&plan.lines, &lines);
+        Ok(Report::new(lines, overtaken, false))
     }
 
     /// Reads the dead letters and sends them back, or without `sending` says what would become of each.
@@ -327,18 +331,25 @@ fn expect_found(places: &[Place], lines: &[Line]) -> Result<(), Error> {
     none_missing(&missing_names(places, lines.iter().map(Line::name)))
 }
 
+/// Lines that were to go back and were left alone.
+fn overtaken(planned: &[Line], done: &[Line]) -> usize {
+    let wanted: HashSet<String> = planned.iter().filter(|line| line.goes_back()).map(Line::name).collect();
+    done.iter().filter(|line| line.outcome == "left-alone" && wanted.contains(&line.name())).count()
+}
+
 fn expired(lines: &[Line]) -> usize {
     lines.iter().filter(|line| line.goes_back() && line.expired).count()
 }
 
 impl Report {
-    fn new(letters: Vec<Line>, dry_run: bool) -> Self {
+    fn new(letters: Vec<Line>, overtaken: usize, dry_run: bool) -> Self {
         let count = |outcome: &str| letters.iter().filter(|line| line.outcome == outcome).count();
         Self {
             dry_run,
             reopened: count("reopened"),
             appended: count("appended"),
             left_alone: count("left-alone"),
+            overtaken,
             refused: count("refused"),
             expired: expired(&letters),
             letters,

@@ -44,6 +44,8 @@ pub struct Report {
     pub by_outcome: u64,
     /// Events that the table does not let be changed.
     pub refused: Vec<Refusal>,
+    /// Events that matched and were in another state when their turn came, by that state.
+    pub unchanged: Vec<Unchanged>,
     pub by_topic: Vec<Group>,
 }
 
@@ -51,6 +53,13 @@ pub struct Report {
 pub struct Refusal {
     pub id: i64,
     pub reason: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Unchanged {
+    /// `null`: the row is gone.
+    pub status: Option<String>,
+    pub events: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,7 +114,9 @@ impl Plan {
             !stop.is_cancelled()
         });
         let acted = acted.await?;
+        let states = retry_discard::states(pool, &acted.unchanged).await?.into_iter();
         Ok(Report {
+            unchanged: states.map(|(status, events)| Unchanged { status, events }).collect(),
             changed: acted.changed,
             by_outcome: acted.by_outcome,
             refused: acted.refused.iter().map(|no| Refusal { id: no.item, reason: no.reason() }).collect(),
@@ -122,6 +133,7 @@ impl Plan {
             changed: 0,
             by_outcome: 0,
             refused: Vec::new(),
+            unchanged: Vec::new(),
             by_topic: counts
                 .map(|((status, topic), events)| Group {
                     status: status.clone(),
@@ -134,12 +146,18 @@ impl Plan {
 }
 
 impl Report {
-    /// Errors: some events were refused.
+    /// Errors: some events were refused, or somebody else was faster.
     pub fn verdict(&self) -> Result<(), Error> {
+        let code = if self.changed > 0 { Code::PartlyDone } else { Code::CheckNotMet };
+        let overtaken: u64 = self.unchanged.iter().map(|unchanged| unchanged.events).sum();
+        if self.refused.is_empty() && overtaken > 0 {
+            let message = format!("{overtaken} of {} events were no longer FAILED or HELD", self.matched);
+            return Err(Error::new(code, message)
+                .hint("a relay or another command was faster; outbox-relay events show ID says what became of them"));
+        }
         if self.refused.is_empty() {
             return Ok(());
         }
-        let code = if self.changed > 0 { Code::PartlyDone } else { Code::CheckNotMet };
         Err(Error::new(code, format!("the table outbox_events rejects changes to {} events", self.refused.len()))
             .hint("a constraint or a trigger of yours does; the SQLSTATE says of what kind. They stay as they were"))
     }

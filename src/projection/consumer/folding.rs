@@ -19,6 +19,7 @@ use super::{Reader, why_not};
 use crate::clock::monotonic;
 use crate::error::{Code, Error, Result};
 use crate::projection::assignment::{Batch, Why};
+use crate::projection::failure::Cause;
 use crate::projection::fold::{End, Folded, fold_watched};
 use crate::projection::record::Place;
 use crate::projection::store::Store;
@@ -183,6 +184,10 @@ impl Reader {
             }
             End::Failed(error) => match (why_not(&error), suspected) {
                 (Why::Blocked(text), Some(offset)) => Why::Blocked(format!("{place}, offset {offset}: {text}")),
+                // PostgreSQL is there, and fails for this one.
+                (Why::Unavailable(text), Some(offset)) if error.cause() == Cause::Doubtful => {
+                    Why::Blocked(format!("{place}, offset {offset}: {text}"))
+                }
                 (why, _) => why,
             },
         };

@@ -25,7 +25,7 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Between two questions for the ids of topics, and the longest wait for an answer.
 pub(super) const IDS_INTERVAL: Duration = Duration::from_secs(4);
-const IDS_WAIT: Duration = Duration::from_secs(2);
+pub(super) const IDS_WAIT: Duration = Duration::from_secs(2);
 
 impl Reader {
     /// Takes the fence of each partition whose time has come, and hands the assignment to Kafka if it has changed.
@@ -37,6 +37,9 @@ impl Reader {
             let cluster_id = self.consumer.client().fetch_cluster_id(WATERMARK_WAIT);
             let topics: BTreeSet<String> = logs.keys().map(|place| place.topic.clone()).collect();
             let ids = self.topic_ids(&topics.into_iter().collect::<Vec<_>>());
+            if let Some(topic) = self.remade(ids.iter().map(|(topic, id)| (topic, *id))) {
+                return self.read_anew(&topic);
+            }
             let taking: Vec<_> = logs.iter().map(|(place, log)| (place.clone(), log.start)).collect();
             match self.runtime.block_on(self.store.take_what_is_free(&taking, self.settings.start.asks())) {
                 Ok(fences) => {
@@ -77,25 +80,51 @@ impl Reader {
     }
 
     /// Whether topics that are read were deleted and created again meanwhile. The client does not notice: it reads on
-    /// in the new log.
+    /// in the new log. And whether there are partitions that nobody reads.
     pub(super) fn look_at_topics(&mut self) -> Result<()> {
         self.identified_at = clock::monotonic();
-        let known = self.identities.clone();
-        if known.is_empty() {
-            return Ok(());
-        }
-        let ids = self.topic_ids(&known.keys().cloned().collect::<Vec<_>>());
-        let anew = |topic: &str| ids.get(topic).is_some_and(|id| known.get(topic).is_some_and(|before| before != id));
+        let names: Vec<&str> = self.settings.topics.iter().map(String::as_str).collect();
+        let topics = match raw::topics(self.consumer.client(), &names, IDS_WAIT) {
+            Ok(topics) => topics,
+            Err(error) => {
+                tracing::debug!(error = %error.chain(), "nothing is known of the topics");
+                return Ok(());
+            }
+        };
+        // By partition: one whose fold is under way is looked at later, when the others may be in the new log already.
+        let anew = |place: &Place| {
+            let now = topics.get(&place.topic).and_then(|topic| topic.id);
+            now.is_some_and(|id| self.identities.get(place).is_some_and(|before| *before != id))
+        };
         let reading: Vec<(Place, i64)> = self
             .assignment
             .reading()
-            .filter(|reading| anew(&reading.place.topic))
+            .filter(|reading| anew(reading.place))
             .map(|Reading { place, epoch, .. }| (place.clone(), epoch))
             .collect();
         for (place, epoch) in &reading {
             self.stop_partition(place, *epoch, &Stop::OtherTopic);
         }
-        if reading.is_empty() { Ok(()) } else { self.hand_over() }
+        let ids = topics.iter().filter_map(|(topic, found)| Some((topic, found.id?)));
+        if let Some(topic) = self.remade(ids) {
+            return self.read_anew(&topic);
+        }
+        if !reading.is_empty() {
+            self.hand_over()?;
+        }
+        self.look_for_unassigned(&topics.into_iter().map(|(name, topic)| (name, topic.partitions)).collect())
+    }
+
+    /// The first of these topics that has another id than this client saw first.
+    fn remade<'a>(&mut self, mut ids: impl Iterator<Item = (&'a String, Uuid)>) -> Option<String> {
+        ids.find_map(|(topic, id)| (*self.client_ids.entry(topic.clone()).or_insert(id) != id).then(|| topic.clone()))
+    }
+
+    /// librdkafka ignores metadata with a leader epoch below the last one that it has seen. The epochs of a new topic
+    /// begin at 0, so it would never read a topic that was made anew after its leader had changed.
+    fn read_anew(&mut self, topic: &str) -> Result<()> {
+        tracing::info!(topic, "the topic was deleted and created again: reading it takes a new Kafka client");
+        self.connect_anew()
     }
 
     /// The logs as they are now. A partition whose log cannot be asked waits, and so do those after it.
@@ -135,13 +164,14 @@ impl Reader {
             tracing::warn!(partition = %place, from = former, to = next_offset, "the position was changed by hand");
         }
         let now_id = now.topic_id;
+        self.identities.remove(&place);
         match examine(&position, &now, log) {
             Verdict::Read { look_back, note } => {
                 if note {
                     news.push((place.clone(), epoch, now));
                 }
                 if let Some(id) = now_id {
-                    self.identities.insert(place.topic.clone(), id);
+                    self.identities.insert(place.clone(), id);
                 }
                 self.assignment.read(&place, epoch, next_offset, look_back);
                 true

@@ -61,6 +61,7 @@ impl Reader {
         }
         waits.extend(self.look_failed.iter().map(|failure| Wait::new(Situation::PostgresAway).because(failure)));
         waits.extend(self.folding.waits());
+        waits.extend(self.unassigned.waits());
         waits.extend(self.errors.iter().map(|(error, (situation, _))| Wait::new(*situation).because(error)));
         let open = self
             .open

@@ -1,5 +1,8 @@
 //! Parked events: listing and showing them, having them folded again, giving them up.
 
+use std::collections::{BTreeMap, HashSet};
+
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -178,10 +181,53 @@ impl Decision {
     }
 }
 
+/// What was decided.
+#[derive(Debug, Default)]
+pub struct Decided {
+    /// The events it was decided about.
+    pub ids: Vec<Uuid>,
+    /// Events that matched and were folded, released or given up by somebody else when their turn came.
+    pub unchanged: Unchanged,
+}
+
+/// How many events were left as they are, by what had become of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Unchanged {
+    /// Folded, or taken over by another group.
+    pub gone: u64,
+    pub releasing: u64,
+    pub discarded: u64,
+    /// Parked again since.
+    pub parked: u64,
+}
+
+impl Unchanged {
+    fn count(&mut self, state: Option<State>) {
+        match state {
+            None => self.gone += 1,
+            Some(State::Releasing) => self.releasing += 1,
+            Some(State::Discarded) => self.discarded += 1,
+            Some(State::Parked) => self.parked += 1,
+        }
+    }
+
+    /// Empty when there is nothing of the kind.
+    pub fn describe(self) -> String {
+        let counts = [
+            (self.gone, "folded meanwhile"),
+            (self.releasing, "released already"),
+            (self.discarded, "discarded already"),
+            (self.parked, "parked again"),
+        ];
+        let some = counts.iter().filter(|(events, _)| *events > 0);
+        some.map(|(events, what)| format!("{events} {what}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Decides about all that match and that nobody has decided about; a release may still be taken back by a discard.
-/// Returns which.
-pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<Vec<Uuid>, DbError> {
-    let found = list(pool, filter, false, i64::MAX).await?;
+pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &Author) -> Result<Decided, DbError> {
+    let mut found = list(pool, filter, false, i64::MAX).await?;
+    found.retain(|event| decision == Decision::Discard || event.state == State::Parked);
     let groups: Vec<&str> = found.iter().map(|event| event.group.as_str()).collect();
     let ids: Vec<Uuid> = found.iter().map(|event| event.event_id).collect();
     let projections: Vec<Option<&str>> = found.iter().map(|event| event.projection.as_deref()).collect();
@@ -194,7 +240,23 @@ pub async fn decide(pool: &Pool, filter: &Filter, decision: Decision, author: &A
     audit(&tx, author, &format!("consumer parked {}", decision.as_str()), &details).await?;
     tx.commit().await?;
     connection.done();
-    Ok(ids)
+    let unchanged = unchanged(pool, &found, &ids).await?;
+    Ok(Decided { ids, unchanged })
+}
+
+/// What had become of those that were found and not changed.
+async fn unchanged(pool: &Pool, found: &[Parked], changed: &[Uuid]) -> Result<Unchanged, DbError> {
+    let changed: HashSet<&Uuid> = changed.iter().collect();
+    let mut by_group: BTreeMap<&str, Vec<Uuid>> = BTreeMap::new();
+    for event in found.iter().filter(|event| !changed.contains(&event.event_id)) {
+        by_group.entry(&event.group).or_default().push(event.event_id);
+    }
+    let mut unchanged = Unchanged::default();
+    for (group, ids) in by_group {
+        let states: BTreeMap<Uuid, State> = fates(pool, group, &ids).await?.into_iter().collect();
+        ids.iter().for_each(|id| unchanged.count(states.get(id).copied()));
+    }
+    Ok(unchanged)
 }
 
 /// The states of those of these events that are still parked. The others were folded.

@@ -18,6 +18,9 @@ const FORGET_PARKED: &str = include_str!("sql/forget_parked.sql");
 const PARK_AGAIN: &str = include_str!("sql/park_again.sql");
 pub(super) const ALL: [&str; 4] = [HOLD, NEXT_RELEASED, FORGET_PARKED, PARK_AGAIN];
 
+/// Immediate repeats of a released event: a deadlock is over by then.
+const REPEATS: usize = 2;
+
 /// What became of the first released event of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Released {
@@ -34,6 +37,17 @@ impl Store {
     ///
     /// Errors: as a fold. Then nothing has changed, except that after an unanswered COMMIT nobody knows.
     pub async fn fold_released(&self, place: &Place, epoch: i64) -> Result<Released, FoldError> {
+        for _ in 0..REPEATS {
+            match self.try_released(place, epoch, false).await {
+                Err(error) if error.cause() == Cause::Doubtful => {}
+                ended => return ended,
+            }
+        }
+        self.try_released(place, epoch, true).await
+    }
+
+    /// Once. `last`: an error by which PostgreSQL blames itself is held against the event.
+    async fn try_released(&self, place: &Place, epoch: i64, last: bool) -> Result<Released, FoldError> {
         let mut connection = self.pool.get().await?;
         let transaction = connection.transaction().await?;
         let hold = transaction.prepare_cached(HOLD).await?;
@@ -52,7 +66,8 @@ impl Store {
                 Cause::Data => Some(error.reason()),
                 // Whoever is to blame: parked it holds up nobody, and it can be released again.
                 Cause::TooSlow | Cause::Unclear | Cause::Program => Some(error.to_string()),
-                Cause::Locked | Cause::Unavailable => return Err(error),
+                Cause::Doubtful if last => Some(error.to_string()),
+                Cause::Doubtful | Cause::Locked | Cause::Unavailable => return Err(error),
             },
         };
         let Some(reason) = refused else {
