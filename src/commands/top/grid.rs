@@ -175,7 +175,7 @@ fn topics(snapshot: &Snapshot) -> Grid {
             optional(line.oldest_pending_seconds.map(output::age_of)),
         ]
     });
-    Grid { rows: rows.collect(), columns, empty: "nothing waits" }
+    Grid { rows: rows.collect(), columns, empty: "nothing is waiting" }
 }
 
 fn held(snapshot: &Snapshot) -> Grid {
