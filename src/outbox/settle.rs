@@ -22,7 +22,7 @@ const SETTLE_FAILED: &str = include_str!("settle/sql/failed.sql");
 const SETTLE_HELD: &str = include_str!("settle/sql/held.sql");
 
 /// What became of the batch in hand. An event of it that is in neither list stays PENDING and is claimed again.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Settlement {
     /// In Kafka for good: id, and partition and offset where they are known.
     pub published: Vec<(i64, Option<(i32, i64)>)>,
