@@ -184,7 +184,7 @@ impl Protocol {
             shares,
             stage: match mode {
                 Mode::AtLeastOnce => Stage::Open,
-                Mode::ExactlyOnce(_) => Stage::Closed(Opening::Look),
+                Mode::ExactlyOnce(_) => Stage::Closed(Opening::Peek),
             },
             failed: None,
             wait: None,
@@ -353,7 +353,11 @@ impl Protocol {
     }
 
     fn close(&mut self) {
-        self.stage = Stage::Closed(Opening::Look);
+        let peeks = self.estranged || !self.safeguards.has(Safeguard::FenceBeforeMarker);
+        self.stage = Stage::Closed(match self.is_exactly_once() && peeks {
+            true => Opening::Peek,
+            false => Opening::Look { peeked: None },
+        });
     }
 
     fn end(&mut self, ended: Ended) -> Next {

@@ -44,10 +44,12 @@ pub enum Found {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Opening {
-    /// Before the fence, so that a process that lost its lease does not fence its successor.
-    Look,
-    Peek {
-        before: ShardState,
+    /// Somebody else may have written the marker since this lane did.
+    Peek,
+    /// Before the fence, so that a process that lost its lease does not fence its successor. And after the peek, so that
+    /// it does not compare the marker of its successor with a row from before.
+    Look {
+        peeked: Option<Option<Marker>>,
     },
     Fence {
         before: ShardState,
@@ -78,8 +80,8 @@ pub(super) enum Opening {
 impl Opening {
     pub(super) fn ask(&self) -> Ask {
         match self {
-            Self::Look | Self::Blocked { .. } | Self::Confirm { .. } => Ask::State,
-            Self::Peek { .. } => Ask::Marker,
+            Self::Look { .. } | Self::Blocked { .. } | Self::Confirm { .. } => Ask::State,
+            Self::Peek => Ask::Marker,
             Self::Fence { producer, .. } => Ask::Fence { producer: *producer },
             Self::Leave { producer, .. } => Ask::NextProducer { from: *producer },
             Self::Write { marker } => Ask::Write(marker.clone()),
@@ -107,14 +109,21 @@ impl Protocol {
             self.recovered(state);
             return Found::Recovered;
         };
-        let Stage::Closed(opening) = std::mem::replace(&mut self.stage, Stage::Closed(Opening::Look)) else {
-            return Found::Incomplete;
-        };
+        let Stage::Closed(opening) = self.stage.clone() else { return Found::Incomplete };
         let next = match opening {
-            Opening::Look if self.estranged || !self.safeguards.has(Safeguard::FenceBeforeMarker) => {
-                Opening::Peek { before: state }
+            Opening::Look { peeked } => {
+                if let Some(marker) = &peeked {
+                    // A relay on a copy of a database learns here that the original is at work.
+                    let foreseen = match self.seen(&state, marker.clone()) {
+                        Ok(seen) => foresee(Manifest::of(&state), seen),
+                        Err(why) => Some(why),
+                    };
+                    if let Some(why) = foreseen {
+                        return self.refuse(why);
+                    }
+                }
+                Opening::Fence { producer: state.producer, before: state, peeked: peeked.flatten(), left: false }
             }
-            Opening::Look => Opening::Fence { producer: state.producer, before: state, peeked: None, left: false },
             Opening::Blocked { before, producer, blocked: Blocked { own, marker } } => {
                 let seen = match self.seen(&state, marker) {
                     Ok(seen) => seen,
@@ -122,7 +131,7 @@ impl Protocol {
                 };
                 let leaves = may_leave(own, Manifest::of(&state), seen);
                 if !leaves && self.safeguards.has(Safeguard::LeaveOnlyDecided) {
-                    self.failed = Some(Failed::Opening);
+                    self.ask_failed();
                     return Found::Blocked;
                 }
                 match self.safeguards.has(Safeguard::NextIdNotedFirst) {
@@ -133,29 +142,17 @@ impl Protocol {
             }
             Opening::Confirm { marker } => return self.decide(installation, state, marker, marker_due),
             // Nobody asked for it.
-            other @ (Opening::Peek { .. } | Opening::Fence { .. } | Opening::Leave { .. } | Opening::Write { .. }) => {
-                other
-            }
+            other @ (Opening::Peek | Opening::Fence { .. } | Opening::Leave { .. } | Opening::Write { .. }) => other,
         };
         self.stage = Stage::Closed(next);
         Found::Incomplete
     }
 
-    /// The marker before anybody was fenced. A relay on a copy of a database learns here that the original is at work.
+    /// The marker before anybody was fenced.
     pub fn peeked(&mut self, marker: Option<Marker>) {
-        let Stage::Closed(Opening::Peek { before }) = &self.stage else { return };
-        let before = before.clone();
-        let refusal = match self.seen(&before, marker.clone()) {
-            Ok(seen) => foresee(Manifest::of(&before), seen),
-            Err(why) => Some(why),
-        };
-        self.stage = match refusal {
-            Some(why) => Stage::Ended(Ended::Disagree(why)),
-            None => {
-                let peeked = marker.filter(|_| !self.safeguards.has(Safeguard::FenceBeforeMarker));
-                Stage::Closed(Opening::Fence { producer: before.producer, before, peeked, left: false })
-            }
-        };
+        if let Stage::Closed(Opening::Peek) = &self.stage {
+            self.stage = Stage::Closed(Opening::Look { peeked: Some(marker) });
+        }
     }
 
     /// Every older producer is fenced, and the marker is final. `marker_due` is as for [`Protocol::found`].
