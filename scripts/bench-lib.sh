@@ -11,7 +11,7 @@ start_servers() {
   DATABASE_URL=$(cat "$parts/postgres/url")
   export DATABASE_URL
   if [[ ${1:-} == kafka ]]; then
-    scripts/kafka.sh start "$parts/kafka"
+    KAFKA_JVM=-XX:+UseG1GC scripts/kafka.sh start "$parts/kafka" # as in production: both compilers
     KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$(cat "$parts/kafka/port")
     export KAFKA_BOOTSTRAP_SERVERS
     scripts/kafka-topics.sh "$KAFKA_BOOTSTRAP_SERVERS" "$2:6" >/dev/null

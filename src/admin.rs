@@ -1,8 +1,9 @@
 //! The HTTP server of a running instance: `/livez`, `/readyz[?verbose]`, `/healthz`, `/metrics`.
 //!
-//! Owns the routes; the connections are `serve`'s, what is healthy is decided by those who hold the handles of
-//! [`Health`]. Knows no database and no broker, so an answer takes no longer because one of them is down.
-//! Invariant: no request reads or changes data. Routes that do need tokens; with these, any address may be listened on.
+//! Owns the routes. Connections belong to `serve`; what counts as healthy is decided by the holders of the [`Health`]
+//! handles. Knows no database and no broker, so an answer never takes longer because one of them is down.
+//! Invariant: no request reads or changes data, so any address is acceptable to listen on. Routes that do would need
+//! tokens.
 
 mod serve;
 
@@ -26,7 +27,7 @@ use crate::error::{Code, Error, Result};
 use crate::health::{Health, Report};
 use crate::metrics::Metrics;
 
-/// Longest work on one request. Today every answer comes from memory, so only a bug can reach it.
+/// Maximum time for one request. Today every answer comes from memory, so only a bug can reach it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -49,7 +50,7 @@ impl Server {
         let listener = TcpListener::bind(wanted).await.map_err(|error| cannot_listen(wanted, error))?;
         let address = listener.local_addr().map_err(|error| cannot_listen(wanted, error))?;
         if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin server is open to other hosts: health and metrics are readable without a token");
+            tracing::warn!(%address, "the admin server accepts connections from other hosts; health and metrics are readable without authentication");
         }
         Ok(Self { listener, address, router: router(health, metrics), limits: serve::Limits::default() })
     }
@@ -80,7 +81,7 @@ impl Server {
             runtime.shutdown_background();
         };
         std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(failed)?;
-        tracing::info!(%address, "admin server listens");
+        tracing::info!(%address, "admin server listening");
         let gone = |_| Error::new(Code::Unexpected, "the thread of the admin server panicked");
         end.await.map_err(gone)?.map_err(failed)
     }
@@ -90,11 +91,11 @@ fn cannot_listen(address: SocketAddr, error: io::Error) -> Error {
     let kind = error.kind();
     let failed = Error::new(Code::AdminListen, format!("cannot listen on {address}")).caused_by(error);
     if kind == io::ErrorKind::AddrInUse {
-        failed.hint("another process has this port; set admin.listen to a free one (port 0 takes any), or admin.enabled = false")
+        failed.hint("another process uses this port; set admin.listen to a free port (0 picks any), or set admin.enabled = false")
     } else if kind == io::ErrorKind::PermissionDenied {
-        failed.hint("ports below 1024 need a privilege; set admin.listen to a higher one")
+        failed.hint("ports below 1024 require privileges; set admin.listen to a higher port")
     } else {
-        failed.hint("admin.listen must be an address of this host, as 127.0.0.1:8080 or 0.0.0.0:8080")
+        failed.hint("admin.listen must be an address of this host, such as 127.0.0.1:8080 or 0.0.0.0:8080")
     }
 }
 
@@ -150,12 +151,7 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 }
 
 async fn not_found(uri: Uri) -> Response {
-    failure(
-        StatusCode::NOT_FOUND,
-        "GEN001",
-        "there is no such path; there are /livez, /readyz and /metrics",
-        uri.path(),
-    )
+    failure(StatusCode::NOT_FOUND, "GEN001", "no such path; available are /livez, /readyz and /metrics", uri.path())
 }
 
 async fn method_not_allowed(uri: Uri) -> Response {

@@ -1,7 +1,6 @@
-//! Settings to a running process: the only place that puts the modules together.
+//! From settings to a running process: the only place that connects the modules.
 
 pub mod ends;
-pub mod preflight;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::health::{Check, Health};
 use crate::measure::watch;
 use crate::metrics::Metrics;
 use crate::migrations::{self, State};
+use crate::operations::preflight;
 use crate::outbox::leases::Leases;
 use crate::outbox::restart::{self, Restart};
 use crate::outbox::{PgOutbox, SettleMode, barrier, home};
@@ -283,7 +283,7 @@ impl App {
                 Err(error) => {
                     let (code, help) = (error.code().as_str(), error.hint_text().unwrap_or_default());
                     check.failing(format!("{error} ({code})"));
-                    tracing::error!(code, error = %error.chain(), help, "PostgreSQL refuses the start; it is tried again");
+                    tracing::error!(code, error = %error.chain(), help, "PostgreSQL is not ready for the relay; will retry");
                     refused.next_wait()
                 }
             };
@@ -315,7 +315,7 @@ impl App {
             return match migrations::trouble(&all) {
                 // A newer version keeps older ones out by its own migrations, where they cannot work beside it.
                 Some(newer) if all.iter().all(|migration| migration.state != State::Changed) => {
-                    tracing::warn!(error = %newer.chain(), "a newer version has migrated the database");
+                    tracing::warn!(error = %newer.chain(), "the database was migrated by a newer version");
                     Ok(())
                 }
                 Some(error) => Err(error),
@@ -325,12 +325,12 @@ impl App {
         if !self.config.database.auto_migrate {
             return Err(Error::new(
                 Code::SchemaOutdated,
-                format!("the database lacks {missing} migrations and database.auto_migrate is off"),
+                format!("{missing} migrations are pending and database.auto_migrate is off"),
             )
             .hint("run: outbox-relay migrate up"));
         }
         let applied = migrations::up(&self.database, self.config.outbox.shards).await?;
-        tracing::info!(migrations = applied.len(), "the schema is up to date");
+        tracing::info!(migrations = applied.len(), "database schema is up to date");
         Ok(())
     }
 

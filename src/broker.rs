@@ -1,6 +1,6 @@
-//! Kafka: records, publishing in order with acknowledgements, what is known of topics, client settings.
+//! Kafka: records, publishing in order with acknowledgements, topic facts, client settings.
 //!
-//! Knows nothing of the outbox: it takes [`Record`]s and says what became of each. `rdkafka` appears here, in
+//! Knows nothing of the outbox: it takes [`Record`]s and reports the result of each. `rdkafka` appears here, in
 //! `projection/consumer.rs` and in the demo's in-process broker, nowhere else.
 
 pub mod admin;

@@ -1,7 +1,7 @@
-//! Deleting what is finished and old, by schedule: one instance of all, a pass every `cleanup.interval`.
+//! Deleting old, finished rows on a schedule: on one instance at a time, one pass per `cleanup.interval`.
 //!
-//! Leaves the statements to `outbox::cleanup` and how a pass goes to [`worker`], which the command `cleanup` uses as
-//! well. Invariant: nothing here ends the process. A cleaner that fails tries again, and events flow without it.
+//! The statements are in `outbox::cleanup`. How a pass proceeds is in [`worker`], which the command `cleanup` also
+//! uses. Invariant: nothing here ends the process. A cleaner that fails retries, and events flow without it.
 
 mod chunks;
 pub mod partitions;
@@ -67,7 +67,7 @@ pub async fn run(
                 settings.interval.min(LOOK_AGAIN)
             }
             Err(error) => {
-                tracing::debug!(error = %error.chain(), "cleaning up waits for PostgreSQL");
+                tracing::debug!(error = %error.chain(), "cleanup waits for PostgreSQL");
                 backoff.next_wait()
             }
         };
@@ -95,7 +95,7 @@ async fn lead(
         session.close();
         return Ok(());
     }
-    tracing::debug!("this instance cleans up");
+    tracing::debug!("this instance runs the cleanup");
     let mut worker = Worker::new(&session, settings, metrics.clone(), stop.clone());
     while !stop.is_cancelled() {
         let vain = pass(settings, what, &mut worker, metrics, known).await?;
@@ -144,7 +144,7 @@ async fn pass(
     if deleted.total() > 0 {
         let Tally { published, discarded, failed, handled } = deleted;
         let seconds = monotonic().saturating_sub(started).as_secs_f64();
-        tracing::info!(published, discarded, failed, handled, seconds, "deleted what was finished and old");
+        tracing::info!(published, discarded, failed, handled, seconds, "deleted old finished rows");
     }
     Ok(worker.take_vain())
 }
@@ -155,7 +155,7 @@ fn complain<T>(table: &'static str, outcome: Result<T, DbError>) -> Result<Optio
         Ok(done) => Ok(Some(done)),
         Err(error) if error.is_unavailable() && !worker::is_timeout(&error) => Err(error),
         Err(error) => {
-            tracing::warn!(table, error = %error.chain(), "rows that are finished and old could not be deleted; docs/roles.sql has the grants");
+            tracing::warn!(table, error = %error.chain(), "could not delete old finished rows; docs/roles.sql lists the required grants");
             Ok(None)
         }
     }

@@ -1,7 +1,7 @@
 //! The command line as types: every command, flag and help text. Does no work.
 //!
-//! Invariant: a command stands here only when it works; the help, the completions and the man pages are made from these
-//! types, so what is listed is what there is.
+//! Invariant: a command is listed here only once it works. The help, the completions and the man pages are generated
+//! from these types, so they list exactly what exists.
 
 mod adopt;
 mod cleanup;
@@ -41,14 +41,14 @@ Exit codes:
    3  configuration invalid
    4  PostgreSQL or Kafka not reachable
    5  partly done
-   6  a check or threshold was not met, or the thing asked for does not exist
+   6  a check failed, a threshold was exceeded, or the requested item does not exist
   75  another instance took over
-  78  PostgreSQL and Kafka disagree: an operator is needed
+  78  PostgreSQL and Kafka disagree: an operator must decide
 
-Every setting of relay.toml can be given as OUTBOX_RELAY_<SECTION>__<KEY>, and as --set section.key=value;
-DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS work too. `outbox-relay config show` tells which value came from where.";
+Every setting in relay.toml can also be given as OUTBOX_RELAY_<SECTION>__<KEY> or as --set section.key=value;
+DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS work too. `outbox-relay config show` prints where each value came from.";
 
-/// Publishes the rows of a transactional outbox in PostgreSQL to Apache Kafka, in strict order per key, and folds the
+/// Publishes rows of a transactional outbox in PostgreSQL to Apache Kafka, strictly in order per key, and folds the
 /// events into projections.
 #[derive(Debug, Parser)]
 #[command(name = "outbox-relay", version, max_term_width = 110)]
@@ -61,23 +61,23 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Flags that every command takes.
+/// Flags that every command accepts.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Settings file [env: OUTBOX_RELAY_CONFIG] [default: relay.toml or /etc/outbox-relay/relay.toml, if there]
+    /// Settings file [env: OUTBOX_RELAY_CONFIG] [default: relay.toml or /etc/outbox-relay/relay.toml, if present]
     #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Set one value over file and environment, as in --set relay.batch_rows=500 (repeatable)
+    /// Override one setting, for example --set relay.batch_rows=500 (repeatable)
     #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 
-    /// Form of the data on standard output
+    /// Output format
     #[arg(long, short, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub output: Format,
 
-    /// When to use colour; NO_COLOR is honoured
+    /// When to use colour; NO_COLOR is respected
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
     pub color: Colour,
 
@@ -94,45 +94,45 @@ pub struct Global {
 pub enum Command {
     /// Run the relay, the consumer and the admin server, as configured
     Run(RunArgs),
-    /// Try it: a private PostgreSQL, an in-process Kafka and a load of events
+    /// Try it out: a private PostgreSQL, an in-process Kafka and a stream of events
     Demo(DemoArgs),
     /// Write a commented relay.toml
     Init(InitArgs),
     /// Create or update the database schema
     #[command(subcommand)]
     Migrate(MigrateCommand),
-    /// Check connections, grants, schema and topics: each finding with its cause and fix
+    /// Check connections, grants, schema and topics; explain the cause and fix of each finding
     #[command(visible_alias = "doctor")]
     Check,
-    /// Ask the running instance whether it lives, for container health checks
+    /// Ask the running instance whether it is alive, for container health checks
     Health(HealthArgs),
-    /// Look at the events of the outbox; retry or discard those that failed
+    /// Inspect events in the outbox; retry or discard failed ones
     #[command(subcommand)]
     Events(EventsCommand),
     /// Show the backlog of the outbox and the lag of the consumer, per partition
     Lag(LagArgs),
-    /// Watch the outbox: a live view, or a snapshot per line of JSON
+    /// Watch the outbox: a live view, or one JSON snapshot per line
     Top(TopArgs),
-    /// Stop publishing, everything or one topic, until `resume`
+    /// Stop publishing everything, or one topic, until `resume`
     Pause(PauseArgs),
-    /// Publish again what was paused
+    /// Resume publishing
     Resume(PauseArgs),
-    /// Delete finished events that are old
+    /// Delete old, finished events
     Cleanup(CleanupArgs),
     /// Show the shards and the instances that own them
     #[command(subcommand)]
     Shards(ShardsCommand),
-    /// Publish events again: appends copies behind what waits
+    /// Publish events again: copies are appended behind the pending events
     Replay(Box<ReplayArgs>),
-    /// Look at dead letters, send them back, delete them
+    /// Inspect dead letters, send them back, delete them
     #[command(subcommand)]
     Dlq(DlqCommand),
-    /// Look at what the consumer reads and what it could not fold, and decide about it
+    /// Inspect and decide on consumer positions and on events that could not be folded
     #[command(subcommand)]
     Consumer(ConsumerCommand),
-    /// After exit status 78: what PostgreSQL and Kafka say of each shard, and how it goes on
+    /// After exit status 78: compare PostgreSQL and Kafka for each shard, and let shards resume
     Recover(RecoverArgs),
-    /// After a move of the database, or on a copy of it: accept where it is now
+    /// Accept that the database was moved or copied
     Adopt(AdoptArgs),
     /// Show, validate and document the settings
     #[command(subcommand)]
@@ -150,9 +150,9 @@ Examples:
   outbox-relay run --only relay,admin
   outbox-relay run --set admin.listen=0.0.0.0:8080
 
-SIGTERM or SIGINT finishes the batch in hand, releases the shards and exits 0; a second signal exits at once.")]
+On SIGTERM or SIGINT, run finishes the current batch, releases its shards and exits 0. A second signal exits at once.")]
 pub struct RunArgs {
-    /// Run only these parts, whatever the settings enable
+    /// Run only these parts, regardless of what the settings enable
     #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
     pub only: Vec<Part>,
 }
@@ -163,10 +163,10 @@ Examples:
   outbox-relay demo
   outbox-relay demo --for 20s --rate 5000
 
-Nothing that exists is touched: PostgreSQL runs from the binaries found on this machine, in a temporary directory.
-With --for it exits 0 only if every event arrived and the projection is right.")]
+Existing data is not touched: PostgreSQL runs from the binaries found on this machine, in a temporary directory.
+With --for, the exit status is 0 only if every event arrived and the projection is correct.")]
 pub struct DemoArgs {
-    /// End by itself after this time, as in 20s; without it, Ctrl-C ends it
+    /// Stop after this long, for example 20s; without it, Ctrl-C stops the demo
     #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
     pub duration: Option<Duration>,
 
@@ -174,7 +174,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,
 
-    /// Relays that share the work
+    /// Number of relays that share the work
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub instances: u16,
 
@@ -182,11 +182,11 @@ pub struct DemoArgs {
     #[arg(long)]
     pub keep: bool,
 
-    /// Use this Kafka rather than the one in the process; topics of the demo's own are made there and removed
+    /// Use this Kafka instead of the in-process one; the demo creates its own topics there and removes them
     #[arg(long, value_name = "HOST:PORT")]
     pub kafka: Option<String>,
 
-    /// The same seed writes the same events
+    /// Seed for the generated events; the same seed gives the same events
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
@@ -198,11 +198,11 @@ Examples:
   outbox-relay init --path /etc/outbox-relay/relay.toml
   outbox-relay init --dry-run | less")]
 pub struct InitArgs {
-    /// Where to write it
+    /// Where to write the file
     #[arg(long, value_name = "FILE", default_value = "relay.toml")]
     pub path: PathBuf,
 
-    /// Overwrite a file that exists
+    /// Overwrite an existing file
     #[arg(long)]
     pub force: bool,
 
@@ -213,20 +213,20 @@ pub struct InitArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum MigrateCommand {
-    /// Bring the schema up to date; safe to start from many instances at once
+    /// Bring the schema up to date; safe to run from many instances at once
     Up {
-        /// Say what would be applied, and apply nothing
+        /// Print what would be applied without applying it
         #[arg(long)]
         dry_run: bool,
-        /// Make outbox_events a table of partitions, which are dropped as a whole; while it is used, too
+        /// Make outbox_events a partitioned table, so that old partitions can be dropped; works while it is in use
         #[arg(long)]
         partitioned: bool,
     },
-    /// Show which migrations are applied; exits 6 when some are not
+    /// Show which migrations are applied; exits 6 if any are pending
     Status,
-    /// Print the SQL of all migrations, for those who apply it themselves
+    /// Print the SQL of all migrations, to apply it yourself
     Sql {
-        /// Only of those after this one, for an outbox that is there: 7 for one of version 0.1
+        /// Only migrations after this one, for an existing outbox (7 if it was created by version 0.1)
         #[arg(long, value_name = "VERSION")]
         after: Option<i32>,
     },
@@ -239,7 +239,7 @@ Examples:
   outbox-relay health --ready          can it do its work (GET /readyz)
   outbox-relay health --url http://relay:8080")]
 pub struct HealthArgs {
-    /// Ask for readiness rather than for liveness
+    /// Check readiness instead of liveness
     #[arg(long)]
     pub ready: bool,
 
@@ -247,7 +247,7 @@ pub struct HealthArgs {
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
 
-    /// Longest wait for the answer
+    /// Maximum time to wait for the answer
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::duration)]
     pub timeout: Duration,
 }
@@ -256,17 +256,17 @@ pub struct HealthArgs {
 pub enum EventsCommand {
     /// List events, newest first
     Ls(Box<EventsLsArgs>),
-    /// Show events with everything that is known of them, payload included
+    /// Show everything known about events, including the payload
     Show {
-        /// The id of the row, or its event_id
+        /// Row id or event_id
         #[arg(required = true, value_name = "ID|EVENT_ID", value_parser = values::event_ref)]
         events: Vec<EventRef>,
     },
-    /// Show what has happened to an event: rows, attempts, copies, place in Kafka, consumers
+    /// Show the history of an event: rows, attempts, copies, position in Kafka, consumers
     Trace(EventsTraceArgs),
-    /// Try FAILED or HELD events again, with all their attempts
+    /// Retry FAILED or HELD events, with a full set of attempts
     Retry(Box<RedoArgs>),
-    /// Give FAILED or HELD events up for good; what waits behind them goes on
+    /// Give up FAILED or HELD events for good; the events behind them continue
     Discard(Box<RedoArgs>),
 }
 
@@ -278,29 +278,29 @@ Examples:
   outbox-relay events ls --topic order-events --since 2h
   outbox-relay events ls --since 2026-05-01T00:00:00Z --until 2026-05-02T00:00:00Z -o ndjson --limit 100000
 
-All filters must match. Times are RFC 3339, a date (midnight UTC), or how long ago: 15m, 2h, 7d.
+All filters must match. Times are RFC 3339, a date (midnight UTC), or an age: 15m, 2h, 7d.
 The payload is not listed; `events show ID` prints it.")]
 pub struct EventsLsArgs {
     /// Only the row with this id
     #[arg(long, value_name = "ID")]
     pub id: Option<i64>,
 
-    /// Only these states
+    /// Only events with these statuses
     #[arg(long, value_name = "STATUS", value_enum, ignore_case = true, value_delimiter = ',')]
     pub status: Vec<EventStatus>,
 
     #[command(flatten)]
     pub filter: EventFilter,
 
-    /// Most events to list
+    /// Maximum number of events to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
 
-    /// Go on after this id: the last one of the page before
+    /// Continue after this id: the last one of the previous page
     #[arg(long, value_name = "ID")]
     pub after: Option<i64>,
 
-    /// Begin with the oldest
+    /// List the oldest events first
     #[arg(long)]
     pub oldest_first: bool,
 }
@@ -309,8 +309,7 @@ pub struct EventsLsArgs {
 pub enum ShardsCommand {
     /// List the shards: owner, lease, batch in flight, held keys
     Ls,
-    /// Spread keys over another number of shards: instances finish their batches, events that wait are moved, instances
-    /// go on
+    /// Change the number of shards: instances finish their batches, pending events are moved, instances continue
     Set(ShardsSetArgs),
 }
 
@@ -318,21 +317,21 @@ pub enum ShardsCommand {
 #[command(after_help = "\
 Examples:
   outbox-relay lag
-  outbox-relay lag --fail-over 10000 -o json     for a monitoring check: exits 6 above it
-  outbox-relay lag --fail-over-age 5m            the same by time
+  outbox-relay lag --fail-over 10000 -o json     for a monitoring check: exits 6 above the threshold
+  outbox-relay lag --fail-over-age 5m            the same, by age
 
-Exits 0 when all is at or below the thresholds, 6 when something is above one, 4 when PostgreSQL or Kafka does not answer.")]
+Exits 0 if nothing exceeds a threshold, 6 if something does, and 4 if PostgreSQL or Kafka does not respond.")]
 pub struct LagArgs {
     /// Consumer group [default: consumer.group]
     #[arg(long)]
     pub group: Option<String>,
 
-    /// Exit 6 when more than N events wait in the outbox (PENDING and HELD), or the group is more than N records
-    /// behind, has a position that Kafka no longer has, or reads a topic or partition whose end is not known
+    /// Exit 6 if more than N events wait in the outbox (PENDING and HELD), or if the group is more than N records
+    /// behind, has a position that Kafka no longer has, or reads a topic or partition whose end is unknown
     #[arg(long, value_name = "N")]
     pub fail_over: Option<u64>,
 
-    /// Exit 6 when the oldest PENDING event has waited for longer, as in 30s, 5m
+    /// Exit 6 if the oldest PENDING event has waited longer than this, for example 30s or 5m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub fail_over_age: Option<Duration>,
 }
@@ -340,52 +339,52 @@ pub struct LagArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  outbox-relay recover                          look at manifests and markers; exits 6 when a shard cannot go on
-  outbox-relay recover --scan                   and look in Kafka for the rows that were in flight
-  outbox-relay recover --scan --apply           mark those that are there, let the shards go on
+  outbox-relay recover                          compare manifests and markers; exits 6 if a shard cannot resume
+  outbox-relay recover --scan                   also search Kafka for the rows that were in flight
+  outbox-relay recover --scan --apply           mark the rows that were found and let the shards resume
   outbox-relay recover --from-kafka --since 2026-05-01T00:00:00Z --apply     the same for every PENDING row
 
-Only shards whose histories disagree are changed, with every relay stopped. A row is marked PUBLISHED only when its record was
-found; the others stay PENDING and are published by the next relay. What it does stands in outbox_audit.")]
+Stop every relay first. Only shards whose histories disagree are changed. A row is marked PUBLISHED only if its record was
+found; the others stay PENDING, and the next relay publishes them. Every change is recorded in outbox_audit.")]
 pub struct RecoverArgs {
     /// Only this shard
     #[arg(long, value_name = "N")]
     pub shard: Option<i16>,
 
-    /// Look in Kafka for the rows of the batch in flight
+    /// Search Kafka for the rows of the batch in flight
     #[arg(long)]
     pub scan: bool,
 
-    /// Look in Kafka for every PENDING row: after a backup was restored, or a failover lost commits
+    /// Search Kafka for every PENDING row: after restoring a backup, or after a failover that lost commits
     #[arg(long, conflicts_with = "scan")]
     pub from_kafka: bool,
 
-    /// Read topics from this time on [default: a minute before the oldest of the rows]
+    /// Read topics from this time on [default: one minute before the oldest row]
     #[arg(long, value_name = "TIME", value_parser = values::when)]
     pub since: Option<When>,
 
-    /// Topics to read [default: those that the rows name]
+    /// Topics to read [default: the topics that the rows name]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub topic: Vec<String>,
 
-    /// Mark what was found, and let the shards go on
+    /// Mark the rows that were found, and let the shards resume
     #[arg(long)]
     pub apply: bool,
 
-    /// Why, for outbox_audit
+    /// Reason, recorded in outbox_audit
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print the values in force, each with where it came from; secrets are masked
+    /// Print the values in effect and where each came from; secrets are masked
     Show,
-    /// Print the JSON Schema of relay.toml, for editors
+    /// Print the JSON Schema for relay.toml, for editors
     Schema,
-    /// Check the settings without connecting to anything; exits 3 when there are problems
+    /// Check the settings without connecting to anything; exits 3 if there are problems
     Validate,
-    /// Print the reference of all settings as Markdown
+    /// Print the settings reference as Markdown
     Reference,
 }
 

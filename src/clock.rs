@@ -1,4 +1,4 @@
-//! Time of this process. Time that instances compare comes from the database, never from here.
+//! This process's own time. Times that instances compare come from the database, never from here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

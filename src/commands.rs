@@ -1,5 +1,5 @@
-//! The commands, one file each. A command loads the settings it needs, does its work through the other modules, and
-//! prints through `output`.
+//! The commands, one file each. A command loads the settings it needs, calls a use case of `operations`, and prints its
+//! report through `output`.
 //!
 //! Invariant: data goes to standard output in the form asked for, and nothing else does.
 
@@ -19,6 +19,7 @@ mod lag;
 mod man;
 mod migrate;
 mod pause;
+mod progress;
 mod recover;
 mod replay;
 mod run;
@@ -33,15 +34,14 @@ use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command, Global};
 use crate::config::{Config, ConfigError, Loaded, Needs, Sources, user_of_shell};
-use crate::db::{Database, DbError, Pool, Role};
-use crate::error::{Code, Error, Exit};
-use crate::outbox::audit::Author;
-use crate::outbox::inspect;
+use crate::db::{DbError, Pool};
+use crate::error::{Error, Exit};
+use crate::operations::{self, Author};
 use crate::output::{self, Format};
 use crate::telemetry::{self, Verbosity};
 
 static LONG_VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{}\nlibrdkafka {}", env!("CARGO_PKG_VERSION"), crate::broker::librdkafka_version()));
+    LazyLock::new(|| format!("{}\nlibrdkafka {}", env!("CARGO_PKG_VERSION"), operations::librdkafka_version()));
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -76,15 +76,15 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<operations::Failure> for Failure {
+    fn from(failure: operations::Failure) -> Self {
+        Self::Error(failure.into())
+    }
+}
+
 impl From<DbError> for Failure {
     fn from(error: DbError) -> Self {
-        if inspect::is_timeout(&error) {
-            let slow = Error::new(Code::PostgresStatement, "the statement took longer than database.statement_timeout");
-            return Self::Error(slow.hint(
-                "ask for less: ids and the states pending, failed and held are indexed; or wait longer, with --set database.statement_timeout=10m",
-            ));
-        }
-        Self::Error(error.into())
+        operations::Failure::from(error).into()
     }
 }
 
@@ -147,8 +147,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Events(command) => Box::pin(events::run(&context, &command)).await,
         Command::Lag(args) => Box::pin(lag::run(&context, &args)).await,
         Command::Top(args) => Box::pin(top::run(&context, &args)).await,
-        Command::Pause(args) => Box::pin(pause::run(&context, &args, pause::Change::Pause)).await,
-        Command::Resume(args) => Box::pin(pause::run(&context, &args, pause::Change::Resume)).await,
+        Command::Pause(args) => Box::pin(pause::run(&context, &args, operations::pause::Change::Pause)).await,
+        Command::Resume(args) => Box::pin(pause::run(&context, &args, operations::pause::Change::Resume)).await,
         Command::Cleanup(args) => Box::pin(cleanup::run(&context, &args)).await,
         Command::Shards(command) => Box::pin(shards::run(&context, &command)).await,
         Command::Replay(args) => Box::pin(replay::run(&context, &args)).await,
@@ -172,5 +172,5 @@ fn author(reason: Option<String>) -> Author {
 
 /// Connections of one command.
 fn admin_pool(settings: &Config) -> Result<Pool> {
-    Ok(Database::of(settings)?.pool(Role::Admin, 2))
+    Ok(operations::pool(settings)?)
 }

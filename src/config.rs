@@ -1,8 +1,9 @@
 //! Settings: flags over environment over `relay.toml` over defaults, read and checked before anything is opened.
 //!
-//! Owns what a setting is called, what it may be and where it may come from. Leaves to others what it does. The
-//! settings themselves stand in `sections.rs`, once; the reader, the reference, the JSON Schema and the example file
-//! follow from it. Invariants: all problems are reported at once, and no secret is in any text made here.
+//! Owns the names of settings, their allowed values and their sources; their effect belongs to other modules. The
+//! settings themselves are declared once, in `sections.rs`; the reader, the reference, the JSON Schema and the example
+//! file are derived from that. Invariants: all problems are reported at once, and no text produced here contains a
+//! secret.
 
 pub mod connection;
 

@@ -315,7 +315,7 @@ impl Database {
         let (client, driver) = opening.await.map_err(|error| error.at(&self.describe().into()))?;
         let task = crate::supervisor::detach_with_handle("postgres connection", async move {
             if let Err(error) = driver.await {
-                tracing::debug!(error = %ServerError::from(error), "a PostgreSQL connection ended");
+                tracing::debug!(error = %ServerError::from(error), "a PostgreSQL connection closed");
             }
         });
         let client = Client::new(client, Guard::new(limits, self.silences.clone(), task), self.clone(), silences);

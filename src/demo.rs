@@ -1,8 +1,8 @@
-//! `outbox-relay demo`: the whole product at work on one machine, with a load, and a verdict at the end.
+//! `outbox-relay demo`: the whole product on one machine, under load, with a verdict at the end.
 //!
-//! Brings its own parts: a private PostgreSQL (`postgres`) and a Kafka in this process (`kafka`). It reads no settings
-//! file and no `database.url`, so it cannot touch a database that exists. What runs between the two is the real
-//! [`App`]. Invariant: whatever ends the demo, the private PostgreSQL ends with it (`postgres` says how).
+//! Starts its own servers: a private PostgreSQL (`postgres`) and an in-process Kafka (`kafka`). It reads no settings
+//! file and no `database.url`, so it cannot touch an existing database. What runs between the two is the real [`App`].
+//! Invariant: however the demo ends, the private PostgreSQL ends with it (`postgres` explains how).
 
 mod account;
 pub mod binaries;

@@ -1,6 +1,6 @@
 //! What an operator sees when something fails: a stable code, what happened, what to do, and the exit status.
 //!
-//! Every code stands in [`Code`], once. Modules have error enums of their own; at the edge they become an [`Error`].
+//! Every code is listed once, in [`Code`]. Modules have their own error enums; at the edge they become an [`Error`].
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -21,7 +21,7 @@ pub enum Exit {
 
 macro_rules! codes {
     ($( $(#[doc = $doc:literal])* $variant:ident = $text:literal, $exit:ident; )*) => {
-        /// Stable error codes. A code is never reused; each has a section in `docs/operations.md`.
+        /// Stable error codes. A code is never reused; each has a section in `docs/operations/errors.md`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Code { $( $(#[doc = $doc])* $variant, )* }
 
@@ -44,13 +44,13 @@ codes! {
     Unexpected = "OR-X001", Unexpected;
     /// A command line that clap accepts but that makes no sense.
     Usage = "OR-U001", Usage;
-    /// The thing a command was asked for does not exist.
+    /// The item that a command was asked for does not exist.
     NotFound = "OR-U002", CheckNotMet;
     /// A command did a part of what it was asked for, and was stopped or failed.
     PartlyDone = "OR-U003", PartlyDone;
     /// The settings have problems.
     ConfigInvalid = "OR-C001", ConfigInvalid;
-    /// PostgreSQL refuses or does not answer.
+    /// PostgreSQL refuses connections or does not respond.
     PostgresUnreachable = "OR-P001", Unreachable;
     /// PostgreSQL refused the user, the password or the certificate.
     PostgresDenied = "OR-P002", Unreachable;
@@ -62,28 +62,27 @@ codes! {
     MigrationFailed = "OR-P005", Unexpected;
     /// No PostgreSQL binaries for `demo`.
     NoPostgresBinaries = "OR-P006", Unreachable;
-    /// The database has something on it under which events would be lost or nothing would be published.
+    /// Something in the database would make events disappear or keep them all from being published.
     DatabaseUnfit = "OR-P010", CheckNotMet;
-    /// Kafka refuses or does not answer.
+    /// Kafka refuses connections or does not respond.
     KafkaUnreachable = "OR-K001", Unreachable;
     /// librdkafka refused the settings.
     KafkaConfig = "OR-K002", ConfigInvalid;
-    /// The log of a topic begins after the offset that the consumer has to read next: records are lost to it.
+    /// The log of a topic starts after the consumer's next offset: records were lost to the consumer.
     ConsumerDataLoss = "OR-K003", HistoriesDisagree;
-    /// Kafka does not let this client see or write to a topic.
+    /// Kafka denies this client access to a topic.
     KafkaDenied = "OR-K004", Unreachable;
-    /// Kafka answers, and has an error instead of an answer about a topic.
+    /// Kafka answers a question about a topic with an error.
     KafkaTopic = "OR-K005", Unreachable;
     /// Another instance owns a shard that this one believed to own.
     Fenced = "OR-R001", Fenced;
-    /// A settled batch did not change as many rows as it has: somebody changed them by hand. Logged, never an exit.
+    /// A settled batch changed fewer rows than it has: someone changed them by hand. Logged, never an exit.
     SettleMismatch = "OR-R002", Unexpected;
     /// Exactly-once delivery: PostgreSQL and Kafka contradict each other about a batch. Nothing was sent or marked.
     HistoriesDisagree = "OR-R003", HistoriesDisagree;
-    /// The database is a copy of the outbox it was made from, or was moved to another server. Nothing was sent or
-    /// marked.
+    /// The database is a copy of the outbox, or was moved to another server. Nothing was sent or marked.
     DatabaseMoved = "OR-R004", HistoriesDisagree;
-    /// The sequence of the outbox gives out ids ahead of time or out of order.
+    /// The sequence of the outbox hands out ids ahead of time or out of order.
     IdsOutOfTurn = "OR-R005", CheckNotMet;
     /// A projection's SQL file is missing or does not prepare.
     ProjectionInvalid = "OR-J001", ConfigInvalid;

@@ -1,8 +1,7 @@
-//! Places where tests make a process crash, fail or hang. All names stand here.
+//! Places where tests make a process crash, fail or hang. All names are listed here.
 //!
-//! Only with the feature `failpoints`, which a release build refuses to have: see the check at the end of this file.
-//! Tests set `FAILPOINTS`, for example `commit.after=3*off->1*return(kill)->off`; the grammar is that of the crate
-//! `fail`.
+//! Requires the feature `failpoints`, which a release build rejects: see the check at the end of this file. Tests set
+//! `FAILPOINTS`, for example `commit.after=3*off->1*return(kill)->off`; the grammar is that of the crate `fail`.
 
 mod fault;
 

@@ -1,9 +1,9 @@
 //! Whether this process is ready (named checks) and alive (heartbeats of its loops), and what else an operator should
 //! see (notes).
 //!
-//! Components hold handles and report; nothing here asks anybody. A check counts as failing until it has reported `ok`
-//! once, so an instance is not ready while it starts. Invariants: a note changes neither readiness nor liveness.
-//! Liveness depends on heartbeats alone. A database that is down must not make an orchestrator restart us.
+//! Components hold handles and report; nothing here queries anything. A check counts as failing until it has reported
+//! `ok` once, so an instance is not ready while it starts. Invariants: a note changes neither readiness nor liveness.
+//! Liveness depends on heartbeats alone: a database that is down must not make an orchestrator restart us.
 
 mod report;
 
@@ -19,7 +19,7 @@ pub use report::Report;
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     shared: Arc<Shared>,
-    /// Of which part: what is registered here belongs to it.
+    /// The component that everything registered here belongs to.
     part: u64,
 }
 
@@ -37,7 +37,7 @@ struct Entries {
     waits: BTreeMap<u64, Named<BTreeMap<u64, Waiting>>>,
     notes: BTreeMap<u64, Named<Vec<String>>>,
     heartbeats: BTreeMap<u64, Named<Pulse>>,
-    /// Parts that are not listened to any more.
+    /// Components whose reports are ignored.
     abandoned: BTreeSet<u64>,
 }
 
@@ -53,11 +53,11 @@ struct Named<T> {
 struct Standing {
     outcome: Result<(), String>,
     reported: Duration,
-    /// Since when it has been failing, after it had been good: the start is no outage.
+    /// Since when it has been failing after it had been ok; the start does not count as an outage.
     failing_since: Option<Duration>,
     /// How long a success counts; `None`: until the next report.
     lasts: Option<Duration>,
-    /// Whoever reports writes to the log about it.
+    /// The reporter logs about it.
     logged_elsewhere: bool,
 }
 
@@ -85,7 +85,7 @@ impl Standing {
 
     fn at(&self, now: Duration) -> Result<(), String> {
         self.outcome.clone().map_err(|reason| match self.failing_since {
-            // What is logged elsewhere says by itself since when.
+            // What is logged elsewhere already says since when.
             Some(since) if !self.logged_elsewhere => {
                 format!("{reason} (failing for {:.0} s)", now.saturating_sub(since).as_secs_f64())
             }
@@ -99,7 +99,7 @@ impl Standing {
     }
 }
 
-/// One thing that somebody waits for.
+/// Something that is waited for.
 #[derive(Debug)]
 struct Waiting {
     what: &'static str,
@@ -137,7 +137,8 @@ impl Health {
         Named { name, part: self.part, state }
     }
 
-    /// A place for one part of the process: it reports to the same state, and can be asked and left out by itself.
+    /// A registry for one component of the process: it reports to the same state, and can be queried and ignored
+    /// separately.
     #[must_use]
     pub fn part(&self) -> Self {
         let part = self.shared.lock().new_id();
@@ -161,7 +162,7 @@ impl Health {
         own.peek().is_some() && own.all(|check| check.state.at(now).is_ok())
     }
 
-    /// Takes everything of this part off the reports, and what its threads will still say.
+    /// Removes everything of this component from the reports, and ignores what its threads report later.
     pub fn abandon(&self) {
         let (mut entries, part) = (self.shared.lock(), self.part);
         entries.checks.retain(|_, check| check.part != part);
@@ -176,8 +177,8 @@ impl Health {
         self.new_check(name.into(), None)
     }
 
-    /// As [`Health::check`], for somebody who promises to report again and again: a success counts for `lasts`. Whoever
-    /// reads the report judges that, so that a thread which is stuck cannot leave the last good word standing.
+    /// As [`Health::check`], for a reporter that promises to report regularly: a success counts for `lasts`. The reader
+    /// of the report evaluates that, so a stuck thread cannot leave its last success in effect.
     pub fn fresh_check(&self, name: impl Into<Cow<'static, str>>, lasts: Duration) -> Check {
         self.new_check(name.into(), Some(lasts))
     }
@@ -198,8 +199,8 @@ impl Health {
         Check { id, shared: Arc::clone(&self.shared) }
     }
 
-    /// Registers a group of workers that say what they wait for while they do. The process is not ready while one of
-    /// them has waited for longer than it said it might.
+    /// Registers a group of workers that report what they wait for. The process is not ready while one of them has
+    /// waited longer than it said it might.
     pub fn waits(&self, name: impl Into<Cow<'static, str>>) -> Waits {
         let mut entries = self.shared.lock();
         let id = entries.new_id();
@@ -304,12 +305,12 @@ impl Check {
         self.set(Ok(()));
     }
 
-    /// `reason` is shown to anybody who asks `/readyz`: no addresses with passwords, no keys, no payloads.
+    /// `reason` is shown to anyone who reads `/readyz`: no addresses with passwords, no keys, no payloads.
     pub fn failing(&self, reason: impl Into<String>) {
         self.set(Err(reason.into()));
     }
 
-    /// Leaves it to whoever reports to log what changes and to say since when.
+    /// Leaves logging of changes, and since when, to the reporter.
     pub fn leave_log_to_reporter(&self) {
         if let Some(check) = self.shared.lock().checks.get_mut(&self.id) {
             check.state.logged_elsewhere = true;
@@ -324,9 +325,9 @@ impl Check {
         });
         // Not under the lock, which the admin server waits for.
         match news {
-            Some((check, News::Fails)) => tracing::warn!(check = %check, reason, "a check fails"),
+            Some((check, News::Fails)) => tracing::warn!(check = %check, reason, "a readiness check is failing"),
             Some((check, News::Recovered(lasted))) => {
-                tracing::info!(check = %check, failed_for = ?lasted, "a failing check is good again");
+                tracing::info!(check = %check, failed_for = ?lasted, "a readiness check recovered");
             }
             None => {}
         }
@@ -352,8 +353,8 @@ struct WaitsGroup {
 }
 
 impl Waits {
-    /// The lane of `shard`, or somebody for all lanes, waits from now on until the handle is dropped. `what` goes on
-    /// after the shard.
+    /// The lane of `shard`, or someone on behalf of all lanes, waits until the handle is dropped. `what` follows the
+    /// shard in the text.
     pub fn begin(&self, shard: Option<i16>, what: &'static str, limit: Duration) -> Wait {
         let mut entries = self.group.shared.lock();
         let id = entries.new_id();
@@ -370,7 +371,7 @@ impl Drop for WaitsGroup {
     }
 }
 
-/// Somebody waits as long as this lives.
+/// A wait that lasts as long as this value.
 #[derive(Debug)]
 pub struct Wait {
     id: u64,
@@ -378,7 +379,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Goes on with other words, and lasts from when it began.
+    /// Changes the text; the wait still counts from its start.
     pub fn now(&self, what: &'static str) {
         if let Some(group) = self.group.shared.lock().waits.get_mut(&self.group.id)
             && let Some(waiting) = group.state.get_mut(&self.id)
@@ -404,7 +405,7 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Replaces the lines. Anybody who asks `/readyz` reads them: no keys, no payloads, no text that an operator typed.
+    /// Replaces the lines. Anyone can read `/readyz`: no keys, no payloads, no text that an operator typed.
     pub fn set(&self, lines: Vec<String>) {
         if let Some(notes) = self.shared.lock().notes.get_mut(&self.id) {
             notes.state = lines;

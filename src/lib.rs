@@ -1,7 +1,7 @@
-//! Transactional outbox relay: tails `outbox_events` in PostgreSQL, publishes to Apache Kafka in strict order per key,
-//! and folds the events into projections such as `product_metrics`.
+//! Transactional outbox relay: reads `outbox_events` in PostgreSQL, publishes to Apache Kafka strictly in order per
+//! key, and folds the events into projections such as `product_metrics`.
 //!
-//! `ARCHITECTURE.md` has the code map and the invariants; `docs/guarantees.md` has each promise with its test.
+//! `ARCHITECTURE.md` has the code map and the invariants; `docs/guarantees.md` has each promise with its tests.
 
 pub mod admin;
 pub mod app;
@@ -20,6 +20,7 @@ pub mod health;
 pub mod measure;
 pub mod metrics;
 pub mod migrations;
+pub mod operations;
 pub mod outbox;
 pub mod output;
 pub mod projection;
@@ -30,3 +31,4 @@ pub mod signals;
 pub mod stderr;
 pub mod supervisor;
 pub mod telemetry;
+pub mod text;

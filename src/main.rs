@@ -1,4 +1,4 @@
-//! The binary: parses the command line, runs one command, and turns its outcome into an exit status.
+//! The binary: parses the command line, runs one command, and turns its result into an exit status.
 
 use std::process::ExitCode;
 

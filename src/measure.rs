@@ -1,8 +1,8 @@
-//! What waits, how much of it, and what for: measured in PostgreSQL and Kafka, for `lag`, `top` and the instances that
-//! run. Each of them shows the same facts.
+//! What is waiting, how much, and for what: measured in PostgreSQL and Kafka, for `lag`, `top` and running instances.
+//! All of them show the same facts.
 //!
-//! Reads only, now and then, and nothing on the path of an event. What cannot be measured is a [`Wait`](crate::signals)
-//! with its reason, and never a zero.
+//! Only reads, now and then, and never on the path of an event. What cannot be measured is a [`Wait`](crate::signals)
+//! with its reason, never a zero.
 
 pub mod group;
 pub mod outbox;

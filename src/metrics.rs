@@ -38,7 +38,7 @@ pub struct TopicLabel {
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct FailureLabels {
     pub topic: String,
-    /// The class of the error, as in `docs/operations.md`.
+    /// The class of the error, as in `docs/operations/failed-events.md`.
     pub reason: &'static str,
 }
 
@@ -90,7 +90,7 @@ pub struct PartitionLabels {
 pub struct WaitLabels {
     /// `consumer` or `relay`.
     pub part: &'static str,
-    /// As in `docs/operations.md`.
+    /// As in `docs/operations/alerts.md`.
     pub situation: &'static str,
 }
 

@@ -1,7 +1,7 @@
-//! The schema: embedded migrations, applied once however many instances start together, all or nothing.
+//! The schema: embedded migrations, applied once no matter how many instances start together, all or nothing.
 //!
 //! refinery reads the files and computes their checksums. Its runner is not used: it keeps its history under a name
-//! that applications use, panics on rows that are not its own, and has neither a lock nor patience with one.
+//! that applications use, panics on rows that are not its own, takes no lock and has no lock timeout.
 
 mod apply;
 mod conversion;
@@ -29,8 +29,8 @@ mod embedded {
 /// same lock would only wait.
 const LOCK_KEY: i64 = 0x6f75_7462_6f78;
 
-/// Longest wait for another instance that migrates. Migrations of a large table take long; a lock that is never
-/// released must not hang a start for ever. A guess.
+/// Maximum wait for another instance that migrates. Migrations of a large table take long; a lock that is never
+/// released must not hang a start forever. A guess.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
 
 const LOCK: &str = include_str!("migrations/sql/lock.sql");
@@ -258,7 +258,7 @@ impl Look {
 /// nowhere.
 fn schema_of(database: &Database) -> Result<String> {
     database.schema().map(str::to_owned).ok_or_else(|| {
-        Error::new(Code::MigrationFailed, "no schema in the search_path of the connection exists")
+        Error::new(Code::MigrationFailed, "none of the schemas in the connection's search_path exists")
             .hint("set outbox.schema, or create the schema")
     })
 }
@@ -281,8 +281,8 @@ async fn locked(database: &Database) -> Result<(Client, String)> {
 fn waited_too_long(error: DbError) -> Error {
     match error.sqlstate() {
         Some(&SqlState::QUERY_CANCELED) => {
-            Error::new(Code::MigrationFailed, format!("another instance has been migrating for {LOCK_WAIT:?}"))
-                .hint("look for the session in pg_stat_activity; end it if it is stuck, and start again")
+            Error::new(Code::MigrationFailed, format!("another session has held the migration lock for {LOCK_WAIT:?}"))
+                .hint("find the session in pg_stat_activity, end it if it is stuck, and try again")
         }
         _ => error.into(),
     }
@@ -296,7 +296,7 @@ async fn tell_of_older_instances(client: &Client) -> Result<()> {
         tracing::warn!(
             instance,
             version,
-            "an instance is running while the schema is upgraded; if its version is older, it keeps its shards until it is stopped and takes no new ones"
+            "an instance is running during the schema upgrade; if it is an older version, it keeps its shards until it is stopped and takes no new ones"
         );
     }
     Ok(())
@@ -312,12 +312,12 @@ async fn set_shards(client: &mut Client, wanted: i32) -> Result<()> {
         tracing::warn!(
             setting = wanted,
             shards = current,
-            "outbox.shards counts for a new outbox only, and this one is in use: outbox-relay shards set changes its number"
+            "outbox.shards applies only to a new outbox, and this one is in use; change the number with: outbox-relay shards set"
         );
         return Ok(());
     }
     let sql = SET_SHARDS.replace("{shards}", &wanted.to_string());
     apply::run(client, &[Step { what: "setting the number of shards".to_owned(), sql }]).await?;
-    tracing::info!(shards = wanted, "the outbox is empty: number of shards set");
+    tracing::info!(shards = wanted, "the outbox is empty; set its number of shards");
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! The outbox table as lanes use it: types, and what is asked about shards. The transaction of a batch is in `step.rs`.
+//! The outbox table as lanes use it: types, and queries about shards. The transaction of a batch is in `step.rs`.
 //!
-//! Leaves to others what a record looks like (`relay::encode`) and how it reaches Kafka (`broker`). Knows no Kafka.
+//! What a record looks like is up to `relay::encode`, and how it reaches Kafka is up to `broker`. Knows no Kafka.
 //! Invariants: a statement that changes a shard's rows runs under [`Fence`], in the transaction that locked the shard's
-//! row; events are settled by id list, never by a range, because a lower id may be committed later.
+//! row. Events are settled by id list, never by range, because a lower id may be committed later.
 
 pub mod audit;
 pub mod backlog;
@@ -69,14 +69,13 @@ pub struct Fence {
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
     /// Another instance owns the shard. Nothing was changed.
-    #[error("shard {} belongs to another instance since epoch {} ended", .0.shard, .0.epoch)]
+    #[error("shard {} was taken over by another instance after epoch {}", .0.shard, .0.epoch)]
     Fenced(Fence),
-    /// The shard's last batch is not the one that the caller knows of. Nothing was changed.
+    /// The shard's last batch is not the one the caller knows of. Nothing was changed.
     #[error("the last batch of shard {shard} is {found:?}, and {expected:?} was expected")]
     Moved { shard: ShardId, expected: LastBatch, found: LastBatch },
-    /// An update of rows did nothing to some of them and raised no error: a trigger of somebody else's. Nothing was
-    /// changed.
-    #[error("an update of outbox_events left rows as they were; look for triggers that are not the relay's")]
+    /// An update left some rows unchanged without raising an error: a foreign trigger. Nothing was changed.
+    #[error("an update of outbox_events changed no rows; look for triggers that are not part of the relay")]
     Unchanged,
     #[error(transparent)]
     Db(#[from] DbError),
@@ -91,7 +90,7 @@ impl From<tokio_postgres::Error> for OutboxError {
 /// Where the next batch comes from.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
-    /// The next events that wait.
+    /// The next pending events.
     Waiting,
     /// The events of a batch that was in flight.
     Manifest(&'a [i64]),
@@ -112,12 +111,12 @@ pub struct LastBatch {
 pub struct Claim<'a> {
     pub source: Source<'a>,
     pub limits: Limits,
-    /// Release what is due of held keys. Not while the claim cannot go on anyway, or all of a key would be let out into
-    /// the way of the others.
+    /// Release events of held keys that are due. Not while the claim cannot proceed anyway, or all events of a key
+    /// would be released and get in the way of others.
     pub release: bool,
-    /// `low_id` and the watermark move up to it at most. It counts for nothing on another server than it was found on.
+    /// Upper limit for `low_id` and the watermark. It is ignored on a server other than the one it was found on.
     pub horizon: Reached,
-    /// Move `low_id`, which costs a statement where rows are marked.
+    /// Advance `low_id`, which costs a statement where rows are marked.
     pub move_low_id: bool,
     /// Claim nothing above the horizon.
     pub strict: bool,
@@ -129,7 +128,7 @@ pub struct Claim<'a> {
     /// Kafka has not committed the batch in flight and never will: its rows may be claimed again, and the next batch
     /// takes over its number.
     pub forget: bool,
-    /// The last batch as the caller knows it; `None` if that does not matter.
+    /// The last batch as the caller knows it; `None` if it does not matter.
     pub expected: Option<LastBatch>,
 }
 
@@ -139,7 +138,7 @@ pub struct Limits {
     pub rows: NonZeroU32,
     pub bytes: u64,
     pub record_bytes: u64,
-    /// What rows take on average, 0 when nothing is known of it. Only a hint how many will fit.
+    /// Average size of rows, 0 if unknown. Only a hint at how many will fit.
     pub row_bytes: u64,
 }
 
@@ -150,7 +149,7 @@ pub struct Claimed<R> {
     pub record: R,
 }
 
-/// A claimed batch. Its ids stand in the manifest of the shard, so a successor sends the same events in the same order.
+/// A claimed batch. Its ids are in the manifest of the shard, so a successor sends the same events in the same order.
 #[derive(Debug)]
 pub struct Batch<R> {
     pub seq: i64,
@@ -165,16 +164,16 @@ pub struct Step<R> {
     pub batch: Option<Batch<R>>,
     /// Rows that changed state without being published (failed, held, released): there may be more to claim at once.
     pub moved: u64,
-    /// Acknowledged events whose row was not PENDING any more: somebody changed or deleted it by hand.
+    /// Acknowledged events whose row was no longer PENDING: someone changed or deleted it by hand.
     pub missing: u64,
-    /// The claim came back with as many rows, or bytes, as it may have.
+    /// The claim returned as many rows or bytes as it may.
     pub full: bool,
-    /// What the claimed rows take on average; `None` without any.
+    /// Average size of the claimed rows; `None` if there are none.
     pub row_bytes: Option<u64>,
     /// The last batch of the shard from now on.
     pub last: LastBatch,
-    /// An inherited batch could not be taken up yet ([`Screening::Stop`]): nothing was written, and the manifest
-    /// stands.
+    /// An inherited batch could not be resumed yet ([`Screening::Stop`]): nothing was written, and the manifest is
+    /// unchanged.
     pub postponed: bool,
     /// The lease was renewed, to its full length from this moment on the monotonic clock.
     pub leased_at: Option<Duration>,
@@ -201,7 +200,7 @@ pub struct Installation {
     pub shards: usize,
 }
 
-/// What becomes of the row of a published event.
+/// What happens to the row of a published event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SettleMode {
     /// It is marked PUBLISHED.
@@ -224,8 +223,8 @@ pub struct PgOutbox {
 }
 
 impl PgOutbox {
-    /// `pool` is of [`Role::Lane`](crate::db::Role::Lane). `lease` is what each batch renews the shard's lease to.
-    /// `policy` decides about events that fail. Rows of published events are marked.
+    /// `pool` belongs to [`Role::Lane`](crate::db::Role::Lane). `lease` is the length to which each batch renews the
+    /// shard's lease. `policy` decides about events that fail. Rows of published events are marked.
     pub fn new(pool: Pool, lease: Duration, policy: Arc<dyn FailurePolicy>) -> Self {
         Self { pool, lease, policy, settle_mode: SettleMode::Mark, watch: Arc::default() }
     }
@@ -257,7 +256,7 @@ impl PgOutbox {
         Ok(state)
     }
 
-    /// Goes on to the next `transactional.id` of a shard, from the one of this number. When the answer is lost,
+    /// Switches a shard to the next `transactional.id`, after the one with this number. If the answer is lost,
     /// [`PgOutbox::state`] tells which one counts.
     pub async fn next_producer(&self, fence: Fence, from: i32) -> Result<i32, OutboxError> {
         let connection = self.pool.get().await?;
@@ -278,8 +277,8 @@ impl PgOutbox {
         Ok(installation)
     }
 
-    /// Which of these idle shards have something to do: up to the id `ceiling`, or because no row can appear any more
-    /// up to `horizon`.
+    /// Which of these idle shards have work: up to the id `ceiling`, or because no row can appear any more up to
+    /// `horizon`.
     pub async fn due(&self, shards: &[ShardId], ceiling: i64, horizon: i64) -> Result<Vec<ShardId>, DbError> {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(sql::SHARDS_DUE).await?;

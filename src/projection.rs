@@ -1,14 +1,13 @@
 //! The companion consumer: folds the events of Kafka topics into tables, each event exactly once.
 //!
 //! A projection is a SQL file. It reads the relation `new_events` and runs in the transaction that also records the
-//! events in `event_handled` and moves the offset in `consumer_partitions`; `product_metrics` is one of them and
-//! nothing special. [`decisions`] is what an operator may change. [`consumer`] talks to Kafka, [`store`] to PostgreSQL,
-//! [`fold`] decides what happens to an event that does not fit; [`record`], [`plan`], [`assignment`], [`position`],
-//! [`suspicion`] and [`failure`] are pure.
+//! events in `event_handled` and advances the offset in `consumer_partitions`; `product_metrics` is an ordinary one.
+//! [`decisions`] is what an operator may change. [`consumer`] talks to Kafka, [`store`] to PostgreSQL, [`fold`] decides
+//! what happens to an event that cannot be folded; [`record`], [`plan`], [`assignment`], [`position`], [`suspicion`]
+//! and [`failure`] are pure.
 //!
-//! Invariant: the effect of an event, its row in `event_handled` and the offset behind it are committed together or not
-//! at all, and only by the instance that holds the newest epoch of the partition. Kafka's own offsets are for lag
-//! tools.
+//! Invariant: the effect of an event, its row in `event_handled` and the offset after it are committed together or not
+//! at all, and only by the instance with the newest epoch of the partition. Kafka's own offsets are only for lag tools.
 
 pub mod assignment;
 pub mod consumer;

@@ -1,4 +1,4 @@
-//! The relay: the shards that this instance owns, one lane for each, and what lanes share.
+//! The relay: the shards that this instance owns, one lane per shard, and what the lanes share.
 //!
 //! Only this module knows both the outbox and the broker.
 
@@ -198,7 +198,7 @@ impl RelayHealth {
         self.postgres_works();
     }
 
-    /// The shard is somebody else's affair from now on.
+    /// The shard is someone else's affair from now on.
     fn lane_ended(&self, shard: ShardId) {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(&shard);
     }
@@ -242,7 +242,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<()> {
     };
     let publisher = match &sending {
         Sending::AtLeastOnce(settings) => {
-            let no_thread = |error| Error::new(Code::Unexpected, "a thread cannot be started").caused_by(error);
+            let no_thread = |error| Error::new(Code::Unexpected, "could not start a thread").caused_by(error);
             let settings = settings.of("lanes".to_owned(), format!("{}-lanes", parts.client_id));
             Some(Publisher::start(settings).map_err(no_thread)?)
         }

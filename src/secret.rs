@@ -1,4 +1,4 @@
-//! A string that does not print: passwords, connection URLs, key passphrases.
+//! A string that is never printed: passwords, connection URLs, key passphrases.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

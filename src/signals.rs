@@ -1,8 +1,8 @@
-//! What somebody waits for: the names that `/readyz`, the metrics, the log, `lag` and `top` share.
+//! What is waited for: the names that `/readyz`, the metrics, the log, `lag` and `top` share.
 //!
 //! [`Situation`] is the closed list of names, with what each means for readiness and for `lag --fail-over`. A [`Wait`]
-//! is one of them at a place, since a time. [`Board`] is where a part of the process says what it waits for: it logs
-//! the begin and the end once, and keeps readiness and the gauges in step. `measure` finds the same situations in
+//! is one of them at a place, since a time. A part of the process reports its waits to a [`Board`], which logs the
+//! start and the end once, and keeps readiness and the gauges in step. `measure` finds the same situations in
 //! PostgreSQL and Kafka, for processes that are not the relay.
 
 mod board;

@@ -1,7 +1,7 @@
-//! Standard error, written to by a thread of its own: log lines, remarks and reports.
+//! Standard error, written by its own thread: log lines, remarks and reports.
 //!
-//! Invariants: whoever writes neither waits nor fails, whatever became of the other end (closed, full, a pipe that
-//! nobody reads); memory is bounded. What cannot be written is dropped and counted, and the count is told once writing
+//! Invariants: a caller neither waits nor fails, whatever happens to the other end (closed, full, a pipe that nobody
+//! reads); memory is bounded. What cannot be written is dropped and counted, and the count is reported once writing
 //! works again.
 
 use std::collections::VecDeque;

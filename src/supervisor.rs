@@ -1,7 +1,7 @@
 //! The long-lived tasks of a process: what ends them, and what their end means.
 //!
-//! `tokio::spawn` is called here and nowhere else, so that no task can fail unseen. What may fail without ending the
-//! process is a [`Part`].
+//! `tokio::spawn` is called only here, so that no task can fail unnoticed. What may fail without ending the process is
+//! a [`Part`].
 
 mod part;
 
@@ -63,7 +63,7 @@ impl Supervisor {
                 () = &mut cut => {
                     tracing::warn!(
                         parts = self.tasks.len(),
-                        "not everything ended in time; what is in flight stays PENDING and the leases run out by themselves"
+                        "shutdown did not finish in time; events in flight stay PENDING and the leases will expire"
                     );
                     return outcome;
                 }

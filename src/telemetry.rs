@@ -1,6 +1,6 @@
 //! Logs: text on a terminal, JSON elsewhere, always on stderr.
 //!
-//! Invariant: logging neither blocks nor fails, nor does a panic that is reported (`stderr.rs`).
+//! Invariant: neither logging nor reporting a panic blocks or fails (`stderr.rs`).
 
 mod repeats;
 
@@ -21,7 +21,7 @@ use repeats::Repeats;
 /// Of the subscriber that was installed.
 static REPEATS: OnceLock<Repeats> = OnceLock::new();
 
-/// Longest wait at the end for a standard error that nobody reads.
+/// Maximum wait at the end for a standard error that nobody reads.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How much more or less than the settings say, from `-v` and `-q`.

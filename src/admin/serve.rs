@@ -1,8 +1,8 @@
-//! Accepts connections and serves them, each within limits. `axum::serve` sets no timer, so that a client that sends a
-//! header byte a minute would keep its connection for ever.
+//! Accepts and serves connections, each within limits. `axum::serve` sets no timers, so a client that sends one header
+//! byte a minute would keep its connection forever.
 //!
-//! Invariant: there are at most [`Limits::connections`], and a new one is always accepted: it takes the place of the
-//! one that has been silent for longest. So clients that connect and say nothing cannot keep a probe waiting.
+//! Invariant: there are at most [`Limits::connections`], and a new one is always accepted: it replaces the connection
+//! that has been silent longest. Clients that connect and stay silent therefore cannot keep a probe waiting.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -66,7 +66,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits,
                     let evicted = place.evicted.clone();
                     tokio::select! {
                         () = connection(stream, router, limits, Arc::clone(&place.busy), stop) => {}
-                        () = evicted.cancelled() => tracing::debug!("a silent admin connection made room for a new one"),
+                        () = evicted.cancelled() => tracing::debug!("closed an idle admin connection to make room for a new one"),
                     }
                     drop(place);
                 });
@@ -76,7 +76,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     }
     drop(listener);
     if timeout(limits.drain, connections.ended()).await.is_err() {
-        tracing::debug!("admin connections were cut at the stop");
+        tracing::debug!("closed open admin connections at shutdown");
     }
 }
 
@@ -153,7 +153,7 @@ async fn accept_failed(error: &io::Error, stop: &CancellationToken) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         return;
     }
-    tracing::warn!(%error, "cannot accept a connection to the admin server");
+    tracing::warn!(%error, "could not accept a connection to the admin server");
     tokio::select! {
         () = stop.cancelled() => {}
         () = sleep(Duration::from_millis(500)) => {}
@@ -188,7 +188,7 @@ async fn mark_busy(busy: Arc<AtomicBool>, request: Request, next: Next) -> Respo
 
 fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, "an admin connection ended early");
+        tracing::debug!(%error, "an admin connection closed early");
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// Longest wait of a test for something that must happen.
+    /// Maximum wait of a test for something that must happen.
     const SOON: Duration = Duration::from_secs(10);
 
     fn short() -> Limits {
@@ -231,7 +231,7 @@ mod tests {
         let (address, _stop, _) = start(short()).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nslow: ").await.unwrap();
-        // Without the timer this read would wait for ever.
+        // Without the timer this read would wait forever.
         read_all(&mut slow).await;
     }
 

@@ -1,5 +1,6 @@
-//! What ends `run` by itself. Everything else that PostgreSQL, Kafka or a part of the process does is waited for, or
-//! the part is started again, and readiness says so. `docs/operations.md` has the same table; a test compares them.
+//! The errors that end `run`. Everything else that PostgreSQL, Kafka or a component does is waited for, or the
+//! component is restarted, and readiness shows it. `docs/operations/running.md` has the same table; a test compares
+//! them.
 
 use crate::error::Code;
 
@@ -20,17 +21,17 @@ const fn end(code: Code, at_start: bool, by_relay: bool, why: &'static str) -> E
 
 /// All of them. An error of the consumer, of the cleaner or of the admin server ends nobody else.
 pub const ENDS: &[End] = &[
-    end(Code::ConfigInvalid, true, false, "settings that cannot be used"),
-    end(Code::KafkaConfig, true, false, "settings that librdkafka refuses"),
-    end(Code::ProjectionInvalid, true, false, "the SQL file of a projection cannot be read"),
-    end(Code::AdminListen, true, false, "the port of the admin server cannot be taken"),
-    end(Code::SchemaOutdated, true, false, "the schema is older than the program, which may not migrate it"),
-    end(Code::MigrationFailed, true, false, "a migration failed, or is not the one that was applied"),
-    end(Code::DatabaseUnfit, true, false, "the relay would lose events, or publish none"),
-    end(Code::IdsOutOfTurn, true, false, "ids are given out ahead of time or out of order"),
-    end(Code::Fenced, true, true, "another instance has taken over a shard: this one was stopped or cut off"),
+    end(Code::ConfigInvalid, true, false, "invalid settings"),
+    end(Code::KafkaConfig, true, false, "settings that librdkafka rejects"),
+    end(Code::ProjectionInvalid, true, false, "a projection's SQL file cannot be read"),
+    end(Code::AdminListen, true, false, "the admin server cannot bind its port"),
+    end(Code::SchemaOutdated, true, false, "the schema is older than the program, and the program may not migrate it"),
+    end(Code::MigrationFailed, true, false, "a migration failed, or differs from the one that was applied"),
+    end(Code::DatabaseUnfit, true, false, "the relay would lose events or publish nothing"),
+    end(Code::IdsOutOfTurn, true, false, "the sequence hands out ids ahead of time or out of order"),
+    end(Code::Fenced, true, true, "another instance took over a shard, because this one was paused or cut off"),
     end(Code::HistoriesDisagree, true, true, "PostgreSQL and Kafka contradict each other about a batch"),
-    end(Code::DatabaseMoved, true, true, "the database is a copy, or was moved"),
+    end(Code::DatabaseMoved, true, true, "the database is a copy or was moved"),
 ];
 
 pub(super) fn at_start(code: Code) -> bool {
@@ -46,7 +47,7 @@ pub(super) fn never(_: Code) -> bool {
     false
 }
 
-/// The table as `docs/operations.md` has it.
+/// The table in `docs/operations/running.md`.
 pub fn reference_markdown() -> String {
     let mut text = "| code | status | when | why |\n|---|---|---|---|\n".to_owned();
     for End { code, at_start, by_relay, why } in ENDS {
@@ -66,10 +67,10 @@ mod tests {
 
     #[test]
     fn the_operations_manual_has_the_same_table() {
-        let manual = include_str!("../../docs/operations.md");
+        let manual = include_str!("../../docs/operations/running.md");
         assert!(
             manual.contains(&reference_markdown()),
-            "docs/operations.md lacks this table:\n{}",
+            "docs/operations/running.md lacks this table:\n{}",
             reference_markdown()
         );
     }

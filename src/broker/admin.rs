@@ -1,5 +1,5 @@
-//! Questions to the cluster: brokers, topics and their settings, offsets. Reads only, but for the topic of the markers
-//! and the deletion of dead letters.
+//! Questions to the cluster: brokers, topics and their settings, offsets. Read-only, except for creating the marker
+//! topic and deleting dead letters.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,7 +23,7 @@ use super::raw::{self, Group};
 use crate::config::KafkaConfig;
 use crate::error::{Code, Error, Result};
 
-/// Longest wait for one answer of the cluster.
+/// Maximum wait for one answer of the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
 const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);
@@ -124,7 +124,7 @@ impl Found {
                 let name = topic.name();
                 return Err(Error::new(
                     Code::KafkaTopic,
-                    format!("Kafka does not tell about the topic {name}: {code}"),
+                    format!("could not fetch metadata of the topic {name}: {code}"),
                 ));
             }
         }
@@ -299,7 +299,7 @@ impl Admin {
                 Code::KafkaUnreachable,
                 format!("the topic {name} does not exist and cannot be created: {code}"),
             )
-            .hint(format!("create {name} with {partitions} partitions, or allow this client to create it"))),
+            .hint(format!("create {name} with {partitions} partitions, or grant this client the right to create it"))),
             _ => Ok(()),
         }
     }
@@ -322,7 +322,7 @@ impl Admin {
             kind,
             format!("the topic {name} has fewer than {partitions} partitions, and they cannot be added: {code}"),
         )
-        .hint(format!("add partitions to {name}, or allow this client to alter it")))
+        .hint(format!("add partitions to {name}, or grant this client the right to alter it")))
     }
 
     /// Deletes the records of each partition below an offset. Returns the partitions that refused, with the reason.
@@ -413,7 +413,7 @@ impl Admin {
                 })
                 .collect(),
             Err(error) => {
-                tracing::debug!(topics = topics.len(), error = %error, "the broker does not tell the settings of topics");
+                tracing::debug!(topics = topics.len(), error = %error, "the broker does not return topic settings");
                 HashMap::new()
             }
         }
@@ -423,7 +423,7 @@ impl Admin {
 pub(super) fn unreachable(error: KafkaError) -> Error {
     Error::new(Code::KafkaUnreachable, "cannot reach Kafka")
         .caused_by(error)
-        .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
+        .hint("check kafka.bootstrap_servers and the security settings; for details run: outbox-relay check")
 }
 
 fn connect(settings: &KafkaConfig) -> Result<AdminClient<QuietContext>> {
@@ -433,8 +433,8 @@ fn connect(settings: &KafkaConfig) -> Result<AdminClient<QuietContext>> {
 }
 
 fn denied(topic: &str) -> Error {
-    Error::new(Code::KafkaDenied, format!("Kafka does not let this client see the topic {topic}"))
-        .hint(format!("grant DESCRIBE and WRITE on {topic} to the user of the relay"))
+    Error::new(Code::KafkaDenied, format!("Kafka denies this client access to the topic {topic}"))
+        .hint(format!("grant the relay's user DESCRIBE and WRITE on {topic}"))
 }
 
 pub(super) use client_config::refused as refused_settings;

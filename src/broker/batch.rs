@@ -1,6 +1,6 @@
-//! What is known of each record of a batch while it is sent; `walk.rs` hands them to the client.
+//! The state of each record of a batch while it is sent; `walk.rs` hands the records to the client.
 //!
-//! Shared by the publisher and by transactions. Leaves to them what to do about a record that was refused.
+//! Shared by the publisher and by transactions, which decide what to do about a rejected record.
 
 mod walk;
 

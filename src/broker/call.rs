@@ -1,8 +1,8 @@
-//! Calls of librdkafka that block, each with a limit of ours. Its own timeouts are not always kept, and closing a
+//! Blocking librdkafka calls, each with our own limit: librdkafka does not always keep its timeouts, and closing a
 //! client has none.
 //!
-//! Nobody else in `broker` makes such a call: the tidy test finds the names of the methods. Questions of tasks and
-//! commands are in `question`, what the thread of a lane calls is in `watch`.
+//! Nothing else in `broker` makes such a call: the tidy test looks for the method names. Questions from tasks and
+//! commands are in `question`, calls made by a lane's thread in `watch`.
 
 mod question;
 mod watch;
@@ -16,11 +16,11 @@ use crate::error::{Code, Error, Result};
 pub(super) use question::Question;
 pub(super) use watch::CallWatch;
 
-/// Longest wait for one answer that has a timeout of five seconds already.
+/// Maximum wait for one answer that has a timeout of five seconds already.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Calls that have not returned, before no other is begun: each has a thread.
 const STUCK_MAX: usize = 16;
-/// Longest wait for a client to be closed.
+/// Maximum wait for a client to be closed.
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// Calls that are given up and have not returned.
@@ -96,7 +96,7 @@ fn late(name: &str, limit: Duration) -> Error {
 
 fn silent(reason: String) -> Error {
     Error::new(Code::KafkaUnreachable, reason)
-        .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
+        .hint("check kafka.bootstrap_servers and the security settings; for details run: outbox-relay check")
 }
 
 #[cfg(test)]

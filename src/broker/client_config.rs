@@ -1,4 +1,4 @@
-//! Typed settings to librdkafka settings: what the promises rest on, and what users may add.
+//! From typed settings to librdkafka settings: those that the guarantees depend on, and those that users may add.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -154,7 +154,7 @@ impl SecretFile {
         let newest = self.texts.last().cloned().unwrap_or_default();
         match secret_file::read(&self.file) {
             Ok(found) if found != newest => {
-                tracing::info!(setting = self.property, "the file of a Kafka secret was changed: new clients use it");
+                tracing::info!(setting = self.property, "a Kafka secret file changed; new Kafka clients will use it");
                 // A client may have been told any of the last few.
                 if self.texts.len() == 8 {
                     self.texts.remove(0);
@@ -166,7 +166,7 @@ impl SecretFile {
             Err(why) => {
                 tracing::warn!(
                     error = why,
-                    "the file of a Kafka secret cannot be read: new clients use what it held before"
+                    "a Kafka secret file cannot be read; new Kafka clients use its previous content"
                 );
                 newest
             }
@@ -193,8 +193,8 @@ pub fn refused(error: KafkaError) -> Error {
         KafkaError::ClientConfig(_, _, name, _) => format!("the value of `{name}` cannot be used"),
         other => other.to_string(),
     };
-    Error::new(Code::KafkaConfig, format!("the Kafka client refuses its settings: {why}"))
-        .hint("see [kafka] and [kafka.properties]; names and values are those of librdkafka")
+    Error::new(Code::KafkaConfig, format!("the Kafka client rejects its settings: {why}"))
+        .hint("see [kafka] and [kafka.properties]; property names and values are those of librdkafka")
 }
 
 #[cfg(test)]

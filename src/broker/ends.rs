@@ -1,4 +1,4 @@
-//! Where partitions end, for whoever reads committed records, and what keeps the rest from them.
+//! Where partitions end for a reader of committed records, and what keeps it from reading further.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ pub const NO_LEADER: &str = "the partition has no leader";
 
 /// Partitions that are asked about at the same time.
 const AT_ONCE: usize = 8;
-/// Longest wait for the first record of an open transaction.
+/// Maximum wait for the first record of an open transaction.
 const RECORD_WAIT: Duration = Duration::from_secs(5);
 
-/// Longest wait for all of one partition.
+/// Maximum wait for all of one partition.
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// The log of one partition.

@@ -1,8 +1,8 @@
-//! Finds out which records of a batch Kafka refuses, all of them in a few walks.
+//! Finds all records of a batch that Kafka rejects, in a few walks.
 //!
-//! A broker refuses whole requests. Kafka says which records were the reason; where it does not, requests get smaller
-//! from walk to walk until a record is alone in its own. Owns what order needs while a producer is at work that goes on
-//! behind a refusal: of each key one record at a time.
+//! A broker rejects whole requests. Kafka says which records were the reason; if it does not, requests get smaller from
+//! walk to walk until a record is alone in its request. Owns the ordering while a producer continues after a rejection:
+//! at most one record per key at a time.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! What an error of Kafka means: the one place that decides.
+//! What a Kafka error means: the one place that decides.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! The hash by which keys find their partition: that of the Java client, and of librdkafka's `murmur2` partitioners.
+//! The hash that maps keys to partitions: that of the Java client, and of librdkafka's `murmur2` partitioners.
 
 /// Murmur2 with Kafka's seed.
 pub(super) fn murmur2(data: &[u8]) -> u32 {

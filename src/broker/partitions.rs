@@ -1,7 +1,7 @@
-//! Which partitions take records now, as all lanes of an instance know it.
+//! Which partitions currently accept records, shared by all lanes of an instance.
 //!
-//! Metadata comes from the task that asks the cluster ([`topics`](super::topics)), failed attempts from those who send.
-//! What goes to a partition in trouble waits, and only that: its keys are held until the partition works again.
+//! Metadata comes from the task that queries the cluster ([`topics`](super::topics)), failed attempts from the senders.
+//! Only records for a partition in trouble wait: their keys are held until the partition works again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -17,7 +17,7 @@ use super::request_size::RequestLimits;
 use crate::clock::monotonic;
 use crate::failpoint::{Fault, fault};
 
-/// A leader is elected within less; keys are not held for that.
+/// Electing a leader takes less; keys are not held for that.
 const ELECTION: Duration = Duration::from_secs(2);
 /// Without any acknowledgement for this long, a partition that the metadata finds nothing wrong with is called silent.
 const SILENT: Duration = Duration::from_secs(8);
@@ -31,7 +31,7 @@ const PROBE_MAX: Duration = Duration::from_secs(60);
 /// Partitions that `/readyz?verbose` names.
 const NAMED: usize = 10;
 
-/// Why a partition takes no records.
+/// Why a partition does not accept records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     NoLeader,
@@ -39,7 +39,7 @@ pub enum Trouble {
     UnderReplicated,
     /// Its leader is known and does not acknowledge.
     Silent,
-    /// Attempts end with this error, again and again.
+    /// Attempts repeatedly end with this error.
     Refusing(RDKafkaErrorCode),
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// A partition that takes no records now.
+/// A partition that currently accepts no records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Down {
     pub topic: String,
@@ -82,7 +82,7 @@ impl fmt::Display for Down {
     }
 }
 
-/// What metadata says of one partition.
+/// What metadata says about one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub has_leader: bool,
@@ -118,11 +118,11 @@ struct Known {
 #[derive(Debug, Default)]
 struct Inner {
     topics: Mutex<HashMap<String, Known>>,
-    /// Entries of all topics, so that nobody takes the lock while all is well.
+    /// Entries of all topics, so that the lock is not taken while all is well.
     entries: AtomicUsize,
     suspects: Mutex<HashSet<String>>,
     recovered: Mutex<BTreeSet<String>>,
-    /// Topics that were there, and when the cluster said that they are not any more.
+    /// Topics that existed, and when the cluster reported that they no longer do.
     gone: Mutex<HashMap<String, Duration>>,
     wake: Notify,
     requests: RequestLimits,
@@ -150,7 +150,7 @@ impl Partitions {
         self.topics().get(topic).and_then(|known| known.place(key))
     }
 
-    /// Takes an answer of the cluster about a topic in.
+    /// Records the cluster's answer about a topic.
     pub fn learnt(&self, topic: &str, places: &[Place], min_in_sync: Option<u32>) {
         self.topics().entry(topic.to_owned()).or_default().min_in_sync = min_in_sync;
         self.seen(topic, places);
@@ -184,7 +184,7 @@ impl Partitions {
                 (None, Some(entry)) if entry.seen => {
                     over |= entry.confirmed;
                     if entry.confirmed {
-                        tracing::info!(topic, partition, "the partition takes records again");
+                        tracing::info!(topic, partition, "the partition accepts records again");
                     }
                     known.entries.remove(&partition);
                 }
@@ -198,12 +198,12 @@ impl Partitions {
         }
     }
 
-    /// What topics take at once.
+    /// What topics accept at once.
     pub fn requests(&self) -> &RequestLimits {
         &self.0.requests
     }
 
-    /// Nothing is kept of a topic that is gone or that nobody uses.
+    /// Forgets topics that are gone or unused.
     pub fn forget(&self, topic: &str) {
         self.0.requests.forget(topic);
         let mut topics = self.topics();
@@ -223,7 +223,7 @@ impl Partitions {
         self.forget(topic);
     }
 
-    /// Whether a topic that was there does not exist any more, as the cluster has said after `since`.
+    /// Whether a topic that existed is gone, according to the cluster after `since`.
     pub(super) fn is_gone(&self, topic: &str, since: Duration) -> bool {
         self.gone().get(topic).is_some_and(|asked| *asked >= since)
     }
@@ -232,9 +232,9 @@ impl Partitions {
         self.0.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether what has this key must wait now. Where only an attempt can tell whether a partition works again, one
-    /// event passes now and then. `at_once`: an election counts, too. A transaction with a partition that has no leader
-    /// can neither be committed nor aborted, and blocks the next one of its shard.
+    /// Whether events with this key must wait now. If only an attempt can tell whether a partition works again, one
+    /// event passes now and then. `at_once`: an election counts as well. A transaction with a partition that has no
+    /// leader can neither be committed nor aborted, and blocks the next one of its shard.
     pub fn down(&self, topic: &str, key: Option<&str>, at_once: bool) -> Option<Down> {
         if self.all_well() || fault(Fault::PartitionsIgnored) {
             return None;
@@ -273,7 +273,7 @@ impl Partitions {
         (!good.is_empty()).then(|| good[fastrand::usize(..good.len())])
     }
 
-    /// Asks for news of topics whose records are not acknowledged.
+    /// Requests fresh metadata for topics whose records are not acknowledged.
     pub fn suspect<'a>(&self, topics: impl Iterator<Item = &'a str>) {
         let mut suspects = self.0.suspects.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in topics {
@@ -289,16 +289,16 @@ impl Partitions {
         std::mem::take(&mut *self.0.suspects.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Until somebody suspects something.
+    /// Waits until a partition is suspected.
     pub async fn suspected(&self) {
         self.0.wake.notified().await;
     }
 
-    /// Why a record has not been acknowledged since `since`, as far as the cluster has told after that.
+    /// Why a record has not been acknowledged since `since`, as far as the cluster has reported after that.
     pub(super) fn stuck(&self, topic: &str, key: Option<&str>, since: Duration) -> Option<Trouble> {
         let topics = self.topics();
         let known = topics.get(topic).filter(|known| known.asked >= since)?;
-        // What was frozen as a whole has to be given its time after it woke up.
+        // After everything was frozen, it must be given time after it resumes.
         let silent = monotonic().saturating_sub(since.max(known.steady_since)) > SILENT;
         let silent = silent.then_some(Trouble::Silent);
         match known.place(key) {
@@ -307,7 +307,7 @@ impl Partitions {
         }
     }
 
-    /// Records did not get through for this reason; what goes there waits from now on.
+    /// Records were not accepted for this reason; later records for the partition wait.
     pub(super) fn confirm(&self, topic: &str, partition: i32, trouble: Trouble) {
         let now = monotonic();
         let mut topics = self.topics();
@@ -318,7 +318,7 @@ impl Partitions {
         self.recount(&topics);
     }
 
-    /// An attempt ended with an error that is no record's.
+    /// An attempt ended with an error that no record caused.
     pub(super) fn failed(&self, topic: &str, partition: i32, code: RDKafkaErrorCode) {
         // The topic may be gone.
         self.suspect(std::iter::once(topic));
@@ -332,7 +332,7 @@ impl Partitions {
         entry.strikes += 1;
         if entry.strikes == 1 {
             let code = code.to_string();
-            tracing::warn!(topic, partition, code, "Kafka did not take records of a partition; they are sent again");
+            tracing::warn!(topic, partition, code, "Kafka did not accept records of a partition; they will be resent");
         }
         if entry.strikes >= STRIKES {
             entry.confirm(topic, partition);
@@ -341,7 +341,7 @@ impl Partitions {
         self.recount(&topics);
     }
 
-    /// Whether anybody wants to hear of acknowledgements.
+    /// Whether acknowledgements matter to anyone.
     pub(super) fn is_watching(&self) -> bool {
         !self.all_well()
     }
@@ -350,12 +350,12 @@ impl Partitions {
     pub(super) fn works(&self, topic: &str, partition: i32) {
         let mut topics = self.topics();
         let Some(known) = topics.get_mut(topic) else { return };
-        // Metadata may lag behind; then it says so once more.
+        // Metadata may lag behind; it then reports the problem again.
         let Some(entry) = known.entries.remove(&partition) else { return };
         self.recount(&topics);
         drop(topics);
         if entry.confirmed {
-            tracing::info!(topic, partition, "the partition takes records again");
+            tracing::info!(topic, partition, "the partition accepts records again");
             self.recover(topic);
         }
     }
@@ -417,7 +417,7 @@ impl Partitions {
             }
         }
         if more > 0 {
-            notes.push(format!("{more} more partitions take no records"));
+            notes.push(format!("{more} more partitions do not accept records"));
         }
         (notes, counts)
     }
@@ -439,7 +439,7 @@ impl Entry {
     fn confirm(&mut self, topic: &str, partition: i32) {
         if !self.confirmed {
             self.confirmed = true;
-            tracing::warn!(topic, partition, reason = %self.trouble, "the partition takes no records; the keys that go there wait");
+            tracing::warn!(topic, partition, reason = %self.trouble, "the partition does not accept records; its keys wait");
         }
     }
 

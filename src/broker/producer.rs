@@ -1,4 +1,4 @@
-//! One librdkafka producer and what it reports.
+//! One librdkafka producer and its delivery reports.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,10 +1,10 @@
-//! Publishes batches in order and waits for every acknowledgement: one thread and one producer for each lane, and one
-//! of each for the small batches of all lanes, which then go out together.
+//! Publishes batches in order and waits for every acknowledgement: one thread and one producer per lane, and one of
+//! each for the small batches of all lanes, which are then sent together.
 //!
-//! Owns what order needs on Kafka's side: records go to the client in the order of the batch, from one thread; when one
-//! is refused nothing later of its key goes out; what has to be sent again is sent again in order. Invariant: a record
-//! is reported [`Delivery::Refused`] only if the broker named it or it was alone in its request. A broker refuses whole
-//! batches, and librdkafka then fails every record in them; see `explore`.
+//! Owns ordering on Kafka's side: records go to the client in batch order, from one thread. If one is rejected, nothing
+//! later of its key is sent; what has to be resent is resent in order. Invariant: a record is reported as
+//! [`Delivery::Refused`] only if the broker named it or it was alone in its request. A broker rejects whole batches,
+//! and librdkafka then fails every record in them; see `explore`.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -28,17 +28,17 @@ use crate::failpoint::{self, Point};
 /// Wait between two attempts to create a producer.
 const CREATE_RETRY: Duration = Duration::from_millis(500);
 
-/// Most walks of one search. What is left then is sent in the ordinary way, and searched again if need be.
+/// Maximum number of walks in one search. What is left after that is sent normally, and searched again if necessary.
 const SEARCH_WALKS: usize = 64;
-/// Between two looks whether the thread still has to answer.
+/// Time between two checks whether the thread still has to answer.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// After the end of a permit the thread takes less than a second, and closing a client some two.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// Longest wait for the jobs that come with one: a request for each of them would take longer.
+/// Maximum wait for jobs that accompany another: a request for each of them would take longer.
 const COMPANY_WAIT: Duration = Duration::from_micros(500);
 
-/// The handle of a lane, or of all lanes. Dropping it ends the thread after what it has in hand.
+/// The handle of one lane or of all lanes. Dropping it ends the thread after its current work.
 #[derive(Debug)]
 pub struct Publisher {
     jobs: Sender<Job>,
@@ -51,9 +51,9 @@ pub struct Publisher {
 struct Job {
     records: Arc<Vec<Record>>,
     permit: Permit,
-    /// Set by who decides about it first: the thread that sends it, or the lane that takes it back.
+    /// Set by whichever decides first: the thread that sends it, or the lane that takes it back.
     decided: Arc<AtomicBool>,
-    /// So many jobs, this one with them, are about to come.
+    /// Number of jobs about to arrive, including this one.
     company: usize,
     reply: oneshot::Sender<Vec<Delivery>>,
 }
@@ -65,7 +65,7 @@ pub struct PublisherSettings {
     pub client: ClientConfig,
     /// Time without any acknowledgement after which the producer is replaced.
     pub publish_timeout: Duration,
-    /// Where what is found out about partitions is kept.
+    /// Where findings about partitions are kept.
     pub partitions: Partitions,
     /// Of the thread.
     pub name: String,
@@ -98,13 +98,14 @@ impl Publisher {
         Ok(Self { jobs, brokers_up, sending_since })
     }
 
-    /// Publishes a batch and returns what became of each record, in the order of the batch. Waits as long as Kafka is
-    /// away and the permit holds; after that what is not acknowledged is [`Delivery::Unsent`]. Batches that have come
-    /// in while another one was sent go out together, and an end of one's permit then ends all of them: what is not
-    /// acknowledged may be sent again.
+    /// Publishes a batch and returns the result of each record, in batch order. Waits as long as Kafka is away and the
+    /// permit holds; after that, unacknowledged records are [`Delivery::Unsent`]. Batches that arrive while another one
+    /// is being sent are sent together, and the end of one permit then ends all of them: what is not acknowledged may
+    /// be resent.
     ///
-    /// `company`: so many batches, this one with them, are about to come; they are waited for a moment.
-    /// Two batches of one key must not be on their way at the same time.
+    /// `company`: number of batches about to arrive, including this one; they are awaited for a moment. Two batches
+    /// with the same key must not be in flight at the same time.
+    ///
     /// Not cancel safe: a dropped future leaves the batch being sent. End the permit instead.
     pub async fn publish(&self, records: Arc<Vec<Record>>, permit: Permit, company: usize) -> Vec<Delivery> {
         let count = records.len();
@@ -112,8 +113,8 @@ impl Publisher {
         answered(answer, &permit, count).await
     }
 
-    /// The same, unless what is being sent keeps this batch waiting for longer than `patience`: `None`, and nothing of
-    /// it was sent.
+    /// The same, unless the current work keeps this batch waiting for longer than `patience`: then `None`, and nothing
+    /// of it was sent.
     pub async fn publish_within(
         &self,
         patience: Duration,
@@ -140,13 +141,13 @@ impl Publisher {
         let (reply, answer) = oneshot::channel();
         let decided = Arc::new(AtomicBool::new(false));
         let job = Job { records, permit, decided: Arc::clone(&decided), company, reply };
-        // The thread lives as long as this handle, unless it has panicked. Then whoever sends panics as well: the relay
-        // is started again with another producer, and what was on its way is sent again like after a crash.
-        assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer has panicked");
+        // The thread lives as long as this handle, unless it has panicked. Then the sender panics as well: the relay is
+        // restarted with another producer, and whatever was in flight is resent, as after a crash.
+        assert!(self.jobs.send(job).is_ok(), "the thread of the Kafka producer panicked");
         (answer, decided)
     }
 
-    /// How long it has been at what it sends now.
+    /// How long it has been sending its current batch.
     pub fn busy(&self) -> Duration {
         match self.sending_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -160,8 +161,8 @@ impl Publisher {
     }
 }
 
-/// Waits for the thread to answer, which it does soon after the end of the permit, unless a call of the client does not
-/// return. Then the lane is told that nothing was sent; the thread sends nothing any more by itself, because the permit
+/// Waits for the thread to answer, which it does soon after the end of the permit, unless a client call does not
+/// return. Then the lane is told that nothing was sent; the thread sends nothing more on its own, because the permit
 /// stays ended.
 async fn answered(mut answer: oneshot::Receiver<Vec<Delivery>>, permit: &Permit, count: usize) -> Vec<Delivery> {
     let mut ended: Option<Duration> = None;
@@ -172,7 +173,7 @@ async fn answered(mut answer: oneshot::Receiver<Vec<Delivery>>, permit: &Permit,
             Err(_) => {
                 let since = *ended.get_or_insert_with(monotonic);
                 if monotonic().saturating_sub(since) > STUCK {
-                    tracing::error!("a call of the Kafka client does not return; its thread is left to itself");
+                    tracing::error!("a Kafka client call does not return; abandoning its thread");
                     return vec![Delivery::Unsent; count];
                 }
             }
@@ -183,7 +184,7 @@ async fn answered(mut answer: oneshot::Receiver<Vec<Delivery>>, permit: &Permit,
 struct Worker {
     settings: PublisherSettings,
     producer: Option<Producer>,
-    /// Finds refused records: it goes on behind a refusal, where the other one ends.
+    /// Finds rejected records: it continues after a rejection, where the other one stops.
     finder: Option<Producer>,
     brokers_up: Arc<AtomicBool>,
     sending_since: Arc<AtomicU64>,
@@ -233,12 +234,12 @@ impl Worker {
                     if batch.met_refusals() {
                         tracing::info!(
                             lane = self.settings.name,
-                            "Kafka refused records; looking for the ones at fault"
+                            "Kafka rejected records; searching for the ones at fault"
                         );
                         ended = self.search(&mut batch, &sending);
                     } else {
                         // The next producer begins with the first record that is not acknowledged.
-                        tracing::warn!(reason, lane = self.settings.name, "the producer is replaced");
+                        tracing::warn!(reason, lane = self.settings.name, "replacing the producer");
                     }
                 }
             }
@@ -248,7 +249,7 @@ impl Worker {
                 Pass::Interrupted => {
                     tracing::warn!(
                         lane = self.settings.name,
-                        "a permit to send ended while records were on their way; who has the lease next sends them again"
+                        "the lease ended while records were in flight; the next owner of the shard will resend them"
                     );
                     break;
                 }
@@ -272,7 +273,7 @@ impl Worker {
                 Pass::Done => self.finder = Some(finder),
                 Pass::Again(reason) => {
                     close(finder);
-                    tracing::warn!(reason, lane = self.settings.name, "the producer that searches is replaced");
+                    tracing::warn!(reason, lane = self.settings.name, "restarting the search with a new producer");
                 }
                 Pass::Interrupted => {
                     close(finder);
@@ -285,7 +286,7 @@ impl Worker {
             }
             group = explore::group(batch, group);
         }
-        Pass::Again("the search for refused records takes long")
+        Pass::Again("the search for rejected records is not finished yet")
     }
 
     fn finder(&mut self, records: usize) -> Option<Producer> {
@@ -310,14 +311,14 @@ impl Worker {
             Ok(producer) => Some(producer),
             Err(error) => {
                 self.brokers_up.store(false, Ordering::Relaxed);
-                tracing::error!(error = %error, "the Kafka client cannot be created");
+                tracing::error!(error = %error, "could not create the Kafka client");
                 None
             }
         }
     }
 }
 
-/// The jobs of one walk whose lanes have no answer yet, each with the place of its records among all of them.
+/// The jobs of one walk whose lanes have no answer yet, each with the range of its records.
 struct Unanswered(RefCell<Vec<(Range<usize>, Job)>>);
 
 impl Unanswered {
@@ -339,8 +340,8 @@ impl Unanswered {
         self.0.borrow().iter().map(|(_, job)| job.permit.remaining()).min().unwrap_or_default()
     }
 
-    /// Answers those whose records all have their outcome, so that nobody waits for the partitions of others; `all` at
-    /// the end.
+    /// Answers the jobs whose records all have a result, so that no lane waits for another's partitions; `all` at the
+    /// end.
     fn answer(&self, batch: &BatchState, all: bool) {
         let mut jobs = self.0.borrow_mut();
         for place in (0..jobs.len()).rev() {
@@ -367,7 +368,7 @@ fn gather(first: Job, inbox: &Receiver<Job>) -> Vec<Job> {
     }
 }
 
-/// Sends every record that still waits, in order, and waits for the reports.
+/// Sends every record that is still waiting, in order, and waits for the reports.
 fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) -> Pass {
     let records = sending.records;
     let mut blocked = Blocked::new(records, &batch.states, sending.partitions);
@@ -406,7 +407,7 @@ fn pass(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_>) 
         return end;
     }
     if batch.any(State::Waiting) || batch.any(State::Suspect) {
-        return Pass::Again("records were given up by the client");
+        return Pass::Again("the client gave up records");
     }
     Pass::Done
 }

@@ -1,9 +1,9 @@
 //! What rdkafka cannot read without a panic, or not at all, read from librdkafka itself. The only module with `unsafe`.
 //!
-//! Names of headers and the text beside a committed offset are bytes that any producer or tool may choose; rdkafka
-//! insists on UTF-8 and panics. Everybody who reads records takes them from here: the tidy test refuses rdkafka's own
-//! access elsewhere. [`topic_ids`] and [`group`] ask what rdkafka has no call for. Invariant: nothing in
-//! here keeps a pointer beyond the call; what is returned is copied.
+//! Header names and the text beside a committed offset are bytes that any producer or tool may choose; rdkafka insists
+//! on UTF-8 and panics. All code that reads records uses this module: the tidy test rejects rdkafka's own access
+//! elsewhere. [`topic_ids`] and [`group`] ask questions that rdkafka has no call for. Invariant: nothing here keeps a
+//! pointer beyond the call; what is returned is copied.
 
 #![expect(unsafe_code, reason = "this is the one place")]
 

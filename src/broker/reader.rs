@@ -1,4 +1,4 @@
-//! Reads ranges of topics, record by record: what is committed, and each record whole.
+//! Reads ranges of topics, record by record: only committed records, and each record complete.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,9 +20,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const METADATA: Question = Question::new("metadata", ANSWER_TIMEOUT);
 const WATERMARKS: Question = Question::new("watermarks", ANSWER_TIMEOUT);
 pub(super) const OFFSETS: Question = Question::new("offsets_for_times", ANSWER_TIMEOUT);
-/// Longest wait for the next record before a reader gives up: a broker that went away in the middle. Longer than the
+/// Maximum wait for the next record before a reader gives up: a broker that went away in the middle. Longer than the
 /// broker needs to abort a transaction that a dead relay left open: its timeout of 30 s, and 10 s between two looks.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How often a reader without records asks whether those that it waits for are still there.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Records of one partition: from `from` on, up to but without `to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +87,9 @@ pub fn read(settings: &KafkaConfig, ranges: &[Range], mut each: impl FnMut(Found
 }
 
 /// Reads from the starts of `assignment` until every partition of `ends` has passed its end, or `each` says false.
+/// Records that are deleted meanwhile are not waited for.
 pub(super) fn follow(
-    consumer: &BaseConsumer<QuietContext>,
+    consumer: &Arc<BaseConsumer<QuietContext>>,
     assignment: &TopicPartitionList,
     mut ends: HashMap<(String, i32), i64>,
     mut each: impl FnMut(&BorrowedMessage<'_>) -> bool,
@@ -96,7 +99,9 @@ pub(super) fn follow(
     }
     consumer.assign(assignment).map_err(unreachable)?;
     let (mut read, mut heard) = (0, crate::clock::monotonic());
+    let mut looked = heard;
     while !ends.is_empty() {
+        let now = crate::clock::monotonic();
         if let Some(message) = consumer.poll(Duration::from_millis(100)) {
             let message = message.map_err(unreachable)?;
             heard = crate::clock::monotonic();
@@ -104,8 +109,12 @@ pub(super) fn follow(
             if !each(&message) {
                 break;
             }
-        } else if crate::clock::monotonic().saturating_sub(heard) > SILENCE {
-            return Err(Error::new(Code::KafkaUnreachable, "no record came for a minute in the middle of the scan")
+        } else if now.saturating_sub(heard.max(looked)) > LOOK_AGAIN {
+            looked = now;
+            forget_deleted(consumer, &mut ends);
+        }
+        if now.saturating_sub(heard) > SILENCE {
+            return Err(Error::new(Code::KafkaUnreachable, "received no record for a minute during the scan")
                 .hint("run it again; nothing was changed"));
         }
         // The position also passes the markers of transactions, which are no records.
@@ -119,6 +128,16 @@ pub(super) fn follow(
         }
     }
     Ok(read)
+}
+
+/// Takes out the partitions whose records up to the end were deleted, by retention or by a purge, or went with their
+/// topic: the client goes on at the first record that is left, and says so only when there is one.
+fn forget_deleted(consumer: &Arc<BaseConsumer<QuietContext>>, ends: &mut HashMap<(String, i32), i64>) {
+    ends.retain(|(topic, partition), end| match watermarks(consumer, topic, *partition) {
+        Ok((low, high)) => low < *end && high >= *end,
+        // Whoever reads goes on waiting for the broker, within its limit.
+        Err(_) => true,
+    });
 }
 
 /// A consumer that joins no group.

@@ -1,10 +1,10 @@
-//! A client that has lost its brokers for good, told from one whose brokers are away.
+//! Detects a client that has lost its brokers for good, as opposed to one whose brokers are away.
 //!
-//! librdkafka since 2.10 forgets every broker that an answer about metadata does not list. A cluster whose brokers are
-//! all fenced for a moment (a single one that was paused for longer than its session, all restarted at once) lists
-//! none, and the client then knows nobody whom it could ask again, ever (librdkafka#5301). Only a new client helps. As
-//! a new one costs what the old one had in flight, a second client is asked first whether there are brokers at all, on
-//! a thread of its own: who watches has a lease to look after.
+//! Since 2.10, librdkafka forgets every broker that a metadata response does not list. A cluster whose brokers are all
+//! fenced for a moment (a single broker paused for longer than its session, or all restarted at once) lists none, and
+//! then the client knows no broker to ask, ever again (librdkafka#5301). Only a new client helps. Because a new client
+//! costs whatever the old one had in flight, a second client is first asked whether there are brokers at all, on its
+//! own thread: the watching thread has a lease to look after.
 
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Mutex, PoisonError};

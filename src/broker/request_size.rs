@@ -1,10 +1,10 @@
-//! How many bytes of a topic go out before the first of them are acknowledged, where the topic takes small requests
-//! only.
+//! How many bytes of a topic are sent before the first of them are acknowledged, for topics that accept only small
+//! requests.
 //!
-//! A broker compares `max.message.bytes` of a topic with a whole request, and refuses all of its records when it is
-//! larger. The client fills requests up to `batch.size`, which is one for all topics. So the records of such a topic
-//! are handed over in portions, each of which is acknowledged before the next one. Topics that take as much as the
-//! client sends cost one look at a counter.
+//! A broker compares a topic's `max.message.bytes` with a whole request and rejects all of its records if the request
+//! is larger. The client fills requests up to `batch.size`, which applies to all topics. Records of such a topic are
+//! therefore sent in portions, each acknowledged before the next one. For topics that accept full requests this costs
+//! one look at a counter.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use super::batch::State;
 
 /// As `batch.size` of the client says: no request is larger, unless it is one record.
 const REQUEST_BYTES_MAX: u64 = 1_000_000;
-/// Longest wait for the acknowledgements of one portion. Then something else is wrong, and who waits for all reports
+/// Maximum wait for the acknowledgements of one portion. Then something else is wrong, and who waits for all reports
 /// finds out what.
 pub(super) const PORTION_WAIT: Duration = Duration::from_secs(2);
 

@@ -1,4 +1,4 @@
-//! Reads topics from a moment on and says which outbox rows are in them.
+//! Reads topics from a point in time on and reports which outbox rows are in them.
 
 use std::collections::HashMap;
 
@@ -44,7 +44,7 @@ pub fn scan(
         let partitions = reader::METADATA.metadata_here(&consumer, topic, reader::partitions)?;
         if partitions.is_empty() {
             return Err(Error::new(Code::NotFound, format!("the topic {topic} does not exist"))
-                .hint("name the topics that the rows went to with --topic"));
+                .hint("use --topic to name the topics that the rows were published to"));
         }
         for partition in partitions {
             let (low, end) = reader::watermarks(&everything, topic, partition)?;

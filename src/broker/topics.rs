@@ -1,8 +1,8 @@
-//! What is known of topics, so that a record that cannot be published is found before it is sent.
+//! Topic facts, so that a record that cannot be published is found before it is sent.
 //!
-//! Lanes look topics up without waiting, and ask for the ones that nobody knows. One task beside the lanes asks the
-//! cluster, for all of them at once. A topic that is not there is waited for before its events fail: services deploy
-//! before their topics exist more often than the other way round.
+//! Lanes look topics up without waiting, and request the unknown ones. One task outside the lanes queries the cluster
+//! for all of them at once. A missing topic is waited for before its events fail: services are deployed before their
+//! topics exist more often than the other way round.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,21 +22,21 @@ pub enum Topic {
     /// Never asked for, or the answer is older than the attempt that it would blame: [`TopicCatalog::ask`].
     Unknown,
     Exists(Limits),
-    /// Does not exist, but may soon: wait, for as long as this.
+    /// Does not exist, but may soon: wait this long.
     Awaited(Duration),
-    /// Kafka does not let us write to it: its events wait.
+    /// Kafka denies us access: its events wait.
     Denied,
     /// Has not existed for longer than the grace, nor a moment ago.
     Missing,
 }
 
-/// What a topic takes, where the broker tells.
+/// What a topic accepts, if the broker reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// `max.message.bytes`.
     pub max_message_bytes: Option<u64>,
     pub timestamps: Timestamps,
-    /// It takes no records without a key.
+    /// It does not accept records without a key.
     pub compacted: bool,
     /// When the cluster said so.
     pub asked: Duration,
@@ -60,7 +60,7 @@ enum Fact {
     },
 }
 
-/// A fact, and when somebody last wanted it.
+/// A fact, and when it was last needed.
 #[derive(Debug)]
 struct Entry {
     fact: Fact,
@@ -74,11 +74,11 @@ pub const DENIED_RETRY: Duration = Duration::from_secs(10);
 
 /// Time between two questions about topics that do not exist.
 const MISSING_RETRY: Duration = Duration::from_secs(2);
-/// What nobody has wanted for this long is forgotten.
+/// Facts that were not needed for this long are forgotten.
 const UNUSED: Duration = Duration::from_mins(10);
-/// Up to as many topics are asked for one by one; of more, all that the cluster lists are read at once.
+/// Up to this many topics are queried one by one; beyond that, everything that the cluster lists is read at once.
 const FEW: usize = 4;
-/// What was learnt a moment ago is not asked for again because of a refusal.
+/// Recent facts are not queried again because of a rejection.
 const DOUBT: Duration = Duration::from_secs(1);
 /// Topics that are not in the list and are asked for by name in one go.
 const BY_NAME: usize = 64;
@@ -114,7 +114,7 @@ fn ago(then: Duration) -> Duration {
 }
 
 impl TopicCatalog {
-    /// `grace`: how long a topic that does not exist is waited for.
+    /// `grace`: how long to wait for a missing topic.
     pub fn new(admin: Admin, grace: Duration) -> Self {
         Self {
             admin,
@@ -153,7 +153,7 @@ impl TopicCatalog {
         }
     }
 
-    /// Wants to know about topics. The answer comes soon, from [`TopicCatalog::learn_wanted`].
+    /// Requests facts about topics. The answer comes soon, from [`TopicCatalog::learn_wanted`].
     pub fn ask<'a>(&self, topics: impl Iterator<Item = &'a String>) {
         let mut wanted = self.wanted.topics();
         let before = wanted.len();
@@ -175,7 +175,7 @@ impl TopicCatalog {
         }
     }
 
-    /// Until the cluster has told about these topics after `since`, or has been asked without success.
+    /// Waits until the cluster has answered about these topics after `since`, or has been asked without success.
     pub async fn answered(&self, topics: &HashMap<String, Duration>) {
         loop {
             let mut answered = std::pin::pin!(self.wanted.answered.notified());
@@ -193,9 +193,9 @@ impl TopicCatalog {
         facts.get(topic).is_some_and(|entry| entry.fact.asked() >= since)
     }
 
-    /// Asks the cluster about everything that somebody wants to know now: new topics, missing ones, and those with
-    /// partitions in trouble. Returns whether there was anything. Errors: Kafka cannot be reached; what was known
-    /// stays, and what was wanted is still wanted.
+    /// Asks the cluster about everything that is wanted now: new topics, missing ones, and those with partitions in
+    /// trouble. Returns whether there was anything. Errors: Kafka cannot be reached; known facts stay, and what was
+    /// wanted is still wanted.
     pub async fn learn_wanted(&self) -> Result<bool> {
         let wanted = self.wanted.topics().clone();
         let mut topics = wanted.clone();
@@ -221,7 +221,7 @@ impl TopicCatalog {
         facts.iter().filter(|(_, entry)| due(&entry.fact)).map(|(topic, _)| topic.clone()).collect()
     }
 
-    /// Whether [`TopicCatalog::learn_wanted`] has something to do every now and then, though nobody asks.
+    /// Whether [`TopicCatalog::learn_wanted`] has something to do now and then, even if nothing was requested.
     pub fn is_watching(&self) -> bool {
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
         facts.values().any(|entry| matches!(entry.fact, Fact::Missing { .. })) || !self.partitions.troubled().is_empty()
@@ -257,9 +257,9 @@ impl TopicCatalog {
     async fn learn_by_name(&self, topic: &str) -> Result<()> {
         match self.admin.topic(topic).await {
             Err(error) if error.code() == Code::KafkaDenied => self.deny(topic, false),
-            // The others are asked about all the same. What was known stays; of what is new, the events wait.
+            // The others are still queried. Known facts stay; events for unknown topics wait.
             Err(error) if error.code() == Code::KafkaTopic => {
-                tracing::warn!(topic, error = %error.chain(), "nothing can be learnt about the topic");
+                tracing::warn!(topic, error = %error.chain(), "could not fetch the topic's metadata");
                 if !self.is_known(topic) {
                     self.note(topic, None, false);
                 }
@@ -291,7 +291,7 @@ impl TopicCatalog {
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
         let before = facts.get(topic).map(|entry| entry.fact);
         let fact = match (found, before) {
-            // That it can be seen does not mean that it can be written to.
+            // Visible does not mean writable.
             (Some(_), Some(Fact::Denied { visible: true, .. })) => return,
             (Some(found), before) => {
                 if matches!(before, Some(Fact::Denied { .. } | Fact::Missing { .. })) {
@@ -304,14 +304,14 @@ impl TopicCatalog {
                     asked: now,
                 })
             }
-            // Only a question by name tells whether it is missing, or cannot be seen.
+            // Only a query by name tells whether it is missing or invisible.
             (None, Some(Fact::Denied { .. })) if !by_name => return,
             (None, Some(Fact::Missing { since, by_name: before, .. })) => {
                 Fact::Missing { since, asked: now, by_name: by_name || before }
             }
             (None, _) => {
                 if by_name {
-                    tracing::warn!(topic, "the topic does not exist; its events wait");
+                    tracing::warn!(topic, "the topic does not exist; its events wait for it");
                 }
                 Fact::Missing { since: now, asked: now, by_name }
             }
@@ -324,8 +324,8 @@ impl TopicCatalog {
         }
     }
 
-    /// Kafka refused a record that the topic seemed to take: its limits were changed, and what comes next is judged by
-    /// new ones.
+    /// Kafka rejected a record that the topic seemed to accept: its limits were changed, and later records are judged
+    /// by the new ones.
     pub fn doubt(&self, topic: &str) {
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
         if facts.get(topic).is_some_and(|entry| matches!(entry.fact, Fact::Exists(limits) if ago(limits.asked) > DOUBT))
@@ -334,7 +334,7 @@ impl TopicCatalog {
         }
     }
 
-    /// Kafka has not let this client write to a topic, or see it. Its events wait from now on.
+    /// Kafka denied this client access to a topic. Its events wait from now on.
     pub fn deny(&self, topic: &str, visible: bool) {
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
         let now = monotonic();
@@ -344,7 +344,7 @@ impl TopicCatalog {
             let right = if visible { "WRITE" } else { "DESCRIBE and WRITE" };
             tracing::warn!(
                 topic,
-                "Kafka does not let the relay write to the topic; its events wait for a grant of {right}"
+                "Kafka denies the relay access to the topic; its events wait until {right} is granted"
             );
         }
     }
@@ -355,7 +355,7 @@ impl TopicCatalog {
         facts.values().any(|entry| matches!(entry.fact, Fact::Denied { .. }))
     }
 
-    /// Records went to these topics: what waits for a grant can go on.
+    /// Records were written to these topics: events that wait for a grant can continue.
     pub fn written<'a>(&self, topics: impl Iterator<Item = &'a str>) {
         let mut facts = self.facts.write().unwrap_or_else(PoisonError::into_inner);
         for topic in topics {
@@ -368,7 +368,7 @@ impl TopicCatalog {
     }
 
     fn allow(&self, topic: &str) {
-        tracing::info!(topic, "the topic can be used from now on");
+        tracing::info!(topic, "the topic is usable again");
         self.granted.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned(), monotonic());
     }
 
@@ -405,8 +405,8 @@ impl TopicCatalog {
         Ok(())
     }
 
-    /// Asks again about every topic that is known: limits may have been changed, topics deleted or created. Forgets
-    /// what nobody has wanted for long. Errors: Kafka cannot be reached.
+    /// Queries every known topic again: limits may have been changed, topics deleted or created. Forgets what has not
+    /// been needed for long. Errors: Kafka cannot be reached.
     pub async fn refresh(&self) -> Result<()> {
         self.ping().await?;
         let known: HashSet<String> = {
@@ -441,8 +441,8 @@ impl Limits {
     }
 }
 
-/// An answer blames no event that was not there when it was asked for: its topic may have been made or changed
-/// meanwhile.
+/// An answer blames no event that did not exist when it was requested: its topic may have been created or changed in
+/// the meantime.
 fn is_fresh(asked: Duration, asked_at: Option<Duration>) -> bool {
     asked_at.is_some_and(|at| asked >= at)
 }

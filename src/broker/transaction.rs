@@ -1,10 +1,10 @@
-//! Publishes a batch in one Kafka transaction, together with a marker that says which batch it was. One thread and one
+//! Publishes a batch in one Kafka transaction, together with a marker that identifies the batch. One thread and one
 //! producer per lane.
 //!
-//! Owns what exactly-once needs on Kafka's side: the fence (`init_transactions`), the marker, and the rule that a
-//! producer whose transaction met anything unusual is never used again. Knows nothing of manifests: the lane compares.
-//! Invariants: the marker is read only after the fence, so that it is final; nothing is committed after the permit has
-//! ended.
+//! Owns what exactly-once delivery needs on Kafka's side: the fence (`init_transactions`), the marker, and the rule
+//! that a producer is never reused after anything unusual happened in its transaction. Knows nothing of manifests: the
+//! lane compares. Invariants: the marker is read only after the fence, so it is final; nothing is committed after the
+//! permit has ended.
 
 mod open;
 mod search;
@@ -31,7 +31,7 @@ pub use open::{Blocked, OpenError};
 
 /// A commit that took longer may have been sent twice by the client, which does not tell. Half of its request timeout.
 const COMMIT_SUSPICIOUS: Duration = Duration::from_secs(5);
-/// Longest wait for the abort of a transaction that is given up.
+/// Maximum wait for the abort of a transaction that is given up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A call of the client that lasts longer is not waited for: its timeout is a second. The thread is left to itself,
 /// with its producer.
@@ -131,7 +131,7 @@ enum Job {
 const GONE: &str = "the thread of the lane is gone or busy";
 /// A thread lives as long as its handle, unless it has panicked. Then its lane panics as well: the relay is started
 /// again, and what was in flight is judged by the marker like after a crash.
-const PANICKED: &str = "the thread of the Kafka producer has panicked";
+const PANICKED: &str = "the thread of the Kafka producer panicked";
 
 impl TransactionalPublisher {
     pub fn start(settings: TransactionSettings) -> std::io::Result<Self> {
@@ -153,7 +153,7 @@ impl TransactionalPublisher {
     /// Fences every older producer of this shard under the `transactional.id` of this number, ends what they had open,
     /// and reads the marker, which is final then.
     ///
-    /// Errors: nothing is lost by trying again. Cancel safe, since the next call starts anew.
+    /// Errors: nothing is lost by trying again. Cancel safe, since the next call starts over.
     pub async fn open(&self, number: i32, permit: Permit) -> Result<Option<Marker>, OpenError> {
         let (reply, answer) = oneshot::channel();
         let thread = self.thread();
@@ -193,11 +193,11 @@ impl TransactionalPublisher {
                 () = tokio::time::sleep(WATCH_EVERY) => {}
             }
             if let Some(call) = thread.watch.outlasts(STUCK_CALL) {
-                tracing::warn!(lane = self.settings.name, call, "a call of the Kafka client does not return");
+                tracing::warn!(lane = self.settings.name, call, "a Kafka client call does not return");
                 let successor = Thread::start((*self.settings).clone(), Arc::clone(&self.brokers_up));
                 if let Ok(successor) = successor {
                     *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = successor;
-                    return Err("a call of the Kafka client does not return; another producer takes over");
+                    return Err("a Kafka client call does not return; another producer takes over");
                 }
             }
         }
@@ -318,7 +318,7 @@ impl Worker {
         sending: &Sending<'_>,
     ) -> Result<(), String> {
         *committing = false;
-        producer.begin().map_err(|error| format!("the transaction cannot be begun: {error}"))?;
+        producer.begin().map_err(|error| format!("could not begin the transaction: {error}"))?;
         for index in 0..sending.records.len() {
             match index {
                 0 => failpoint::reach(Point::ProduceFirst)?,
@@ -332,7 +332,7 @@ impl Worker {
                     batch.failures += 1;
                     batch.states[index] = State::Refused { class, code };
                 }
-                Err(HandOver::Ended(_)) => return Err("the client takes no more records".to_owned()),
+                Err(HandOver::Ended(_)) => return Err("the client does not accept more records".to_owned()),
             }
             if index % POLL_EVERY == POLL_EVERY - 1 {
                 batch.take(&producer.poll(Duration::ZERO));
@@ -350,9 +350,7 @@ impl Worker {
         let mut element = list.add_partition(topic, *partition);
         element.set_metadata(&marker.note);
         element.set_offset(Offset::Offset(marker.seq)).map_err(|error| error.to_string())?;
-        producer
-            .send_offsets(&list, group, permit)
-            .map_err(|error| format!("the marker cannot be written: {error}"))?;
+        producer.send_offsets(&list, group, permit).map_err(|error| format!("could not write the marker: {error}"))?;
         failpoint::reach(Point::OffsetsSent)?;
         failpoint::reach(Point::CommitBefore)?;
         // The last look: whoever took the shard over has fenced this producer, or will find this transaction committed.
@@ -361,7 +359,7 @@ impl Worker {
         }
         let started = monotonic();
         *committing = true;
-        producer.commit(permit).map_err(|error| format!("the transaction cannot be committed: {error}"))?;
+        producer.commit(permit).map_err(|error| format!("could not commit the transaction: {error}"))?;
         if monotonic().saturating_sub(started) > COMMIT_SUSPICIOUS {
             producer.suspect();
         }

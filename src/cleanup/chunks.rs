@@ -1,9 +1,9 @@
-//! When to look again at which pages of `event_handled`, so that a pass does not read the table. Pure.
+//! When to check which pages of `event_handled` again, so that a pass does not read the whole table. Pure.
 //!
-//! The table has no index on the time of its entries, and an entry never changes. So a look at some pages tells when
-//! there will be something to delete in them: when the oldest that is left is old enough. What is written there later
-//! is younger. A wrong guess (a time set by hand) delays a deletion and can do nothing else, since each statement asks
-//! for the time itself.
+//! The table has no index on the time of its entries, and an entry never changes. Reading some pages therefore tells
+//! when they will next contain something to delete: when the oldest remaining entry is old enough. Entries written
+//! there later are younger. A wrong guess (a time set by hand) only delays a deletion, because each statement checks
+//! the time itself.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! Partitions of the outbox, where it was made with `migrate up --partitioned`: one instance of all makes them ahead
-//! and drops them.
+//! Partitions of an outbox created with `migrate up --partitioned`: one instance creates them ahead of time and drops
+//! them.
 //!
-//! A partition goes when every row in it is finished and old, and no row can appear in it any more: an id may be drawn
-//! and committed late, and only the lock barrier tells that none of its ids is still on the way. Each step can be the
-//! last one before a crash: what is left half done is found by the next look.
+//! A partition is dropped when every row in it is finished and old, and no new row can appear in it: an id may be drawn
+//! early and committed late, and only the lock barrier proves that none of its ids is still to be committed. A crash
+//! may follow any step: the next look completes what is half done.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -21,11 +21,11 @@ use crate::outbox::barrier::Barrier;
 use crate::outbox::partitions::{Partition, Session};
 use crate::retry::Backoff;
 
-/// Between two looks at how far ids have come.
+/// Time between two checks of how far ids have advanced.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks at whether the table is partitioned, and whether the instance that looks after it has gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Partitions that wait for ids behind the one in use. The last one, without an end, comes on top.
+/// Number of empty partitions ahead of the one in use, in addition to the last one, which has no upper bound.
 const AHEAD: i64 = 2;
 /// Rows that one statement looks at.
 const ROWS: u32 = 20_000;
@@ -58,11 +58,11 @@ pub async fn run(
 }
 
 fn complain(error: &DbError) {
-    // A lock that somebody else has, and transactions that last, are waited for.
+    // Locks held by other sessions, and long transactions, are waited for.
     if error.is_unavailable() {
-        tracing::debug!(error = %error.chain(), "partitions: not now");
+        tracing::debug!(error = %error.chain(), "partition maintenance postponed");
     } else {
-        tracing::warn!(error = %error.chain(), "partitions could not be looked after; the role must be the owner of outbox_events");
+        tracing::warn!(error = %error.chain(), "partition maintenance failed; the role must own outbox_events");
     }
 }
 
@@ -116,7 +116,7 @@ impl Keeper {
             self.metrics.partition_ids_ahead.set(lower.saturating_sub(1).saturating_sub(last_id));
             let Some(upper) = new_upper(last_id, lower, self.rows) else { return Ok(()) };
             session.extend(last, upper).await?;
-            tracing::debug!(from = lower, to = upper, "a partition was made");
+            tracing::debug!(from = lower, to = upper, "created a partition");
         }
     }
 
@@ -133,11 +133,11 @@ impl Keeper {
         }
         for doomed in session.doomed().await? {
             if session.drop_or_put_back(&doomed).await? {
-                tracing::info!(table = doomed.name, "a partition of finished events was dropped");
+                tracing::info!(table = doomed.name, "dropped a partition of finished events");
             } else {
                 tracing::warn!(
                     table = doomed.name,
-                    "a row of a partition that was to be dropped is not finished any more; it is a partition again"
+                    "a partition was detached to be dropped, but a row in it is no longer finished; attached it again"
                 );
                 self.put_off(&doomed.name);
             }

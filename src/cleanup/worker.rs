@@ -1,7 +1,8 @@
-//! How deleting goes: small batches, each followed by a pause as long as itself, behind the replicas, until a stop.
+//! How deleting proceeds: small batches, each followed by a pause of the same length, never ahead of the replicas,
+//! until a stop.
 //!
-//! A batch is one transaction, so that a crash between two of them leaves nothing half done and whoever comes next goes
-//! on. The stop is looked at between batches.
+//! A batch is one transaction, so a crash between two of them leaves nothing half done and the next worker continues. A
+//! stop takes effect between batches.
 
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ const ROWS_MIN: u32 = 10;
 /// in it.
 const LAG_LOOK: Duration = Duration::from_millis(500);
 
-/// Rows that are told one by one in one walk.
+/// Number of rows that are reported individually per walk.
 const REFUSALS_TOLD: u64 = 10;
 
 /// Hears what each batch has deleted.
@@ -175,9 +176,12 @@ impl<'s> Worker<'s> {
             let (handled, next_in) = match self.batch(session.handled(Chunks::pages(chunk), age, rows)).await? {
                 Batch::Done(done) => done,
                 Batch::Smaller => continue,
-                // Their place tells nothing of single rows: these pages are looked at again when the time is over.
+                // Their position says nothing about single rows: these pages are checked again once the age has passed.
                 Batch::Refused(reason) => {
-                    tracing::warn!(reason, "old rows of event_handled cannot be deleted; those of other pages are");
+                    tracing::warn!(
+                        reason,
+                        "could not delete some old rows of event_handled; continuing with other pages"
+                    );
                     (0, None)
                 }
             };
@@ -209,7 +213,7 @@ impl<'s> Worker<'s> {
         if let Some(id) = looked.last_id {
             self.refused += 1;
             if self.refused <= REFUSALS_TOLD {
-                tracing::warn!(id, reason, "the table does not let an old row be deleted; the others are");
+                tracing::warn!(id, reason, "the table does not allow an old row to be deleted; skipping it");
             }
         }
         Looked { deleted: Tally::default(), first_left: looked.first_left.or(looked.last_id), any_old: true, ..looked }
@@ -311,15 +315,15 @@ impl Replicas {
             self.hidden = true;
             tracing::warn!(
                 replicas = lag.hidden,
-                "this role may not see how far replicas are behind, so deleting does not wait for them; grant it pg_read_all_stats"
+                "the role cannot see replica lag, so deleting does not wait for replicas; grant it pg_read_all_stats"
             );
         }
         let behind = lag.bytes.filter(|bytes| *bytes > self.allowed);
         match behind {
             Some(bytes) if !self.waiting => {
-                tracing::warn!(bytes, allowed = self.allowed, "deleting waits: a replica is behind");
+                tracing::warn!(bytes, allowed = self.allowed, "pausing deletes: a replica is behind");
             }
-            None if self.waiting => tracing::info!("deleting goes on: the replicas have caught up"),
+            None if self.waiting => tracing::info!("resuming deletes: the replicas have caught up"),
             Some(_) | None => {}
         }
         self.waiting = behind.is_some();

@@ -10,13 +10,13 @@ use super::values;
 /// What can be deleted: states of events, and the consumer's record of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Finished {
-    /// Events that Kafka has, by when it acknowledged them
+    /// Published events, by the time of the acknowledgement
     Published,
-    /// Events that failed and that nothing waits for, by when they failed
+    /// Failed events that block no other event, by the time of the failure
     Failed,
-    /// Events that somebody gave up, by when they failed
+    /// Discarded events, by the time of the failure
     Discarded,
-    /// Entries of event_handled, by when the consumer handled the event
+    /// Entries of event_handled, by the time the consumer handled the event
     Handled,
 }
 
@@ -27,15 +27,15 @@ Examples:
   outbox-relay cleanup --older-than 7d
   outbox-relay cleanup --older-than 30d --status failed,discarded --yes
 
-It deletes in small batches with pauses, and waits for replicas that are behind (cleanup.max_replica_lag). Ctrl-C ends it after the
-batch in hand, with status 5; run it again to go on. Events that wait (PENDING, HELD) are never deleted, nor is a failed event whose
-key is held: decide about it first. `run` does all of this by schedule; see [cleanup] in the settings.")]
+Rows are deleted in small batches with pauses, and deleting waits for replicas that are behind (cleanup.max_replica_lag). Ctrl-C stops
+after the current batch with status 5; run the command again to continue. Events that are waiting (PENDING, HELD) are never deleted, nor
+is a failed event whose key is held: retry or discard it first. `run` does all of this on a schedule; see [cleanup] in the settings.")]
 pub struct CleanupArgs {
-    /// Age from which rows are deleted, as in 7d, 12h, or 0s for all
+    /// Minimum age of the rows to delete, for example 7d or 12h; 0s for all
     #[arg(long, value_name = "TIME", value_parser = age)]
     pub older_than: Duration,
 
-    /// Which rows
+    /// Which rows to delete
     #[arg(
         long,
         value_name = "STATUS",
@@ -46,7 +46,7 @@ pub struct CleanupArgs {
     )]
     pub status: Vec<Finished>,
 
-    /// Most rows to delete
+    /// Maximum number of rows to delete
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
 
@@ -54,7 +54,7 @@ pub struct CleanupArgs {
     pub consent: Consent,
 }
 
-/// An age that PostgreSQL can subtract from the present.
+/// An age that PostgreSQL can subtract from the current time.
 fn age(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
     match values::duration(text)? {

@@ -8,9 +8,11 @@ use uuid::Uuid;
 use super::operate::Consent;
 use super::values;
 
+pub use crate::operations::consumer::positions::WantedOffset;
+
 #[derive(Debug, Subcommand)]
 pub enum ConsumerCommand {
-    /// Where groups read, and what stopped them
+    /// Positions of consumer groups, and what stopped them
     #[command(subcommand)]
     Positions(PositionsCommand),
     /// Events that could not be folded
@@ -20,11 +22,11 @@ pub enum ConsumerCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum PositionsCommand {
-    /// List where each group reads each partition, and what is stopped
+    /// List the position of each group in each partition, and which partitions are stopped
     Ls(PositionsLsArgs),
-    /// Let a group read on from another offset, or from where another group is
+    /// Move a group to another offset, or to the positions of another group
     Set(Box<PositionsSetArgs>),
-    /// Let stopped partitions go on with the log as it is now
+    /// Accept the log as it is now and let stopped partitions resume
     Accept(Box<PositionsAcceptArgs>),
 }
 
@@ -34,9 +36,9 @@ Examples:
   outbox-relay consumer positions ls
   outbox-relay consumer positions ls --group metrics --topic order-events -o json
 
-STATE is ok, or why the partition is stopped: records-lost (Kafka deleted records that were not read), ahead-of-log (the log ends before the
-position), topic-recreated, other-cluster, moved-by-hand (next_offset was changed while the partition was read), other-group (other groups
-have read this topic and this one has not).")]
+STATE is ok, or the reason why the partition is stopped: records-lost (Kafka deleted records before they were read), ahead-of-log (the log
+ends before the position), topic-recreated, other-cluster, moved-by-hand (next_offset was changed while the partition was being read),
+other-group (other groups have read this topic, but this one has not).")]
 pub struct PositionsLsArgs {
     /// Only this group [default: all]
     #[arg(long, value_name = "NAME")]
@@ -54,9 +56,9 @@ Examples:
   outbox-relay consumer positions set --topic order-events --partition 2 --offset earliest --yes
   outbox-relay consumer positions set --from-group old-name      after consumer.group was renamed
 
-The running consumer goes on there within seconds. Events that it has handled before change nothing when they are read again; events that an
-offset leaves out are not folded. --from-group gives positions, handled events and parked events of another group to this one: stop the
-consumer of the other group first.")]
+The running consumer continues from there within seconds. Events that it has already handled change nothing when they are read again; events
+that the new offset skips are not folded. --from-group moves the positions, handled events and parked events of another group to this one:
+stop the other group's consumer first.")]
 pub struct PositionsSetArgs {
     /// The topic
     #[arg(long, value_name = "NAME", required_unless_present = "from_group")]
@@ -66,11 +68,11 @@ pub struct PositionsSetArgs {
     #[arg(long, value_name = "N", required_unless_present = "from_group", value_parser = clap::value_parser!(i32).range(0..))]
     pub partition: Option<i32>,
 
-    /// The offset to read next, or earliest, or latest
+    /// The next offset to read, or earliest, or latest
     #[arg(long, value_name = "OFFSET", required_unless_present = "from_group", value_parser = offset)]
     pub offset: Option<WantedOffset>,
 
-    /// Take over everything of this group
+    /// Take over everything from this group
     #[arg(long, value_name = "NAME", conflicts_with_all = ["topic", "partition", "offset"])]
     pub from_group: Option<String>,
 
@@ -88,14 +90,14 @@ Examples:
   outbox-relay consumer positions accept --topic order-events --dry-run
   outbox-relay consumer positions accept --topic order-events --partition 2 --yes
 
-Partitions whose records are gone, or whose topic was created again, are read from the beginning of the log; events that are known change
-nothing. A position that was changed by hand is taken as it is. --dry-run says where each partition would go on.")]
+Partitions whose records are gone or whose topic was recreated are read from the beginning of the log; events that were already handled
+change nothing. A position that was changed by hand is accepted as it is. --dry-run prints where each partition would resume.")]
 pub struct PositionsAcceptArgs {
     /// The topic
     #[arg(long, value_name = "NAME")]
     pub topic: String,
 
-    /// Only this partition [default: all that are stopped]
+    /// Only this partition [default: all stopped partitions]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub partition: Option<i32>,
 
@@ -105,14 +107,6 @@ pub struct PositionsAcceptArgs {
 
     #[command(flatten)]
     pub consent: Consent,
-}
-
-/// An offset as it is named on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WantedOffset {
-    At(i64),
-    Earliest,
-    Latest,
 }
 
 fn offset(text: &str) -> Result<WantedOffset, String> {
@@ -128,17 +122,17 @@ fn offset(text: &str) -> Result<WantedOffset, String> {
 
 #[derive(Debug, Subcommand)]
 pub enum ParkedCommand {
-    /// List parked events, those that were parked last first
+    /// List parked events, most recently parked first
     Ls(Box<ParkedLsArgs>),
-    /// Show parked events with everything that is in them, key and payload included
+    /// Show parked events in full, including key and payload
     Show {
-        /// As `consumer parked ls` has it
+        /// Event id, as listed by `consumer parked ls`
         #[arg(required = true, value_name = "EVENT_ID")]
         events: Vec<Uuid>,
     },
-    /// Have parked events folded once more, after the cause was mended, and wait for the outcome
+    /// Fold parked events again, after the cause was fixed, and wait for the outcome
     Release(Box<ParkedReleaseArgs>),
-    /// Give parked events up; they are kept as the record of that
+    /// Give up parked events; they are kept as a record
     Discard(Box<ParkedDecideArgs>),
 }
 
@@ -165,7 +159,7 @@ pub struct ParkedFilter {
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
 
-    /// Only events whose reason holds these words
+    /// Only events whose reason contains this text
     #[arg(long, value_name = "TEXT")]
     pub error: Option<String>,
 
@@ -185,11 +179,11 @@ pub struct ParkedLsArgs {
     #[command(flatten)]
     pub filter: ParkedFilter,
 
-    /// Also those that were given up
+    /// Include discarded events
     #[arg(long)]
     pub discarded: bool,
 
-    /// Most events to list
+    /// Maximum number of events to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
 }
@@ -201,16 +195,16 @@ Examples:
   outbox-relay consumer parked release --error 'relation \"totals\"' --yes
   outbox-relay consumer parked release --all --yes --no-wait
 
-A released event is folded by the running consumer that reads its partition, in the order of the partition, at most once more. Later events of
-its key have been folded meanwhile. One that still does not fit is parked again with the new reason.
+A released event is folded by the running consumer that reads its partition, in partition order, at most once. Later events of its key have
+been folded in the meantime. An event that still cannot be folded is parked again with the new reason.
 
-Exits 0 when all were folded, 5 when some were parked again or have not been folded within --timeout. Those stay released, and Ctrl-C takes
-nothing back.")]
+Exits 0 if all were folded, and 5 if some were parked again or were not folded within --timeout. Those stay released; Ctrl-C does not undo
+a release.")]
 pub struct ParkedReleaseArgs {
     #[command(flatten)]
     pub which: ParkedDecideArgs,
 
-    /// Longest wait for the outcome
+    /// Maximum time to wait for the outcome
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = values::duration)]
     pub timeout: Duration,
 
@@ -225,12 +219,12 @@ Examples:
   outbox-relay consumer parked discard --id 0198f2c4-0000-7000-8000-000000000001 --reason 'test data'
   outbox-relay consumer parked discard --type TestEvent --yes
 
-A discarded event is never folded; one that was released and has not been folded yet can still be discarded.")]
+A discarded event is never folded. A released event that has not been folded yet can still be discarded.")]
 pub struct ParkedDecideArgs {
     #[command(flatten)]
     pub filter: ParkedFilter,
 
-    /// All that are parked
+    /// All parked events
     #[arg(long)]
     pub all: bool,
 

@@ -1,4 +1,4 @@
-//! Flags of the commands that act on events that failed or wait, and of pauses.
+//! Flags of the commands that act on failed or waiting events, and of pauses.
 
 use clap::Args;
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::values::{self, EventRef, When};
 use crate::event::{EventStatus, FailureClass};
 
-/// Conditions on events; all of them must hold.
+/// Conditions on events; all of them must match.
 #[derive(Debug, Clone, Default, Args)]
 pub struct EventFilter {
     /// Only the rows with this event_id
@@ -46,18 +46,18 @@ pub struct EventFilter {
     pub until: Option<When>,
 }
 
-/// What every command takes that changes something by hand.
+/// Flags of every command that changes something.
 #[derive(Debug, Clone, Args)]
 pub struct Consent {
-    /// Say what would be done, and do nothing
+    /// Print what would be done without doing it
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
 
-    /// Why, for outbox_audit
+    /// Reason, recorded in outbox_audit
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
 }
@@ -69,11 +69,11 @@ Examples:
   outbox-relay events retry --class unknown-topic --topic order-events --yes
   outbox-relay events discard --key order-42 --status failed,held --reason 'test data'
 
-Without ids the filters choose among FAILED events, or the states that --status names; all filters must match.
-A retry gives all attempts again. When its key is held by an earlier failed event, that one is tried again first, because order holds.
-A discarded event is never published; what waited behind it goes on. Events that are PUBLISHED or PENDING are never touched.")]
+Without ids, the filters select from FAILED events, or from the statuses in --status; all filters must match.
+A retry starts with a full set of attempts. If an earlier failed event holds the key, that event is retried first, to keep the order.
+A discarded event is never published; the events behind it continue. PUBLISHED and PENDING events are never touched.")]
 pub struct RedoArgs {
-    /// The ids of rows, or their event_ids
+    /// Row ids or event_ids
     #[arg(value_name = "ID|EVENT_ID", value_parser = values::event_ref)]
     pub events: Vec<EventRef>,
 
@@ -85,7 +85,7 @@ pub struct RedoArgs {
     #[arg(long, value_name = "STATUS", value_enum, ignore_case = true, value_delimiter = ',')]
     pub status: Vec<EventStatus>,
 
-    /// Only events that failed with this class of error
+    /// Only events that failed with this error class
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(FailureClass::names()))]
     pub class: Option<String>,
 
@@ -103,10 +103,10 @@ Examples:
   outbox-relay events trace 0198f2c4-0000-7000-8000-000000000001 -o json
   outbox-relay events trace --correlation-id checkout-77
 
-Rows of a replay and dead letters carry the event_id of their original, so they stand in the same history. What consumers did is known
-for groups of this database.")]
+Replay copies and dead letters carry the event_id of their original, so they appear in the same history. What consumers did is known
+only for groups in this database.")]
 pub struct EventsTraceArgs {
-    /// The id of a row, or an event_id
+    /// Row id or event_id
     #[arg(value_name = "ID|EVENT_ID", value_parser = values::event_ref, required_unless_present = "correlation_id")]
     pub event: Option<EventRef>,
 
@@ -122,18 +122,18 @@ Examples:
   outbox-relay pause --topic order-events
   outbox-relay resume --topic order-events
 
-Takes effect within about a second, on every instance, and outlives restarts. While a topic is paused the keys of its events wait,
-with everything behind them, so that order holds; all other keys go on. `status` of what waits is HELD.")]
+A pause takes effect within about a second on every instance and survives restarts. While a topic is paused, the keys of its events are
+held, with all later events of those keys, so that order is kept; all other keys continue. Waiting events have the status HELD.")]
 pub struct PauseArgs {
     /// Only this topic [default: everything]
     #[arg(long, value_name = "NAME")]
     pub topic: Option<String>,
 
-    /// List what is paused and say what would be done, and do nothing
+    /// List what is paused and print what would be done without doing it
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Why, for outbox_audit
+    /// Reason, recorded in outbox_audit
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
 }

@@ -17,11 +17,11 @@ Examples:
   outbox-relay replay --event-type OrderPaidEvent --from 7d --rate 500 --yes
   outbox-relay replay --resume 0198f2c4-6a52-7c1e-9d1b-2f6b5c0a7e11
 
-Copies of PUBLISHED events are appended to the outbox, in their old order, and are published behind what waits; nothing old is
-changed. A copy keeps event_id (unless --new-ids), key, payload, headers and created_at, and its record carries outbox-replay-of.
-A copy has the time of its event: where a topic would delete it at once (retention.ms), nothing is copied, unless --ignore-retention.
-All filters must match. Copies of earlier replays and dead letters are left out. With --id, DISCARDED events and copies too.
-Times are RFC 3339, a date (midnight UTC), or how long ago: 15m, 2h, 7d.")]
+Copies of PUBLISHED events are appended to the outbox in their original order and published after all pending events; existing rows do
+not change. A copy keeps event_id (unless --new-ids), key, payload, headers and created_at, and its record carries outbox-replay-of.
+A copy keeps the timestamp of its event. If a topic would delete it at once (retention.ms), nothing is copied, unless --ignore-retention.
+All filters must match. Copies from earlier replays and dead letters are left out. --id also selects DISCARDED events and copies.
+Times are RFC 3339, a date (midnight UTC), or an age: 15m, 2h, 7d.")]
 pub struct ReplayArgs {
     /// Only the rows with these ids
     #[arg(long, value_name = "ID", value_delimiter = ',', conflicts_with = "filter", value_parser = clap::value_parser!(i64).range(1..))]
@@ -55,30 +55,30 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "TYPE")]
     pub event_type: Option<String>,
 
-    /// Publish the copies to this topic rather than to that of each original
+    /// Publish the copies to this topic instead of each original's topic
     #[arg(long, value_name = "NAME")]
     pub to_topic: Option<String>,
 
-    /// Copies per second [default: as fast as it goes]
+    /// Copies per second [default: unlimited]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000_000))]
     pub rate: Option<i32>,
 
-    /// Give the copies an event_id of their own, so that consumers take them for new events
+    /// Give the copies a new event_id, so that consumers treat them as new events
     #[arg(long)]
     pub new_ids: bool,
 
-    /// Begin anew although the same replay is unfinished
+    /// Start over even if the same replay is unfinished
     #[arg(long)]
     pub again: bool,
 
-    /// Go on although Kafka would delete or refuse some copies at once, because their events are too old for the topic
+    /// Continue even if Kafka would delete or reject some copies at once because their events are too old for the topic
     #[arg(long)]
     pub ignore_retention: bool,
 
     #[command(flatten)]
     pub consent: Consent,
 
-    /// Go on with a replay that was interrupted
+    /// Continue an interrupted replay
     #[arg(long, value_name = "UUID", conflicts_with_all = ["id", "filter", "to_topic", "new_ids", "again"])]
     pub resume: Option<Uuid>,
 }

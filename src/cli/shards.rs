@@ -13,16 +13,16 @@ Examples:
   outbox-relay shards set 16 --dry-run
   outbox-relay shards set 16 --yes --reason 'four instances'
 
-Shards are what instances share: more of them than instances that are to have work, and as few as that allows. Nothing is published
-from the moment on at which the first instance has given its shards up until all events that wait are moved: seconds, and some twenty
-for a million of them. Applications go on inserting. Order per key and what is promised of delivery hold. If the command is killed, the same
-command goes on where it was. It needs the role that owns the schema.")]
+Instances share the shards: use more shards than instances, but no more than needed. Nothing is published from the moment the first
+instance gives up its shards until all waiting events are moved: seconds, or about twenty seconds for a million events. Applications
+can keep inserting. Order per key and the delivery guarantee hold. If the command is killed, run it again and it continues where it
+stopped. It needs the role that owns the schema.")]
 pub struct ShardsSetArgs {
     /// Number of shards
     #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32767))]
     pub count: u16,
 
-    /// How long to wait for instances to give their shards up, and for writers; nothing is changed when it is over
+    /// How long to wait for writers and for instances to give up their shards; after that, nothing is changed
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub timeout: Duration,
 

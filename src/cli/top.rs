@@ -13,33 +13,33 @@ Examples:
   outbox-relay top -o json --interval 10s | tee -a outbox.ndjson
   outbox-relay top --count 2 | tail -1 | jq .rates
 
-On a terminal: q, Esc or Ctrl-C quit; tab and the arrows choose and scroll a table; p freezes the screen. It goes on through an outage
-of PostgreSQL. With -o json or ndjson, --once or --count, and where standard output is no terminal, it prints a line of JSON per
-interval; one that could not be read has \"state\": \"unreachable\". Rates need a second line. Figures with ~ are estimates.
+On a terminal: q, Esc or Ctrl-C quits; Tab and the arrow keys select and scroll a table; p freezes the screen. It keeps running during an
+outage of PostgreSQL. With -o json or ndjson, with --once or --count, or if standard output is not a terminal, it prints one line of JSON
+per interval; a failed reading has \"state\": \"unreachable\". Rates start with the second line. Figures with ~ are estimates.
 
-It counts what waits row by row, with pauses ten times as long as that takes. It never reads payloads or keys.")]
+It counts waiting events row by row, with pauses ten times as long as each count. It never reads payloads or keys.")]
 pub struct TopArgs {
-    /// Wait between two looks, as in 1s, 500ms
+    /// Time between two snapshots, for example 1s or 500ms
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub interval: Duration,
 
-    /// Print one snapshot and end; status 4 when PostgreSQL does not answer
+    /// Print one snapshot and exit; status 4 if PostgreSQL does not respond
     #[arg(long, conflicts_with = "count")]
     pub once: bool,
 
-    /// Print so many snapshots and end
+    /// Print N snapshots and exit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 }
 
 impl TopArgs {
-    /// How many snapshots to print; `None`: without end.
+    /// How many snapshots to print; `None` means no limit.
     pub fn count(&self) -> Option<u64> {
         if self.once { Some(1) } else { self.count }
     }
 }
 
-/// Not so short that the view is the load, not so long that it is none.
+/// Bounded, so that `top` neither becomes the load nor stops being useful.
 fn interval(text: &str) -> Result<Duration, String> {
     match values::duration(text)? {
         short if short < Duration::from_millis(100) => Err("at least 100ms".to_owned()),

@@ -5,10 +5,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, civil, tz::TimeZone};
-use uuid::Uuid;
 
 use crate::event::EventStatus;
 use crate::output::{Colour, Format};
+
+pub use crate::operations::{EventRef, Place, When};
 
 /// A part of `run`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -19,43 +20,6 @@ pub enum Part {
     Consumer,
     /// Health and metrics over HTTP
     Admin,
-}
-
-/// How an event is named on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventRef {
-    Id(i64),
-    EventId(Uuid),
-}
-
-impl std::fmt::Display for EventRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Id(id) => id.fmt(f),
-            Self::EventId(id) => id.fmt(f),
-        }
-    }
-}
-
-/// Where a record lies in Kafka: `topic/partition/offset`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
-    }
-}
-
-/// A time, or how long ago it was. The second is for the database to work out, whose clock set `created_at`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    At(Timestamp),
-    Ago(Duration),
 }
 
 pub(super) fn event_ref(text: &str) -> Result<EventRef, String> {
@@ -85,13 +49,13 @@ pub(super) fn when(text: &str) -> Result<When, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(When::At(at));
     }
-    // Without an offset it is UTC, as everything we print is.
+    // Without a UTC offset it is UTC, like everything we print.
     if let Ok(local) = text.parse::<civil::DateTime>() {
         return TimeZone::UTC.to_timestamp(local).map(When::At).map_err(|error| error.to_string());
     }
     duration(text)
         .map(When::Ago)
-        .map_err(|_| "not a time; examples: 2026-05-01T12:00:00Z, 2026-05-01, or how long ago: 15m, 2h, 7d".to_owned())
+        .map_err(|_| "not a time; examples: 2026-05-01T12:00:00Z, 2026-05-01, or an age: 15m, 2h, 7d".to_owned())
 }
 
 macro_rules! words {

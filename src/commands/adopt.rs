@@ -1,48 +1,36 @@
 //! `adopt`: accepts that the outbox is in another database than the one a relay last ran on.
 
-use serde::Serialize;
-
 use super::confirm::{can_ask, confirmed};
 use super::{Context, Result, admin_pool, author};
 use crate::cli::AdoptArgs;
 use crate::config::Needs;
-use crate::outbox::home::{self, Adoption, Standing};
+use crate::operations::adopt::{self, Adoption, Plan, Report};
 use crate::output::{self, Align, Cell, Table};
-
-#[derive(Debug, Serialize)]
-struct Report {
-    /// `moved` or `copy`; `null` when nothing had to be done.
-    adopted_as: Option<&'static str>,
-    /// The name of the outbox in markers.
-    installation: Option<String>,
-    /// Events that were in flight in the original and wait here now.
-    waiting_again: u64,
-}
 
 pub(super) async fn run(context: &Context, args: &AdoptArgs) -> Result<()> {
     let settings = context.settings(Needs::DATABASE)?;
     let pool = admin_pool(&settings)?;
-    let nothing = Report { adopted_as: None, installation: None, waiting_again: 0 };
-    let (home, here) = match home::look(&pool).await? {
-        Standing::Away { home, here } => (home.describe(), here.describe()),
-        Standing::Home => {
-            output::note("the outbox is where it was; there is nothing to adopt");
+    let nothing = Report::default();
+    let (home, here) = match adopt::plan(&pool).await? {
+        Plan::Away { home, here } => (home, here),
+        Plan::Home => {
+            output::note("the outbox has not moved; there is nothing to adopt");
             return print(context, &nothing);
         }
-        Standing::New(_) => {
+        Plan::New => {
             output::note("no relay has run on this outbox yet; there is nothing to adopt");
             return print(context, &nothing);
         }
     };
-    let (adoption, name) = if args.moved { (Adoption::Moved, "moved") } else { (Adoption::Copy, "copy") };
+    let adoption = if args.moved { Adoption::Moved } else { Adoption::Copy };
     output::note(&format!("the relay last ran on {home}; this is {here}"));
     if args.consent.dry_run {
         output::note(match adoption {
             Adoption::Moved => {
-                "would accept this as the place of the outbox: names, batches in flight and markers go on"
+                "would accept this database as the outbox: identity, batches in flight and markers continue"
             }
             Adoption::Copy => {
-                "would make this an outbox of its own: a new name in markers, and events that were in flight wait again"
+                "would make this a separate outbox: a new identity in markers, and events that were in flight wait again"
             }
         });
         return print(context, &nothing);
@@ -51,24 +39,17 @@ pub(super) async fn run(context: &Context, args: &AdoptArgs) -> Result<()> {
     let question = match adoption {
         Adoption::Moved => "Is the original stopped for good, so that no relay will run on it again?",
         Adoption::Copy => {
-            "Make this an outbox of its own? A relay on it publishes everything that waits here, to the Kafka of its settings."
+            "Make this a separate outbox? A relay on it publishes everything that is waiting here, to the Kafka in its settings."
         }
     };
     if !confirmed(args.consent.yes, question)? {
         return Ok(());
     }
-    let adopted = home::adopt(&pool, adoption, &author(args.consent.reason.clone())).await?;
-    if adopted.is_some() && adoption == Adoption::Copy {
-        output::note("if it shares a Kafka cluster with the original, give it a run.deployment of its own");
+    let report = adopt::run(&pool, adoption, &author(args.consent.reason.clone())).await?;
+    if report.adopted_as.is_some() && adoption == Adoption::Copy {
+        output::note("if it shares a Kafka cluster with the original, give it a different run.deployment");
     }
-    print(
-        context,
-        &adopted.map_or(nothing, |adopted| Report {
-            adopted_as: Some(name),
-            installation: Some(adopted.installation.to_string()),
-            waiting_again: adopted.waiting_again,
-        }),
-    )
+    print(context, &report)
 }
 
 fn print(context: &Context, report: &Report) -> Result<()> {

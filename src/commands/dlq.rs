@@ -1,29 +1,23 @@
 //! `dlq`: dead letters in Kafka, each with what the outbox knows of it.
-//!
-//! A dead letter is read from its topic, which is the only place that has them all: the outbox may have cleaned up the
-//! rows, and a consumer writes dead letters that never were rows.
 
-mod letter;
-mod purge;
-mod redrive;
 mod view;
 
-use std::collections::BTreeSet;
+use tokio_util::sync::CancellationToken;
 
-use jiff::{SignedDuration, Timestamp};
-
-use super::{Context, Result, admin_pool};
-use crate::broker::reader::{self, Found, Range};
-use crate::cli::{DlqCommand, DlqLsArgs, LetterFilter, Place, When};
-use crate::config::{Config, KafkaConfig, Needs};
+use super::confirm::{can_ask, confirmed};
+use super::progress::Shown;
+use super::signals::Signals;
+use super::{Context, Result, admin_pool, author};
+use crate::cli::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter, Place};
+use crate::config::{Config, Needs};
 use crate::db::Pool;
-use crate::error::{Code, Error};
-use crate::outbox::dead_letters::redrive::{self as letters, State};
+use crate::operations::dlq::purge::{self, Part};
+use crate::operations::dlq::redrive::{self, Plan, Redrive, Report};
+use crate::operations::dlq::{self, Filter};
 use crate::output;
-use letter::DeadLetter;
 
-/// Dead letters whose state is asked for at once.
-const LOOK_UP: usize = 1_000;
+/// Refusals that are told one by one; JSON has them all.
+const REFUSALS_SHOWN: usize = 20;
 
 pub(super) async fn run(context: &Context, command: &DlqCommand) -> Result<()> {
     let settings = context.settings(Needs::BOTH)?;
@@ -31,222 +25,123 @@ pub(super) async fn run(context: &Context, command: &DlqCommand) -> Result<()> {
     match command {
         DlqCommand::Ls(args) => ls(context, &settings, &pool, args).await,
         DlqCommand::Show { places } => show(context, &settings, &pool, places).await,
-        DlqCommand::Redrive(args) => redrive::run(context, &settings, &pool, args).await,
-        DlqCommand::Purge(args) => purge::run(context, &settings, &pool, args).await,
+        DlqCommand::Redrive(args) => redrive(context, &settings, &pool, args).await,
+        DlqCommand::Purge(args) => purge(context, &settings, &pool, args).await,
     }
 }
 
-fn dead_letter_topic(settings: &Config, topic: &str) -> String {
-    settings.dead_letter.topic.replace("{topic}", topic)
+fn filter(args: &LetterFilter) -> Filter {
+    Filter {
+        topic: args.topic.clone(),
+        class: args.class.clone(),
+        since: args.since,
+        until: args.until,
+        dlq: args.dlq.clone(),
+    }
 }
 
 async fn ls(context: &Context, settings: &Config, pool: &Pool, args: &DlqLsArgs) -> Result<()> {
-    let chosen = Chosen::new(&args.filter)?;
-    let ranges = ranges(settings, pool, &args.filter).await?;
-    let limit = args.limit as usize;
-    let (newest, matching) = read(&settings.kafka, ranges, move |each| {
-        let (mut newest, mut matching): (Vec<DeadLetter>, u64) = (Vec::new(), 0);
-        each(&mut |found| {
-            let mut letter = DeadLetter::read(found);
-            if chosen.has(&letter) {
-                matching += 1;
-                letter.drop_value();
-                newest.push(letter);
-                // Twice the list, so that sorting is rare and memory is bounded whatever lies in the topics.
-                if newest.len() >= limit * 2 {
-                    cut(&mut newest, limit);
-                }
-            }
-            true
-        })?;
-        cut(&mut newest, limit);
-        Ok((newest, matching))
-    })
-    .await?;
-    let mut lines = Vec::with_capacity(newest.len());
-    for part in newest.chunks(LOOK_UP) {
-        let states = states(pool, part).await?;
-        lines.extend(part.iter().zip(states).map(|(letter, state)| view::Line::new(letter, state)));
-    }
-    output::data(context.format(), &lines, &lines, || view::table(&lines))?;
+    let listed = dlq::list(settings, pool, &filter(&args.filter), args.limit as usize).await?;
+    let (letters, matching) = (&listed.letters, listed.matching);
+    output::data(context.format(), &listed, letters, || view::letters(letters))?;
     if matching == 0 {
         output::note("no dead letter matches");
-    } else if matching > lines.len() as u64 {
-        output::note(&format!("{matching} dead letters match, the last {} are listed: --limit, --since", lines.len()));
+    } else if matching > letters.len() as u64 {
+        output::note(&format!(
+            "{matching} dead letters match, the last {} are listed: --limit, --since",
+            letters.len()
+        ));
     }
     Ok(())
 }
 
-/// Keeps those that failed last.
-fn cut(letters: &mut Vec<DeadLetter>, limit: usize) {
-    letters.sort_by(|a, b| (b.failed(), &b.place).cmp(&(a.failed(), &a.place)));
-    letters.truncate(limit);
-}
-
-async fn states(pool: &Pool, letters: &[DeadLetter]) -> Result<Vec<State>> {
-    let named: Vec<letters::Letter> = letters.iter().map(DeadLetter::to_letter).collect();
-    states_of(pool, named.iter()).await
-}
-
-async fn states_of<'a>(pool: &Pool, letters: impl Iterator<Item = &'a letters::Letter>) -> Result<Vec<State>> {
-    Ok(letters::states(pool, &letters.collect::<Vec<_>>()).await?)
-}
-
 async fn show(context: &Context, settings: &Config, pool: &Pool, places: &[Place]) -> Result<()> {
-    let ranges = ranges_of(&settings.kafka, places).await?;
-    let chosen = Chosen::of_places(places);
-    let found = read(&settings.kafka, ranges, move |each| {
-        let mut found = Vec::new();
-        each(&mut |record| {
-            found.extend(Some(DeadLetter::read(record)).filter(|letter| chosen.has(letter)));
-            true
-        })?;
-        Ok(found)
-    })
-    .await?;
-    let states = states(pool, &found).await?;
-    let whole: Vec<view::Whole> =
-        found.iter().zip(states).map(|(letter, state)| view::Whole::new(letter, state)).collect();
-    if !whole.is_empty() {
-        output::data(context.format(), &whole, &whole, || view::blocks(&whole))?;
+    let shown = dlq::show(settings, pool, places).await?;
+    if !shown.letters.is_empty() {
+        output::data(context.format(), &shown, &shown.letters, || view::blocks(&shown.letters))?;
     }
-    Ok(expect_all_names(places, found.iter().map(DeadLetter::name))?)
+    Ok(shown.verdict()?)
 }
 
-/// Places where there is no record: an offset of the end of a transaction, or of one that was aborted.
-fn expect_all_names(places: &[Place], found: impl Iterator<Item = String>) -> Result<(), Error> {
-    let there: BTreeSet<String> = found.collect();
-    let missing: Vec<String> = places.iter().map(Place::to_string).filter(|place| !there.contains(place)).collect();
-    if missing.is_empty() {
+async fn redrive(context: &Context, settings: &Config, pool: &Pool, args: &DlqRedriveArgs) -> Result<()> {
+    if !args.consent.dry_run {
+        can_ask(args.consent.yes)?;
+    }
+    let request = redrive::Request { places: args.places.clone(), filter: filter(&args.filter), rate: args.rate };
+    let mut redrive = Redrive::new(settings, pool, &request).await?;
+    let (signals, stop) = (Signals::listen(), CancellationToken::new());
+    let work = Box::pin(async {
+        let plan = redrive.plan().await?;
+        tell(&plan);
+        if args.consent.dry_run || plan.to_do() == 0 {
+            return print_redriven(context, &plan.report(args.consent.dry_run));
+        }
+        for (topic, count) in plan.by_topic() {
+            output::note(&output::printable(&format!("{count:>10}  {topic}")));
+        }
+        if !confirmed(args.consent.yes, &format!("Send {} dead letters back?", plan.to_do()))? {
+            return Ok(());
+        }
+        let author = author(args.consent.reason.clone());
+        let report = redrive.run(&plan, &author, &Shown::default(), &stop).await?;
+        print_redriven(context, &report)
+    });
+    signals.run(work, &stop).await.unwrap_or_else(|| Err(redrive::stopped().into()))
+}
+
+/// Says what Kafka would not keep.
+fn tell(plan: &Plan) {
+    let events = plan.expired();
+    if events > 0 {
+        output::note(&format!(
+            "{events} of these events are older than their topic keeps records (retention.ms): Kafka deletes or refuses them at once"
+        ));
+    }
+}
+
+fn print_redriven(context: &Context, report: &Report) -> Result<()> {
+    output::data(context.format(), report, &report.letters, || view::redriven(&report.letters))?;
+    let refused = report.letters.iter().filter(|line| line.outcome == "refused");
+    for line in refused.take(REFUSALS_SHOWN) {
+        let why = line.why.as_deref().unwrap_or_default();
+        output::note(&output::printable(&format!("{}: {why}", line.name())));
+    }
+    Ok(report.verdict()?)
+}
+
+async fn purge(context: &Context, settings: &Config, pool: &Pool, args: &DlqPurgeArgs) -> Result<()> {
+    let consent = &args.consent;
+    if !consent.dry_run {
+        can_ask(consent.yes)?;
+    }
+    let request = purge::Request {
+        places: args.places.clone(),
+        topic: args.topic.clone(),
+        older_than: args.older_than,
+        force: args.force,
+    };
+    let plan = purge::plan(settings, pool, &request).await?;
+    let (total, undecided) = (plan.total(), plan.undecided());
+    if consent.dry_run {
+        print_parts(context, plan.parts())?;
+        if undecided > 0 {
+            output::note(&format!("{undecided} of them are still waiting: without --force nothing would be deleted"));
+        }
         return Ok(());
     }
-    Err(Error::new(Code::NotFound, format!("no record at {}", missing.join(", ")))
-        .hint("outbox-relay dlq ls lists what is there"))
-}
-
-/// The parts of dead-letter topics that a filter is about: from their beginnings to where they end now.
-async fn ranges(settings: &Config, pool: &Pool, filter: &LetterFilter) -> Result<Vec<Range>> {
-    let topics: BTreeSet<String> = if !filter.dlq.is_empty() {
-        filter.dlq.iter().cloned().collect()
-    } else if !filter.topic.is_empty() {
-        filter.topic.iter().map(|topic| dead_letter_topic(settings, topic)).collect()
-    } else {
-        let (events, mut letters) = letters::topics(pool).await?;
-        letters.extend(events.iter().chain(&settings.consumer.topics).map(|topic| dead_letter_topic(settings, topic)));
-        letters
-    };
-    let (kafka, topics) = (settings.kafka.clone(), topics.into_iter().collect::<Vec<_>>());
-    let named = !(filter.dlq.is_empty() && filter.topic.is_empty());
-    let wanted = topics.clone();
-    let ranges = blocking(move || reader::ranges(&kafka, &wanted)).await?;
-    let missing: Vec<&String> =
-        topics.iter().filter(|topic| !ranges.iter().any(|range| range.topic == **topic)).collect();
-    if named && !missing.is_empty() {
-        let list = missing.iter().map(|topic| topic.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(Error::new(Code::NotFound, format!("no dead-letter topic {list}"))
-            .hint("nothing has failed there yet, or it has another name: --dlq NAME")
-            .into());
+    if let Err(refused) = plan.may_run() {
+        print_parts(context, plan.parts())?;
+        return Err(refused.into());
     }
-    Ok(ranges)
-}
-
-/// One range for each place, which must exist.
-async fn ranges_of(kafka: &KafkaConfig, places: &[Place]) -> Result<Vec<Range>> {
-    let topics: BTreeSet<String> = places.iter().map(|place| place.topic.clone()).collect();
-    let (settings, topics) = (kafka.clone(), topics.into_iter().collect::<Vec<_>>());
-    let all = blocking(move || reader::ranges(&settings, &topics)).await?;
-    let inside = |place: &Place| {
-        all.iter().any(|range| {
-            range.topic == place.topic
-                && range.partition == place.partition
-                && (range.from..range.to).contains(&place.offset)
-        })
-    };
-    let missing: Vec<String> = places.iter().filter(|place| !inside(place)).map(Place::to_string).collect();
-    if !missing.is_empty() {
-        return Err(Error::new(Code::NotFound, format!("no record at {}", missing.join(", ")))
-            .hint("outbox-relay dlq ls lists what is there")
-            .into());
+    let lost = if undecided > 0 { format!(", {undecided} of which never went back") } else { String::new() };
+    if !confirmed(consent.yes, &format!("Delete {total} dead letters{lost}? Kafka cannot undo this."))? {
+        return Ok(());
     }
-    // One range per partition, since a reader has one position in each; what lies between is left out by the caller.
-    let mut ranges: Vec<Range> = Vec::new();
-    for place in places {
-        match ranges.iter_mut().find(|range| range.topic == place.topic && range.partition == place.partition) {
-            Some(range) => (range.from, range.to) = (range.from.min(place.offset), range.to.max(place.offset + 1)),
-            None => ranges.push(Range {
-                topic: place.topic.clone(),
-                partition: place.partition,
-                from: place.offset,
-                to: place.offset + 1,
-            }),
-        }
-    }
-    Ok(ranges)
+    let report = plan.run(settings, pool, &author(consent.reason.clone()), &Shown::default()).await?;
+    print_parts(context, &report.parts)?;
+    Ok(report.verdict()?)
 }
 
-/// Runs `work` where it may block, with a function that shows it every record of the ranges.
-async fn read<T: Send + 'static>(
-    kafka: &KafkaConfig,
-    ranges: Vec<Range>,
-    work: impl FnOnce(&mut dyn FnMut(&mut dyn FnMut(Found) -> bool) -> Result<u64, Error>) -> Result<T, Error>
-    + Send
-    + 'static,
-) -> Result<T> {
-    let kafka = kafka.clone();
-    blocking(move || work(&mut |each| reader::read(&kafka, &ranges, each))).await
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|join| Error::new(Code::Unexpected, "reading Kafka panicked").caused_by(join))??)
-}
-
-/// A filter with its times worked out. By the clock of this host, like the `failed_at` of whoever wrote the dead
-/// letter.
-#[derive(Debug, Clone, Default)]
-struct Chosen {
-    topics: Vec<String>,
-    class: Option<String>,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
-    /// If not empty, these and nothing else.
-    places: BTreeSet<String>,
-}
-
-impl Chosen {
-    fn new(filter: &LetterFilter) -> Result<Self, Error> {
-        let at = |when: Option<When>| {
-            when.map(|when| match when {
-                When::At(at) => at,
-                When::Ago(ago) => ago_from_now(ago),
-            })
-        };
-        let (since, until) = (at(filter.since), at(filter.until));
-        if let (Some(since), Some(until)) = (since, until)
-            && since >= until
-        {
-            return Err(Error::new(Code::Usage, format!("--since {since} is not before --until {until}"))
-                .hint("dead letters are taken from --since on, up to but without --until"));
-        }
-        Ok(Self { topics: filter.topic.clone(), class: filter.class.clone(), since, until, places: BTreeSet::new() })
-    }
-
-    fn of_places(places: &[Place]) -> Self {
-        Self { places: places.iter().map(Place::to_string).collect(), ..Self::default() }
-    }
-
-    fn has(&self, letter: &DeadLetter) -> bool {
-        let failed = letter.failed();
-        (self.places.is_empty() || self.places.contains(&letter.name()))
-            && (self.topics.is_empty()
-                || letter.original_topic().is_some_and(|topic| self.topics.iter().any(|t| t == topic)))
-            && self.class.as_deref().is_none_or(|class| letter.class() == Some(class))
-            && self.since.is_none_or(|since| failed.is_some_and(|at| at >= since))
-            && self.until.is_none_or(|until| failed.is_some_and(|at| at < until))
-    }
-}
-
-fn ago_from_now(ago: std::time::Duration) -> Timestamp {
-    let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
-    crate::clock::wall().checked_sub(ago).unwrap_or(Timestamp::MIN)
+fn print_parts(context: &Context, parts: &[Part]) -> Result<()> {
+    Ok(output::data(context.format(), parts, parts, || view::parts(parts))?)
 }

@@ -1,226 +1,32 @@
 //! `recover`: what PostgreSQL and Kafka say of each shard in exactly-once delivery, and how a shard goes on after they
 //! disagreed.
-//!
-//! Without `--apply` it only looks. It never guesses: a row is marked only when a record with its id and its event_id
-//! was found by a `read_committed` scan; every other row stays PENDING.
 
-use std::collections::{BTreeSet, HashMap};
-
-use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
-use uuid::Uuid;
-
+use super::progress::Shown;
 use super::{Context, Result, admin_pool, author};
-use crate::broker::admin::Admin;
-use crate::broker::scan::scan;
-use crate::cli::{RecoverArgs, When};
-use crate::config::{Config, Needs};
-use crate::db::Pool;
-use crate::error::{Code, Error};
-use crate::event::ShardId;
-use crate::outbox::home::{self, Standing};
-use crate::outbox::recovery::{self, Candidate, FoundRow, Shard};
+use crate::cli::RecoverArgs;
+use crate::config::Needs;
+use crate::operations::recover::{self, Line, Request, Rows};
 use crate::output::{self, Align, Cell, Table, Tone};
-use crate::relay::progress;
-use crate::relay::takeover::{Disagreement, Known, Manifest, Resolution, Seen, is_ours, resolve};
-
-/// How long before its oldest row a scan begins: clocks of hosts differ, and the timestamp of a record is the row's.
-const MARGIN: SignedDuration = SignedDuration::from_mins(1);
-/// Events that are looked up at once.
-const LOOK_UP: usize = 10_000;
-
-#[derive(Debug, Serialize)]
-struct Line {
-    shard: ShardId,
-    owned: bool,
-    batch: i64,
-    in_flight: usize,
-    /// `null`: Kafka has none.
-    marker: Option<i64>,
-    verdict: String,
-    /// After a scan: rows that Kafka has.
-    found: Option<usize>,
-    /// After a scan: rows that it does not have.
-    missing: Option<usize>,
-    recovered: bool,
-}
-
-struct Look {
-    shard: Shard,
-    marker: Option<i64>,
-    disagreement: Option<Disagreement>,
-}
 
 pub(super) async fn run(context: &Context, args: &RecoverArgs) -> Result<()> {
-    if args.apply && !args.scan && !args.from_kafka {
-        return Err(Error::new(Code::Usage, "--apply needs --scan or --from-kafka")
-            .hint("--scan looks for the rows in flight, --from-kafka for every PENDING row of the shards")
-            .into());
-    }
+    let request = Request {
+        shard: args.shard,
+        rows: match (args.from_kafka, args.scan) {
+            (true, _) => Some(Rows::Pending),
+            (false, true) => Some(Rows::InFlight),
+            (false, false) => None,
+        },
+        since: args.since,
+        topics: args.topic.clone(),
+        apply: args.apply,
+    };
+    request.check()?;
     let settings = context.settings(Needs::BOTH)?;
     let pool = admin_pool(&settings)?;
-    if let Standing::Away { home, here } = home::look(&pool).await? {
-        // What Kafka has is the original's until somebody says that it is gone.
-        return Err(home::away(&home, &here).into());
-    }
-    let looks = look(&settings, &pool, args.shard).await?;
-    let stuck: Vec<ShardId> =
-        looks.iter().filter(|look| look.disagreement.is_some()).map(|look| look.shard.shard).collect();
-    let mut found: HashMap<ShardId, (Vec<FoundRow>, usize)> = HashMap::new();
-    if (args.scan || args.from_kafka) && !stuck.is_empty() {
-        if args.apply && looks.iter().any(|look| look.shard.owned) {
-            return Err(Error::new(Code::CheckNotMet, "an instance is running and owns shards")
-                .hint("stop every relay first, or wait until their leases are over")
-                .into());
-        }
-        found = search(&settings, &pool, &stuck, args).await?;
-    }
-    let mut lines = Vec::new();
-    for look in &looks {
-        let rows = found.get(&look.shard.shard);
-        let mut recovered = false;
-        // With another outbox's marker it cannot go on under this name, whatever is marked.
-        let recoverable = look.disagreement.is_some_and(|why| why != Disagreement::ForeignMarker);
-        if args.apply
-            && recoverable
-            && let Some((rows, _)) = rows
-        {
-            recovered = recovery::apply(&pool, &look.shard, look.marker, rows, &author(args.reason.clone())).await?;
-        }
-        lines.push(Line {
-            shard: look.shard.shard,
-            owned: look.shard.owned,
-            batch: look.shard.batch_seq,
-            in_flight: look.shard.in_flight.as_ref().map_or(0, Vec::len),
-            marker: look.marker,
-            verdict: look.disagreement.map_or_else(|| "ok".to_owned(), |disagreement| disagreement.to_string()),
-            found: rows.map(|(rows, _)| rows.len()),
-            missing: rows.map(|(rows, candidates)| candidates - rows.len()),
-            recovered,
-        });
-    }
-    output::data(context.format(), &lines, &lines, || table(&lines))?;
-    let left = lines.iter().filter(|line| line.verdict != "ok" && !line.recovered).count();
-    if left > 0 {
-        return Err(Error::new(Code::CheckNotMet, format!("{left} shards cannot go on"))
-            .hint("see the section on exactly-once delivery in docs/operations.md; --scan looks for the rows in Kafka, --apply marks what it finds")
-            .into());
-    }
-    Ok(())
-}
-
-async fn look(settings: &Config, pool: &Pool, only: Option<ShardId>) -> Result<Vec<Look>> {
-    let mut shards = recovery::shards(pool).await?;
-    if let Some(only) = only {
-        shards.retain(|shard| shard.shard == only);
-        if shards.is_empty() {
-            return Err(Error::new(Code::NotFound, format!("there is no shard {only}")).into());
-        }
-    }
-    let name = progress::name_of(&settings.run.deployment);
-    let wanted: Vec<(String, i32)> = shards.iter().map(|shard| (name.clone(), i32::from(shard.shard))).collect();
-    let markers = Admin::new(&settings.kafka)?.committed_with_notes(&name, &wanted).await?;
-    let mut markers: HashMap<i32, (i64, String)> =
-        markers.into_iter().filter_map(|(_, partition, found)| Some((partition, found?))).collect();
-    let installation = recovery::installation(pool).await?;
-    Ok(shards
-        .into_iter()
-        .map(|shard| {
-            let marker = markers.remove(&i32::from(shard.shard));
-            let known = Known { installation, tag: shard.tag, ids: shard.in_flight.as_deref() };
-            let seen = marker.as_ref().map(|(seq, note)| Seen { seq: *seq, same_batch: known.agrees(note) });
-            let manifest =
-                Manifest { seq: shard.batch_seq, in_flight: shard.in_flight.is_some(), marked: shard.marked };
-            let disagreement = match resolve(manifest, seen) {
-                _ if marker.as_ref().is_some_and(|(_, note)| !is_ours(note, installation)) => {
-                    Some(Disagreement::ForeignMarker)
-                }
-                Resolution::Refuse(disagreement) => Some(disagreement),
-                Resolution::Settle
-                | Resolution::Forget
-                | Resolution::Resend
-                | Resolution::Ready
-                | Resolution::Baseline => None,
-            };
-            Look { shard, marker: marker.map(|(seq, _)| seq), disagreement }
-        })
-        .collect())
-}
-
-/// Rows of the shards that are in Kafka, with the number of rows that were looked for.
-async fn search(
-    settings: &Config,
-    pool: &Pool,
-    shards: &[ShardId],
-    args: &RecoverArgs,
-) -> Result<HashMap<ShardId, (Vec<FoundRow>, usize)>> {
-    let candidates = recovery::candidates(pool, shards, !args.from_kafka).await?;
-    let mut found: HashMap<ShardId, (Vec<FoundRow>, usize)> =
-        shards.iter().map(|shard| (*shard, (Vec::new(), 0))).collect();
-    for candidate in &candidates {
-        found.entry(candidate.shard).or_default().1 += 1;
-    }
-    let topics = topics(&candidates, &args.topic)?;
-    let oldest = candidates.iter().map(|candidate| candidate.created_at).min();
-    let since = match (&args.since, oldest) {
-        (Some(When::At(time)), _) => *time,
-        (Some(When::Ago(duration)), _) => {
-            Timestamp::now() - SignedDuration::try_from(*duration).unwrap_or(SignedDuration::ZERO)
-        }
-        (None, Some(oldest)) => oldest.checked_sub(MARGIN).unwrap_or(Timestamp::UNIX_EPOCH),
-        (None, None) => return Ok(found),
-    };
-    // A dead letter names the row that failed, which may wait here as well: neither may be taken for the other.
-    let named =
-        |candidate: &Candidate| (candidate.dead_letter_of.unwrap_or(candidate.id), candidate.dead_letter_of.is_some());
-    let by_name: HashMap<(i64, bool), Candidate> =
-        candidates.into_iter().map(|candidate| (named(&candidate), candidate)).collect();
-    let kafka = settings.kafka.clone();
-    let scanned = tokio::task::spawn_blocking(move || {
-        let mut rows: HashMap<i64, (ShardId, FoundRow)> = HashMap::new();
-        let mut others: BTreeSet<(i64, Uuid)> = BTreeSet::new();
-        let read =
-            scan(&kafka, &topics, since, |sighting| match by_name.get(&(sighting.outbox_id, sighting.dead_letter)) {
-                Some(candidate) if candidate.event_id == sighting.event_id => {
-                    let row = (candidate.id, sighting.partition, sighting.offset);
-                    rows.entry(candidate.id).or_insert((candidate.shard, row));
-                }
-                _ => {
-                    others.insert((sighting.outbox_id, sighting.event_id));
-                }
-            })?;
-        Ok::<_, Error>((rows, others, read))
-    });
-    let (rows, others, read) =
-        scanned.await.map_err(|join| Error::new(Code::Unexpected, "the scan panicked").caused_by(join))??;
-    for (shard, row) in rows.into_values() {
-        found.entry(shard).or_default().0.push(row);
-    }
-    let others: Vec<(i64, Uuid)> = others.into_iter().collect();
-    let mut phantoms = 0;
-    for events in others.chunks(LOOK_UP) {
-        phantoms += events.len() - recovery::known(pool, events).await?;
-    }
-    output::note(&format!("{read} records read since {since}"));
-    if phantoms > 0 {
-        output::note(&format!(
-            "{phantoms} events in Kafka are no rows of the outbox: rows that PostgreSQL lost or that were cleaned up, or another outbox"
-        ));
-    }
-    Ok(found)
-}
-
-fn topics(candidates: &[Candidate], given: &[String]) -> Result<Vec<String>> {
-    if !given.is_empty() {
-        return Ok(given.to_vec());
-    }
-    if candidates.iter().any(|candidate| candidate.topic.is_none()) {
-        return Err(Error::new(Code::Usage, "some rows name no topic, so it is not known where to look")
-            .hint("name the topics that routing sends them to: --topic NAME,NAME")
-            .into());
-    }
-    let topics: BTreeSet<String> = candidates.iter().filter_map(|candidate| candidate.topic.clone()).collect();
-    Ok(topics.into_iter().collect())
+    let author = author(args.reason.clone());
+    let report = recover::run(&settings, &pool, &request, &author, &Shown::default()).await?;
+    output::data(context.format(), &report, &report.lines, || table(&report.lines))?;
+    Ok(report.verdict()?)
 }
 
 fn table(lines: &[Line]) -> String {

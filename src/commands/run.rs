@@ -29,7 +29,7 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<()> {
         relay,
         consumer,
         admin,
-        "outbox-relay starts"
+        "outbox-relay starting"
     );
     let Some(outcome) = signals.run(app.run(stop.clone()), &stop).await else {
         // Nothing may run after this, no destructor of a client that waits for its broker either.

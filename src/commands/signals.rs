@@ -109,14 +109,14 @@ impl Signals {
         tokio::select! {
             outcome = &mut work => return Some(outcome),
             (name, _) = self.next() => {
-                tracing::info!(signal = name, "stopping: what is in hand is finished; a second signal does not wait for it");
+                tracing::info!(signal = name, "stopping after the current work; send a second signal to stop at once");
                 stop.cancel();
             }
         }
         tokio::select! {
             outcome = &mut work => Some(outcome),
             (name, _) = self.next() => {
-                tracing::warn!(signal = name, "second signal: not waiting");
+                tracing::warn!(signal = name, "second signal received; stopping at once");
                 None
             }
         }

@@ -1,13 +1,10 @@
 //! `top`: the outbox, live. On a terminal a view that refreshes itself; elsewhere one snapshot per line of JSON.
 //!
-//! `snapshot` reads, `rates` compares, `grid` makes tables, `view` draws, `live` is the loop with the keys. Changes
-//! nothing in the database, and no key and no payload is read.
+//! `grid` makes tables, `view` draws, `live` is the loop with the keys.
 
 mod grid;
 #[cfg(feature = "tui")]
 mod live;
-mod rates;
-mod snapshot;
 #[cfg(feature = "tui")]
 mod view;
 
@@ -19,8 +16,8 @@ use super::{Context, Result, admin_pool};
 use crate::cli::TopArgs;
 use crate::config::Needs;
 use crate::error::{Code, Error};
+use crate::operations::top::{Look, Watch};
 use crate::output::{self, Format};
-use snapshot::{Look, Watch};
 
 /// Whether it draws; then nothing else may write to the terminal.
 pub(super) fn takes_the_screen(format: Format, args: &TopArgs) -> bool {

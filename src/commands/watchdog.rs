@@ -39,7 +39,7 @@ async fn until_the_end(stop: CancellationToken, shutdown_timeout: Duration) {
     stop.cancel();
     tokio::time::sleep(left - heard).await;
     tracing::warn!(
-        "not everything ended within run.shutdown_timeout; what is in flight stays PENDING and the leases run out by themselves"
+        "shutdown did not finish within run.shutdown_timeout; events in flight stay PENDING and the leases will expire"
     );
     stderr::flush(LAST_LINE);
     process::exit(supervisor::failure_status().unwrap_or_default());

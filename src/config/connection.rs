@@ -1,7 +1,7 @@
-//! `database.url` as what it means: both forms that PostgreSQL's own clients accept, a URI and `name=value` pairs.
+//! Parses `database.url`, in both forms that PostgreSQL's own clients accept: a URI and `name=value` pairs.
 //!
-//! Invariants: each parameter takes effect or is refused by name (`parameters.rs`); no error made here quotes a value,
-//! and none quotes anything that may be a piece of a password (`text.rs`).
+//! Invariants: each parameter takes effect or is rejected by name (`parameters.rs`); no error produced here quotes a
+//! value, and none quotes anything that may be part of a password (`text.rs`).
 
 mod parameters;
 mod text;
@@ -181,7 +181,7 @@ impl ConnectionString {
             if asked == TlsMode::Disable && !plain {
                 return Err(Refused::new(
                     format!("`sslmode=disable` contradicts `database.tls` = `{given}`, which encrypts the connection"),
-                    "set `database.tls` to `disable` if everybody on the way may read along, or remove sslmode from the URL",
+                    "set `database.tls` to `disable` if anyone on the network may read the traffic, or remove sslmode from the URL",
                 ));
             }
         }
@@ -189,13 +189,13 @@ impl ConnectionString {
             let mode = self.tls(setting, host.place.is_local());
             if matches!(host.place, Place::Socket(_)) && strength(mode) >= strength(TlsMode::Require) {
                 return Err(Refused::new(
-                    format!("a Unix socket cannot be encrypted, and TLS is asked for (`{}`)", mode.as_str()),
+                    format!("a Unix socket cannot be encrypted, but TLS is requested (`{}`)", mode.as_str()),
                     "connect to a host, or set `database.tls` to `auto` and remove sslmode from the URL",
                 ));
             }
             if self.direct_tls && strength(mode) < strength(TlsMode::Require) {
                 return Err(Refused::new(
-                    "`sslnegotiation=direct` needs TLS, which is not insisted on here",
+                    "`sslnegotiation=direct` requires TLS, which is not enforced here",
                     "set `database.tls` to `require`, `verify-ca` or `verify-full`",
                 ));
             }

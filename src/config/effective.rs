@@ -1,4 +1,4 @@
-//! The values in force and where each came from: `config show`.
+//! The values in effect and where each came from: `config show`.
 
 use serde::Serialize;
 use serde_json::Value;

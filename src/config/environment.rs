@@ -1,4 +1,4 @@
-//! Environment variables and flags to settings: which variable means which key, and which means nothing.
+//! From environment variables and flags to settings: which variable means which key, and which means nothing.
 
 use std::collections::BTreeMap;
 
@@ -149,7 +149,7 @@ fn only_in_file(path: &str, origin: Origin) -> Problem {
     let title = format!("`{origin}` cannot set `{path}`");
     Problem {
         key: Some(path.to_owned()),
-        ..Problem::new(title, "a list of tables can only stand in the settings file", origin)
+        ..Problem::new(title, "a list of tables can only be written in the settings file", origin)
     }
     .help(format!("write it there, as `[[{path}]]`"))
 }
@@ -159,7 +159,7 @@ fn flag_value(flag: &Flag, root: &SectionSpec, leaves: &[Leaf], problems: &mut V
     let Some((key, text)) = &flag.setting else {
         problems.push(
             Problem::new("bad value for --set", "expected `section.key=value`", origin)
-                .help("as in `--set relay.batch_rows=500`"),
+                .help("for example `--set relay.batch_rows=500`"),
         );
         return None;
     };
@@ -171,7 +171,7 @@ fn flag_value(flag: &Flag, root: &SectionSpec, leaves: &[Leaf], problems: &mut V
         None => {
             let problem = Problem::new(format!("unknown setting in `{origin}`"), "no setting has this name", origin);
             let help = match leaves.iter().any(|leaf| leaf.kind == LeafKind::Map && leaf.path == *key) {
-                true => Some(format!("it takes one more name: `--set {key}.NAME=VALUE`")),
+                true => Some(format!("it needs one more name: `--set {key}.NAME=VALUE`")),
                 false => suggest::for_path(root, key).map(|near| format!("did you mean `{near}`?")),
             };
             problems.push(problem.help("outbox-relay config show lists every key").maybe_help(help));
@@ -183,8 +183,7 @@ fn flag_value(flag: &Flag, root: &SectionSpec, leaves: &[Leaf], problems: &mut V
         }
         Some(LeafKind::Secret) => {
             let help = format!("use the environment, `{}`, or a file, `--set {key}_file=PATH`", variable_of(key));
-            problems
-                .push(Problem::of(key, "a command line can be read by every process on the host", origin).help(help));
+            problems.push(Problem::of(key, "every process on the host can read a command line", origin).help(help));
             None
         }
         Some(LeafKind::Plain | LeafKind::SecretFile | LeafKind::Map) => {

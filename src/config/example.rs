@@ -1,16 +1,16 @@
-//! The commented settings file that `init` writes, and the examples that the reference shows as well.
+//! The commented settings file that `init` writes, and the examples that the reference also shows.
 
 use super::Config;
 use super::spec::{Kind, Section as _, SectionSpec, join, prose, toml_text};
 
 const HEAD: &str = "\
-# Settings of outbox-relay. Every setting stands here with its default, commented out: take the # away to change it.
+# Settings of outbox-relay. Every setting is listed with its default, commented out: remove the # to change it.
 # Only two have no default: `url` in [database] and `bootstrap_servers` in [kafka].
-# Flags win over the environment, the environment wins over this file: OUTBOX_RELAY_<SECTION>__<KEY>, DATABASE_URL,
-# KAFKA_BOOTSTRAP_SERVERS. `outbox-relay config show` tells what is in force and why.
+# Flags override the environment, and the environment overrides this file: OUTBOX_RELAY_<SECTION>__<KEY>,
+# DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS. `outbox-relay config show` prints the values in effect and their sources.
 ";
 
-/// What to show for settings whose default says nothing, by path.
+/// Examples for settings whose default is empty, by path.
 const EXAMPLES: [(&str, &str); 4] = [
     ("retry.rule", "[[retry.rule]]\ntopic = \"audit-*\"\nerror_class = \"too-large\"\non_exhausted = \"dead-letter\""),
     ("routing.rule", "[[routing.rule]]\naggregate_type = \"order|payment\"\ntopic = \"{aggregate_type}-events\""),

@@ -1,6 +1,6 @@
 //! `section!` and `choice!`: a settings struct or a closed list of words, written once.
 //!
-//! From one declaration come the struct, its defaults, its specification (reference, JSON Schema, example file), its
+//! One declaration yields the struct, its defaults, its specification (reference, JSON Schema, example file), its
 //! reader and its `Debug`, which masks secrets.
 
 macro_rules! section {

@@ -1,7 +1,7 @@
-//! The settings file as it may be shown: values of secrets replaced by `***`.
+//! The settings file with the values of secrets replaced by `***`.
 //!
-//! Works on lines as well as on parsed values, because a file with a syntax error must not give its passwords away
-//! either. Hides too much rather than too little.
+//! Works on lines as well as on parsed values, because a file with a syntax error must not reveal its passwords either.
+//! Hides too much rather than too little.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! One thing that is wrong with the settings, and where each value came from.
+//! One problem with the settings, and where each value came from.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,7 @@
-//! From what the sources give to typed sections: the strongest source wins, every source is checked.
+//! From the sources' values to typed sections: the strongest source wins, every source is checked.
 //!
-//! A value that a stronger source overrides is read all the same, so that a mistake in the file does not wait for the
-//! day on which the variable is gone.
+//! A value that a stronger source overrides is still read, so that a mistake in the file does not surface only on the
+//! day the variable is gone.
 
 mod tables;
 
@@ -125,7 +125,7 @@ impl<'r, 'a> Scope<'r, 'a> {
             let raw = match (in_layer(&direct), in_layer(&from_file)) {
                 (None, None) => continue,
                 (Some(_), Some(at)) => {
-                    let bad = Bad::new(format!("`{full}` is given as well, and only one of the two can count"))
+                    let bad = Bad::new(format!("`{full}` is also set, and only one of the two can apply"))
                         .help("remove one of them");
                     self.bad_value(&format!("{full}_file"), bad, &from_file[at]);
                     self.reader.broken.insert(full.clone());

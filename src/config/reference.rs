@@ -1,4 +1,4 @@
-//! `docs/configuration.md`, made from the declarations of the settings.
+//! `docs/configuration.md`, generated from the declarations of the settings.
 
 use std::fmt::Write as _;
 
@@ -46,7 +46,7 @@ fn add_field(spec: &SectionSpec, field: &FieldSpec, page: &mut String) {
     if !spec.repeated {
         let variable = variable_of(&key);
         facts.push(match field.kind {
-            Kind::Map => format!("Environment: `{variable}__<NAME>`, with `_` for the dots of the name"),
+            Kind::Map => format!("Environment: `{variable}__<NAME>`, with `_` in place of the dots in the name"),
             Kind::Secret => format!("Environment: `{variable}`, or `{variable}_FILE`"),
             Kind::Bool
             | Kind::Integer { .. }
@@ -68,7 +68,7 @@ fn add_field(spec: &SectionSpec, field: &FieldSpec, page: &mut String) {
         add(
             page,
             format_args!(
-                "\nRefused, unless the value says what holds anyway:\n\n| librdkafka setting | why | instead |\n|---|---|---|\n"
+                "\nRejected, unless the value is the one that applies anyway:\n\n| librdkafka setting | why | instead |\n|---|---|---|\n"
             ),
         );
         for refused in REFUSED {

@@ -1,4 +1,4 @@
-//! All problems of the settings in one report, as rustc shows its own: headline, place, source line, caret, help.
+//! All problems with the settings in one report, in the style of rustc: headline, place, source line, caret, help.
 //!
 //! Invariant: a [`ConfigError`] holds the file only in masked form, so nothing made from it can show a secret.
 
@@ -134,8 +134,8 @@ fn visible(masked: &Masked, span: &Range<usize>) -> Range<usize> {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.problems.len() {
-            1 => f.write_str("the settings have a problem, so nothing was started"),
-            count => write!(f, "the settings have {count} problems, so nothing was started"),
+            1 => f.write_str("there is a problem with the settings; nothing was started"),
+            count => write!(f, "there are {count} problems with the settings; nothing was started"),
         }
     }
 }

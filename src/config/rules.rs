@@ -1,7 +1,7 @@
-//! Rules that a type cannot express: bounds, values that need each other, names that other systems accept.
+//! Rules that a type cannot express: bounds, values that require each other, names that other systems accept.
 //!
-//! A rule about a value that could not be read is not checked: the first problem is enough. What can be known only by
-//! asking a server or opening a file belongs to `outbox-relay check`.
+//! Rules about a value that could not be read are skipped: the first problem is enough. Anything that requires a server
+//! or a file is checked by `outbox-relay check`.
 
 mod cleanup;
 mod consumer;
@@ -167,7 +167,7 @@ impl DatabaseConfig {
             rules.refuse(
                 &["database.statement_timeout"],
                 "must be longer than 0s and at most 24d",
-                "without a limit a stuck statement holds its shard for ever",
+                "without a limit, a stuck statement blocks its shard forever",
             );
         }
     }
@@ -182,7 +182,7 @@ impl OutboxConfig {
             rules.refuse(
                 &["outbox.partition_rows"],
                 "must be at least 1000",
-                "each partition costs every statement a little; millions of ids are a good size",
+                "every partition adds a little cost to every statement; millions of ids are a good size",
             );
         }
         // `outbox_events.shard` is a smallint.
@@ -201,7 +201,7 @@ impl RelayConfig {
         if self.tracking == Tracking::Watermark && self.after_publish == AfterPublish::Delete {
             rules.refuse(
                 &["relay.tracking", "relay.after_publish"],
-                "`relay.tracking` = `watermark` and `relay.after_publish` = `delete` exclude each other",
+                "`relay.tracking` = `watermark` and `relay.after_publish` = `delete` cannot be combined",
                 "a watermark leaves rows as they are until `[cleanup]` deletes them: set one of the two to its default",
             );
         }
@@ -210,7 +210,7 @@ impl RelayConfig {
             rules.refuse(
                 &["relay.batch_rows"],
                 "must be at most 100000",
-                "batches of a few thousand rows are the fastest, and a crash repeats at most one",
+                "batches of a few thousand rows are fastest, and a crash repeats at most one batch",
             );
         }
         // The range of librdkafka's `message.max.bytes`.
@@ -218,7 +218,7 @@ impl RelayConfig {
             rules.refuse(
                 &["relay.max_record_bytes"],
                 "must be from 1kB to 1GB",
-                "brokers accept 1MB unless `max.message.bytes` of the topic says more",
+                "brokers accept 1MB unless the topic's `max.message.bytes` allows more",
             );
         } else if self.batch_bytes < self.max_record_bytes {
             let (batch, record) = (shown(&self.batch_bytes), shown(&self.max_record_bytes));
@@ -227,14 +227,14 @@ impl RelayConfig {
             rules.refuse(
                 &["relay.batch_bytes", "relay.max_record_bytes"],
                 why,
-                format!("one row could be more than a batch holds: set `relay.batch_bytes` to {record} or more"),
+                format!("a single row could be larger than a batch: set `relay.batch_bytes` to at least {record}"),
             );
         }
         if self.poll_min.is_zero() {
             rules.refuse(
                 &["relay.poll_min"],
                 "must be longer than 0s",
-                "without a wait the relay would ask PostgreSQL in a tight loop",
+                "without a delay the relay would query PostgreSQL in a tight loop",
             );
         } else if self.poll_min > self.poll_max {
             let (min, max) = (shown(&self.poll_min), shown(&self.poll_max));
@@ -242,14 +242,14 @@ impl RelayConfig {
             rules.refuse(
                 &["relay.poll_min", "relay.poll_max"],
                 why,
-                "the wait grows from the one to the other while the outbox is idle",
+                "while the outbox is idle, the delay grows from the one to the other",
             );
         }
         if self.lease < Duration::from_secs(3) {
             rules.refuse(
                 &["relay.lease"],
                 "must be at least 3s",
-                "a shorter lease is lost whenever a host or PostgreSQL pauses for a moment",
+                "a shorter lease would be lost whenever a host or PostgreSQL pauses for a moment",
             );
         }
         if self.publish_timeout < Duration::from_secs(1) {
@@ -267,7 +267,7 @@ impl HeadersConfig {
         if self.source.as_ref().is_some_and(|source| source.chars().any(|c| c.is_whitespace() || c.is_control())) {
             rules.refuse(
                 &["headers.source"],
-                "must not have spaces or control characters",
+                "must not contain spaces or control characters",
                 "CloudEvents expects a URI reference such as `/orders`",
             );
         }

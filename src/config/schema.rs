@@ -1,7 +1,7 @@
-//! `config schema`: the JSON Schema of the settings file, for editors and for checks in a pipeline.
+//! `config schema`: the JSON Schema of the settings file, for editors and pipelines.
 //!
-//! Says what a single value may be. Rules between values are only in `rules.rs`: a file that fits the schema can still
-//! be refused, never the other way round.
+//! Describes what a single value may be. Rules between values are only in `rules.rs`: a file that matches the schema
+//! can still be rejected, never the other way round.
 
 use serde_json::{Map, Value, json};
 
@@ -30,7 +30,7 @@ fn table(spec: &SectionSpec) -> Value {
     let mut properties = Map::new();
     for field in &spec.fields {
         if matches!(field.kind, Kind::Secret) {
-            let doc = format!("File that holds `{}`. Relative to the settings file.", field.key);
+            let doc = format!("File that contains `{}`. Relative to the settings file.", field.key);
             properties.insert(format!("{}_file", field.key), json!({ "type": "string", "description": doc }));
         }
         properties.insert(field.key.to_owned(), property(field));

@@ -1,4 +1,4 @@
-//! Secrets that stand in files of their own, read at the start and again when a connection is made.
+//! Secrets in separate files, read at startup and again for each new connection.
 
 use std::fs;
 use std::io::Read as _;

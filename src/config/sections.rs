@@ -1,7 +1,7 @@
-//! Every setting there is: its type, its default with the reason, and what it trades.
+//! Every setting: its type, its default, and what it trades off.
 //!
 //! The doc comments are the reference: `docs/configuration.md`, `config schema` and the file that `init` writes are
-//! made from them. A module receives its own section, never the whole [`Config`](super::Config).
+//! generated from them. A module receives its own section, never the whole [`Config`](super::Config).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ const fn rows(n: u32) -> NonZeroU32 {
 }
 
 section! {
-    /// All settings, checked. Modules receive their section by value.
+    /// All settings, validated. Modules receive their section by value.
     pub struct Config in "" {
         pub database: DatabaseConfig = DatabaseConfig::default(),
         pub outbox: OutboxConfig = OutboxConfig::default(),
@@ -43,33 +43,34 @@ section! {
 section! {
     /// The PostgreSQL database that holds the outbox.
     pub struct DatabaseConfig in "database" {
-        /// Connection URL, `postgres://user:password@host:port/database`, or `name=value` pairs as libpq takes them.
-        /// `DATABASE_URL` sets it too. `url_file` names a file that holds it; it is read again when it was changed, or
-        /// when PostgreSQL refuses the password. Parameters behind a `?` take effect or are refused by name.
+        /// Connection URL, `postgres://user:password@host:port/database`, or `name=value` pairs in libpq's format.
+        /// `DATABASE_URL` also sets it. `url_file` names a file that contains the URL; the file is read again when it
+        /// changes and when PostgreSQL rejects the password. URL parameters after `?` take effect, or are rejected by
+        /// name.
         pub url: Secret = Secret::default(),
         /// `disable`, `prefer` (TLS if the server offers it, certificate not checked), `require` (TLS, certificate not
-        /// checked), `verify-ca`, or `verify-full` (chain and host name checked). `auto` means `verify-full`, but
-        /// `disable` for Unix sockets and for `localhost` where it leads to this host. An `sslmode` in the URL can ask
-        /// for more than `auto`, never for less. The files are read again for new connections.
+        /// checked), `verify-ca`, or `verify-full` (chain and host name checked). `auto` means `verify-full`, except
+        /// that it means `disable` for Unix sockets and for `localhost` when it resolves to this host. An `sslmode` in
+        /// the URL can ask for more than `auto`, never for less. Certificate files are read again for each new
+        /// connection.
         pub tls: TlsMode = TlsMode::Auto,
-        /// PEM file with the certificate authorities to trust. Unset: those of the operating system.
+        /// PEM file with the certificate authorities to trust. Unset: the operating system's.
         pub ca_file: Option<PathBuf> = None,
-        /// PEM file with the client certificate, for servers that ask for one. Needs `key_file`.
+        /// PEM file with the client certificate, for servers that require one. Needs `key_file`.
         pub cert_file: Option<PathBuf> = None,
-        /// PEM file with the private key of `cert_file`.
+        /// PEM file with the private key for `cert_file`.
         pub key_file: Option<PathBuf> = None,
-        /// Connections for the lanes of the relay. Fewer than the shards an instance owns makes lanes wait for each
-        /// other; more than the cores of PostgreSQL gains little.
+        /// Connections for the relay's lanes. With fewer connections than the instance has shards, lanes wait for each
+        /// other; more connections than PostgreSQL has cores gain little.
         pub pool_size: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
-        /// Whether `run` applies missing migrations when it starts. Off where the relay's role may not change the
-        /// schema: run `migrate up` with one that may.
+        /// Whether `run` applies pending migrations at startup. Turn it off if the relay's role may not change the
+        /// schema, and run `migrate up` with a role that may.
         pub auto_migrate: bool = true,
-        /// Longest wait for a new connection, for each address of each host in the URL, TLS and authentication
-        /// included.
+        /// Maximum time to open a connection, per address of each host in the URL, including TLS and authentication.
         pub connect_timeout: Duration = Duration::from_secs(5),
-        /// Longest run of one statement of the relay or the consumer; PostgreSQL cancels it then and it is tried again.
-        /// A connection that has not answered five seconds later is closed. Statements of lanes end after half of
-        /// `relay.lease` (at least 5 s) at the latest.
+        /// Maximum run time of one statement of the relay or the consumer. PostgreSQL then cancels the statement, and
+        /// it is retried. If the server has not responded five seconds after that, the connection is closed. Statements
+        /// of lanes end after half of `relay.lease` (at least 5 s) at the latest.
         pub statement_timeout: Duration = Duration::from_secs(30),
     }
 }
@@ -82,18 +83,19 @@ choice! {
 section! {
     /// The outbox table.
     pub struct OutboxConfig in "outbox" {
-        /// Schema that holds the tables, functions, views and migration history of the outbox. Written as PostgreSQL
+        /// Schema that holds the outbox: its tables, functions, views and migration history. Written as PostgreSQL
         /// stores it, without quotes; `migrate up` creates it if the role may. Unset: the first schema on the
-        /// connection's `search_path` that holds an outbox, or the first schema on it if none does. Two outboxes in one
-        /// database need a schema each. The `search_path` of the connection follows behind this schema, so the SQL of
-        /// projections and triggers still finds its own tables.
+        /// connection's `search_path` that contains an outbox, or the first schema on it if none does. Two outboxes in
+        /// one database need a schema each. The connection's own `search_path` follows this schema, so the SQL of
+        /// projections and triggers still finds its tables.
         pub schema: Option<String> = None,
-        /// Shards that keys are spread over, used by `migrate up` while the table is still empty; `outbox-relay shards
-        /// set` changes them later. One lane works per shard, so this bounds the number of instances that share the
-        /// work. At most 32767.
+        /// Number of shards that keys are spread over. `migrate up` applies it while the table is still empty; after
+        /// that, use `outbox-relay shards set`. One lane works per shard, so this is the maximum number of instances
+        /// that can share the work. At most 32767.
         pub shards: NonZeroU16 = NonZeroU16::new(8).expect("not zero"),
-        /// Ids of one partition, where `migrate up --partitioned` made the table. A partition is dropped as a whole:
-        /// smaller ones go sooner, and each one costs every statement a little. At least 1000.
+        /// Ids per partition, if `migrate up --partitioned` created the table. A partition is dropped as a whole:
+        /// smaller partitions can be dropped sooner, but every partition adds a little cost to every statement. At
+        /// least 1000.
         pub partition_rows: NonZeroU32 = rows(5_000_000),
     }
 }
@@ -101,47 +103,50 @@ section! {
 section! {
     /// The relay: from `outbox_events` to Kafka.
     pub struct RelayConfig in "relay" {
-        /// Whether `run` relays at all. Off for an instance that only consumes.
+        /// Whether `run` relays at all. Turn it off for an instance that only consumes.
         pub enabled: bool = true,
-        /// What a crash may repeat. `at-least-once`: at most one batch per shard again, contiguous and in the same
-        /// order. `exactly-once`: nothing, for consumers that read with `isolation.level = read_committed`.
+        /// What a crash may repeat. `at-least-once`: at most one batch per shard, contiguous and in the same order.
+        /// `exactly-once`: nothing, for consumers that read with `isolation.level = read_committed`.
         pub delivery: Delivery = Delivery::AtLeastOnce,
-        /// `key`: id order per key among the rows that are visible. `strict`: also waits for every open transaction
-        /// that may still commit a lower id; a long one delays all events behind it.
+        /// `key`: events of a key are published in id order, among the rows that are visible. `strict`: the relay also
+        /// waits for every open transaction that might still commit a lower id; a long transaction delays all events
+        /// behind it.
         pub ordering: Ordering = Ordering::Key,
-        /// What happens to the row of a published event. `mark`: it becomes PUBLISHED with its place in Kafka, and
-        /// `[cleanup]` deletes it later; until then it can be replayed and traced. `delete`: it goes at once, which
-        /// costs PostgreSQL less.
+        /// What happens to the row of a published event. `mark`: it becomes PUBLISHED and records its position in
+        /// Kafka; `[cleanup]` deletes it later, and until then it can be replayed and traced. `delete`: it is deleted
+        /// at once, which is cheaper for PostgreSQL.
         pub after_publish: AfterPublish = AfterPublish::Mark,
-        /// How published events are kept apart from those that wait. `rows`: by the status of each row. `watermark`: by
-        /// an id for each shard up to which everything is published, so that no row is written to when it is published,
-        /// which costs PostgreSQL much less. The view `outbox_current` then shows the status of rows, places in Kafka
-        /// are not kept, and a row must never be inserted with an id that was not drawn from the table's sequence. May
-        /// be changed at any time, on all instances one after the other. Not together with `after_publish = "delete"`.
+        /// How published events are told apart from pending ones. `rows`: by the status of each row. `watermark`: by
+        /// one id per shard up to which everything is published, so publishing an event does not update its row, which
+        /// is much cheaper for PostgreSQL. The view `outbox_current` then shows the status of each row, positions in
+        /// Kafka are not kept, and a row must never be inserted with an id that was not drawn from the table's
+        /// sequence. Can be changed at any time, one instance after the other. Cannot be combined with `after_publish =
+        /// "delete"`.
         pub tracking: Tracking = Tracking::Rows,
-        /// Most rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request make it faster;
-        /// they also bound memory and what a crash repeats. At most 100000.
+        /// Maximum number of rows in one batch of a shard. More rows per PostgreSQL commit and per Kafka request raise
+        /// throughput; the number also bounds memory and what a crash may repeat. At most 100000.
         pub batch_rows: NonZeroU32 = rows(1_000),
-        /// Batches of an instance that may be in flight at once. Bounds memory: batches times `batch_bytes`, five to
-        /// seven times over. The batches that lanes with little to do claim together count as one more.
+        /// Maximum number of batches that an instance has in flight. Bounds memory: this many times `batch_bytes`,
+        /// times five to seven. The batches that lanes with little work claim together count as one more.
         pub parallel_batches: NonZeroU16 = NonZeroU16::new(4).expect("not zero"),
-        /// Most payload bytes in one batch of a shard, so that memory stays bounded whatever the rows hold. One row
-        /// always fits: not less than `max_record_bytes`.
+        /// Maximum payload bytes in one batch of a shard; keeps memory bounded whatever the rows contain. Must not be
+        /// less than `max_record_bytes`, so that any single row fits.
         pub batch_bytes: ByteSize = ByteSize::mib(2),
-        /// Largest record (key, value and headers, uncompressed). A larger one fails as a message and is never loaded.
-        /// The topic's own `max.message.bytes` applies as well.
+        /// Largest record (key, value and headers, uncompressed). A larger event fails and is never loaded. The topic's
+        /// own `max.message.bytes` applies as well.
         pub max_record_bytes: ByteSize = ByteSize::b(1_000_000),
-        /// Wait before looking for new rows just after some were found.
+        /// Delay before looking for new rows again when the last look found some.
         pub poll_min: Duration = Duration::from_millis(5),
-        /// Longest wait between two looks when the outbox is idle: the latency of the first event after a pause.
+        /// Maximum delay between two looks while the outbox is idle: the latency of the first event after a quiet
+        /// period.
         pub poll_max: Duration = Duration::from_millis(250),
-        /// How long an instance owns its shards without renewing. Shorter means faster takeover after a crash, and less
-        /// patience with a stalled host. At least 3s.
+        /// How long an instance owns its shards without renewing the lease. A shorter lease means faster takeover after
+        /// a crash, but less tolerance of a stalled host. At least 3s.
         pub lease: Duration = Duration::from_secs(15),
-        /// Time without any acknowledgement after which the producer is thrown away and the rest of the batch is sent
+        /// Time without any acknowledgement after which the producer is discarded and the rest of the batch is sent
         /// with a new one. Kafka's own retries come first: this is for a client that is stuck.
         pub publish_timeout: Duration = Duration::from_secs(120),
-        /// How long a topic that does not exist is waited for before its events fail.
+        /// How long to wait for a missing topic before its events fail.
         pub unknown_topic_grace: Duration = Duration::from_secs(30),
     }
 }
@@ -157,7 +162,7 @@ choice! {
 }
 
 choice! {
-    /// How published events are kept apart from those that wait.
+    /// How published events are told apart from pending ones.
     pub enum Tracking { Rows = "rows", Watermark = "watermark" }
 }
 
@@ -167,24 +172,23 @@ choice! {
 }
 
 section! {
-    /// What happens to an event that Kafka or the relay's own checks refuse. An outage is no refusal: it uses up no
-    /// attempt.
+    /// What happens to an event that Kafka or the relay's own checks reject. An outage is not a rejection and uses up
+    /// no attempt.
     pub struct RetryConfig in "retry" {
-        /// Attempts that an event has, the first included. Refusals that no second attempt can change (see
-        /// `docs/errors.md`) use them up at once.
+        /// Number of attempts per event, including the first. Errors that a retry cannot fix (see `docs/errors.md`) use
+        /// them all up at once.
         pub max_attempts: NonZeroU32 = rows(3),
-        /// Wait before the second attempt. The key of the event waits with it, all other keys go on.
+        /// Delay before the second attempt. The key of the event waits with it; all other keys continue.
         pub initial_backoff: Duration = Duration::from_secs(1),
-        /// How much longer each wait is than the one before. At least 1.
+        /// Factor by which each delay is longer than the one before. At least 1.
         pub multiplier: f64 = 2.0,
-        /// Longest wait between two attempts.
+        /// Maximum delay between two attempts.
         pub max_backoff: Duration = Duration::from_secs(30),
-        /// Share of a wait that is left to chance, from 0 to 1, so that what failed together does not come back
-        /// together.
+        /// Fraction of each delay that is random (0 to 1); spreads out retries that failed together.
         pub jitter: f64 = 0.2,
-        /// When no attempt is left the event is FAILED, and: `hold` keeps its key waiting until somebody decides, so
-        /// that order holds; `dead-letter` copies it to the dead-letter topic, and its key goes on; `skip` only lets
-        /// its key go on.
+        /// What happens when no attempt is left and the event becomes FAILED. `hold`: its key waits until an operator
+        /// decides, so order is kept. `dead-letter`: the event is copied to the dead-letter topic, and its key
+        /// continues. `skip`: its key continues.
         pub on_exhausted: OnExhausted = OnExhausted::Hold,
         /// Exceptions, first match wins: `[[retry.rule]]`.
         pub rule: Vec<RetryRule> = Vec::new(),
@@ -192,18 +196,18 @@ section! {
 }
 
 choice! {
-    /// What becomes of an event whose attempts are used up.
+    /// What happens to an event that has no attempts left.
     pub enum OnExhausted { Hold = "hold", DeadLetter = "dead-letter", Skip = "skip" }
 }
 
 section! {
-    /// One exception from `[retry]`. Unset conditions match everything, unset values are those of `[retry]`.
+    /// An exception to `[retry]`. Unset conditions match everything; unset values are those of `[retry]`.
     pub struct RetryRule in "retry.rule" {
-        /// Topic, exact or with `*` for any text.
+        /// Topic, exact or with `*` as a wildcard.
         pub topic: Option<String> = None,
-        /// Event type, exact or with `*` for any text.
+        /// Event type, exact or with `*` as a wildcard.
         pub event_type: Option<String> = None,
-        /// Class of the error, as in `docs/errors.md`. A rule that names a class makes it worth another attempt.
+        /// Error class, as listed in `docs/errors.md`. A rule that names a class makes errors of that class retryable.
         pub error_class: Option<String> = None,
         /// As in `[retry]`.
         pub max_attempts: Option<NonZeroU32> = None,
@@ -217,15 +221,15 @@ section! {
 }
 
 section! {
-    /// The schedule on which FAILED events are tried again.
+    /// Automatic retries of FAILED events.
     pub struct ReprocessConfig in "reprocess" {
-        /// Whether FAILED events are tried again by themselves.
+        /// Whether FAILED events are retried automatically.
         pub enabled: bool = false,
-        /// Wait between two rounds.
+        /// Time between two rounds.
         pub interval: Duration = Duration::from_secs(60),
         /// Only events that failed at least this long ago.
         pub older_than: Duration = Duration::from_secs(300),
-        /// Most events in one round.
+        /// Maximum number of events per round.
         pub max_events: NonZeroU32 = rows(1_000),
     }
 }
@@ -233,16 +237,16 @@ section! {
 section! {
     /// Where dead letters go.
     pub struct DeadLetterConfig in "dead_letter" {
-        /// Name of the dead-letter topic; `{topic}` is the topic of the event.
+        /// Name of the dead-letter topic. `{topic}` stands for the topic of the event.
         pub topic: String = "{topic}-dlq".to_owned(),
     }
 }
 
 section! {
-    /// Which topic an event goes to.
+    /// How an event's topic is chosen.
     pub struct RoutingConfig in "routing" {
-        /// Topics that rows may name, as exact names or with `*` for any text. Empty: any topic. A row with another
-        /// topic fails.
+        /// Topics that rows may name: exact names, or with `*` as a wildcard. Empty: any topic. A row that names
+        /// another topic fails.
         pub allowed_topics: Vec<String> = Vec::new(),
         /// Rules for rows without a topic, first match wins: `[[routing.rule]]`.
         pub rule: Vec<RoutingRule> = Vec::new(),
@@ -250,14 +254,14 @@ section! {
 }
 
 section! {
-    /// One rule for rows that name no topic.
+    /// A rule for rows that name no topic.
     pub struct RoutingRule in "routing.rule" {
-        /// Regular expression that the whole `aggregate_type` must match. Unset: any.
+        /// Regular expression that must match the whole `aggregate_type`. Unset: any.
         pub aggregate_type: Option<String> = None,
-        /// Regular expression that the whole `event_type` must match. Unset: any.
+        /// Regular expression that must match the whole `event_type`. Unset: any.
         pub event_type: Option<String> = None,
-        /// The topic; `$1` or `${name}` insert groups of the expression (of `aggregate_type` if both are given),
-        /// `{aggregate_type}` and `{event_type}` the row's own text.
+        /// The topic. `$1` and `${name}` insert capture groups (of the `aggregate_type` expression if both are given);
+        /// `{aggregate_type}` and `{event_type}` insert the row's own values.
         pub topic: String = String::new(),
     }
 }
@@ -268,7 +272,7 @@ section! {
         /// `cloudevents` (binary mode, `ce_*`), or `plain` (only `outbox-*`, the row's own headers and the trace
         /// headers).
         pub profile: HeaderProfile = HeaderProfile::CloudEvents,
-        /// `ce_source` for rows without a source. Unset: `/` and the deployment name.
+        /// `ce_source` for rows without a source. Unset: `/` followed by the deployment name.
         pub source: Option<String> = None,
     }
 }
@@ -281,26 +285,27 @@ choice! {
 section! {
     /// The connection to Kafka.
     pub struct KafkaConfig in "kafka" {
-        /// Brokers to start from, `host:port,host:port`. `KAFKA_BOOTSTRAP_SERVERS` sets it too.
+        /// Bootstrap brokers, `host:port,host:port`. `KAFKA_BOOTSTRAP_SERVERS` also sets it.
         pub bootstrap_servers: String = String::new(),
         /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`.
         pub security_protocol: SecurityProtocol = SecurityProtocol::Plaintext,
-        /// SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, which need user name and password; `GSSAPI` in
-        /// builds with that feature, whose settings go into `properties`.
+        /// SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, which need a user name and a password; `GSSAPI`
+        /// in builds with that feature, configured through `properties`.
         pub sasl_mechanism: Option<String> = None,
         /// SASL user name.
         pub sasl_username: Option<String> = None,
-        /// SASL password. `sasl_password_file` names a file that holds it, which is read again for each new client.
+        /// SASL password. `sasl_password_file` names a file that contains it; the file is read again for each new
+        /// client.
         pub sasl_password: Secret = Secret::default(),
-        /// PEM file with the certificate authorities to trust. Unset: those of the operating system.
+        /// PEM file with the certificate authorities to trust. Unset: the operating system's.
         pub ca_file: Option<PathBuf> = None,
         /// PEM file with the client certificate.
         pub cert_file: Option<PathBuf> = None,
-        /// PEM file with the private key of `cert_file`.
+        /// PEM file with the private key for `cert_file`.
         pub key_file: Option<PathBuf> = None,
-        /// Passphrase of `key_file`. `key_password_file` names a file that holds it.
+        /// Passphrase of `key_file`. `key_password_file` names a file that contains it.
         pub key_password: Secret = Secret::default(),
-        /// Any librdkafka setting. Those that would break a promise or have no effect are refused with the reason.
+        /// Any librdkafka setting. Settings that would break a promise or have no effect are rejected, with the reason.
         pub properties: BTreeMap<String, String> = BTreeMap::new(),
     }
 }
@@ -315,19 +320,19 @@ section! {
     pub struct ConsumerConfig in "consumer" {
         /// Whether `run` consumes.
         pub enabled: bool = true,
-        /// Consumer group: the name in Kafka, in `event_handled` and in `consumer_partitions`.
+        /// Consumer group: its name in Kafka, in `event_handled` and in `consumer_partitions`.
         pub group: String = "outbox-relay".to_owned(),
-        /// What a group does with a topic that it has no positions on while other groups of this database have: `ask`
-        /// stops until somebody decides with `outbox-relay consumer positions`, because a renamed group would fold
-        /// everything a second time; `anew` reads it from its beginning.
+        /// What a group does with a topic that it has no positions for, while other groups in this database do. `ask`:
+        /// it stops until an operator decides with `outbox-relay consumer positions`, because a renamed group would
+        /// fold everything a second time. `anew`: it reads the topic from the beginning.
         pub start: ConsumerStart = ConsumerStart::Ask,
         /// Topics to read.
         pub topics: Vec<String> = vec!["catalog-events".to_owned(), "order-events".to_owned()],
-        /// Most records that one PostgreSQL transaction folds.
+        /// Maximum number of records that one PostgreSQL transaction folds.
         pub batch_records: NonZeroU32 = rows(2_000),
-        /// How long to gather records before folding what there is: latency against transactions per second.
+        /// How long to collect records before folding what has arrived: latency against transactions per second.
         pub batch_wait: Duration = Duration::from_millis(20),
-        /// What to do with an event whose type no projection handles: `skip` counts it and goes on.
+        /// What to do with an event whose type no projection handles. `skip`: count it and continue.
         pub unknown_event: UnknownEvent = UnknownEvent::Skip,
     }
 }
@@ -338,7 +343,7 @@ choice! {
 }
 
 impl ConsumerStart {
-    /// Whether it waits for a decision.
+    /// Whether the group waits for a decision.
     pub fn asks(self) -> bool {
         match self {
             Self::Ask => true,
@@ -353,8 +358,8 @@ choice! {
 }
 
 section! {
-    /// One projection: a SQL file that folds new events into a table. `[[projection]]`; without any, the built-in
-    /// `product_metrics`.
+    /// A projection: a SQL file that folds new events into a table. `[[projection]]`; if there is none, the built-in
+    /// `product_metrics` runs.
     pub struct ProjectionConfig in "projection" {
         /// Name for logs and metrics.
         pub name: String = String::new(),
@@ -362,33 +367,34 @@ section! {
         pub topics: Vec<String> = Vec::new(),
         /// Event types it handles. Empty: all.
         pub event_types: Vec<String> = Vec::new(),
-        /// SQL file, relative to the settings file. It reads the relation `new_events`.
+        /// SQL file, relative to the settings file. It reads events from the relation `new_events`.
         pub sql: PathBuf = PathBuf::new(),
     }
 }
 
 section! {
-    /// Deleting what is finished and old. Belongs to the relay part of `run`; of all instances one does it at a time.
+    /// Deletes old, finished rows. Runs in the relay part of `run`, on one instance at a time.
     pub struct CleanupConfig in "cleanup" {
         /// Whether `run` deletes anything.
         pub enabled: bool = true,
-        /// Time between two passes. A pass that finds nothing costs milliseconds, and passes a minute apart have little
-        /// to do each, where one a day would delete for an hour.
+        /// Time between two passes. A pass that finds nothing takes milliseconds. Passes a minute apart have little to
+        /// do each, whereas a daily pass would delete for an hour.
         pub interval: Duration = Duration::from_secs(60),
-        /// Age, since their publication, at which PUBLISHED rows are deleted, and DISCARDED rows since their failure.
-        /// `never` keeps them. What is deleted cannot be replayed.
+        /// Age at which PUBLISHED rows are deleted, counted from publication; also for DISCARDED rows, counted from the
+        /// failure. `never` keeps them. Deleted events cannot be replayed.
         pub published_older_than: Retention = Retention::After(Duration::from_secs(7 * 86_400)),
-        /// Age, since their failure, at which FAILED rows are deleted. `never` keeps them. A row whose key is held
-        /// stays in any case: the rows behind it wait for somebody to decide about it.
+        /// Age at which FAILED rows are deleted, counted from the failure. `never` keeps them. A row that holds its key
+        /// is always kept: the rows behind it wait until an operator decides.
         pub failed_older_than: Retention = Retention::After(Duration::from_secs(30 * 86_400)),
-        /// Age at which entries of `event_handled` are deleted. `never` keeps them. A projection counts an event that
-        /// is delivered again after that a second time, so it must not be shorter than `published_older_than`, nor than
-        /// the retention of the topics.
+        /// Age at which entries of `event_handled` are deleted. `never` keeps them. An event that is delivered again
+        /// after that is counted twice by projections, so this must not be shorter than `published_older_than` or the
+        /// retention of the topics.
         pub handled_older_than: Retention = Retention::After(Duration::from_secs(30 * 86_400)),
-        /// Most rows that one transaction looks at. Each is followed by a pause as long as itself. At most 100000.
+        /// Maximum number of rows that one transaction examines. Each transaction is followed by a pause of the same
+        /// length. At most 100000.
         pub batch_rows: NonZeroU32 = rows(1_000),
-        /// Deleting waits while a streaming replica has more than this still to replay. A replica that is late on
-        /// purpose (`recovery_min_apply_delay`) needs a large value.
+        /// Deleting pauses while a streaming replica has more than this left to replay. A deliberately delayed replica
+        /// (`recovery_min_apply_delay`) needs a large value.
         pub max_replica_lag: ByteSize = ByteSize::mib(64),
     }
 }
@@ -398,7 +404,7 @@ section! {
     pub struct AdminConfig in "admin" {
         /// Whether `run` serves `/livez`, `/readyz` and `/metrics`.
         pub enabled: bool = true,
-        /// Address and port. Port 0 takes a free one and logs it.
+        /// Address and port. Port 0 picks a free port and logs it.
         pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
     }
 }
@@ -406,9 +412,9 @@ section! {
 section! {
     /// Logs.
     pub struct TelemetryConfig in "telemetry" {
-        /// `auto` (text on a terminal, else JSON), `text` or `json`.
+        /// `auto` (text on a terminal, JSON otherwise), `text` or `json`.
         pub log_format: LogFormat = LogFormat::Auto,
-        /// Level, or levels per module, as in `info,outbox_relay::relay=debug`.
+        /// Level, or levels per module, for example `info,outbox_relay::relay=debug`.
         pub log_filter: String = "info".to_owned(),
     }
 }
@@ -421,12 +427,12 @@ choice! {
 section! {
     /// This process.
     pub struct RunConfig in "run" {
-        /// Name of the deployment: all instances that share one outbox have the same one.
+        /// Name of the deployment. All instances that share an outbox use the same name.
         pub deployment: String = "outbox-relay".to_owned(),
-        /// Name of this instance in logs, metrics and `outbox_instances`. Unset: the host name and process id.
+        /// Name of this instance in logs, metrics and `outbox_instances`. Unset: host name and process id.
         pub instance: Option<String> = None,
-        /// Longest drain after SIGTERM. What is not acknowledged by then stays PENDING. The process ends within this
-        /// time whatever hangs.
+        /// Maximum time to drain after SIGTERM. Events not acknowledged by then stay PENDING. The process ends within
+        /// this time, whatever hangs.
         pub shutdown_timeout: Duration = Duration::from_secs(10),
     }
 }

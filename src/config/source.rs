@@ -1,7 +1,7 @@
-//! Where settings come from: the file, the environment and the flags, gathered but not yet read.
+//! Where settings come from: the file, the environment and the flags, collected but not yet parsed.
 //!
-//! The only place in the crate that looks at the environment of the process. Everything behind it works on what is in
-//! [`Sources`], so that a test can be any process.
+//! The only place in the crate that reads the process environment. Everything downstream works on [`Sources`], so a
+//! test can simulate any process.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,5 +1,5 @@
-//! What settings exist, as data: the one source of the reference page, the JSON Schema, the example file, the names of
-//! environment variables and the suggestions for misspelt keys.
+//! Which settings exist, as data: the single source of the reference page, the JSON Schema, the example file, the names
+//! of environment variables and the suggestions for misspelt keys.
 
 use serde_json::Value;
 
@@ -76,7 +76,7 @@ impl Kind {
             Self::Address => "an address and port such as `127.0.0.1:8080`".to_owned(),
             Self::Choice(words) => either(words),
             Self::List => "a list of texts".to_owned(),
-            Self::Map => "a table of names and texts".to_owned(),
+            Self::Map => "a table of names and strings".to_owned(),
             Self::Table(_) => "a table".to_owned(),
             Self::Tables(_) => "a list of tables".to_owned(),
         }

@@ -219,7 +219,7 @@ impl Scalar for SocketAddr {
         text.parse().map_err(|_| {
             let bad = Bad::expected(&Kind::Address);
             if let Some(port) = text.strip_prefix("localhost:") {
-                bad.help(format!("a host name can mean several addresses: write `127.0.0.1:{port}`"))
+                bad.help(format!("a host name can resolve to several addresses: write `127.0.0.1:{port}`"))
             } else if let Some(port) = text.strip_prefix(':') {
                 bad.help(format!("for all interfaces write `0.0.0.0:{port}`, for this host only `127.0.0.1:{port}`"))
             } else {

@@ -1,5 +1,4 @@
-//! A session with PostgreSQL in which every call has a limit. The client of the driver is not reachable from outside of
-//! this file.
+//! A PostgreSQL session in which every call has a limit. The driver's client is not reachable outside this file.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -23,7 +22,7 @@ pub struct Client {
     guard: Guard,
     /// To ask about this session while a long statement runs.
     database: Database,
-    /// Calls that had been given up when this was connected; see [`super::deadline::Silences`].
+    /// Number of abandoned calls when this was connected; see [`super::deadline::Silences`].
     silences: u64,
 }
 

@@ -1,6 +1,6 @@
-//! Opens connections: to which server, how protected and with which password is decided anew for each.
+//! Opens connections. The server, the protection and the password are determined anew for each one.
 //!
-//! Invariants: TLS follows the address that a connection really goes to, never the name alone; a password, a URL or a
+//! Invariants: TLS depends on the address that a connection really goes to, never on the name alone; a password, URL or
 //! certificate that was replaced in its file is used from the next connection on, without a restart.
 
 use std::net::IpAddr;
@@ -120,14 +120,14 @@ impl Connector {
         match read.and_then(|secret| Ok((understood(&secret, &self.shared.settings)?, secret))) {
             Ok((target, secret)) => {
                 if secret != source.secret {
-                    tracing::info!("database.url_file was changed: new connections use it");
+                    tracing::info!("database.url_file changed; new connections will use it");
                 }
                 source.secret = secret;
                 *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(target);
             }
             Err(error) => tracing::warn!(
                 error = %error.chain(),
-                "database.url_file was changed and cannot be used: new connections use what it held before"
+                "database.url_file changed but cannot be used; new connections use its previous content"
             ),
         }
     }
@@ -206,7 +206,7 @@ impl Connector {
                 match self.shared.tls.client(mode, target) {
                     Ok(client) => Some(client),
                     Err(error) => {
-                        tracing::warn!(error = %error.chain(), "TLS to PostgreSQL cannot be set up");
+                        tracing::warn!(error = %error.chain(), "could not set up TLS to PostgreSQL");
                         // Fails where TLS is needed, by the word of the client that there is none.
                         None
                     }
@@ -242,7 +242,7 @@ impl Connector {
         if let Some(dbname) = &target.dbname {
             config.dbname(dbname);
         }
-        // The last one of an option counts, so ours come last.
+        // The last occurrence of an option wins, so ours come last.
         let options = [target.options.as_deref(), session.get_options()];
         config.options(options.into_iter().flatten().collect::<Vec<_>>().join(" "));
         config.application_name(session.get_application_name().unwrap_or("outbox-relay"));

@@ -1,8 +1,8 @@
 //! How long a call to PostgreSQL may take on our side.
 //!
 //! `statement_timeout` only helps while the server works and its answer arrives. A socket that went silent, a frozen
-//! server and a COMMIT that waits for a standby never end by themselves, so every call has a limit here as well. When
-//! it passes, the connection is closed: nobody can tell any more which answer would belong to which question.
+//! server and a COMMIT that waits for a standby never end on their own, so every call also has a limit here. When it
+//! expires, the connection is closed, because a late answer could no longer be matched to its question.
 
 use std::fmt;
 use std::future::Future;
@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use super::DbError;
 use super::patience::Patience;
 
-/// Time for an answer to arrive after PostgreSQL should have given up the statement.
+/// Time for an answer to arrive after PostgreSQL should have cancelled the statement.
 const MARGIN: Duration = Duration::from_secs(5);
-/// Longest statement of a lease session. They touch a handful of rows, and leases run out while one of them hangs.
+/// Longest statement of a lease session. They touch a handful of rows, and leases expire while one of them hangs.
 const LEASE_STATEMENT: Duration = Duration::from_secs(5);
 /// Longest COMMIT or ROLLBACK. PostgreSQL sets no limit to a COMMIT: it ends `statement_timeout` before.
 const COMMIT: Duration = Duration::from_secs(10);
@@ -41,13 +41,13 @@ impl Limits {
         Self { statement: self.statement.min(LEASE_STATEMENT), commit: self.commit.min(LEASE_STATEMENT), ..self }
     }
 
-    /// Longest wait for a connection of a pool to become free: one statement and one COMMIT of whoever has it.
+    /// Maximum wait for a pooled connection to become free: one statement and one COMMIT of its user.
     pub(super) fn pool(self) -> Duration {
         self.statement.saturating_add(self.commit)
     }
 }
 
-/// A call that was given up.
+/// A call that was abandoned.
 #[derive(Debug, thiserror::Error)]
 pub(super) struct NoAnswer {
     call: Call,
@@ -100,8 +100,8 @@ pub(super) enum Call {
     Long,
 }
 
-/// Counts the calls that were given up, for all connections to one database: idle ones that are older than the last of
-/// them are not used again, because what silenced one connection usually silenced all.
+/// Counts abandoned calls, for all connections to one database. Idle connections older than the last one are not
+/// reused, because what silenced one connection usually silenced all.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Silences(Arc<AtomicU64>);
 

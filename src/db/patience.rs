@@ -1,8 +1,8 @@
 //! Statements that may take as long as they need: migrations, the conversion to partitions, resharding, reads of whole
 //! tables.
 //!
-//! Instead of a limit they have a watch: another connection asks now and then whether the server still works on the
-//! statement.
+//! Instead of a limit they are watched: another connection checks now and then whether the server is still working on
+//! the statement.
 
 use std::fmt;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl Watch {
             Ok::<bool, super::DbError>(row.get(0))
         };
         asked.await.unwrap_or_else(|error| {
-            tracing::debug!(error = %error.chain(), "PostgreSQL did not say whether a long statement is still running");
+            tracing::debug!(error = %error.chain(), "could not find out whether a long statement is still running");
             // A server that has no connection to spare answers, and that is what is asked.
             error.sqlstate().is_some()
         })

@@ -1,8 +1,8 @@
-//! Pools of connections, one for each [`Role`](super::Role).
+//! Connection pools, one for each [`Role`](super::Role).
 //!
-//! Invariant: a connection goes back to its pool only after [`Connection::done`]. A future that is dropped in the
-//! middle of a transaction would otherwise hand the next user a session with that transaction still open, and an
-//! abandoned transaction pins the vacuum horizon for everybody.
+//! Invariant: a connection returns to its pool only after [`Connection::done`]. A future that is dropped in the middle
+//! of a transaction would otherwise hand the next user a session with that transaction still open, and an abandoned
+//! transaction pins the vacuum horizon for everyone.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! In which schema the tables of ours are, for every session of the process alike.
+//! Which schema contains our tables, the same for every session of the process.
 //!
-//! Invariant: a process works in one schema until it ends. Where no setting names it, the first connection finds it
-//! along its own `search_path`, and all later ones use what was found: somebody who changes the path of the role
-//! meanwhile must not lead half of the connections to other tables.
+//! Invariant: a process works in one schema until it ends. If no setting names it, the first connection finds it along
+//! its own `search_path`, and all later ones use the result: if someone changes the role's path meanwhile, half of the
+//! connections must not end up with other tables.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,10 +1,9 @@
-//! What may be printed of an error that PostgreSQL or its client reports.
+//! What may be printed of an error from PostgreSQL or its client.
 //!
 //! PostgreSQL quotes data in its errors: DETAIL shows whole rows ("Failing row contains (...)"), CONTEXT shows
-//! parameters, and the message itself quotes values ("invalid input syntax for type integer: \"...\"") or is whatever a
-//! trigger of the application raised. Invariant: [`ServerError`] is the only form in which such an error travels, and
-//! its `Display`, `Debug` and `source` show none of that. `tests/tidy.rs` keeps the client's own error out of
-//! everything that prints.
+//! parameters, and the message itself quotes values ("invalid input syntax for type integer: \"...\"") or is whatever
+//! an application's trigger raised. Invariant: such an error travels only as a [`ServerError`], and its `Display`,
+//! `Debug` and `source` show none of that. `tests/tidy.rs` keeps the client's own error out of everything that prints.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -148,7 +147,8 @@ fn is_raised(reported: &Reported) -> bool {
 fn write_local(error: &tokio_postgres::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let text = error.to_string();
     f.write_str(&text)?;
-    // A conversion may quote the value that it could not convert. The client does not tell these from others by type.
+    // A conversion error may quote the value that could not be converted. The client does not distinguish these by
+    // type.
     if text.starts_with("error serializing") || text.starts_with("error deserializing") {
         return Ok(());
     }

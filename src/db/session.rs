@@ -1,10 +1,9 @@
-//! The settings of a session that the code relies on: one table, applied and verified once when a connection is made.
+//! The session settings that the code relies on: one table, applied and verified once per connection.
 //!
-//! A database or a role can have defaults of its own (`alter database … set`, `alter role … set`), and they were made
-//! with somebody else's sessions in mind. Whatever could change a result, the meaning of a commit, or a plan is set
-//! here, so that every session of ours means the same by the same statement. What the first statement already depends
-//! on goes with the start of the connection; the rest follows in one round trip, which also notices a pooler that
-//! dropped the former.
+//! A database or a role can have its own defaults (`alter database … set`, `alter role … set`) that were chosen for
+//! other sessions. Whatever could change a result, the meaning of a commit, or a plan is set here, so that a statement
+//! means the same in every session of ours. What the first statement already depends on is sent with the connection
+//! startup; the rest follows in one round trip, which also detects a pooler that dropped the former.
 
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ const APPLY: &str = include_str!("sql/session.sql");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum For {
     Everybody,
-    /// Sessions whose commits must have reached the disk before anybody is told of them.
+    /// Sessions whose commits must be on disk before anyone learns of them.
     Durable,
     /// Sessions whose statements are held to their indexes, see `tests/it/query_plans.rs`.
     Planned,
@@ -165,10 +164,10 @@ pub(super) fn options(role: Role, statement_timeout: Duration) -> String {
         if matches!(role, Role::Lane | Role::Consumer) { 3_000 } else { 30_000 },
         match role {
             Role::Lane | Role::Cleanup => 5_000,
-            // A row that somebody else keeps locked must not keep the leases of the other shards from being renewed.
+            // A row that another session keeps locked must not keep the leases of other shards from being renewed.
             Role::Lease => 1_000,
-            // Not for long, because other partitions need the connection meanwhile; and before the statement ends for
-            // its length, to tell a lock of somebody else from a statement that is slow.
+            // Short, because other partitions need the connection meanwhile; and shorter than the statement timeout, to
+            // distinguish a lock held by another session from a slow statement.
             Role::Consumer if statement_timeout.is_zero() => 2_000,
             Role::Consumer => (statement_timeout.as_millis() * 4 / 5).min(2_000),
             Role::Admin => 0,
@@ -213,9 +212,9 @@ pub(super) async fn prepare(client: &Client, role: Role) -> Result<(), DbError> 
                 return Err(DbError::Unavailable(Box::new(ReadOnly)));
             }
         } else if found == now {
-            tracing::debug!(name, found, role = ?role, "a setting of the session is not as it should be, and this role may not change it");
+            tracing::debug!(name, found, role = ?role, "a session setting differs from the required value, and this role may not change it");
         } else {
-            tracing::trace!(name, found, now, role = ?role, "a default of the database or the role is overridden for this session");
+            tracing::trace!(name, found, now, role = ?role, "overriding a default of the database or the role for this session");
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! A text as PostgreSQL stores it, which need not be UTF-8: rows may have been written while the encoding of the
-//! database was another one, or come from an old dump.
+//! Text as PostgreSQL stores it, which need not be UTF-8: rows may have been written while the database had another
+//! encoding, or come from an old dump.
 
 use tokio_postgres::types::{FromSql, Type};
 

@@ -1,4 +1,4 @@
-//! A time as PostgreSQL stores it, which is more than a timestamp of ours can be: `infinity`, and years up to 294276.
+//! A time as PostgreSQL stores it, which our timestamps cannot always represent: `infinity`, and years up to 294276.
 
 use std::fmt;
 

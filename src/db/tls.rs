@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL, by rustls with the ring provider.
+//! TLS to PostgreSQL, using rustls with the ring provider.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,7 +18,7 @@ use crate::config::secret_file::Stamp;
 use crate::config::{DatabaseConfig, TlsMode};
 use crate::error::{Code, Error};
 
-/// Makes connectors, and makes them anew when their files were changed.
+/// Creates connectors, and recreates them when their files have changed.
 pub(super) struct Tls {
     settings: DatabaseConfig,
     made: Mutex<HashMap<TlsMode, Made>>,
@@ -50,7 +50,7 @@ impl Tls {
                 Err(error) => {
                     let Some(old) = made.get_mut(&mode) else { return Err(error) };
                     old.stamps = stamps;
-                    tracing::warn!(error = %error.chain(), "changed TLS files cannot be used: the old ones are kept");
+                    tracing::warn!(error = %error.chain(), "the changed TLS files cannot be used; keeping the previous ones");
                 }
             }
         }
@@ -85,7 +85,8 @@ fn client(settings: &DatabaseConfig, mode: TlsMode, target: &ConnectionString) -
             let key_der = PrivateKeyDer::from_pem_file(key)
                 .map_err(|error| unreadable("database.key_file", key, &error.to_string()))?;
             builder.with_client_auth_cert(certs, key_der).map_err(|error| {
-                Error::new(Code::ConfigInvalid, "database.cert_file and database.key_file do not fit").caused_by(error)
+                Error::new(Code::ConfigInvalid, "database.cert_file and database.key_file do not match")
+                    .caused_by(error)
             })?
         }
         _ => builder.with_no_client_auth(),
@@ -107,7 +108,7 @@ fn roots(settings: &DatabaseConfig) -> Result<RootCertStore, Error> {
     if store.is_empty() {
         return Err(Error::new(
             Code::ConfigInvalid,
-            "no certificate authority to check the server of database.url against",
+            "no certificate authority to verify the server in database.url with",
         )
         .hint("set database.ca_file, or install the ca-certificates package"));
     }
@@ -177,7 +178,7 @@ impl ServerCertVerifier for AnyName {
     }
 }
 
-/// Encrypts without checking who the server is: libpq's `prefer` and `require`.
+/// Encrypts without verifying the server: libpq's `prefer` and `require`.
 #[derive(Debug)]
 struct AnyCertificate {
     provider: Arc<CryptoProvider>,

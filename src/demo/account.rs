@@ -1,4 +1,4 @@
-//! The user that PostgreSQL runs as when this process is root, because PostgreSQL refuses to.
+//! The user that PostgreSQL runs as if this process is root, because PostgreSQL refuses to run as root.
 
 use crate::error::{Code, Error, Result};
 

@@ -1,7 +1,7 @@
-//! Finds the programs of a PostgreSQL that is installed on this system.
+//! Finds the programs of an installed PostgreSQL.
 //!
-//! Downloads nothing and starts nothing but `postgres --version`. Reads no environment: the caller gives the folders of
-//! `PATH`.
+//! Downloads nothing and starts nothing but `postgres --version`. Reads no environment: the caller passes the
+//! directories in `PATH`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

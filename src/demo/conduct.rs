@@ -1,4 +1,4 @@
-//! The course of a demo: wait for the consumer, load, drain, stop.
+//! The phases of a demo: wait for the consumer, load, drain, stop.
 
 use std::time::{Duration, Instant};
 

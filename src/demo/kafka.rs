@@ -1,8 +1,8 @@
-//! The Kafka of a demo: one inside this process, or topics of our own on a real one.
+//! The demo's Kafka: one inside this process, or topics of our own on a real one.
 //!
-//! The one inside is librdkafka's mock cluster: real clients talk to it over TCP, produce idempotently and consume in
-//! groups, but it keeps its records in memory, at most 5 MB per partition, and then forgets the oldest
-//! (`rdkafka_mock.c`). It answers no admin requests, so topics are made through its handle.
+//! The in-process one is librdkafka's mock cluster: real clients talk to it over TCP, produce idempotently and consume
+//! in groups, but it keeps its records in memory, at most 5 MB per partition, and then forgets the oldest
+//! (`rdkafka_mock.c`). It answers no admin requests, so topics are created through its handle.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

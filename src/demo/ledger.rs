@@ -1,10 +1,10 @@
-//! How long an event takes from the commit of its transaction to the acknowledgement of Kafka.
+//! How long an event takes from the commit of its transaction to Kafka's acknowledgement.
 //!
-//! Measured in this process with one monotonic clock, not from columns: `created_at` is the beginning of the writer's
+//! Measured in this process with one monotonic clock, not from columns: `created_at` is the start of the writer's
 //! transaction and `published_at` the settle after the acknowledgement. A writer reports ids when its COMMIT has
-//! returned, the relay when the acknowledgements are in, in either order: an event that Kafka had before the writer
-//! heard of its own commit counts as 0. Invariant: memory is bounded. Beyond [`OPEN_EVENTS_MAX`] open events are
-//! counted but not timed, and the summary says so.
+//! returned, the relay when the acknowledgements are in, in either order: an event that was acknowledged before its
+//! writer learned of its own commit counts as 0. Invariant: memory is bounded. Beyond [`OPEN_EVENTS_MAX`], open events
+//! are counted but not timed, and the summary says so.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,9 +1,9 @@
 //! Writers: the shop's business as real transactions, business rows and outbox rows together.
 //!
-//! Each writer has a connection and a [`Shop`] of its own and keeps its pace whatever the relay does (open loop). Some
-//! transactions roll back, and one more writer keeps each of its transactions open for a while: its events get low ids
-//! and appear late, behind ids that were published long ago.
-//! Knows nothing of the relay and of Kafka, as an application would.
+//! Each writer has its own connection and [`Shop`] and keeps its pace whatever the relay does (open loop). Some
+//! transactions roll back, and one extra writer keeps each of its transactions open for a while: its events get low ids
+//! and appear late, after higher ids were published long ago. Knows nothing of the relay and Kafka, like an
+//! application.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -306,7 +306,7 @@ impl Session {
         let (client, connection) = config.clone().application_name("outbox-relay demo shop").connect(NoTls).await?;
         detach("connection of the demo's shop", async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = %DbError::from(error).chain(), "a connection of the demo's shop ended");
+                tracing::debug!(error = %DbError::from(error).chain(), "a connection of the demo's shop closed");
             }
         });
         let statements = Statements {

@@ -32,7 +32,7 @@ use crate::secret::Secret;
 
 const WATCHDOG: &str = include_str!("watchdog.sh");
 const USER: &str = "demo";
-/// Longest wait for the first connection. A cold laptop disk takes a few seconds; a guess with room.
+/// Maximum wait for the first connection. A cold laptop disk takes a few seconds; a guess with room.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Longer than the watchdog insists before it kills.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -295,7 +295,7 @@ impl Watched {
         let started = Instant::now();
         while matches!(self.watchdog.try_wait(), Ok(None)) {
             if started.elapsed() > STOP_LIMIT {
-                tracing::warn!("the private PostgreSQL does not stop; its watchdog goes on trying");
+                tracing::warn!("the private PostgreSQL does not stop; its watchdog keeps trying");
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

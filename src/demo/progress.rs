@@ -1,4 +1,4 @@
-//! How far a running demo is: the writers and the acknowledgements by the [`Ledger`], the folds by the database.
+//! The progress of a running demo: writers and acknowledgements from the [`Ledger`], folds from the database.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

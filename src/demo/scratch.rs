@@ -92,7 +92,7 @@ impl Drop for Scratch {
                 Ok(()) => return,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
                 Err(error) if last => {
-                    tracing::warn!(folder = %self.folder.display(), error = %error, "cannot remove the folder of the demo");
+                    tracing::warn!(folder = %self.folder.display(), error = %error, "could not remove the demo's directory");
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(50)),
             }
@@ -118,7 +118,7 @@ fn remove_leftovers(base: &Path, owner: u32) -> usize {
         stop_abandoned_server(&entry.path().join("data"));
         if fs::remove_dir_all(entry.path()).is_ok() {
             removed += 1;
-            tracing::info!(folder = %entry.path().display(), "removed what a killed demo left behind");
+            tracing::info!(folder = %entry.path().display(), "removed leftovers of a killed demo");
         }
     }
     removed

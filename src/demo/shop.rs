@@ -290,7 +290,7 @@ fn pick<T>(chance: &mut fastrand::Rng, open: &[T]) -> Option<usize> {
     (!open.is_empty()).then(|| chance.usize(0..open.len()))
 }
 
-/// Makes room: one thing that could still change stays as it is for ever.
+/// Makes room: one thing that could still change stays as it is forever.
 fn forget_one<T>(open: &mut Vec<T>, chance: &mut fastrand::Rng) {
     if open.len() >= OPEN_LIMIT {
         let place = chance.usize(0..open.len());

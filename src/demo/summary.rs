@@ -1,4 +1,4 @@
-//! What a demo tells at its end: figures, verdict, best sellers.
+//! What a demo prints at its end: figures, verdict, best sellers.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Whether a demo kept its promises: counted in the database and in Kafka, not in what the demo believes it did.
+//! Whether a demo kept its promises: counted in the database and in Kafka, not from what the demo believes it did.
 //!
-//! Asked when the writers, the relay and the consumer have stopped, so nothing moves any more.
+//! Evaluated after the writers, the relay and the consumer have stopped, so nothing changes any more.
 
 use serde::Serialize;
 

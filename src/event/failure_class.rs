@@ -1,4 +1,4 @@
-//! Why an event was refused, by name.
+//! Why an event failed, by name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,7 +92,7 @@ impl fmt::Display for FailureClass {
 
 /// No class has this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no failure class has this name")]
+#[error("unknown failure class")]
 pub struct UnknownClass;
 
 impl FromStr for FailureClass {

@@ -40,7 +40,7 @@ impl HoldReason {
 
 /// No key is held for this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no key is held for this reason")]
+#[error("unknown hold reason")]
 pub struct UnknownReason;
 
 impl FromStr for HoldReason {

@@ -1,7 +1,7 @@
-//! Mistakes of the past that a test can switch back on, one at a time, to see whether the hostile suite finds them.
+//! Past mistakes that a test can switch back on, one at a time, to see whether the hostile suite finds them.
 //!
-//! `scripts/hostile-faults.sh` reads the names from this file. A switch is one condition at the line that keeps the
-//! mistake out. Without the feature `failpoints` it is `false` when the program is compiled, and nothing of it is left.
+//! `scripts/hostile-faults.sh` reads the names from this file. A switch is one condition at the line that prevents the
+//! mistake. Without the feature `failpoints` it is `false` at compile time, and nothing of it remains.
 
 /// One mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

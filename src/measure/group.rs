@@ -1,7 +1,7 @@
 //! How far a consumer group is behind, per partition, and what keeps it there.
 //!
-//! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold; what Kafka
-//! has as committed is used for groups and partitions that are not there.
+//! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold. For groups
+//! and partitions that are not there, the offsets committed to Kafka are used.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -81,14 +81,14 @@ impl State {
     pub fn trouble(self) -> Option<&'static str> {
         match self {
             Self::Ok | Self::NotStarted | Self::OpenTransaction => None,
-            Self::RecordsLost => Some("records were deleted that the group has not read"),
-            Self::AheadOfLog => Some("the position is after the end: was the topic created again?"),
-            Self::TopicRecreated => Some("the topic was created again"),
-            Self::OtherCluster => Some("the topic is in another cluster"),
+            Self::RecordsLost => Some("Kafka deleted records that the group had not read"),
+            Self::AheadOfLog => Some("the position is past the end of the log: was the topic recreated?"),
+            Self::TopicRecreated => Some("the topic was recreated"),
+            Self::OtherCluster => Some("the topic is in a different cluster"),
             Self::MovedByHand => Some("the position was changed by hand"),
-            Self::OtherGroup => Some("other groups have read the topic, and this one waits for a decision"),
+            Self::OtherGroup => Some("other groups have read this topic, and this group waits for a decision"),
             Self::Stopped => Some("it waits for a decision"),
-            Self::Unknown => Some("Kafka does not say where the partition ends"),
+            Self::Unknown => Some("Kafka does not report the end of the partition"),
         }
     }
 }
@@ -98,7 +98,7 @@ pub struct PartitionLag {
     pub group: String,
     pub topic: String,
     pub partition: i32,
-    /// Where the group goes on; `null` if it has not begun.
+    /// The group's next offset; `null` if it has not started.
     pub next_offset: Option<i64>,
     /// The offset of the next record, whether those before it are committed or not; `null` if Kafka does not say.
     pub end_offset: Option<i64>,
@@ -123,7 +123,7 @@ pub struct GroupLag {
     pub partitions: Vec<PartitionLag>,
     /// Topics of the group that do not exist in Kafka.
     pub missing_topics: Vec<String>,
-    /// What keeps the group from going on.
+    /// What keeps the group from continuing.
     #[serde(skip)]
     pub waits: Vec<Wait>,
 }
@@ -163,7 +163,7 @@ pub async fn lag(settings: &Config, pool: &Pool, admin: &Admin, group: String) -
     })
 }
 
-/// The same words for whoever finds out.
+/// The same words, whichever way it is detected.
 pub(super) fn missing(topic: &str) -> Wait {
     Wait::new(Situation::MissingTopic).of_topic(topic).because(format!("the topic {topic} does not exist"))
 }
@@ -211,23 +211,19 @@ fn stalled(lag: &PartitionLag, known: &Known<'_>, now: Timestamp) -> Option<Wait
 fn of_members(name: &str, group: &Group, ours: bool) -> Option<Wait> {
     // While it rebalances its members are not known yet.
     if group.members.is_empty() && matches!(group.state, GroupState::Empty | GroupState::Dead) {
-        return Some(Wait::new(Situation::NoMember).because(format!("the group {name} has no member")));
+        return Some(Wait::new(Situation::NoMember).because(format!("the group {name} has no members")));
     }
     let refused = group.refuses(ASSIGNORS).filter(|_| ours)?;
-    Some(
-        Wait::new(Situation::GroupRefused)
-            .because(format!("the group {name} takes no member like this one: {refused}")),
-    )
+    Some(Wait::new(Situation::GroupRefused).because(format!("the group {name} does not accept this member: {refused}")))
 }
 
 fn of_session(session: Session) -> Wait {
     let Session { relation, pid, since } = session;
     match relation {
         Some(relation) => Wait::new(Situation::Locked)
-            .because(format!("a fold waits for a lock on {relation} that process {pid} of PostgreSQL holds")),
-        None => {
-            Wait::new(Situation::SlowFold).because(format!("a statement of process {pid} of PostgreSQL takes long"))
-        }
+            .because(format!("a fold waits for a lock on {relation} held by PostgreSQL process {pid}")),
+        None => Wait::new(Situation::SlowFold)
+            .because(format!("a statement of PostgreSQL process {pid} has been running for long")),
     }
     .since(since)
 }
@@ -319,7 +315,7 @@ fn partition_lags(
 
 fn open_since(ms: Option<i64>) -> String {
     match ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
-        Some(at) => format!("a transaction is open since {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")),
+        Some(at) => format!("a transaction has been open since {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")),
         None => "a transaction is open".to_owned(),
     }
 }
@@ -396,7 +392,7 @@ mod tests {
         let open = ends(0, 100, 600);
         assert_eq!(lag(Some(100), None, &open), (Some(500), Source::Postgres, State::OpenTransaction));
         let lags = partition_lags("g", &open, &Known::new(), &[]);
-        assert_eq!(lags[0].detail.as_deref(), Some("a transaction is open since 1970-01-01T00:00:00Z"));
+        assert_eq!(lags[0].detail.as_deref(), Some("a transaction has been open since 1970-01-01T00:00:00Z"));
     }
 
     #[test]

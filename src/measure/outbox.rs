@@ -30,8 +30,9 @@ pub async fn waits(pool: &Pool, lease: std::time::Duration) -> Result<Vec<Wait>,
 /// The tables that row-level security hides, if there are any.
 pub async fn hidden(pool: &Pool) -> Result<Option<Wait>, DbError> {
     let tables = waits::hidden_tables(pool).await?;
-    let text =
-        || format!("row-level security of {} applies to this role, so nothing can be counted", tables.join(", "));
+    let text = || {
+        format!("row-level security of {} applies to this role, so pending events cannot be counted", tables.join(", "))
+    };
     Ok((!tables.is_empty()).then(|| Wait::new(Situation::RowSecurity).because(text())))
 }
 
@@ -54,15 +55,12 @@ fn of_row(row: &Row) -> Option<Wait> {
     } else if situation == Situation::BoundTooHigh {
         let shard = row.shard.unwrap_or_default();
         Some(format!(
-            "what waits in shard {shard} is not counted: its bound is above the last id, and no relay has begun again there"
+            "pending events of shard {shard} are not counted: its scan bound is above the last id, and no relay has reset it yet"
         ))
     } else if row.keys > 0 {
-        let (count, what) = (row.keys, situation.sentence());
-        Some(
-            topic
-                .as_ref()
-                .map_or_else(|| format!("{what} ({count} keys)"), |topic| format!("{topic}: {what} ({count} keys)")),
-        )
+        let (what, keys) = (situation.sentence(), if row.keys == 1 { "key" } else { "keys" });
+        let what = format!("{what} ({} {keys})", row.keys);
+        Some(topic.as_ref().map_or(what.clone(), |topic| format!("{topic}: {what}")))
     } else {
         None
     };
@@ -73,7 +71,7 @@ fn of_row(row: &Row) -> Option<Wait> {
 fn skew(theirs: Timestamp, asked: Timestamp, answered: Timestamp) -> Option<Wait> {
     let (ahead, behind) = (theirs.duration_since(answered), asked.duration_since(theirs));
     let (by, how) = if ahead >= behind { (ahead, "ahead of") } else { (behind, "behind") };
-    let text = format!("the clock of PostgreSQL is {} s {how} that of this host", by.as_secs());
+    let text = format!("PostgreSQL's clock is {} s {how} this host's clock", by.as_secs());
     (by > SKEW).then(|| Wait::new(Situation::ClockSkew).because(text))
 }
 
@@ -99,7 +97,7 @@ mod tests {
         let of = |theirs, asked, answered| skew(at(theirs), at(asked), at(answered)).map(|wait| wait.text().to_owned());
         assert_eq!(of(100, 98, 102), None);
         assert_eq!(of(100, 60, 140), None, "a slow answer");
-        assert_eq!(of(110, 98, 100).as_deref(), Some("the clock of PostgreSQL is 10 s ahead of that of this host"));
-        assert_eq!(of(80, 98, 100).as_deref(), Some("the clock of PostgreSQL is 18 s behind that of this host"));
+        assert_eq!(of(110, 98, 100).as_deref(), Some("PostgreSQL's clock is 10 s ahead of this host's clock"));
+        assert_eq!(of(80, 98, 100).as_deref(), Some("PostgreSQL's clock is 18 s behind this host's clock"));
     }
 }

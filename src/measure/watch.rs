@@ -1,5 +1,5 @@
-//! Looks at the topics of the running consumer, beside it: its client says nothing of a topic that is missing, and not
-//! much of a partition without a leader.
+//! Checks the topics of the running consumer from outside it: its client says nothing about a missing topic, and little
+//! about a partition without a leader.
 
 use std::time::Duration;
 

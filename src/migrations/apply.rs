@@ -1,8 +1,8 @@
-//! Applies what is pending, all in one transaction: either everything is there afterwards, or nothing has changed.
+//! Applies pending migrations in one transaction: either all of them, or none.
 //!
-//! An upgrade meets applications at work. Each lock is asked for with little patience, and the whole transaction is
-//! begun anew after a pause when one is not to be had: a transaction of theirs that stays open for long makes us wait,
-//! and never their other inserts behind us.
+//! An upgrade runs while applications work. Each lock is requested with a short timeout, and if it is not available the
+//! whole transaction is rolled back and retried after a pause: a long application transaction makes us wait, but never
+//! their other inserts behind us.
 
 use std::time::Duration;
 
@@ -59,5 +59,5 @@ fn failed(what: &str, error: DbError) -> Error {
     }
     Error::new(Code::MigrationFailed, format!("{what} failed"))
         .caused_by(error)
-        .hint("nothing was changed; see the cause, put it right, and run: outbox-relay migrate up")
+        .hint("nothing was changed; fix the cause and run: outbox-relay migrate up")
 }

@@ -1,11 +1,11 @@
-//! Makes the plain outbox a partitioned one while it is used: the old table becomes the first partition, and no row is
-//! moved.
+//! Converts a plain outbox into a partitioned one while it is in use: the old table becomes the first partition, and no
+//! row is moved.
 //!
-//! A check on the ids, which nothing can fail, is added and validated beside the writers
-//! (`conversion/sql/bound.sql` says why); then one transaction exchanges the tables under an exclusive lock, for some milliseconds. A lock is asked for
-//! with little patience and growing pauses: whoever waits for us waits for that long at most, whatever transactions are
-//! open. Killed at any point, the tables are as before or exchanged, and what is left of the check refuses nothing; the
-//! next call goes on with it.
+//! A check on the ids that cannot fail is added and validated while writers continue (`conversion/sql/bound.sql`
+//! explains why). Then one transaction exchanges the tables under an exclusive lock that it holds for some
+//! milliseconds. Each attempt to get a lock gives up early and pauses, with growing pauses, so whoever waits behind us
+//! waits for that long at most, whatever transactions are open. If the process is killed, the tables are either as
+//! before or exchanged. The check that may be left rejects nothing, and the next call continues with it.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -95,11 +95,11 @@ pub(super) async fn run(client: &mut Client, facts: &Facts, rows: NonZeroU32, te
 async fn work(client: &mut Client, facts: &Facts, rows: NonZeroU32, tell: Tell<'_>) -> Result<()> {
     match facts.begun {
         None => patiently(client, BOUND, tell).await?,
-        Some(_) => tell("going on with a conversion that was interrupted"),
+        Some(_) => tell("continuing an interrupted conversion"),
     }
     if facts.begun != Some(true) {
         let about = facts.rows.map_or_else(String::new, |rows| format!("about {rows} "));
-        tell(&format!("reading {about}rows once, beside everybody else"));
+        tell(&format!("reading {about}rows once, while the table stays in use"));
     }
     client.batch_execute(VALIDATE).await?;
     tell("exchanging the tables");
@@ -142,10 +142,10 @@ pub(super) async fn holders(client: &Client) -> Result<String> {
     let row = client.query_one(HOLDERS, &[]).await?;
     let (transactions, pid, age): (i64, Option<i32>, Option<f64>) = (row.get(0), row.get(1), row.get(2));
     let oldest = match (pid, age) {
-        (Some(pid), Some(age)) => format!("; the oldest that this role may see is of pid {pid}, {age:.0} s old"),
+        (Some(pid), Some(age)) => format!("; the oldest visible one is pid {pid}, {age:.0} s old"),
         _ => String::new(),
     };
-    Ok(format!("waiting for a moment without an open transaction on outbox_events: {transactions} now{oldest}"))
+    Ok(format!("waiting until no transaction on outbox_events is open: {transactions} now{oldest}"))
 }
 
 fn failed(error: DbError) -> Error {
@@ -154,7 +154,7 @@ fn failed(error: DbError) -> Error {
     }
     Error::new(Code::MigrationFailed, "outbox_events could not be made partitioned")
         .caused_by(error)
-        .hint("nothing was changed; see the cause, put it right, and run it again")
+        .hint("nothing was changed; fix the cause and run it again")
 }
 
 #[cfg(test)]

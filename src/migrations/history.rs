@@ -1,4 +1,4 @@
-//! What was applied: read, compared with the migrations of this program, and told apart from what applications have.
+//! Which migrations were applied: read, compared with those in this program, and told apart from an application's.
 
 use tokio_postgres::Row;
 
@@ -27,7 +27,7 @@ pub enum State {
 pub struct MigrationStatus {
     pub version: i32,
     pub name: String,
-    /// As it was noted, in RFC 3339; `None` if it is still to be applied.
+    /// When it was applied, in RFC 3339; `None` if it is pending.
     pub applied_on: Option<String>,
     pub state: State,
 }
@@ -39,7 +39,7 @@ impl MigrationStatus {
     }
 }
 
-/// A row of the table of history, as it stands there.
+/// A row of the history table, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Applied {
     version: i32,

@@ -1,4 +1,4 @@
-//! What migrations make, read from their text: for the look at what is there already, before the first change.
+//! What migrations create, extracted from their text: for checking what already exists, before the first change.
 
 use std::sync::LazyLock;
 

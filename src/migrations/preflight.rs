@@ -1,4 +1,4 @@
-//! What would make a migration fail, looked for before the first change and told with a way out.
+//! What would make a migration fail, checked before the first change and reported with a way out.
 
 use super::Known;
 use super::history::{MigrationStatus, State};
@@ -10,10 +10,10 @@ const PLACE: &str = include_str!("preflight/sql/place.sql");
 const TAKEN: &str = include_str!("preflight/sql/taken.sql");
 const OWNERS: &str = include_str!("preflight/sql/owners.sql");
 
-/// Oldest server that the statements of ours run on.
+/// Oldest server that our statements run on.
 const OLDEST_SERVER: i32 = 150_000;
 
-/// Most names in one message.
+/// Maximum number of names in one message.
 const NAMES_MAX: usize = 10;
 
 /// The server and the schema.
@@ -26,7 +26,7 @@ pub(super) struct Place {
     encoding: String,
     role: String,
     database: String,
-    /// The name of the schema as it can stand in a statement.
+    /// The name of the schema, quoted for a statement.
     pub quoted: String,
     pub exists: bool,
     may_use: bool,
@@ -76,14 +76,14 @@ impl Place {
             let what = if self.is_standby { "a standby" } else { "read-only for this role" };
             return Err(Error::new(
                 Code::PostgresUnreachable,
-                format!("the server is {what}, so no migration can be applied"),
+                format!("the server is {what}, so migrations cannot be applied"),
             )
             .hint("connect to the primary, and see default_transaction_read_only of the role and the database"));
         }
         if self.version_num < OLDEST_SERVER {
             return refused(format!("PostgreSQL {version} is too old"), "version 15 or later is needed");
         }
-        // A database that has an outbox already goes on with what it has; `check` tells more.
+        // A database that already has an outbox keeps what it has; `check` has the details.
         if is_new && encoding != "UTF8" {
             return refused(
                 format!("the encoding of the database {database} is {encoding}, and events are UTF-8"),
@@ -133,11 +133,14 @@ pub(super) async fn objects(client: &Client, schema: &str, known: &[Known], all:
     if !taken.is_empty() {
         let list = listed(taken.iter().map(|row| row.get::<_, String>(0)));
         let hint = if some_done {
-            "these are not the outbox's: rename them, and run again; nothing was changed"
+            "these objects do not belong to the outbox: rename them and try again; nothing was changed"
         } else {
-            "rename them, or give the outbox a schema of its own with outbox.schema; nothing was changed"
+            "rename them, or give the outbox its own schema with outbox.schema; nothing was changed"
         };
-        return refused(format!("the schema {schema} already has, of somebody else: {list}"), hint);
+        return refused(
+            format!("the schema {schema} already contains objects that are not the outbox's: {list}"),
+            hint,
+        );
     }
     if some_done {
         let foreign = client.query(OWNERS, &[&schema, &done.relations]).await?;
@@ -145,7 +148,7 @@ pub(super) async fn objects(client: &Client, schema: &str, known: &[Known], all:
             let owner: String = first.get("owner");
             let list = listed(foreign.iter().map(|row| row.get::<_, String>("relation")));
             return refused(
-                format!("this role may not alter what belongs to {owner}: {list}"),
+                format!("this role may not alter objects owned by {owner}: {list}"),
                 format!("connect as {owner}, as a member of it, or as a superuser; nothing was changed"),
             );
         }

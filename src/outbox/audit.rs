@@ -1,5 +1,5 @@
-//! `outbox_audit`: who did what by hand, and why. Written in the transaction of the change itself, so that neither is
-//! there without the other.
+//! `outbox_audit`: who did what by hand, and why. Written in the same transaction as the change, so that neither exists
+//! without the other.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! How much waits, for the gauges and `lag`.
+//! How many events are waiting, for the gauges and `lag`.
 
 use crate::db::{DbError, Pool};
 

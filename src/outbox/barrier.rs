@@ -1,11 +1,11 @@
 //! The lock barrier: which ids can no longer appear, and the sweep that checks it.
 //!
-//! `nextval` locks the sequence before it draws an id, and the lock is kept until the transaction ends. So: read the
-//! highest id drawn, then list the transactions that hold that lock, and when all of those have ended, every id up to
-//! the one read is either visible or will never be. Without the barrier a scan bound could pass a row that is committed
+//! `nextval` locks the sequence before it draws an id, and the lock is held until the transaction ends. So: read the
+//! highest id drawn, then list the transactions that hold that lock. Once all of those have ended, every id up to the
+//! one read is either visible or will never be. Without the barrier a scan bound could pass a row that is committed
 //! late.
 //!
-//! This rests on a sequence that gives out each id when it is asked for, in ascending order ([`Sequence`]).
+//! This depends on a sequence that hands out each id when it is asked for, in ascending order ([`Sequence`]).
 
 use std::collections::HashSet;
 
@@ -39,7 +39,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// What of it breaks the barrier, in words, and the change that puts it right. `None`: nothing.
+    /// What breaks the barrier, in words, and the change that fixes it. `None`: nothing.
     pub fn fault(&self) -> Option<(String, &'static str)> {
         if self.cache > 1 {
             let what = format!("the sequence of outbox_events.id caches {} ids in each session", self.cache);
@@ -48,7 +48,7 @@ impl Sequence {
             let what = format!("the sequence of outbox_events.id counts by {}", self.increment);
             Some((what, "for table outbox_events: alter column id set increment by 1"))
         } else if self.cycles {
-            let what = "the sequence of outbox_events.id starts again at its end".to_owned();
+            let what = "the sequence of outbox_events.id cycles".to_owned();
             Some((what, "for table outbox_events: alter column id set no cycle"))
         } else {
             None
@@ -123,7 +123,7 @@ impl Horizon {
         self.candidate.is_none()
     }
 
-    /// `writers` must have been listed after `id` was read: who lists first misses a writer that draws an id in
+    /// `writers` must have been listed after `id` was read: listing first would miss a writer that draws an id in
     /// between.
     pub fn begin(&mut self, id: i64, writers: HashSet<String>) {
         self.candidate = Some(Candidate { id, writers });
@@ -193,7 +193,7 @@ impl Barrier {
 }
 
 impl Barrier {
-    /// Whether ids have begun again since this was asked last.
+    /// Whether ids have started over since the last call.
     pub fn take_restart(&mut self) -> Option<Restart> {
         self.restart.take()
     }
@@ -204,8 +204,8 @@ impl Barrier {
     }
 }
 
-/// Looks below `low_id` of the owned shards, where nothing must wait. Returns what it found and put right. Of each
-/// shard it reads one row, and before that the dead ones that an open transaction elsewhere keeps from being removed.
+/// Looks below `low_id` of the owned shards, where nothing may be waiting. Returns what it found and fixed. It reads
+/// one row per shard, after any dead rows that an open transaction elsewhere keeps from being removed.
 pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(ShardId, i64)>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(SWEEP, &[&shards, &owner]).await?;

@@ -1,9 +1,8 @@
-//! How much care a step takes with the rows it is about: none while nothing is wrong, and statement by statement cut
-//! down to the row at fault (`isolate.rs`) after a step of the shard has failed.
+//! How carefully a step treats its rows: normally without any extra work; after a step of the shard has failed, with
+//! each statement bisected down to the row at fault (`isolate.rs`).
 //!
-//! Invariant: a step without care costs no statement for all this. What happens with care must mean the same to the
-//! shard: each row is written, or its outcome stands in `outbox_outcomes` (`outcomes.rs`), before the manifest is
-//! replaced.
+//! Invariant: a normal step needs no extra statement for this. A careful step must have the same effect on the shard:
+//! each row is written, or its outcome is stored in `outbox_outcomes` (`outcomes.rs`), before the manifest is replaced.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,12 +22,12 @@ const CAREFUL_IDS_AGAIN: &str = include_str!("care/sql/ids_again.sql");
 const CAREFUL_KEYS: &str = include_str!("care/sql/keys.sql");
 const CAREFUL_LIMITS: &str = include_str!("care/sql/limits.sql");
 
-/// Steps of a shard with care after one that failed. A guess: bad rows come in groups, and a step that has to fail
+/// Number of careful steps of a shard after a failed one. A guess: bad rows come in groups, and a step that has to fail
 /// first takes as long as `statement_timeout`.
 const STEPS: u8 = 8;
 /// Times that a row may not be read in time, alone, before that is held against it.
 const STRIKES: u8 = 3;
-/// Most rows that are read at once.
+/// Maximum number of rows that are read at once.
 const READ_TOGETHER: usize = 64;
 
 impl MayBlame for OutboxError {

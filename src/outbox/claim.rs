@@ -59,12 +59,11 @@ pub(super) async fn rows(
     }
     let mut most_rows = most_rows(claim.limits);
     if has_requeued {
-        // All of them are lower than what the watermark has not passed, so they come first in the batch, too.
+        // All of them are below what the watermark has not passed, so they also come first in the batch.
         let ids = tx.query(&tx.prepare_cached(CLAIM_AGAIN).await?, &[&shard, &most_rows, &ceiling, &low_id]).await?;
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         if !ids.is_empty() {
-            // Where progress is a watermark published rows are not written to, so it does not matter who has locked
-            // them.
+            // With a watermark, published rows are not updated, so it does not matter who has locked them.
             found.read_ids(tx, &ids, &Bounds::new(record_bytes, bytes, most_rows), ahead.is_none()).await?;
         }
         most_rows -= ids.len() as i64;

@@ -1,8 +1,8 @@
-//! Deleting rows that are finished and old: the statements, one transaction each, and the session that runs them.
+//! Deleting old, finished rows: the statements, one transaction each, and the session that runs them.
 //!
-//! Leaves to `crate::cleanup` when, how fast and how far. Invariants: a row is deleted only in a state that it cannot
-//! leave by itself, never while it holds a key or stands in a manifest; and no PENDING row is ever locked, because a
-//! lane passes over what is locked. Ages are by the clock of the database.
+//! When, how fast and how far is up to `crate::cleanup`. Invariants: a row is deleted only in a state that it cannot
+//! leave on its own, never while it holds a key or is listed in a manifest; and no PENDING row is ever locked, because
+//! a lane skips locked rows. Ages use the database's clock.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Window {
     pub after: i64,
     /// The highest id.
     pub up_to: i64,
-    /// Most rows to look at.
+    /// Maximum number of rows to look at.
     pub rows: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Dead letters: how they come to be written, and the way back to their topic.
+//! Dead letters: how they are written, and how they are sent back to their topic.
 
 pub mod redrive;
 pub mod write;

@@ -1,4 +1,4 @@
-//! Events that failed: what whoever decides about them sees, and what may become of them.
+//! Failed events: what an operator sees of them, and what may be done with them.
 
 use crate::event::FailureClass;
 use std::fmt;
@@ -32,11 +32,11 @@ pub struct FailedEvent<'a> {
 pub enum FailureAction {
     /// Another attempt after this time; its key waits.
     Retry { after: Duration },
-    /// FAILED, and its key waits until somebody decides.
+    /// FAILED, and its key waits until an operator decides.
     Hold,
-    /// FAILED, its copy goes to this topic, and its key goes on.
+    /// FAILED, its copy goes to this topic, and its key continues.
     DeadLetter { topic: String },
-    /// FAILED, and its key goes on.
+    /// FAILED, and its key continues.
     Skip,
 }
 

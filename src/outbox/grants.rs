@@ -1,7 +1,7 @@
-//! What each role needs: the one list behind `check`, `docs/roles.sql` and the tests that work as those roles.
+//! What each role needs: the one list behind `check`, `docs/roles.sql` and the tests that run as those roles.
 //!
-//! Grants on `outbox_events` go by column. An application that may insert into every column could publish past
-//! `routing.allowed_topics`, choose ids, or write rows that look as if the relay had been at them.
+//! Grants on `outbox_events` are per column. An application that may insert into every column could publish past
+//! `routing.allowed_topics`, choose ids, or write rows that look as if the relay had processed them.
 
 use super::inspect::server::Wanted;
 
@@ -12,7 +12,7 @@ pub enum Who {
     App,
     /// `run` with the relay.
     Relay,
-    /// People who retry, discard, replay, pause and redrive.
+    /// Operators, who retry, discard, replay, pause and redrive.
     Operator,
     /// `run` with the consumer.
     Consumer,
@@ -162,7 +162,7 @@ pub const GRANTS: &[Grant] = &[
     on(Relay, Work, "outbox_progress", "insert"),
     on(Relay, Work, "outbox_progress", "delete"),
     on(Relay, Work, "outbox_installation", "select"),
-    // Where the outbox lives, noted by the first relay that runs, so that a copy of the database is told from it.
+    // Where the outbox is, recorded by the first relay that runs, so that a copy of the database can be told from it.
     of(Relay, Work, "outbox_installation", "update", HOME),
     on(Relay, Work, "outbox_pauses", "select"),
     on(Relay, Work, "outbox_schema_history", "select"),
@@ -180,7 +180,7 @@ pub const GRANTS: &[Grant] = &[
     on(Relay, Cleanup, "event_handled", "select"),
     on(Relay, Cleanup, "event_handled", "delete"),
     on(Relay, Commands, "outbox_shown(text)", "execute"),
-    // The commands cleanup and recover note what they did.
+    // The commands cleanup and recover record what they did.
     on(Relay, Commands, "outbox_audit", "select"),
     on(Relay, Commands, "outbox_audit", "insert"),
     // Operators.
@@ -261,7 +261,7 @@ pub const GRANTS: &[Grant] = &[
     on(Consumer, ProductMetrics, "product_metrics", "update"),
     on(Consumer, Work, "outbox_schema_history", "select"),
     on(Consumer, Cleanup, "event_handled", "delete"),
-    // Those who look: our tables by name, and nobody else's.
+    // Read-only users: our tables by name, and no others.
     on(Reader, Work, HERE, "usage"),
     on(Reader, Work, "outbox_events", "select"),
     on(Reader, Work, "outbox_claimable", "select"),

@@ -1,9 +1,9 @@
-//! Where the outbox lives: this database on this server, and not a copy of it.
+//! Where the outbox is: this database on this server, and not a copy of it.
 //!
-//! A copy has the shards, the batch numbers and the name of the original, so a relay on it would take part in the
-//! original's work in Kafka. What it cannot have is the identity of the original's server and database. Copies below
-//! PostgreSQL (a file system or a volume that was copied, a physical backup) have that too; in exactly-once delivery
-//! they are told by the tags of batches (`relay::takeover`).
+//! A copy has the shards, the batch numbers and the name of the original, so a relay on it would interfere with the
+//! original's work in Kafka. It does not have the identity of the original's server and database. Copies below
+//! PostgreSQL (of a file system or a volume, a physical backup) have that too; in exactly-once delivery they are
+//! detected by the tags of batches (`relay::takeover`).
 
 use serde_json::json;
 use uuid::Uuid;
@@ -23,14 +23,14 @@ const PART: &str = include_str!("home/sql/part.sql");
 /// A database among all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// What `initdb` has drawn for the server. `None`: PostgreSQL does not tell this role.
+    /// The identifier that `initdb` generated for the server. `None`: PostgreSQL does not reveal it to this role.
     pub system: Option<String>,
     /// The oid of the database in it.
     pub database: i64,
 }
 
 impl Place {
-    /// What is not known tells no difference.
+    /// Unknown values make no difference.
     fn is(&self, other: &Self) -> bool {
         let known = self.system.as_ref().zip(other.system.as_ref());
         self.database == other.database && known.is_none_or(|(one, other)| one == other)
@@ -61,7 +61,7 @@ pub enum Standing {
 pub enum Adoption {
     /// The original is gone for good, and this is its continuation.
     Moved,
-    /// The original goes on. This becomes an outbox of its own, with another name in markers and nothing in flight.
+    /// The original stays in use. This becomes a separate outbox, with another name in markers and nothing in flight.
     Copy,
 }
 
@@ -112,7 +112,7 @@ pub async fn settle_in(pool: &Pool) -> Result<(), Error> {
 /// The refusal to work away from home.
 pub fn away(home: &Place, here: &Place) -> Error {
     let message = format!(
-        "this database is a copy of an outbox, or was moved: the relay last ran on {}, and this is {}",
+        "this database is a copy of an outbox, or was moved: the relay last ran on {}, but this is {}",
         home.describe(),
         here.describe()
     );

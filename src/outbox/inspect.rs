@@ -1,7 +1,7 @@
-//! The outbox as people look at it: events by filter, the backlog by topic, how far consumers are, and what the server
-//! says of itself.
+//! The outbox as people look at it: events by filter, the backlog by topic, consumer progress, and the server's own
+//! statistics.
 //!
-//! Reads only; nothing here is on the path of an event. The lanes' view is in the parent module.
+//! Read-only, and not on the path of any event. The lanes' view is in the parent module.
 
 pub mod events;
 pub mod live;
@@ -22,8 +22,8 @@ const RECENT_TOPICS: &str = include_str!("inspect/sql/recent_topics.sql");
 const PENDING_TOPICS_ROWS: i64 = 50_000;
 const RECENT_TOPICS_ROWS: i64 = 10_000;
 
-/// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is as
-/// good as an outage; an operator who asked for too much has to know.
+/// Whether a statement was cancelled because it took longer than `database.statement_timeout`. For a lane that is
+/// equivalent to an outage; an operator who asked for too much must be told.
 pub fn is_timeout(error: &DbError) -> bool {
     error.sqlstate() == Some(&SqlState::QUERY_CANCELED)
 }

@@ -1,9 +1,9 @@
-//! Finding the rows that make a statement over many rows fail, so that they cost themselves and nobody else.
+//! Finds the rows that make a statement over many rows fail, so that only those rows are affected.
 //!
-//! Pure: what is run, and the savepoints, are the caller's. A statement that fails is undone and run again on each half
-//! of its rows, down to single rows: with `b` bad rows among `n` that takes O(b log n) statements. Nothing is read from
-//! a row to find it. Invariant: a row is blamed only after the same statement has worked without it, on other rows or
-//! on none at all, in the same transaction. An error of the server or the session ends the search and blames nobody.
+//! Pure: the caller runs the statements and sets the savepoints. A failed statement is rolled back and run again on
+//! each half of its rows, down to single rows: with `b` bad rows among `n` that takes O(b log n) statements. Nothing is
+//! read from a row to find it. Invariant: a row is blamed only after the same statement has succeeded without it, on
+//! other rows or on none at all, in the same transaction. A server or session error ends the search and blames no row.
 
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ const NOBODY: &[SqlState] = &[
     SqlState::INDEX_CORRUPTED,
 ];
 
-/// Whose fault an SQLSTATE may be. `statement_timeout`, `lock_timeout` and missing objects may be a row's, since
-/// triggers run statements of their own: [`cut`] tells by running the statement without the row.
+/// Whose fault an SQLSTATE may be. `statement_timeout`, `lock_timeout` and missing objects may be caused by a row,
+/// since triggers run their own statements: [`cut`] finds out by running the statement without the row.
 fn blame_of(code: &SqlState) -> Blame {
     if *code == SqlState::QUERY_CANCELED {
         return Blame::Row;

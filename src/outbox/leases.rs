@@ -1,4 +1,4 @@
-//! Who owns which shard: heartbeats, leases and their hand-over, by the clock of the database.
+//! Who owns which shard: heartbeats, leases and their hand-over, by the database's clock.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,8 +25,8 @@ pub struct Census {
     pub shards: usize,
     /// Shards that can be taken, those of dead instances not counted.
     pub free: usize,
-    /// The number of shards is about to change: all are to be given up, and only those with a batch in flight can be
-    /// taken.
+    /// The number of shards is about to change: all shards are to be released, and only those with a batch in flight
+    /// can be taken.
     pub resharding: bool,
     /// Instances that died without their lease being over. Always none where early takeover is off.
     pub dead: usize,
@@ -47,7 +47,7 @@ pub struct Acquired {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Renewal {
     pub renewed: Vec<ShardId>,
-    /// Still ours, but somebody has the row locked: the lane itself, or a stranger.
+    /// Still ours, but the row is locked: by the lane itself or by another session.
     pub locked: Vec<ShardId>,
 }
 
@@ -57,8 +57,8 @@ impl Renewal {
     }
 }
 
-/// How long an instance may lack its advisory lock before it counts as dead: time to connect again after its connection
-/// broke. A restart of PostgreSQL, which takes everybody's lock, is told by heartbeat.sql.
+/// How long an instance may be without its advisory lock before it counts as dead: time to reconnect after its
+/// connection broke. A restart of PostgreSQL, which drops all locks, is detected by heartbeat.sql.
 const ABSENCE: Duration = Duration::from_millis(700);
 
 /// The lease tables. Every call is one statement; each says what a repeat does.
@@ -105,7 +105,7 @@ impl Leases {
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.instance, &self.name, &env!("CARGO_PKG_VERSION"), &self.lease.as_secs_f64()];
         let row = connection.query_one(&statement, &params).await?;
-        // A session without its lock is of no use: behind a pooler, or after somebody else took our key.
+        // A session without its lock is useless: behind a pooler, or after another session took our key.
         if row.get("locked") {
             self.session = Some(connection);
         } else {
@@ -133,8 +133,8 @@ impl Leases {
         long.map(|(instance, _)| *instance).collect()
     }
 
-    /// Whether the database that leases are taken in is still the one that this outbox lives in: an address may come to
-    /// lead to a copy.
+    /// Whether the database that leases are taken in is still the one where this outbox is: an address may come to
+    /// point to a copy.
     pub async fn standing(&self) -> Result<Standing, DbError> {
         home::look(&self.pool).await
     }
@@ -159,7 +159,7 @@ impl Leases {
             .collect())
     }
 
-    /// Renews the leases of `shards` (with their epochs), without waiting for rows that somebody has locked.
+    /// Renews the leases of `shards` (with their epochs), without waiting for locked rows.
     pub async fn renew(&self, shards: &[(ShardId, i64)]) -> Result<Renewal, DbError> {
         let connection = self.pool.get().await?;
         let statement = connection.prepare_cached(RENEW_LEASES).await?;

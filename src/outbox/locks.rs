@@ -1,5 +1,5 @@
-//! The advisory locks of ours that one session in the whole cluster holds. The one place of their keys: two features
-//! with one key would keep each other out for ever, and nobody would see why.
+//! Our advisory locks that only one session in the whole cluster may hold. The one place for their keys: two features
+//! with the same key would block each other forever, and nobody would see why.
 //!
 //! Class 28514; instances have keys from 0 on (`outbox_session_key`), these are negative.
 

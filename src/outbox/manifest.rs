@@ -1,4 +1,4 @@
-//! The row of a shard at the end of a step: the batch in flight, and how far the shard is.
+//! The shard's row at the end of a step: the batch in flight, and the progress of the shard.
 
 use tokio_postgres::types::ToSql;
 

@@ -1,4 +1,4 @@
-//! What became of events whose row refuses to be changed. Normally none; see `migrations/V8__outcomes.sql`.
+//! What became of events whose row cannot be changed. Normally none; see `migrations/V8__outcomes.sql`.
 //!
 //! Invariant: an outcome is written in the transaction that would have changed the row, under the fence of the shard.
 
@@ -22,7 +22,7 @@ const OUTCOMES_MEND: &str = include_str!("outcomes/sql/mend.sql");
 const OUTCOMES_PUBLISHED: &str = include_str!("outcomes/sql/published.sql");
 const OUTCOMES_REOPEN: &str = include_str!("outcomes/sql/reopen.sql");
 
-/// What is noted of one event.
+/// What is stored about one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) id: i64,
@@ -101,8 +101,8 @@ pub(super) async fn reopen(tx: &Transaction<'_>, ids: &[i64], retry: bool) -> Re
     rows.iter().map(|row| Ok(Reopened { id: row.try_get("id")?, row_waits: row.try_get("row_waits")? })).collect()
 }
 
-/// Notes that events were given up whose rows refuse to be changed. The rows of their shards must be locked. Returns
-/// which: those that neither failed nor wait are left out.
+/// Records that events were discarded whose rows cannot be changed. The rows of their shards must be locked. Returns
+/// which: events that are neither failed nor waiting are left out.
 pub(super) async fn give_up(tx: &Transaction<'_>, refused: &[Refused<i64>]) -> Result<Vec<i64>, DbError> {
     let internal = SqlState::INTERNAL_ERROR;
     let (ids, codes): (Vec<i64>, Vec<&str>) =
@@ -125,7 +125,7 @@ pub(super) async fn expect_left(tx: &Transaction<'_>, ids: &[i64], states: &[&st
 /// guess.
 const PUBLISHED_TOGETHER: usize = 10_000;
 
-/// Marks rows PUBLISHED outside of a step. Of a row that refuses, the outcome is noted.
+/// Marks rows PUBLISHED outside of a step. The outcome of a row that cannot be changed is stored.
 pub(super) async fn publish(tx: &Transaction<'_>, published: &[Placed]) -> Result<(), DbError> {
     if published.is_empty() {
         return Ok(());

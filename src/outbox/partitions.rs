@@ -1,8 +1,8 @@
-//! Partitions of the outbox by id: making them ahead, and dropping those whose events are finished.
+//! Partitions of the outbox by id: creating them ahead of time, and dropping those whose events are finished.
 //!
-//! Leaves to `cleanup::partitions` which and when. Invariants: there is a partition for every id at every moment, since
-//! the last one has no end; a table is dropped only after it was taken off with [`Session::take_off`], which marks it,
-//! and was looked at once more.
+//! Which ones and when is up to `cleanup::partitions`. Invariants: there is a partition for every id at every moment,
+//! since the last one has no upper bound; a table is dropped only after it was detached with [`Session::take_off`],
+//! which marks it, and was checked once more.
 
 use std::time::Duration;
 

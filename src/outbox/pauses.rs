@@ -12,10 +12,10 @@ const RELEASE_USABLE: &str = include_str!("pauses/sql/release_usable.sql");
 const TOPICS_WAITED_FOR: &str = include_str!("pauses/sql/topics_waited_for.sql");
 const RELEASE: &str = include_str!("pauses/sql/release_resumed.sql");
 
-/// The name that stands for everything; no topic can have it.
+/// The name that means everything; no topic can have it.
 pub const EVERYTHING: &str = "*";
 
-/// A topic, or [`EVERYTHING`], that is not published until somebody resumes it.
+/// A topic, or [`EVERYTHING`], that is not published until it is resumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pause {
     pub topic: String,
@@ -73,7 +73,7 @@ pub async fn release_granted(pool: &Pool, topics: &[String]) -> Result<u64, DbEr
     Ok(released)
 }
 
-/// The topics that keys of these shards wait for, whoever has held them.
+/// The topics that keys of these shards wait for, no matter which process held them.
 pub async fn topics_waited_for(pool: &Pool, shards: &[ShardId]) -> Result<Vec<String>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(&connection.prepare_cached(TOPICS_WAITED_FOR).await?, &[&shards]).await?;

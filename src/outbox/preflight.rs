@@ -1,7 +1,7 @@
-//! What others have done to the database or to our tables that this program cannot set right by itself: the one list
-//! behind `check` and the start of `run`.
+//! What others have done to the database or to our tables that this program cannot fix by itself: the one list behind
+//! `check` and the start of `run`.
 //!
-//! Looks alone, in catalogs for the most part. What is written on trial, and taken back, is in [`trial`].
+//! Only reads, mostly catalogs. Trial writes, which are rolled back, are in [`trial`].
 
 pub mod trial;
 
@@ -30,7 +30,7 @@ pub enum Gravity {
     Note,
 }
 
-/// Something that stands in the way, in words for an operator.
+/// An obstacle, in words for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
     pub gravity: Gravity,
@@ -53,7 +53,7 @@ impl Obstacle {
     }
 }
 
-/// Looks at the database, the given tables of ours and the way ids are drawn. `relay`: events are to be published from
+/// Checks the database, the given tables of ours and the way ids are drawn. `relay`: events are to be published from
 /// here.
 pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<Vec<Obstacle>, DbError> {
     let client = database.connect(Role::Admin).await?;
@@ -85,7 +85,7 @@ pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<V
     for (relation, statement) in UPDATES {
         match client.query(statement, &[]).await {
             Ok(_) => {}
-            // 55000, 42P10: there is a publication, and it cannot tell the row.
+            // 55000, 42P10: there is a publication, and it cannot identify the row.
             Err(error)
                 if matches!(
                     error.sqlstate(),
@@ -94,7 +94,7 @@ pub async fn look(database: &Database, tables: &[&str], relay: bool) -> Result<V
             {
                 obstacles.push(publication(relation));
             }
-            // Missing grants are told with the grants, a server that takes no writes above.
+            // Missing grants are reported with the grants, a read-only server above.
             Err(error) if error.is_denied() => {}
             Err(error) if error.sqlstate() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {}
             Err(error) => return Err(error),
@@ -114,7 +114,7 @@ fn server(encoding: &str, read_only: Option<&str>) -> Vec<Obstacle> {
             Gravity::Refuse,
             "postgres.encoding",
             format!("the database is encoded in {encoding}, not in UTF8"),
-            "texts of events that the other encoding lacks, or that are not valid text at all, could neither be read nor be given a reason",
+            "events whose text does not exist in that encoding, or is not valid text at all, could be neither read nor given a failure reason",
             "create a database with encoding 'UTF8' template template0, and move the tables there (pg_dump, pg_restore)",
         ));
     }
@@ -138,7 +138,7 @@ fn table(kind: &str, relation: &str, name: &str) -> Option<Obstacle> {
             Gravity::Refuse,
             ROW_SECURITY,
             format!("row-level security of {relation} applies to this role"),
-            "a policy would hide rows: events that nobody publishes, shards that seem to belong to others",
+            "a policy would hide rows: hidden events are never published, and hidden shards look like another instance's",
             format!(
                 "as the owner: alter table {relation} disable row level security; or as a superuser: alter role … bypassrls, \
                  for the role of database.url"
@@ -148,59 +148,57 @@ fn table(kind: &str, relation: &str, name: &str) -> Option<Obstacle> {
             Gravity::Degraded,
             "schema.unlogged",
             format!("{relation} is an unlogged table"),
-            "a crash of PostgreSQL empties it: committed events would be lost",
+            "a crash of PostgreSQL empties it, and committed events would be lost",
             format!("alter table {relation} set logged"),
         ),
         "rule" => Obstacle::new(
             Gravity::Refuse,
             "schema.rules",
             format!("{relation} has the rule {name}"),
-            "a rule replaces statements of the relay by others, or by nothing",
-            format!("drop rule \"{name}\" on {relation}; a trigger can do what it was for"),
+            "a rule replaces the relay's statements with others, or drops them",
+            format!("drop rule \"{name}\" on {relation}, and use a trigger instead"),
         ),
         "trigger" => Obstacle::new(
             Gravity::Note,
             "schema.triggers",
             format!("{relation} has the trigger {name}, before each row"),
-            "it may change or leave out what the relay writes, or make its statements fail",
-            "see that it returns new, or old when rows are deleted, and fails on nothing; a trigger after each row is safer",
+            "it may change or skip the relay's writes, or make its statements fail",
+            "make sure that it returns new (old for deletes) and never fails; an AFTER trigger is safer",
         ),
         "child" => Obstacle::new(
             Gravity::Refuse,
             "schema.inheritance",
             format!("the table {name} inherits from {relation}"),
-            "its rows are read as if they were in the outbox, with ids that may stand there twice",
+            "its rows are read as if they were in the outbox, and their ids may be duplicates",
             format!("alter table {name} no inherit {relation}"),
         ),
         "foreign-key" => Obstacle::new(
             Gravity::Note,
             "schema.foreign_keys",
             format!("the foreign key {name} refers to {relation}"),
-            "deleting what is finished fails for the rows that it refers to",
-            "drop it, or leave the cleaning up to those who made it: cleanup.enabled = false",
+            "deleting finished rows fails for the rows it refers to",
+            "drop it, or set cleanup.enabled = false and delete finished rows yourself",
         ),
         "unique-index" => Obstacle::new(
             Gravity::Degraded,
             "schema.unique_index",
             format!("{relation} has the unique index {name}"),
-            "dead letters and replays are copies of rows: they carry the same event_id, key and contents, and cannot be written",
-            format!(
-                "make it a partial one, for rows whose dead_letter_of and replay_of are null, or drop it: \"{name}\""
-            ),
+            "dead letters and replays are copies of rows with the same event_id, key and contents, and cannot be written",
+            format!("restrict it to rows where dead_letter_of and replay_of are null, or drop it: \"{name}\""),
         ),
         "not-null" => Obstacle::new(
             Gravity::Degraded,
             "schema.columns",
-            format!("{relation} has the column {name}, not null and without a default"),
-            "dead letters and replays do not know it, and cannot be written",
+            format!("{relation} has the column {name}, which is not null and has no default"),
+            "dead letters and replays do not set it, and cannot be written",
             format!("alter table {relation} alter column \"{name}\" set default …, or drop not null"),
         ),
         "no-check" => Obstacle::new(
             Gravity::Note,
             "schema.checks",
             format!("{relation} lacks the check {name}"),
-            "rows that only the relay may write, or with ids out of range, were there when the schema was brought up to date, and more can come",
-            "look for such rows, delete or correct them, and add the check as in: outbox-relay migrate sql",
+            "when the schema was upgraded, it contained rows that only the relay may write, or ids out of range; more can be inserted",
+            "find such rows, delete or correct them, and add the check as in: outbox-relay migrate sql",
         ),
         _ => return None,
     })
@@ -210,10 +208,10 @@ fn publication(relation: &str) -> Obstacle {
     Obstacle::new(
         Gravity::Refuse,
         "schema.publication",
-        format!("PostgreSQL refuses updates of {relation}: a publication needs another replica identity"),
+        format!("PostgreSQL rejects updates of {relation}: a publication needs another replica identity"),
         "no event can be marked as published, and no batch can be claimed",
         format!(
-            "alter table {relation} replica identity default; or take the table, its row filter or its list of columns out of the publication"
+            "alter table {relation} replica identity default; or remove the table, its row filter or its column list from the publication"
         ),
     )
 }
@@ -244,7 +242,7 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
         return vec![Obstacle::new(
             Gravity::Refuse,
             CHECK,
-            "outbox_events.id comes from no sequence",
+            "outbox_events.id is not drawn from a sequence",
             "the relay orders events by ids that are drawn by the inserting transaction",
             "make it an identity column, as in: outbox-relay migrate sql",
         )];
@@ -254,7 +252,7 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
             Gravity::Refuse,
             SEQUENCE,
             format!("the sequence of outbox_events.id caches {} ids", ids.cache),
-            "sessions then draw ids ahead of time, and later events get lower ids: their order is lost, and so may they be",
+            "sessions draw ids ahead of time, so later events can get lower ids: they lose their order and may be skipped",
             "for table outbox_events: alter column id set cache 1",
         ));
     }
@@ -264,7 +262,7 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
             Gravity::Refuse,
             SEQUENCE,
             format!("the sequence of outbox_events.id {what}"),
-            "later events must have higher ids: those with lower ones are out of order, and may be taken for published",
+            "later events must have higher ids: events with lower ids are out of order and may be treated as published",
             "for table outbox_events: alter column id set increment 1 set no cycle",
         ));
     }
@@ -276,7 +274,7 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
                 Gravity::Degraded,
                 CHECK,
                 format!("the sequence of outbox_events.id is at {last}, and the table has ids up to {highest}"),
-                "inserts fail when they draw an id that is taken, and events that come now stand before older ones of their keys",
+                "inserts fail when they draw an id that is taken, and new events are published before older events of their keys",
                 format!("for table outbox_events: alter column id restart with {}", highest.saturating_add(1)),
             ));
     }
@@ -285,7 +283,7 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
             Gravity::Note,
             CHECK,
             "outbox_events.id can be set by the application",
-            "an id below those already published, or out of turn, breaks the order of its key and may be found only by the sweep",
+            "an id that is out of order or below ids already published breaks the order of its key, and may only be found by the sweep",
             "for table outbox_events: alter column id set generated always",
         ));
     }
@@ -293,9 +291,9 @@ fn ids(ids: &Ids) -> Vec<Obstacle> {
         obstacles.push(Obstacle::new(
             Gravity::Note,
             CHECK,
-            "another column draws its values from the sequence of outbox_events.id",
-            "an id that is drawn long before its row is inserted is out of order",
-            "give that column a sequence of its own",
+            "another column draws values from the sequence of outbox_events.id",
+            "an id drawn long before its row is inserted is out of order",
+            "give that column its own sequence",
         ));
     }
     obstacles

@@ -1,7 +1,7 @@
-//! The outbox as `outbox-relay recover` sees it: what a shard was doing when PostgreSQL and Kafka came apart, and how
-//! it goes on.
+//! The outbox as `outbox-relay recover` sees it: what a shard was doing when PostgreSQL and Kafka diverged, and how it
+//! resumes.
 //!
-//! Writes only to shards that nobody owns, and what it does it also writes to `outbox_audit`.
+//! Writes only to shards that nobody owns, and records every change in `outbox_audit`.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -103,8 +103,8 @@ pub async fn known(pool: &Pool, events: &[(i64, Uuid)]) -> Result<usize, DbError
     Ok(usize::try_from(row.get::<_, i64>("known")).unwrap_or(0))
 }
 
-/// Marks what was found and lets the shard go on, in one transaction. False when somebody owns the shard by now, or it
-/// has moved on; nothing was changed then. A repeat after a lost answer says false.
+/// Marks the rows that were found and lets the shard resume, in one transaction. False if the shard has an owner by now
+/// or has moved on; then nothing was changed. A repeat after a lost answer returns false.
 pub async fn apply(
     pool: &Pool,
     shard: &Shard,

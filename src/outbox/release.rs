@@ -1,4 +1,4 @@
-//! Letting the events of held keys go on, when their time has come.
+//! Releases the events of held keys when they are due.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -21,7 +21,7 @@ const RELEASE_NOTE: &str = include_str!("release/sql/note.sql");
 const RELEASE_ROWS: &str = include_str!("release/sql/rows.sql");
 const RELEASE_WAITING: &str = include_str!("release/sql/waiting.sql");
 
-/// Before an event is looked at again whose row was locked by somebody.
+/// Delay before an event is checked again whose row was locked.
 const LOCKED_WAIT: Duration = Duration::from_secs(5);
 
 /// What a release has changed.
@@ -97,7 +97,7 @@ pub(super) async fn each(
             continue;
         }
         let reason = format!(
-            "unchangeable: the row refuses to be changed (SQLSTATE {}); mend it, then retry the event",
+            "unchangeable: PostgreSQL rejects changes to the row (SQLSTATE {}); fix the row, then retry the event",
             code.code()
         );
         failed.push(Outcome::failed(stop, reason, code));

@@ -1,7 +1,7 @@
-//! Replays: copies of events that were published, appended behind what waits, portion by portion.
+//! Replays: copies of published events, appended behind all waiting events, in portions.
 //!
-//! Old rows are never opened again: a copy has an id of its own, so it takes its turn behind the live rows of its key.
-//! Invariants: a portion is one transaction that holds the row of the replay, makes copies and moves `last_id`, so a
+//! Old rows are never reopened: a copy has its own id, so it takes its turn behind the live rows of its key.
+//! Invariants: a portion is one transaction that locks the row of the replay, makes copies and advances `last_id`, so a
 //! crash repeats nothing; the table is walked by its primary key in windows of bounded size, so no statement grows with
 //! the table, whatever the filter.
 
@@ -168,7 +168,7 @@ pub enum Portion {
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     rows: i64,
-    /// Most copies of a portion.
+    /// Maximum number of copies in a portion.
     copies: i64,
 }
 
@@ -204,7 +204,7 @@ pub async fn missing_grants(pool: &Pool) -> Result<Vec<String>, DbError> {
     let answers = inspect::server::ask(&connection, &wanted).await?;
     connection.done();
     let refused = answers.iter().filter(|grant| grant.granted == Some(false)).map(|grant| grant.wanted);
-    // Without the columns: who lacks one lacks them all.
+    // Without the columns: a role that lacks one lacks them all.
     let mut missing: Vec<String> = refused.map(|wanted| format!("{} on {}", wanted.privilege, wanted.object)).collect();
     missing.dedup();
     Ok(missing)
@@ -280,7 +280,7 @@ pub async fn count(
     Ok(Some(groups.into_iter().map(group).collect()))
 }
 
-/// Notes a replay that begins, with who asked for it.
+/// Records a replay that starts, and who asked for it.
 pub async fn create(pool: &Pool, replay: &mut Replay, runner: Uuid, author: &Author) -> Result<(), DbError> {
     let filter = serde_json::to_value(&replay.filter).unwrap_or_default();
     let mut connection = pool.get().await?;

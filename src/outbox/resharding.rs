@@ -1,11 +1,11 @@
-//! Another number of shards while the outbox is in use.
+//! Changing the number of shards while the outbox is in use.
 //!
-//! The order of steps is what keeps order per key: no event is claimed from the moment on at which the first shard is
-//! taken ([`Session::take`] takes only shards without a batch in flight) until every event that waits stands in the
-//! shard of its key ([`Session::finish`]). Writers are kept out only while the function is replaced that computes a
-//! shard ([`Session::change`]); what they insert before has the old shard and is moved, what they insert after has the
-//! new one. A row that refuses to be moved keeps no other from it (`moves.rs`). Each step can be repeated, and what was
-//! asked for stands in `outbox_installation`, so a command that was killed is run again.
+//! The sequence of steps keeps the order per key: no event is claimed from the moment the first shard is taken
+//! ([`Session::take`] takes only shards without a batch in flight) until every waiting event is in the shard of its key
+//! ([`Session::finish`]). Writers are kept out only while the function that computes a shard is replaced
+//! ([`Session::change`]); rows inserted before have the old shard and are moved, rows inserted after have the new one.
+//! A row that cannot be moved does not stop other rows (`moves.rs`). Each step can be repeated, and the request is
+//! stored in `outbox_installation`, so a killed command can be run again.
 
 mod moves;
 
@@ -39,8 +39,8 @@ const NOBODY: Uuid = Uuid::nil();
 pub struct State {
     /// That keys are spread over now.
     pub shards: i32,
-    /// That were asked for, by a command that has not finished. When it equals `shards`, events may still stand where
-    /// they were.
+    /// The number requested by a command that has not finished. If it equals `shards`, events may still be where they
+    /// were.
     pub wanted: Option<i32>,
     /// Exactly-once delivery has written markers for them.
     pub marked: bool,
@@ -139,8 +139,8 @@ impl Session {
         tx.rollback().await
     }
 
-    /// Moves FAILED events to the shards of their keys, before those that wait: a retry makes a FAILED event wait where
-    /// it stands. Returns the shards whose events are to be moved next.
+    /// Moves FAILED events to the shards of their keys, before waiting events: a retry makes a FAILED event wait where
+    /// it is. Returns the shards whose events are to be moved next.
     pub async fn move_failed(&mut self) -> Result<(Moved, Vec<ShardId>), DbError> {
         let tx = self.connection.transaction().await?;
         let shards =
@@ -161,8 +161,8 @@ impl Session {
         Ok(moved)
     }
 
-    /// Moves the held keys, notes what becomes of events that could not be moved, takes away the shards that are too
-    /// many, lets instances take the others, and records it.
+    /// Moves the held keys, records what happens to events that could not be moved, removes surplus shards, lets
+    /// instances take the others, and records the change.
     pub async fn finish(&mut self, shards: i32, moved: &Moved, author: &Author) -> Result<(), DbError> {
         let tx = self.connection.transaction().await?;
         tx.query(LOCK_SHARDS, &[]).await?;

@@ -1,8 +1,8 @@
-//! Ids that begin again: `truncate outbox_events restart identity`, a sequence that was set back.
+//! Ids that start over: `truncate outbox_events restart identity`, a sequence that was set back.
 //!
-//! The bounds of a shard say of ids that everything up to them is done. When ids are drawn again below them, that is
-//! said of events that nobody has seen. So the bounds start anew: marked rows are read past once, and rows that were
-//! published under a watermark are sent again at most, never left out.
+//! The bounds of a shard say that everything up to certain ids is done. If ids are drawn again below them, that would
+//! be said of events that nobody has seen. The bounds are therefore reset: marked rows are skipped while reading, and
+//! rows published under a watermark are at most published again, never left out.
 
 use uuid::Uuid;
 
@@ -23,8 +23,8 @@ pub enum Restart {
     Emptied,
 }
 
-/// Lets the bounds start anew of shards that are beyond the last id, and, when the table was emptied, of all that this
-/// instance owns. Returns them; none when another instance was faster. Repeating it does no harm.
+/// Resets the bounds of shards that are beyond the last id and, if the table was emptied, of all shards that this
+/// instance owns. Returns them; none if another instance was faster. Repeating it does no harm.
 pub async fn begin_again(pool: &Pool, instance: Uuid, restart: Restart) -> Result<Vec<ShardId>, DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;

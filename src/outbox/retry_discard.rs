@@ -1,8 +1,8 @@
-//! What people and the schedule do about events that failed or wait: try them again, or give them up for good.
+//! What operators and the schedule do about failed or waiting events: retry them, or discard them.
 //!
 //! Nothing here publishes. A retry makes the event HELD and its key due, and the owner of the shard releases it in its
-//! next step, under its fence and in order; so a retry is safe while relays run, and a million events behind a key take
-//! no long transaction.
+//! next step, under its fence and in order. A retry is therefore safe while relays run, and a million events behind a
+//! key need no long transaction.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -94,7 +94,7 @@ pub async fn find(pool: &Pool, selection: &Selection) -> Result<Found, DbError> 
 #[derive(Debug, Default)]
 pub struct Acted {
     pub changed: u64,
-    /// Of these: events that were given up, and whose rows do not say so, because they refuse to be changed.
+    /// Of these, discarded events whose rows do not say so because they cannot be changed.
     pub by_outcome: u64,
     /// Events that the table does not let be changed, because of a constraint or a trigger. They stay as they were.
     pub refused: Vec<Refused<i64>>,
@@ -211,7 +211,7 @@ async fn apply_apart(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Resul
     Ok((acted, cut.left))
 }
 
-/// A row that refuses every change can be given up all the same: its outcome says so.
+/// A row that rejects every change can still be discarded: its outcome says so.
 async fn give_up(tx: &Transaction<'_>, acted: &mut Acted) -> Result<(), DbError> {
     let given_up = outcomes::give_up(tx, &acted.refused).await?;
     tx.execute(RELEASE_BEHIND, &[&given_up]).await?;

@@ -1,4 +1,4 @@
-//! A row of the claim as an event.
+//! Converts a claimed row into an event.
 
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
@@ -48,8 +48,8 @@ pub(super) fn shard(row: &Row) -> Result<ShardId, Error> {
     row.try_get(21)
 }
 
-/// The columns stand in the order of `claim.sql` and the statements like it; by number, since a look-up by name
-/// compares the names of twenty columns for each value of each row.
+/// The columns are in the order of `claim.sql` and similar statements. They are accessed by number, because a lookup by
+/// name compares the names of twenty columns for each value of each row.
 pub(super) fn event(row: &Row) -> Result<OutboxEvent<'_>, Error> {
     let json: Option<Text<'_>> = row.try_get(12)?;
     let raw: Option<&[u8]> = row.try_get(13)?;

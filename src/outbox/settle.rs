@@ -1,4 +1,4 @@
-//! What is written at the end of a batch: published rows, failed ones, and the keys that wait from now on.
+//! What is written at the end of a batch: published rows, failed rows, and newly held keys.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ const SETTLE_DELETED: &str = include_str!("settle/sql/deleted.sql");
 const SETTLE_FAILED: &str = include_str!("settle/sql/failed.sql");
 const SETTLE_HELD: &str = include_str!("settle/sql/held.sql");
 
-/// What became of the batch in hand. An event of it that is in neither list stays PENDING and is claimed again.
+/// The result of the current batch. An event in neither list stays PENDING and is claimed again.
 #[derive(Debug, Clone, Hash, Default)]
 pub struct Settlement {
-    /// In Kafka for good: id, and partition and offset where they are known.
+    /// Durably in Kafka: id, and partition and offset if known.
     pub published: Vec<(i64, Option<(i32, i64)>)>,
     pub failed: Vec<Failed>,
 }
@@ -38,8 +38,8 @@ impl Settlement {
         self.published.len() + self.failed.len()
     }
 
-    /// One of the published events is claimed again in the transaction that has settled it: its row did not become what
-    /// it was told to be. `claimed` is in id order.
+    /// One of the published events was claimed again in the transaction that settled it: its row was not changed as
+    /// requested. `claimed` is in id order.
     pub(super) fn comes_back_in(&self, claimed: &[Row]) -> Result<bool, OutboxError> {
         let Some(last) = self.published.iter().map(|(id, _)| *id).max() else { return Ok(false) };
         for row in claimed {
@@ -78,7 +78,7 @@ impl Key {
     }
 }
 
-/// A key, or an event without one, that waits from now on.
+/// A key, or an event without a key, that waits from now on.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wait {
     pub(super) first_id: i64,
@@ -88,12 +88,12 @@ pub(super) struct Wait {
     pub(super) topic: Option<String>,
     /// What is wrong, in words.
     pub(super) detail: Option<String>,
-    /// `None`: until somebody releases it.
+    /// `None`: until it is released.
     pub(super) release_in: Option<Duration>,
 }
 
-/// Finishes published rows, of one shard or of several. Returns how many of them had no PENDING row any more, where
-/// rows are written to.
+/// Finishes published rows of one or several shards. Returns how many of them no longer had a PENDING row, if rows are
+/// updated.
 pub(super) async fn settle(
     tx: &Transaction<'_>,
     care: Care,
@@ -104,7 +104,7 @@ pub(super) async fn settle(
     let all = published.clone().count() as u64;
     let mut settled = 0;
     match mode {
-        // It is told to the watermark of the shard.
+        // The shard's watermark accounts for it.
         SettleMode::Watermark => return Ok(0),
         SettleMode::Delete if all > 0 => {
             let ids: Vec<i64> = published.clone().map(|(id, _)| *id).collect();
@@ -126,8 +126,8 @@ fn moved(rows: &[Row]) -> u64 {
     rows.iter().filter(|row| row.get::<_, bool>("moved")).count() as u64
 }
 
-/// Sees to it that the rows of an update have left the state `from`. Of an update without care the number of rows that
-/// it changed is enough.
+/// Makes sure that the rows of an update have left the state `from`. For an ordinary update the number of changed rows
+/// is enough.
 pub(super) async fn left_state(
     tx: &Transaction<'_>,
     care: Care,
@@ -138,11 +138,11 @@ pub(super) async fn left_state(
     if ids.is_empty() || (matches!(care, Care::Plain) && changed == ids.len() as u64) {
         return Ok(());
     }
-    // Rows that were deleted, or that somebody else has changed, have left it, too.
+    // Rows that were deleted or changed by another session have left it, too.
     Ok(outcomes::expect_left(tx, ids, &[from]).await?)
 }
 
-/// Marks rows PUBLISHED. Returns how many were PENDING. Of a row that cannot be marked the outcome is noted.
+/// Marks rows PUBLISHED. Returns how many were PENDING. The outcome of a row that cannot be marked is stored.
 pub(super) async fn mark(
     tx: &Transaction<'_>,
     care: Care,
@@ -201,7 +201,7 @@ impl From<&Failed> for Refusal {
     }
 }
 
-/// A failed event and what becomes of it.
+/// A failed event and what happens to it.
 #[derive(Debug, Clone)]
 struct Decided {
     id: i64,
@@ -210,12 +210,12 @@ struct Decided {
     dead_letter_topic: Option<String>,
     topic: Option<String>,
     wait: Option<Wait>,
-    /// If its row refuses to become what it should: its key waits then, unless its dead letter goes out, or the event
-    /// would be lost sight of.
+    /// If its row cannot be changed as needed: its key then waits, unless its dead letter is written, or the event
+    /// would be lost track of.
     key: Key,
 }
 
-/// Counts the attempt of each failed event, and does with it what the policy says.
+/// Counts the attempt of each failed event, and applies the policy.
 pub(super) async fn fail(
     tx: &Transaction<'_>,
     care: Care,
@@ -247,7 +247,7 @@ pub(super) async fn fail(
         .collect();
     let mut kept = Vec::new();
     for (event, code) in refused {
-        let reason = format!("{} (the row refuses to be changed: SQLSTATE {})", event.reason, code.code());
+        let reason = format!("{} (PostgreSQL rejects changes to the row: SQLSTATE {})", event.reason, code.code());
         let (topic, outcome) = (event.topic, Outcome::failed(event.id, reason, code));
         if let Some(to) = event.dead_letter_topic {
             kept.push(Outcome { letter: Some(DueLetter { to, from: topic }), ..outcome });
@@ -306,7 +306,7 @@ async fn decide(
             |why, release_in| Wait { first_id: id, key: key.clone(), why, topic: None, detail: None, release_in };
         let (state, dead_letter_topic, wait) = match action {
             FailureAction::Retry { after } => ("HELD", None, Some(wait(HoldReason::Retry, Some(after)))),
-            // An event without a key holds nobody, not even itself: it is FAILED.
+            // An event without a key holds no other event, nor itself: it is FAILED.
             FailureAction::Hold => ("FAILED", None, (key != Key::None).then(|| wait(HoldReason::Failed, None))),
             FailureAction::DeadLetter { topic } => ("FAILED", Some(topic), None),
             FailureAction::Skip => ("FAILED", None, None),
@@ -324,7 +324,7 @@ async fn decide(
     Ok(decided)
 }
 
-/// Holds keys. The state of the rows is the caller's affair.
+/// Holds the given keys. Updating the row status is up to the caller.
 pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits: &[Wait]) -> Result<(), OutboxError> {
     if fault(Fault::KeyNotHeld) {
         return Ok(());
@@ -363,7 +363,7 @@ pub(super) async fn hold(tx: &Transaction<'_>, care: Care, shard: ShardId, waits
             shard,
             id = wait.first_id,
             sqlstate = code.code(),
-            "the key of an event cannot be held; later events of it may be published before it"
+            "could not hold the key of a failed event; later events of the key may be published before it"
         );
     }
     Ok(())

@@ -109,7 +109,7 @@ impl PgOutbox {
                     tracing::warn!(
                         shard,
                         sqlstate,
-                        "a step failed, perhaps because of single rows; they are looked for"
+                        "settle/claim transaction failed, possibly because of single rows; searching for them"
                     );
                 }
                 ended => return ended,
@@ -180,7 +180,7 @@ impl PgOutbox {
         J: FnMut(&OutboxEvent<'_>) -> Screening<R>,
     {
         let undone = |count: usize, error: &OutboxError| {
-            tracing::debug!(error = %error, "a step of several shards is undone; each takes its own");
+            tracing::debug!(error = %error, "rolled back a shared settle/claim transaction; each shard repeats its own part");
             (0..count).map(|_| None).collect()
         };
         let count = parts.len();

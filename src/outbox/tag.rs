@@ -1,4 +1,4 @@
-//! The name of a batch in exactly-once delivery.
+//! The unique name of a batch in exactly-once delivery.
 
 use std::fmt;
 
@@ -16,8 +16,8 @@ impl BatchTag {
         Self(Uuid::from_u64_pair(seq.cast_unsigned(), random))
     }
 
-    /// As it stands in the row of a shard. `None` when it is not that of batch `seq`: an older version, or
-    /// at-least-once delivery, has claimed that one, and left the tag of an earlier batch where it was.
+    /// As stored in the row of a shard. `None` if it is not that of batch `seq`: an older version, or at-least-once
+    /// delivery, has claimed that one, and left the tag of an earlier batch in place.
     pub fn of_batch(tag: Option<Uuid>, seq: i64) -> Option<Self> {
         tag.filter(|tag| tag.as_u64_pair().0 == seq.cast_unsigned()).map(Self)
     }

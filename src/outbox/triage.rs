@@ -1,5 +1,5 @@
-//! A claim, sorted by what happens to each event next. Walks in id order, so that nothing of a key goes past an event
-//! of that key which has to wait.
+//! Decides what happens to each event of a claim. Walks in id order, so that no event overtakes an earlier event of its
+//! key that has to wait.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -20,19 +20,19 @@ use crate::failpoint::{Fault, fault};
 const HELD_AMONG: &str = include_str!("triage/sql/held_among.sql");
 const HELD_AMONG_ROWS: &str = include_str!("triage/sql/held_among_rows.sql");
 
-/// How long events wait behind one that another transaction has locked, when there are too many of them to be left
-/// where they are.
+/// How long events wait behind one that another transaction has locked, if there are too many of them to be left in
+/// place.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
-/// What the caller makes of one claimed event, in id order.
+/// What the caller decides about one claimed event, in id order.
 pub enum Screening<R> {
     /// Publish this record.
     Publish(R),
-    /// The event cannot be published as it is: an attempt of it has failed.
+    /// The event cannot be published as it is: its attempt failed.
     Refuse { class: FailureClass, topic: Option<String>, reason: String },
-    /// Its topic cannot take it now: its key waits, and no attempt is counted.
+    /// Its topic cannot accept it now: its key waits, and no attempt is counted.
     Wait(TopicWait),
-    /// Not now, nor anything after it of its key; the rest goes on.
+    /// Not now, nor any later event of its key; the rest continues.
     Later,
     /// Not now, and nothing after it either: the batch ends before this event.
     Stop,
@@ -43,21 +43,21 @@ pub enum Screening<R> {
 pub enum TopicWait {
     /// Until an operator says otherwise.
     Paused(String),
-    /// It does not exist yet: look again after this time.
+    /// It does not exist yet: check again after this time.
     Missing(String, Duration),
-    /// Kafka does not let the relay write to it: look again after this time, or when it does.
+    /// Kafka denies access to it: check again after this time, or once it allows it.
     Denied(String, Duration),
-    /// Its partition takes no records: look again after this time, or when it does.
+    /// Its partition does not accept records: check again after this time, or once it does.
     Partition { topic: String, detail: String, retry: Duration },
 }
 
-/// Claimed events by what happens to them next. Those in no list stay as they are.
+/// Claimed events by what happens to them next. Events in no list stay as they are.
 pub(super) struct Sorted<R> {
     pub(super) publish: Vec<Claimed<R>>,
     failed: Vec<Refusal>,
     /// They wait behind another event of their key.
     held: Vec<i64>,
-    /// They are the first of their key that waits.
+    /// They are the first waiting event of their key.
     waits: Vec<Wait>,
     /// The first one that was left alone.
     pub(super) left: Option<i64>,
@@ -65,8 +65,7 @@ pub(super) struct Sorted<R> {
     pub(super) stopped: bool,
 }
 
-/// What keys are told apart by when they wait: `outbox_held_keys` has no other way, so two keys that share it wait for
-/// each other.
+/// Distinguishes waiting keys: `outbox_held_keys` knows only this, so two keys that share it wait for each other.
 pub(super) fn identity(key: &str) -> [u8; 16] {
     Md5::digest(key).into()
 }
@@ -82,9 +81,9 @@ struct Held {
     busy: HashSet<[u8; 16]>,
 }
 
-/// Keys of the events that this walk publishes. What becomes of these is known when the batch is settled: until then
-/// nothing behind them may hold their key, or a hold on a later event would let pass what comes after the one that
-/// Kafka refuses.
+/// Keys of the events that this walk publishes. Their results are known only when the batch is settled. Until then
+/// nothing behind them may hold their key, or a hold on a later event would let events pass that come after the one
+/// Kafka rejects.
 #[derive(Default)]
 struct InFlight {
     hasher: RandomState,
@@ -111,7 +110,7 @@ impl InFlight {
     }
 }
 
-/// What the walk does with an event before anybody looks at it.
+/// What the walk does with an event before it is examined.
 #[derive(PartialEq, Eq)]
 enum Turn {
     Goes,
@@ -171,7 +170,7 @@ pub(super) async fn triage<R>(
         while let Some(before) = unread.next_if(|before| before.id < id) {
             sorted.refuse_unread(before, &mut held, &in_flight);
         }
-        // A dead letter is about an event that was given up, and waits for nobody.
+        // A dead letter is about an abandoned event, and waits for nobody.
         let key = event.key.filter(|_| event.dead_letter_of.is_none());
         if rows::is_busy(&row)? {
             held.busy.extend(key.map(identity));
@@ -289,7 +288,7 @@ async fn held_among(
 }
 
 impl<R> Sorted<R> {
-    /// An event that cannot be read fails in its turn, as any other.
+    /// An event that cannot be read fails in its turn, like any other.
     fn refuse_unread(&mut self, row: Unread, held: &mut Held, in_flight: &InFlight) {
         let turn = match row.key {
             Some(key) if in_flight.has_digest(key) => Turn::Undecided,
@@ -310,20 +309,20 @@ impl<R> Sorted<R> {
             return;
         }
         let reason = format!(
-            "PostgreSQL does not give the row out ({}); correct it, then retry the event",
+            "PostgreSQL cannot read the row ({}); fix the row, then retry the event",
             isolate::reason(row.sqlstate.as_ref())
         );
         let key = row.key.map_or(Key::None, |_| Key::OfRow);
         self.failed.push(Refusal { id: row.id, key, class: FailureClass::Unreadable, topic: None, reason });
     }
 
-    /// Rows that are not PENDING any more.
+    /// Rows that are no longer PENDING.
     pub(super) fn moved_ids(&self) -> impl Iterator<Item = i64> {
         let failed = self.failed.iter().map(|failed| failed.id);
         failed.chain(self.held.iter().copied()).chain(self.waits.iter().map(|wait| wait.first_id))
     }
 
-    /// Writes what was sorted out. Returns how many rows changed their state without being published.
+    /// Writes the result of the triage. Returns how many rows changed their state without being published.
     pub(super) async fn apply(
         &self,
         tx: &Transaction<'_>,

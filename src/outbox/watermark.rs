@@ -1,9 +1,9 @@
-//! How far a shard is when published rows are not marked: every row up to `done_id` is published, and so are those in
-//! `ahead`.
+//! The progress of a shard whose published rows are not marked: every row up to `done_id` is published, and so are
+//! those in `ahead`.
 //!
-//! Rows that are in flight, failed, are held or wait again are known by other means (the manifest, their status,
+//! Rows that are in flight, failed, held or waiting again are tracked elsewhere (the manifest, their status,
 //! `outbox_again`), so `done_id` passes them, and a claim need not read them twice. Invariants: `done_id` never falls,
-//! and never passes an id that may still appear; `ahead` is in order and above it.
+//! and never passes an id that may still appear; `ahead` is sorted and above it.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ use crate::db::{DbError, Pool, Transaction};
 const NOTE_PROGRESS: &str = include_str!("watermark/sql/note_progress.sql");
 const TAKE_OFF: &str = include_str!("watermark/sql/take_off.sql");
 
-/// Notes how far the shards are, if the last note is a minute old. Any instance may do it for all.
+/// Records the progress of the shards, if the last record is a minute old. Any instance may do it for all.
 pub async fn note_progress(pool: &Pool) -> Result<(), DbError> {
     let connection = pool.get().await?;
     connection.execute(NOTE_PROGRESS, &[]).await?;
@@ -48,7 +48,7 @@ impl Watermark {
         &self.ahead
     }
 
-    /// These rows are published. Those that `done_id` has passed before, and that waited again, need no note.
+    /// These rows are published. Those that `done_id` has already passed, and that were waiting again, need no entry.
     pub fn publish(&mut self, ids: impl Iterator<Item = i64>) {
         let done_id = self.done_id;
         self.ahead.extend(ids.filter(|id| *id > done_id));
@@ -56,8 +56,8 @@ impl Watermark {
         self.ahead.dedup();
     }
 
-    /// Moves `done_id` up to `covered`. Every row of the shard up to there does not wait, or is in flight, or stands in
-    /// `outbox_again`; and no row can appear there any more.
+    /// Advances `done_id` to `covered`. Every row of the shard up to there is not waiting, or is in flight, or is
+    /// listed in `outbox_again`; and no row can appear there any more.
     pub fn advance(&mut self, covered: i64) {
         self.done_id = self.done_id.max(covered);
         let passed = self.ahead.partition_point(|id| *id <= self.done_id);

@@ -1,4 +1,4 @@
-//! How far a long command is, on standard error: a bar on a terminal, else a line now and then.
+//! Progress of a long command, on standard error: a bar on a terminal, otherwise an occasional line.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;

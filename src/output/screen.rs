@@ -1,7 +1,7 @@
-//! The whole terminal, for a live view: taken and given back, also when the process panics.
+//! The whole terminal, for a live view: taken over and restored, also if the process panics.
 //!
-//! Invariant: whoever took the screen gives it back by dropping it, so on every way out; before a panic is reported it
-//! is given back too, or the report would be lost with the view.
+//! Invariant: the screen is restored when it is dropped, and therefore on every way out. Before a panic is reported it
+//! is restored too, or the report would disappear with the view.
 
 use std::io;
 use std::time::Duration;

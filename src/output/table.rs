@@ -1,4 +1,4 @@
-//! Tables: no borders, numbers on the right, colour by meaning. On a terminal long cells wrap; elsewhere a row is one
+//! Tables: no borders, numbers right-aligned, colour by meaning. On a terminal long cells wrap; elsewhere a row is one
 //! line, so that `grep` and `awk` work.
 
 use std::io::{self, IsTerminal};

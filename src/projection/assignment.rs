@@ -212,7 +212,7 @@ impl Assignment {
         }
     }
 
-    /// Kafka stops to send it, so that it has to be handed over anew when its fold has ended.
+    /// Kafka stops to send it, so that it has to be handed over again when its fold has ended.
     pub fn leave_out(&mut self, place: &Place) {
         if let Some(slot) = self.slot(place).filter(|slot| slot.folding.is_some()) {
             slot.left_out = true;
@@ -319,7 +319,7 @@ impl Assignment {
         self.slots.iter_mut().find(|slot| slot.place == *place)
     }
 
-    /// Drops what is buffered, before the assignment is handed to Kafka anew.
+    /// Drops what is buffered, before the assignment is handed to Kafka again.
     pub fn reset_buffer(&mut self) {
         for slot in &mut self.slots {
             slot.left_out |= slot.folding.is_some();

@@ -48,9 +48,9 @@ use crate::metrics::Metrics;
 use crate::retry::Backoff;
 use crate::signals::Situation;
 
-/// Longest wait for a record, so that a stop and a due partition are noticed.
+/// Maximum wait for a record, so that a stop and a due partition are noticed.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Longest wait for the begin and end of one partition's log.
+/// Maximum wait for the begin and end of one partition's log.
 const WATERMARK_WAIT: Duration = Duration::from_secs(5);
 /// Between two commits of offsets to Kafka, which only tools read.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -152,7 +152,7 @@ impl Consumer {
         let outcome = ended.await.map_err(|_| Error::new(Code::Unexpected, "the consumer thread panicked"))?;
         // Leaving the group takes a broker that answers; without one librdkafka may wait for very long.
         if tokio::time::timeout(LEAVE_TIMEOUT, left).await.is_err() {
-            tracing::warn!("the group was not left in time; its session runs out by itself");
+            tracing::warn!("could not leave the consumer group in time; its session will expire");
         }
         outcome
     }
@@ -166,7 +166,7 @@ impl Consumer {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() == Code::PostgresUnreachable => {
                     if self.status.not_running(&error.to_string()) {
-                        tracing::warn!(error = %error.chain(), "the consumer waits for PostgreSQL");
+                        tracing::warn!(error = %error.chain(), "waiting for PostgreSQL");
                     }
                 }
                 Err(error) => return Err(error),
@@ -298,7 +298,7 @@ impl Reader {
 
     /// The client will never find a broker again: another one takes its place. Where to read on is in PostgreSQL.
     fn connect_anew(&mut self) -> Result<()> {
-        tracing::warn!("the Kafka client has lost all its brokers, and there are some: it is replaced");
+        tracing::warn!("the Kafka client lost all its brokers although brokers are reachable; replacing the client");
         let successor = subscribe(&(self.fresh)(&self.kafka), &self.settings.topics)?;
         let old = std::mem::replace(&mut self.consumer, successor);
         old.context().close();
@@ -385,8 +385,8 @@ impl Reader {
     /// An error event of the client. Errors: those from which it cannot recover.
     fn note_error(&mut self, error: &KafkaError) -> Result<()> {
         if let KafkaError::MessageConsumptionFatal(code) = error {
-            return Err(Error::new(Code::Fenced, format!("the Kafka consumer cannot go on: {code}"))
-                .hint("give each instance a group.instance.id of its own, or none"));
+            return Err(Error::new(Code::Fenced, format!("the Kafka consumer cannot continue: {code}"))
+                .hint("give each instance its own group.instance.id, or none"));
         }
         let Some(code) = error.rdkafka_error_code() else { return Ok(()) };
         if matches!(code, RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) {
@@ -402,7 +402,7 @@ impl Reader {
             let situation = if keeps_out(code) { Situation::GroupRefused } else { Situation::KafkaRefused };
             self.errors.insert(format!("Kafka refuses: {code}"), (situation, clock::monotonic()));
         } else {
-            tracing::debug!(error = %error, "the Kafka client reports");
+            tracing::debug!(error = %error, "Kafka client error");
         }
         Ok(())
     }
@@ -440,14 +440,14 @@ impl Reader {
         if list.count() > 0
             && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
         {
-            tracing::debug!(error = %error, "the offsets were not sent to Kafka");
+            tracing::debug!(error = %error, "could not commit offsets to Kafka");
         }
     }
 }
 
 fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Context>> {
     let refused = |error: KafkaError| {
-        Error::new(Code::KafkaConfig, "the Kafka consumer cannot be created")
+        Error::new(Code::KafkaConfig, "could not create the Kafka consumer")
             .caused_by(error)
             .hint("check [kafka] and [kafka.properties]")
     };
@@ -467,5 +467,5 @@ fn why_not(error: &FoldError) -> Why {
 }
 
 fn refused_assignment(error: &KafkaError) -> Error {
-    Error::new(Code::Unexpected, format!("the Kafka client refused an assignment: {error}"))
+    Error::new(Code::Unexpected, format!("the Kafka client rejected an assignment: {error}"))
 }

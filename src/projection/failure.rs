@@ -107,12 +107,14 @@ fn cause(projection: Option<&str>, error: &DbError) -> Cause {
 
 fn describe(projection: Option<&str>, error: &DbError) -> String {
     match (cause(projection, error), error) {
-        (Cause::TooSlow, _) => format!("{}it took longer than database.statement_timeout", prefix(projection)),
-        (Cause::Locked, _) => format!("{}it waits for a lock that another session holds", prefix(projection)),
+        (Cause::TooSlow, _) => {
+            format!("{}the statement took longer than database.statement_timeout", prefix(projection))
+        }
+        (Cause::Locked, _) => format!("{}the statement waits for a lock held by another session", prefix(projection)),
         (Cause::Data, _) => {
             // Not more than the SQLSTATE: lines of a log are gathered by their text.
             let code = error.sqlstate().map_or("no SQLSTATE", |code| code.code());
-            format!("{}refused by PostgreSQL ({code})", prefix(projection))
+            format!("{}rejected by PostgreSQL ({code})", prefix(projection))
         }
         (Cause::Program | Cause::Unclear, _) => format!("{}{}", prefix(projection), message(error)),
         (Cause::Unavailable, DbError::Denied(_)) => "PostgreSQL refused the connection".to_owned(),

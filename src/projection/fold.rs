@@ -135,7 +135,7 @@ impl<'a> Batch<'a> {
                         // The reasons may quote the events, so they are in consumer_parked only.
                         let (events, from, to) =
                             (counts.parked, self.records[range.start].offset, self.records[range.end - 1].offset);
-                        tracing::warn!(partition = %self.place, events, from, to, "events that cannot be folded are parked in consumer_parked");
+                        tracing::warn!(partition = %self.place, events, from, to, "parked events that cannot be folded in consumer_parked");
                     }
                     self.counts.add(counts);
                     self.next_offset = self.records[range.end - 1].offset + 1;
@@ -146,7 +146,7 @@ impl<'a> Batch<'a> {
                     let Some(next_offset) = standing.as_ref().and_then(|standing| self.answered_by(standing)) else {
                         return End::Elsewhere(standing);
                     };
-                    tracing::info!(partition = %self.place, next_offset, "already folded: the answer to a commit was lost");
+                    tracing::info!(partition = %self.place, next_offset, "already folded; the reply to a commit was lost");
                     self.next_offset = next_offset;
                     self.plan.skip_to(self.records.partition_point(|record| record.offset < next_offset));
                 }
@@ -157,7 +157,7 @@ impl<'a> Batch<'a> {
                 }
                 Err(error) => match error.cause() {
                     Cause::Data if !apart && range.len() > 1 => {
-                        tracing::debug!(partition = %self.place, records = range.len(), "{error}: looking for it");
+                        tracing::debug!(partition = %self.place, records = range.len(), "{error}; searching for the event");
                         apart = true;
                     }
                     Cause::Data => {
@@ -199,7 +199,7 @@ impl<'a> Batch<'a> {
         let ground = error.ground();
         let passed = self.store.passed(&ground);
         if self.plan.cut() {
-            tracing::debug!(partition = %self.place, records = range.len(), "{error}: looking for the event");
+            tracing::debug!(partition = %self.place, records = range.len(), "{error}; searching for the event");
             self.suspicion.part_failed(&ground, passed);
             return true;
         }
@@ -217,7 +217,7 @@ impl<'a> Batch<'a> {
         let parked = &mut self.fates[index];
         let Fate::Fold = parked else { return self.isolate(range, error) };
         let failures = self.suspicion.convict();
-        *parked = Fate::Park(format!("{error}; by itself it failed {failures} times, while other events passed"));
+        *parked = Fate::Park(format!("{error}; it failed {failures} times on its own while other events succeeded"));
         true
     }
 
@@ -236,7 +236,7 @@ impl<'a> Batch<'a> {
                 fates: &self.fates[at..=at],
             };
             if let Err(error) = self.store.try_and_take_back(part).await {
-                tracing::debug!(partition = %self.place, "{error}: it fails for another event, too");
+                tracing::debug!(partition = %self.place, "{error}; another event fails in the same way");
             }
             if self.suspicion.has_evidence(self.store.passed(ground)) {
                 return;
@@ -248,7 +248,7 @@ impl<'a> Batch<'a> {
     /// form that every database can hold. `false` if even that failed.
     fn isolate(&mut self, range: &Range<usize>, error: &FoldError) -> bool {
         if self.plan.split() {
-            tracing::debug!(partition = %self.place, records = range.len(), "{error}: looking for it");
+            tracing::debug!(partition = %self.place, records = range.len(), "{error}; searching for the event");
             return true;
         }
         let first = &mut self.fates[range.start];

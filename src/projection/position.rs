@@ -50,18 +50,18 @@ fn digest(record: &Record) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &bytes)
 }
 
-/// A partition as PostgreSQL has it when it is taken.
+/// A partition in PostgreSQL at the moment it is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     pub next_offset: i64,
     pub identity: TopicIdentity,
     pub last: Option<Landmark>,
-    /// Somebody has changed `next_offset` from this by hand.
+    /// The value before someone changed `next_offset` by hand.
     pub former_offset: Option<i64>,
     pub stopped: Option<Stopped>,
 }
 
-/// A partition that is stopped until somebody decides.
+/// A partition that is stopped until an operator decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
     pub reason: String,
@@ -85,7 +85,7 @@ pub enum Stop {
     AheadOfLog { next: i64, end: i64 },
     /// The topic has another id than the one that was read.
     OtherTopic,
-    /// The last folded record is another one now.
+    /// The last folded record is now a different one.
     OtherRecord { offset: i64 },
     /// The cluster has another id than the one that was read from.
     OtherCluster,
@@ -93,7 +93,7 @@ pub enum Stop {
     Moved { believed: i64, found: i64 },
 }
 
-/// Reasons as they stand in `consumer_partitions`, in `lag` and in metrics.
+/// Reasons as stored in `consumer_partitions` and shown in `lag` and metrics.
 pub mod reason {
     pub const RECORDS_LOST: &str = "records-lost";
     pub const AHEAD_OF_LOG: &str = "ahead-of-log";
@@ -121,26 +121,26 @@ impl Stop {
         match self {
             Self::RecordsLost { next, start } => format!("the records from {next} to {} are gone", start - 1),
             Self::AheadOfLog { next, end } => {
-                format!("the log ends at {end}, before offset {next}: was the topic deleted and created again?")
+                format!("the log ends at {end}, before offset {next}: was the topic deleted and recreated?")
             }
-            Self::OtherTopic => "the topic was deleted and created again".to_owned(),
+            Self::OtherTopic => "the topic was deleted and recreated".to_owned(),
             Self::OtherRecord { offset } => {
                 format!(
-                    "offset {offset} holds another record than the one that was folded: the topic was deleted and created again"
+                    "offset {offset} holds a different record from the one that was folded: the topic was deleted and recreated"
                 )
             }
-            Self::OtherCluster => "the records are in another Kafka cluster than the one that was read".to_owned(),
+            Self::OtherCluster => "the records are in a different Kafka cluster from the one that was read".to_owned(),
             Self::Moved { believed, found } => {
-                format!("next_offset was changed by hand from {believed} to {found} while the partition was read")
+                format!("next_offset was changed by hand from {believed} to {found} while the partition was being read")
             }
         }
     }
 }
 
-/// What to do with a partition that was just taken.
+/// What to do with a partition that was just claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Read on. The landmark, if there is one, has to be found unchanged first.
+    /// Continue reading. The landmark, if there is one, must be found unchanged first.
     Read {
         look_back: Option<Landmark>,
         /// PostgreSQL does not know all of the identity yet.
@@ -179,7 +179,7 @@ pub fn examine(position: &Position, now: &TopicIdentity, log: Log) -> Verdict {
     Verdict::Read { look_back, note }
 }
 
-/// A partition as PostgreSQL has it while somebody reads it.
+/// A partition in PostgreSQL while it is being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     pub epoch: i64,
@@ -189,25 +189,25 @@ pub struct Standing {
     pub stopped: bool,
 }
 
-/// What it means that a partition does not stand where its reader believes.
+/// What it means that a partition is not where its reader believes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Displaced {
-    /// It does stand there.
+    /// It is there.
     No,
     /// Another instance has it.
     Fenced,
-    /// It is to be taken anew, and read from where PostgreSQL says.
+    /// It is to be claimed again, and read from where PostgreSQL says.
     TakeAnew(Why),
-    /// Somebody has moved it over records that were not read.
+    /// Someone moved it past records that were not read.
     Forward { found: i64 },
 }
 
-/// Why a partition is taken anew.
+/// Why a partition is claimed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// PostgreSQL has lost its last commits.
+    /// PostgreSQL lost its most recent commits.
     WentBack,
-    /// Somebody has set the position back by hand.
+    /// Someone set the position back by hand.
     SetBack,
     /// A command has set it, or stopped it.
     Decided,

@@ -438,7 +438,7 @@ pub async fn prepare_all(database: &Database, projections: &[Projection]) -> Res
 async fn prepare(connection: &Connection, projection: &Projection) -> Result<()> {
     let invalid = |problem: String| {
         Error::new(Code::ProjectionInvalid, format!("projection {}: {problem}", projection.name()))
-            .hint("it has to be one statement without parameters that reads new_events and returns nothing, or (ordinal int, reason text)")
+            .hint("it must be one statement without parameters that reads new_events and returns either nothing or (ordinal int, reason text)")
     };
     let statement = match connection.prepare(&projection.checked_statement()).await {
         Ok(statement) => statement,

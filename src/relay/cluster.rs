@@ -1,5 +1,5 @@
-//! Asks Kafka, beside the lanes and for all of them: whether it answers, and about the topics and partitions that they
-//! meet.
+//! Queries Kafka outside the lanes and for all of them: whether it responds, and about the topics and partitions that
+//! they use.
 
 use std::sync::Arc;
 use std::time::Duration;

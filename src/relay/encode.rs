@@ -1,7 +1,7 @@
-//! An event of the outbox as a record of Kafka: key, value, headers, timestamp, and the checks that need no broker.
+//! An outbox event as a Kafka record: key, value, headers, timestamp, and the checks that need no broker.
 //!
-//! Pure. A row that cannot become a record gets a reason that says what to change; its own text goes into the reason
-//! only where it is a name (a topic, a header), never a payload, a key or a header value.
+//! Pure. A row that cannot become a record gets a reason that says what to change; its own text is part of the reason
+//! only if it is a name (a topic, a header), never a payload, a key or a header value.
 
 use jiff::Timestamp;
 use serde::de::{MapAccess, Visitor};
@@ -24,9 +24,9 @@ const EARLIEST: Timestamp = Timestamp::constant(0, 1_000_000);
 pub enum EncodeError {
     #[error(transparent)]
     Routing(#[from] RoutingError),
-    #[error("the event takes at least {bytes} bytes and relay.max_record_bytes allows {limit}")]
+    #[error("the event takes at least {bytes} bytes; relay.max_record_bytes allows {limit}")]
     TooLarge { bytes: u64, limit: u64 },
-    #[error("the key has {bytes} bytes and {KEY_BYTES_MAX} are allowed")]
+    #[error("the key has {bytes} bytes; {KEY_BYTES_MAX} are allowed")]
     KeyTooLong { bytes: u32 },
     #[error("the column headers must be a JSON object whose values are strings{}", .0.as_deref().map(|name| format!("; \"{name}\" is not")).unwrap_or_default())]
     Headers(Option<String>),

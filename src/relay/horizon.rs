@@ -1,5 +1,5 @@
-//! The loop that keeps the scan bound honest: it looks at the lock barrier every second. In strict order, and where
-//! progress is kept as a watermark, events wait for the barrier or are noted until it comes, so there it is more often.
+//! The loop that keeps the scan bound correct: it checks the lock barrier every second. In strict order, and with a
+//! watermark, it checks more often, because events wait for the barrier or are listed until it advances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
                             tracing::error!(
                                 code = Code::IdsOutOfTurn.as_str(),
                                 fix,
-                                "{what}; the scan bound and the watermark stay where they are until that is put right"
+                                "{what}; the scan bound and the watermark do not advance until this is fixed"
                             );
                         }
                     }
@@ -62,21 +62,21 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
                 };
             }
             Err(error) => {
-                tracing::debug!(error = %error.chain(), "the lock barrier could not be read; the scan bound stays")
+                tracing::debug!(error = %error.chain(), "could not read the lock barrier; the scan bound does not advance")
             }
         }
     }
 }
 
-/// Ids have begun again: the bounds of the shards do so, too. False: they could not.
+/// Ids started over, so the bounds of the shards are reset. False if that was not possible.
 async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
     match restart::begin_again(pool, lanes.instance, restart).await {
         Ok(shards) => {
             if !shards.is_empty() {
                 tracing::warn!(
                     ?shards,
-                    "the ids of outbox_events began again (truncate with restart identity, or a sequence set back); \
-                     these shards look for events from the first id on"
+                    "the ids of outbox_events started over (truncate with restart identity, or a sequence set back); \
+                     these shards scan from the first id again"
                 );
             }
             true
@@ -84,15 +84,15 @@ async fn begin_again(lanes: &Lanes, pool: &Pool, restart: Restart) -> bool {
         Err(error) => {
             tracing::warn!(
                 error = %error.chain(),
-                "the ids of outbox_events began again, and the bounds of the shards could not be reset yet"
+                "the ids of outbox_events started over, and the scan bounds of the shards could not be reset yet"
             );
             false
         }
     }
 }
 
-/// Waits until no row up to this id can appear any more; without an id for ever. Looks `every` so often, and not at
-/// once. Cancel safe.
+/// Waits until no row up to this id can appear any more; without an id, forever. Checks every `every`, but not
+/// immediately. Cancel safe.
 pub(super) async fn until_passed(lanes: &Lanes, id: Option<i64>, every: Duration) {
     let Some(id) = id else { return std::future::pending().await };
     loop {

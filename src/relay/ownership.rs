@@ -1,7 +1,7 @@
 //! Which shards this instance owns: heartbeat, renewal, fair share, takeover, hand-over.
 //!
-//! One loop owns all of it; lanes are told by tokens and answer by ending. Time that decides about ownership is the
-//! database's; this process only subtracts a margin by its own monotonic clock, so that it stops before its lease ends.
+//! One loop owns all of it; lanes are told by tokens and answer by ending. Ownership is decided by the database's
+//! clock; this process only subtracts a margin by its own monotonic clock, so that it stops before its lease ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::outbox::Fence;
 use crate::outbox::home::{self, Standing};
 use crate::outbox::leases::{Acquired, Census, Leases};
 
-/// Longest wait between two looks at who lives and what is free: how fast a hand-over is.
+/// Maximum time between two looks at which instances are alive and which shards are free: how fast a hand-over is.
 const TICK_MAX: Duration = Duration::from_secs(1);
 
 /// The same where a dead instance is noticed by its lost session: two looks and the takeover fit into two seconds.
@@ -95,9 +95,8 @@ impl Owner {
                 Ok(Some(error)) => break Some(error),
                 Err(error) => {
                     self.lanes.health.postgres_failed(&error);
-                    tracing::warn!(error = %error.chain(), "the leases cannot be renewed");
-                    // Nothing was learnt; try again with the next tick. Lanes end by themselves when their permits are
-                    // over.
+                    tracing::warn!(error = %error.chain(), "could not renew the leases");
+                    // Nothing is known; retry with the next tick. Lanes end on their own when their permits expire.
                     self.renewed = self.renewed.max(Duration::from_nanos(1));
                 }
             }
@@ -106,7 +105,7 @@ impl Owner {
         fenced.map_or(Ok(()), Err)
     }
 
-    /// One look: renew what we have, say that we live, give up what is too much, take what is free.
+    /// One look: renew our leases, send a heartbeat, give up surplus shards, take free ones.
     async fn tick(&mut self) -> Result<Option<Error>, DbError> {
         if let Some(error) = self.renew().await? {
             return Ok(Some(error));
@@ -135,12 +134,12 @@ impl Owner {
         Ok(None)
     }
 
-    /// The number of shards is about to change: takes shards that have a batch in flight and nobody to settle it, gives
-    /// all others up.
+    /// The number of shards is about to change: takes shards that have a batch in flight that nobody settles, and gives
+    /// up all others.
     async fn give_way(&mut self, census: Census) -> Result<Option<Error>, DbError> {
         for (shard, owned) in &self.owned {
             if owned.resolved.load(Atomic::Acquire) && !owned.stop.is_cancelled() {
-                tracing::info!(shard, "shard is given up: the number of shards is about to change");
+                tracing::info!(shard, "giving up the shard: the number of shards is about to change");
                 owned.stop.cancel();
             }
         }
@@ -156,8 +155,8 @@ impl Owner {
         Ok(None)
     }
 
-    /// Before a shard is taken, and so before anybody is fenced for it: the end of this process if this is not the
-    /// database it began with.
+    /// Before a shard is taken, and therefore before another producer is fenced for it: ends this process if this is
+    /// not the database it started with.
     async fn stray(&self) -> Result<Option<Error>, DbError> {
         Ok(match self.leases.standing().await? {
             Standing::Home | Standing::New(_) => None,
@@ -187,15 +186,15 @@ impl Owner {
     fn start_lane(&mut self, acquired: Acquired, asked: Duration) {
         let Acquired { shard, epoch, batch_ids, taken_over } = acquired;
         if let Err(reason) = failpoint::reach(Point::LeaseAcquired) {
-            return tracing::error!(shard, reason, "a lane cannot be started");
+            return tracing::error!(shard, reason, "could not start a lane");
         }
         let fence = Fence { shard, owner: self.leases.instance(), epoch };
         let permit = Permit::new(permit_end(asked, self.lease));
         let stop = CancellationToken::new();
         let lane = match Lane::new(fence, permit.clone(), Arc::clone(&self.lanes)) {
             Ok(lane) => lane,
-            // The lease runs out by itself, and somebody with threads to spare takes the shard.
-            Err(error) => return tracing::error!(shard, error = %error, "a lane cannot be started"),
+            // The lease expires, and an instance with threads to spare takes the shard.
+            Err(error) => return tracing::error!(shard, error = %error, "could not start a lane"),
         };
         let in_flight = batch_ids.as_ref().map_or(0, Vec::len);
         let resolved = Arc::new(AtomicBool::new(batch_ids.is_none()));
@@ -211,7 +210,7 @@ impl Owner {
             self.owned.iter().filter(|(_, owned)| !owned.stop.is_cancelled()).map(|(shard, _)| *shard).collect();
         shards.sort_unstable();
         for shard in shards.into_iter().rev().take(count) {
-            tracing::info!(shard, "shard is given up for another instance");
+            tracing::info!(shard, "giving up the shard to another instance");
             self.owned[&shard].stop.cancel();
         }
     }
@@ -220,7 +219,7 @@ impl Owner {
     async fn lane_ended(&mut self, joined: Result<(ShardId, i64, Ended), tokio::task::JoinError>) -> Option<Error> {
         let (shard, epoch, ended) = match joined {
             Ok(ended) => ended,
-            // What it says may quote data; the report of the panic says where it was.
+            // The message may quote data; the report of the panic says where it was.
             Err(_) => return Some(Error::new(Code::Unexpected, "a lane panicked")),
         };
         let owned = self.owned.remove(&shard);
@@ -237,19 +236,22 @@ impl Owner {
             }
             Ended::LostLease => {
                 drop(owned);
-                // Still ours by the database's word? Then time ran out only for us (PostgreSQL was away), nobody took
+                // Still ours according to the database? Then only our permit expired (PostgreSQL was away), nobody took
                 // the shard, and it can be taken again like any other.
                 match self.leases.renew(&[(shard, epoch)]).await {
                     Ok(renewal) if renewal.is_lost(shard) => Some(fenced(shard, epoch)),
                     Ok(renewal) if !renewal.locked.is_empty() => {
                         tracing::warn!(
                             shard,
-                            "another session keeps the row of the shard locked; the shard is taken again when it lets go"
+                            "another session holds a lock on the shard's row; the shard will be acquired again when the lock is released"
                         );
                         None
                     }
                     Ok(_) => {
-                        tracing::warn!(shard, "the lease ran out while PostgreSQL was away; the shard is taken again");
+                        tracing::warn!(
+                            shard,
+                            "the lease expired while PostgreSQL was unavailable; acquiring the shard again"
+                        );
                         self.release(shard, epoch).await;
                         None
                     }
@@ -261,11 +263,11 @@ impl Owner {
 
     async fn release(&self, shard: ShardId, epoch: i64) {
         if let Err(error) = self.leases.release(shard, epoch).await {
-            tracing::warn!(shard, error = %error.chain(), "the lease could not be released; it runs out by itself");
+            tracing::warn!(shard, error = %error.chain(), "could not release the lease; it will expire");
         }
     }
 
-    /// Stops every lane, waits for them, releases the leases. After the timeout, what is in flight is given up and
+    /// Stops every lane, waits for them, releases the leases. After the timeout, what is in flight is abandoned and
     /// stays PENDING with its manifest.
     async fn drain(mut self, lost: bool) {
         for owned in self.owned.values() {
@@ -279,16 +281,16 @@ impl Owner {
         let mut given_up = false;
         while !self.running.is_empty() {
             self.heartbeat.beat();
-            // Renewed to the end: a lane that drains slowly must not lose its shard for that.
+            // Renewed to the end: a lane that drains slowly must not lose its shard because of that.
             if let Err(error) = self.renew().await {
-                tracing::debug!(error = %error.chain(), "the leases cannot be renewed while draining");
+                tracing::debug!(error = %error.chain(), "could not renew the leases while draining");
             }
             tokio::select! {
                 Some(joined) = self.running.join_next() => {
                     drop(self.lane_ended(joined).await);
                 }
                 () = tokio::time::sleep_until(deadline), if !given_up => {
-                    tracing::warn!(shards = self.running.len(), "not everything in flight was acknowledged in time; it stays PENDING");
+                    tracing::warn!(shards = self.running.len(), "some events in flight were not acknowledged in time; they stay PENDING");
                     for owned in self.owned.values() {
                         owned.permit.end();
                     }
@@ -303,7 +305,7 @@ impl Owner {
             }
         }
         if let Err(error) = self.leases.leave().await {
-            tracing::debug!(error = %error.chain(), "this instance could not be taken off the list");
+            tracing::debug!(error = %error.chain(), "could not remove this instance from the list of instances");
         }
     }
 
@@ -322,7 +324,7 @@ impl Owner {
     }
 }
 
-/// Shards that one of the live instances should have at most.
+/// Maximum number of shards that one live instance should own.
 fn fair_share(census: Census) -> usize {
     census.shards.div_ceil(census.live.max(1))
 }
@@ -344,7 +346,7 @@ fn fenced(shard: ShardId, epoch: i64) -> Error {
 
 fn disagree(shard: ShardId, disagreement: Disagreement) -> Error {
     Error::new(Code::HistoriesDisagree, format!("shard {shard}: {disagreement}"))
-        .hint("nothing was sent or marked; find out which side lost data, then see the section on exactly-once delivery in docs/operations.md; outbox-relay recover shows both")
+        .hint("nothing was sent or marked; find out which side lost data, then see docs/operations/exactly-once.md; outbox-relay recover compares both")
 }
 
 #[cfg(test)]

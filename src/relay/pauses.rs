@@ -1,5 +1,5 @@
-//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time. Releases
-//! what waits for a topic that goes on.
+//! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time. Also
+//! releases keys that wait for a topic that is resumed.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -85,7 +85,7 @@ pub(super) async fn look(lanes: &Lanes, pool: &Pool) {
     lanes.health.pauses.set(pauses.iter().map(note).collect());
     if let Some(paused) = lanes.paused.set(Paused::new(pauses)) {
         let topics: Vec<&str> = paused.topics.iter().map(String::as_str).collect();
-        tracing::warn!(everything = paused.everything, topics = ?topics, "what is paused has changed");
+        tracing::warn!(everything = paused.everything, topics = ?topics, "the set of paused topics changed");
         lanes.metrics.paused.clear();
         let set =
             |topic: &str, value| lanes.metrics.paused.get_or_create(&TopicLabel { topic: topic.to_owned() }).set(value);
@@ -95,13 +95,13 @@ pub(super) async fn look(lanes: &Lanes, pool: &Pool) {
         }
     }
     if let Err(error) = pauses::release_resumed(pool).await {
-        tracing::debug!(error = %error.chain(), "resumed keys could not be released");
+        tracing::debug!(error = %error.chain(), "could not release resumed keys");
     }
     let granted = lanes.catalog.granted();
     if !granted.is_empty()
         && let Err(error) = pauses::release_granted(pool, &granted).await
     {
-        tracing::debug!(error = %error.chain(), "keys that waited for a grant could not be released");
+        tracing::debug!(error = %error.chain(), "could not release keys that waited for a grant");
     }
 }
 
@@ -115,8 +115,8 @@ async fn release_usable(lanes: &Lanes, pool: &Pool) {
     };
     match released.await {
         Ok(0) => {}
-        Ok(keys) => tracing::info!(keys, "keys that waited for a topic go on, since it can be written to"),
-        Err(error) => tracing::debug!(error = %error.chain(), "keys that wait for topics could not be looked for"),
+        Ok(keys) => tracing::info!(keys, "released keys that waited for a topic; it is writable again"),
+        Err(error) => tracing::debug!(error = %error.chain(), "could not look for keys that wait for topics"),
     }
 }
 
@@ -124,8 +124,8 @@ async fn release_usable(lanes: &Lanes, pool: &Pool) {
 fn note(pause: &Pause) -> String {
     let since = pause.paused_at.to_seconds();
     match pause.topic.as_str() {
-        EVERYTHING => format!("everything is paused since {since}"),
-        topic => format!("topic {topic} is paused since {since}"),
+        EVERYTHING => format!("everything has been paused since {since}"),
+        topic => format!("topic {topic} has been paused since {since}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `[retry]` as a decision: what becomes of an event that was refused.
+//! `[retry]` as a decision: what to do with an event that was rejected.
 
 use std::time::Duration;
 
@@ -54,8 +54,7 @@ impl Policy {
         })
     }
 
-    /// Where events of this topic may leave a dead letter: for some event type and class of error at least. `None`:
-    /// nowhere.
+    /// Where dead letters of this topic's events may go, for at least some event type and error class. `None`: nowhere.
     pub fn dead_letter_topic(&self, topic: &str) -> Option<String> {
         let of_topic = |rule: &&Rule| rule.topic.as_ref().is_none_or(|pattern| pattern.is_match(topic));
         let mut decided = false;
@@ -78,7 +77,7 @@ impl Policy {
         self.dead_letter_topic.replace("{topic}", topic)
     }
 
-    /// The wait after this many attempts: growing up to its bound, less a random share.
+    /// The delay after this many attempts: growing up to its bound, less a random share.
     fn wait(&self, terms: Terms, attempts: u32) -> Duration {
         let exponent = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = terms.initial_backoff.as_secs_f64() * self.multiplier.powi(exponent);
@@ -99,7 +98,7 @@ impl FailurePolicy for Policy {
             (OnExhausted::Hold, _) => FailureAction::Hold,
             (OnExhausted::Skip, _) => FailureAction::Skip,
             (OnExhausted::DeadLetter, Some(topic)) => FailureAction::DeadLetter { topic: self.dead_letters_of(topic) },
-            // Without a topic there is no dead-letter topic either, and nothing may be lost sight of.
+            // Without a topic there is no dead-letter topic either, and no event may be lost track of.
             (OnExhausted::DeadLetter, None) => FailureAction::Hold,
         }
     }
@@ -136,7 +135,7 @@ fn class(name: &str) -> Result<FailureClass> {
         .map_err(|error| Error::new(Code::ConfigInvalid, "a class in [[retry.rule]] does not exist").caused_by(error))
 }
 
-/// A text in which `*` stands for any text.
+/// A pattern in which `*` matches any text.
 fn pattern(text: &str) -> Result<Regex> {
     let expression = format!("^(?s:{})$", regex::escape(text).replace("\\*", ".*"));
     Regex::new(&expression).map_err(|error| {

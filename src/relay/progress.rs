@@ -42,7 +42,7 @@ pub(super) async fn prepare(
             }
             Err(Obstacle::Kafka(error)) if error.code() == Code::KafkaUnreachable => {
                 health.kafka_failed(&error.chain());
-                tracing::warn!(error = %error.chain(), "waiting for the topic of the markers");
+                tracing::warn!(error = %error.chain(), "waiting for the marker topic");
             }
             Err(Obstacle::Kafka(error)) => return Err(error),
         }
@@ -75,16 +75,11 @@ pub async fn ensure_topic(topic: &str, admin: &Admin, shards: usize) -> Result<(
         Some(facts) if facts.partitions >= shards => {}
         Some(facts) => {
             admin.grow_topic(topic, shards).await?;
-            tracing::info!(
-                topic,
-                from = facts.partitions,
-                to = shards,
-                "the topic of the markers has more partitions now"
-            );
+            tracing::info!(topic, from = facts.partitions, to = shards, "added partitions to the marker topic");
         }
         None => {
             admin.create_topic(topic, shards).await?;
-            tracing::info!(topic, partitions = shards, "the topic of the markers is created");
+            tracing::info!(topic, partitions = shards, "created the marker topic");
         }
     }
     Ok(())

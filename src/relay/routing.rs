@@ -36,7 +36,7 @@ pub enum RoutingError {
     NoTopic,
     #[error("\"{0}\" is not a topic name; allowed are 1 to 249 of the characters A-Z a-z 0-9 . _ - except . and ..")]
     Invalid(String),
-    #[error("\"{0}\" is a topic of Kafka's own, which takes no records from clients")]
+    #[error("\"{0}\" is an internal topic of Kafka, which does not accept records from clients")]
     Internal(String),
     #[error("\"{0}\" is not in routing.allowed_topics")]
     NotAllowed(String),

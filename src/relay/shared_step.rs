@@ -1,11 +1,10 @@
-//! Lanes with little to do take their steps together: one commit in PostgreSQL and one walk to Kafka for the few events
-//! of each.
+//! Lanes with little work take shared steps: one PostgreSQL commit and one walk to Kafka for a few events of each lane.
 //!
-//! A commit waits for the disk and a request for an answer, whatever is in them, so eight lanes with five events each,
-//! one by one, keep a machine busy with nothing but that. Lanes that have sent their batches together take their next
-//! step together, too, with all who have come in meanwhile. A lane with more to do goes alone, beside this, and so does
-//! one that would keep the others waiting. Not in exactly-once delivery, where each shard has transactions of its own
-//! in Kafka: those are what lanes wait for, and all at the same time take longer than one after the other.
+//! A commit waits for the disk and a request for its response, whatever they contain, so eight lanes with five events
+//! each would keep a machine busy with nothing else. Lanes that have sent their batches together take their next step
+//! together as well, with any lanes that have joined meanwhile. A lane with more work goes alone, concurrently, and so
+//! does one that would keep the others waiting. Not used in exactly-once delivery, where each shard has its own Kafka
+//! transactions: those dominate the time, and running them all at once takes longer than one after the other.
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;
@@ -24,25 +23,24 @@ use crate::db::DbError;
 use crate::event::OutboxEvent;
 use crate::outbox::{Claim, Fence, Limits, OutboxError, Part, PgOutbox, Settlement, Step};
 
-/// Events that are few: a lane claims at most as many together with others, and one that had more goes alone next time.
+/// Number of events that counts as few. A lane claims at most this many in a shared step; a lane that had more goes
+/// alone next time.
 pub(super) const SHARED_ROWS_MAX: u32 = 200;
-/// Lanes that may be at it at once; together they may have the bytes of one batch.
+/// Maximum number of lanes in one shared step. They split the byte budget of a single batch.
 const LANES: usize = 16;
 
-/// How long the next step waits for the batches of the last one: no longer than a lane that has nothing to do with them
-/// can bear.
+/// How long the next step waits for the batches of the last one: no longer than an uninvolved lane can tolerate.
 const GROUP_WAIT: Duration = Duration::from_millis(50);
 
-/// A batch that was claimed together with others is on its way. A lane that is finished with it takes its next step, or
-/// drops this.
+/// A batch from a shared step is in flight. A lane that is finished with it takes its next step, or drops this.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// So many batches were claimed with it, itself among them.
+    /// Number of batches claimed with it, including its own.
     pub(super) group_size: usize,
     _until_dropped: Sender<Infallible>,
 }
 
-/// The step of one lane. It gets it back, whatever becomes of it.
+/// The step of one lane, which gets it back whatever happens to it.
 pub(super) struct Request {
     pub(super) fence: Fence,
     pub(super) settlement: Settlement,
@@ -50,7 +48,7 @@ pub(super) struct Request {
     pub(super) screen: Screen,
 }
 
-/// What became of a step. `None`: nothing was done, and the lane has to take it alone.
+/// The result of a step. `None`: nothing was done, and the lane has to take it alone.
 pub(super) type Outcome = Option<Result<Step<Record>, OutboxError>>;
 
 struct Waiting {
@@ -64,13 +62,13 @@ struct Answer {
     in_flight: Option<InFlight>,
 }
 
-/// The steps that wait, for [`run`].
+/// Waiting steps, consumed by [`run`].
 pub(super) struct Steps(Receiver<Waiting>);
 
 /// Where lanes meet.
 pub(super) struct SharedSteps {
     steps: Sender<Waiting>,
-    /// Sends the batches of all of them. `None`: each lane goes alone.
+    /// Sends the batches of all lanes. `None`: each lane goes alone.
     publisher: Option<Publisher>,
     turns: Arc<Semaphore>,
 }
@@ -81,15 +79,14 @@ impl SharedSteps {
         (Self { steps, publisher, turns: Arc::new(Semaphore::new(LANES)) }, Steps(waiting))
     }
 
-    /// The right to have a batch in flight that was claimed here; bounds memory. First come, first served; never
-    /// closed.
+    /// A permit to have a batch in flight that was claimed here; bounds memory. First come, first served; never closed.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
-    /// Takes a step with those of others; [`run`] must be running as long as lanes are. `in_flight` is that of the
-    /// batch which this settles, and becomes that of the one which it claims. Not cancel safe: a step whose future is
-    /// dropped happens all the same.
+    /// Takes a step together with other lanes; [`run`] must be running as long as lanes are. `in_flight` is that of the
+    /// batch that this step settles, and becomes that of the batch that it claims. Not cancel safe: a step whose future
+    /// is dropped is still taken.
     pub(super) async fn step(&self, request: Request, in_flight: &mut Option<InFlight>) -> (Request, Outcome) {
         let (answer, answered) = oneshot::channel();
         drop(self.steps.send(Waiting { request, answer }).await);
@@ -103,14 +100,14 @@ impl SharedSteps {
         self.publisher.as_ref()
     }
 
-    /// What one lane may claim, of what a batch may have.
+    /// The share of a batch that one lane may claim.
     pub(super) fn limits(batch: Limits) -> Limits {
         let few = NonZeroU32::new(SHARED_ROWS_MAX).unwrap_or(batch.rows);
         Limits { rows: few.min(batch.rows), bytes: batch.bytes / LANES as u64, ..batch }
     }
 }
 
-/// Takes the steps that wait, until `stop`, which must come after the last lane has ended.
+/// Takes waiting steps until `stop`, which must come after the last lane has ended.
 pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken) {
     let mut waiting: Vec<Waiting> = Vec::with_capacity(LANES);
     loop {
@@ -147,7 +144,7 @@ pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken
     }
 }
 
-/// One step for all who wait.
+/// One step for all waiting lanes.
 async fn take(outbox: &PgOutbox, waiting: &mut Vec<Waiting>) -> Vec<(Waiting, Outcome)> {
     let mut parts: Vec<_> = waiting
         .iter_mut()

@@ -1,9 +1,9 @@
-//! What takes looking at many rows: the gauges of what waits, and the sweep below the scan bound.
+//! Work that reads many rows: the gauges of the backlog, and the sweep below the scan bound.
 //!
-//! Both take time where an open transaction keeps dead rows from being removed. So the pauses are a hundred times as
-//! long as the last look, and nobody waits for it. A backlog is counted in part only: 400,000 rows took half a second
-//! of PostgreSQL, and as long again where their pages could not be marked all-visible, and the gauge of a backlog of
-//! millions would be minutes old.
+//! Both are slow while an open transaction keeps dead rows from being removed. The pauses are therefore a hundred times
+//! as long as the last run, and nothing waits for them. A backlog is only counted in part: 400,000 rows took half a
+//! second of PostgreSQL, and as long again if their pages could not be marked all-visible, so the gauge for a backlog
+//! of millions would be minutes old.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +98,7 @@ async fn count(lanes: &Lanes, pool: &Pool) -> bool {
         }
         Ok(_) => forget(metrics),
         Err(error) => {
-            tracing::debug!(error = %error.chain(), "the backlog could not be counted; its gauges are absent");
+            tracing::debug!(error = %error.chain(), "could not count the backlog; its gauges are absent");
             forget(metrics);
         }
     }
@@ -126,11 +126,11 @@ async fn sweep(lanes: &Lanes, pool: &Pool) {
                 tracing::error!(
                     shard,
                     id,
-                    "an event waited below the scan bound; it is claimed now. Please report this"
+                    "found a pending event below the scan bound; it will be claimed now. Please report this as a bug"
                 );
             }
         }
-        Err(error) => tracing::debug!(error = %error.chain(), "the sweep could not run"),
+        Err(error) => tracing::debug!(error = %error.chain(), "could not check for events below the scan bound"),
     }
 }
 
@@ -139,10 +139,10 @@ async fn sweep(lanes: &Lanes, pool: &Pool) {
 async fn mend(pool: &Pool, after: i64) -> i64 {
     let mended = outcomes::mend(pool, after).await;
     if let Err(error) = outcomes::forget(pool).await {
-        tracing::debug!(sqlstate = ?error.sqlstate(), "outcomes of finished events could not be removed");
+        tracing::debug!(sqlstate = ?error.sqlstate(), "could not remove outcomes of finished events");
     }
     mended.unwrap_or_else(|error| {
-        tracing::debug!(sqlstate = ?error.sqlstate(), "outcomes could not be written to their rows");
+        tracing::debug!(sqlstate = ?error.sqlstate(), "could not write outcomes to their rows");
         0
     })
 }
@@ -152,15 +152,11 @@ async fn adopt_strays(lanes: &Lanes, pool: &Pool) {
     match barrier::sweep_strays(pool, &lanes.owned_shards()).await {
         Ok(found) => {
             for (shard, id) in found {
-                tracing::info!(
-                    shard,
-                    id,
-                    "the key of a held event was changed; the event is released under its new key"
-                );
+                tracing::info!(shard, id, "the key of a held event changed; releasing the event under its new key");
             }
         }
         Err(error) => {
-            tracing::debug!(error = %error.chain(), "held events without a key entry could not be looked for")
+            tracing::debug!(error = %error.chain(), "could not look for held events without a held key")
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What a new owner of a shard makes of the batch that was in flight, in exactly-once delivery.
+//! What a new owner of a shard does about the batch in flight, in exactly-once delivery.
 //!
 //! PostgreSQL holds the manifest: the number and the ids of the batch. Kafka holds the marker: the number of the last
 //! batch whose transaction was committed. The marker is read only after the former owner's producer was fenced, so it
-//! is final. Pure, so that `tests/simulation.rs` can walk through every interleaving.
+//! is final. Pure, so that `tests/simulation.rs` can explore every interleaving.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::outbox::{BatchTag, ShardState};
 
-/// What PostgreSQL says of the last batch of a shard.
+/// What PostgreSQL says about the last batch of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manifest {
     /// Number of the last batch.
@@ -28,18 +28,18 @@ impl Manifest {
     }
 }
 
-/// What Kafka says of it.
+/// What Kafka says about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// The number that was committed last.
     pub seq: i64,
-    /// Its note does not name another batch than the last one in PostgreSQL ([`Known::agrees`]). A number alone can
-    /// belong to two batches: when a failover of PostgreSQL loses a manifest that Kafka has committed since, or a copy
-    /// of the database is at work, the same number is given to other events.
+    /// Its note does not name a batch other than the last one in PostgreSQL ([`Known::agrees`]). A number alone can
+    /// belong to two batches: if a failover of PostgreSQL loses a manifest that Kafka has committed since, or a copy of
+    /// the database is in use, the same number is given to other events.
     pub same_batch: bool,
 }
 
-/// What has to be done before the next batch.
+/// What must be done before the next batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
     /// Every record of the batch is committed: settle it.
@@ -47,7 +47,7 @@ pub enum Resolution {
     /// No record of the batch will ever be seen by a `read_committed` consumer: its rows are claimed again, under its
     /// number.
     Forget,
-    /// The batch was sent without a transaction, and perhaps in part: send it again whole, in a transaction.
+    /// The batch was sent without a transaction, perhaps partially: resend it whole, in a transaction.
     Resend,
     /// Nothing is in flight, and the marker says so too.
     Ready,
@@ -62,13 +62,12 @@ pub enum Resolution {
 pub enum Disagreement {
     /// A batch is in flight and its marker is gone: expired, or its group or topic was deleted.
     MarkerLost { seq: i64 },
-    /// Kafka has committed batches that PostgreSQL has never heard of: a restored backup, or a failover that lost
-    /// commits.
+    /// Kafka has committed batches that PostgreSQL does not know: a restored backup, or a failover that lost commits.
     PostgresBehind { seq: i64, marker: i64 },
-    /// PostgreSQL has settled batches that Kafka does not have: a topic made anew, or an unclean leader election.
+    /// PostgreSQL has settled batches that Kafka does not have: a recreated topic, or an unclean leader election.
     KafkaBehind { seq: i64, marker: i64 },
-    /// Kafka has committed another batch under this number: PostgreSQL went back in time and came as far again, or a
-    /// copy of this database is at work under the same deployment name.
+    /// Kafka has committed another batch under this number: PostgreSQL went back in time and reached the same number
+    /// again, or a copy of this database is in use under the same deployment name.
     OtherBatch { seq: i64 },
     /// The marker was written for another outbox: two outboxes have the same deployment name on one cluster.
     ForeignMarker,
@@ -110,7 +109,7 @@ impl fmt::Display for Disagreement {
     }
 }
 
-/// What PostgreSQL knows of the last batch of a shard, beside its number.
+/// What PostgreSQL knows about the last batch of a shard, besides its number.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
     pub installation: Uuid,
@@ -120,7 +119,7 @@ pub struct Known<'a> {
     pub ids: Option<&'a [i64]>,
 }
 
-/// What stands behind the name of the outbox in the note of a marker.
+/// What follows the name of the outbox in the note of a marker.
 enum Noted<'a> {
     /// The batch of this tag.
     Tag(BatchTag),
@@ -135,7 +134,7 @@ const TAG: &str = "batch:";
 /// In the place of one.
 const UNTOLD: &str = "batch:-";
 
-/// What a marker says beside its number: whose outbox it is, and which batch it was.
+/// What a marker says besides its number: whose outbox it is, and which batch it was.
 pub fn note(installation: Uuid, tag: Option<BatchTag>) -> String {
     match tag {
         Some(tag) => format!("{installation} {TAG}{tag}"),
@@ -179,9 +178,9 @@ impl Known<'_> {
     }
 }
 
-/// What can be told before the former producers are fenced, by a marker that may still move: only what no further
-/// commit of theirs can put right. A relay on a copy of a database learns so that the original is at work, and leaves
-/// its producers alone.
+/// What can be decided before the former producers are fenced, from a marker that may still move: only what no further
+/// commit of theirs can resolve. This is how a relay on a copy of a database learns that the original is in use, and
+/// leaves its producers alone.
 pub fn foresee(manifest: Manifest, marker: Option<Seen>) -> Option<Disagreement> {
     match resolve(manifest, marker) {
         Resolution::Refuse(why @ (Disagreement::PostgresBehind { .. } | Disagreement::OtherBatch { .. })) => Some(why),

@@ -1,5 +1,5 @@
-//! Work beside the lanes that any instance may do for all: dead letters that are due, the scheduled retry of failed
-//! events, and the note how far the shards are.
+//! Work outside the lanes that any instance may do for all: due dead letters, scheduled retries of failed events, and
+//! recording the progress of the shards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, reprocess: ReprocessConfi
         if noted.is_none_or(|at| monotonic().saturating_sub(at) >= NOTE_EVERY) {
             match watermark::note_progress(&pool).await {
                 Ok(()) => noted = Some(monotonic()),
-                Err(error) => tracing::warn!(error = %error.chain(), "how far the shards are could not be noted"),
+                Err(error) => tracing::warn!(error = %error.chain(), "could not record the progress of the shards"),
             }
         }
         if reprocess.enabled && monotonic().saturating_sub(tried) >= reprocess.interval {
@@ -38,18 +38,18 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, reprocess: ReprocessConfi
             match retry_discard::reprocess(&pool, reprocess.older_than, reprocess.max_events.get()).await {
                 Ok(acted) => {
                     if acted.changed > 0 {
-                        tracing::info!(events = acted.changed, "failed events are tried again");
+                        tracing::info!(events = acted.changed, "retrying failed events");
                     }
                     if let Some(first) = acted.refused.first() {
                         tracing::warn!(
                             events = acted.refused.len(),
                             first = first.item,
                             reason = first.reason(),
-                            "the table refuses to change failed events; they stay FAILED"
+                            "the table rejects changes to failed events; they stay FAILED"
                         );
                     }
                 }
-                Err(error) => tracing::warn!(error = %error.chain(), "failed events could not be tried again"),
+                Err(error) => tracing::warn!(error = %error.chain(), "could not retry failed events"),
             }
         }
     }
@@ -64,17 +64,17 @@ async fn write_dead_letters(lanes: &Lanes, letters: &mut dead_letters::Writer) {
                         events = written.refused.len(),
                         first = first.item,
                         reason = first.reason(),
-                        "the table refuses dead letters; the events stay FAILED, and their dead letters are tried again"
+                        "the table rejects dead letters; the events stay FAILED, and writing their dead letters will be retried"
                     );
                 }
                 if written.letters == 0 {
                     return;
                 }
                 lanes.metrics.dead_letters.inc_by(written.letters);
-                tracing::warn!(events = written.letters, "events were given up; their dead letters are on the way");
+                tracing::warn!(events = written.letters, "gave up events and wrote their dead letters to the outbox");
             }
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "dead letters could not be written");
+                tracing::warn!(error = %error.chain(), "could not write dead letters");
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! Waking idle lanes: one cheap query for all idle shards of this instance, soon after work and seldom when idle.
+//! Wakes idle lanes: one cheap query for all idle shards of this instance, frequent after work and rare when idle.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,7 +81,7 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
             continue;
         }
         let waiting =
-            lanes.health.waits.begin(None, "the look for work has been waiting for PostgreSQL", LOOK_PATIENCE);
+            lanes.health.waits.begin(None, "the search for work has been waiting for PostgreSQL", LOOK_PATIENCE);
         let due = lanes.outbox.due(&idle, lanes.ceiling(), lanes.horizon().id).await;
         drop(waiting);
         match due {
@@ -92,12 +92,12 @@ pub(super) async fn run(lanes: &Lanes, poll_min: Duration, poll_max: Duration, s
             }
             // The lanes report the outage; this is only the look.
             Err(error) if error.is_unavailable() => {
-                tracing::debug!(error = %error.chain(), "the look for work of idle lanes failed");
+                tracing::debug!(error = %error.chain(), "could not look for work for idle lanes");
                 wait = poll_max;
             }
-            // It may fail again and again, and lanes would wait for ever: they look for themselves.
+            // It may fail again and again, and lanes would wait forever: they look for themselves.
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "the look for work of idle lanes failed; each lane looks for itself");
+                tracing::warn!(error = %error.chain(), "could not look for work for idle lanes; each lane polls for itself");
                 wakeup.wake(&idle);
                 wait = poll_max;
             }

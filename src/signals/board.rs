@@ -1,8 +1,8 @@
-//! Where a part of the process says what it waits for.
+//! Where a part of the process reports what it waits for.
 //!
-//! Whoever finds something out reports all that it knows of, again and again; the board remembers since when. It logs
-//! one line when a wait begins and one when it ends, and sets the gauges and the notes and the check of the part.
-//! Invariant: all four are made of the same list.
+//! Reporters repeat everything they know; the board remembers since when. It logs one line when a wait begins and one
+//! when it ends, and sets the gauges, the notes and the check of the part. Invariant: all four are derived from the
+//! same list.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use crate::metrics::{Metrics, WaitLabels};
 pub enum Source {
     /// The loop that does the work.
     Work,
-    /// Whoever looks at the cluster or the database beside it.
+    /// Checks of the cluster or the database from outside the part.
     Watch,
 }
 
@@ -34,7 +34,7 @@ pub struct Board {
     metrics: Metrics,
 }
 
-/// What it is and where. Two who find out the same have found one thing.
+/// What it is and where. Two sources that report the same have found one thing.
 type Key = (Situation, Option<String>, Option<i32>, Option<i16>);
 
 #[derive(Debug)]
@@ -142,13 +142,13 @@ impl Board {
     fn log_begin(&self, wait: &Wait) {
         let (part, situation) = (self.part, wait.situation.code());
         match code(wait.situation) {
-            None => tracing::warn!(part, situation, "the {part} waits: {}", wait.line()),
+            None => tracing::warn!(part, situation, "the {part} is waiting: {}", wait.line()),
             Some(code) => tracing::error!(
                 part,
                 situation,
                 code = code.as_str(),
                 help = help(code),
-                "the {part} waits: {}",
+                "the {part} is waiting: {}",
                 wait.line()
             ),
         }
@@ -158,7 +158,7 @@ impl Board {
         if known.logged {
             let (part, situation) = (self.part, known.wait.situation.code());
             let seconds = now.saturating_sub(known.began).as_secs();
-            tracing::info!(part, situation, seconds, "the {part} no longer waits: {}", known.wait.line());
+            tracing::info!(part, situation, seconds, "the {part} is no longer waiting: {}", known.wait.line());
         }
     }
 

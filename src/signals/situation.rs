@@ -1,4 +1,4 @@
-//! The names of what can be waited for, and what each means for readiness and thresholds.
+//! The names of the situations, and what each means for readiness and thresholds.
 
 use std::time::Duration;
 
@@ -34,32 +34,32 @@ macro_rules! situations {
 }
 
 situations! {
-    NotJoined = "not-joined", "consumer", "the consumer joins its group";
-    GroupRefused = "group-refused", "consumer", "Kafka does not let the consumer into its group";
+    NotJoined = "not-joined", "consumer", "the consumer is joining its group";
+    GroupRefused = "group-refused", "consumer", "Kafka does not admit the consumer to its group";
     KafkaRefused = "kafka-refused", "consumer", "Kafka refuses the consumer";
     KafkaAway = "kafka-away", "consumer", "Kafka does not answer";
     PostgresAway = "postgres-away", "consumer", "PostgreSQL does not answer";
     MissingTopic = "missing-topic", "consumer", "the topic does not exist";
     NoLeader = "no-leader", "consumer", "the partition has no leader";
-    Unmeasured = "unmeasured", "consumer", "Kafka does not say where the partition begins and ends";
+    Unmeasured = "unmeasured", "consumer", "Kafka does not report the start and end of the partition";
     OpenTransaction = "open-transaction", "consumer", "another producer's transaction is open";
     Locked = "locked", "consumer", "a fold waits for a lock";
     SlowFold = "slow-fold", "consumer", "a fold takes long";
-    ProjectionRefused = "projection-refused", "consumer", "PostgreSQL refuses a projection";
+    ProjectionRefused = "projection-refused", "consumer", "PostgreSQL rejects a projection";
     Stopped = "position-stopped", "consumer", "the partition waits for a decision about its position";
-    TakenElsewhere = "taken-elsewhere", "consumer", "another instance has taken the partition";
-    /// Only whoever looks from outside says so: the consumer itself knows why.
-    Stalled = "stalled", "consumer", "there are records to fold, and the position does not move";
+    TakenElsewhere = "taken-elsewhere", "consumer", "another instance took over the partition";
+    /// Only reported from outside: the consumer itself knows why.
+    Stalled = "stalled", "consumer", "there are records to fold, but the position does not advance";
     NoMember = "no-member", "consumer", "the group has no member";
     Paused = "paused", "relay", "publishing is paused";
-    Resharding = "resharding", "relay", "the number of shards changes";
+    Resharding = "resharding", "relay", "the number of shards is being changed";
     NoOwner = "no-owner", "relay", "no instance owns the shard";
     NoRelay = "no-relay", "relay", "no relay is running";
-    BoundTooHigh = "bound-too-high", "relay", "what waits in the shard is not counted: its bound is above the last id";
-    RowSecurity = "row-security", "relay", "row-level security hides rows from this role, so nothing is counted";
+    BoundTooHigh = "bound-too-high", "relay", "pending events of the shard are not counted: its scan bound is above the last id";
+    RowSecurity = "row-security", "relay", "row-level security hides rows from this role, so pending events are not counted";
     TopicUnavailable = "topic-unavailable", "relay", "keys wait for a topic that is missing or denied";
-    PartitionUnavailable = "partition-unavailable", "relay", "keys wait for a partition that takes no records";
-    ClockSkew = "clock-skew", "relay", "the clocks of this host and of PostgreSQL differ";
+    PartitionUnavailable = "partition-unavailable", "relay", "keys wait for a partition that does not accept records";
+    ClockSkew = "clock-skew", "relay", "the clocks of this host and PostgreSQL differ";
 }
 
 /// How long a broker may take to elect a leader, or a producer to commit, before it is worth a line.
@@ -124,7 +124,7 @@ impl Situation {
         }
     }
 
-    /// Whether `/readyz?verbose` has a note about it already, in words of its own.
+    /// Whether `/readyz?verbose` already has its own note about it.
     pub(super) fn has_note(self) -> bool {
         matches!(self, Self::Paused | Self::Resharding)
     }

@@ -1,10 +1,10 @@
-//! Parts of a process that fail apart: each is started again when it fails, panics or hangs, and the others do not
-//! notice.
+//! Components of a process that fail independently: each is restarted when it fails, panics or hangs, and the others do
+//! not notice.
 //!
-//! Each start is an attempt with a stop token, a place in the readiness report and, if the part asks for it, an
-//! identity of its own. A part that hangs cannot be ended: it is abandoned with its thread, and the next attempt takes
-//! over from it the way another instance would. Invariant: an attempt that was abandoned is not heard any more, neither
-//! its outcome nor what it says of its health.
+//! Each start is an attempt with a stop token, a place in the readiness report and, if the component asks for it, its
+//! own identity. A hanging component cannot be ended: it is abandoned with its thread, and the next attempt takes over
+//! from it as another instance would. Invariant: an abandoned attempt is ignored, both its outcome and its health
+//! reports.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use crate::error::{Code, Error, Result};
 use crate::health::{Check, Health};
 use crate::retry::Backoff;
 
-/// Before a part is started again: first and longest wait.
+/// Before a part is restarted: first and longest wait.
 const RESTART_WAIT: (Duration, Duration) = if cfg!(test) {
     (Duration::from_millis(5), Duration::from_millis(20))
 } else {
@@ -29,9 +29,9 @@ const RESTART_WAIT: (Duration, Duration) = if cfg!(test) {
 };
 /// An attempt that works for this long has nothing to do with the failure before it.
 const STEADY: Duration = Duration::from_secs(60);
-/// How often a part that hangs is replaced. Each time costs a thread that nobody can end.
+/// How often a hanging component is replaced. Each time costs a thread that cannot be ended.
 const HUNG_MAX: u32 = 3;
-/// Between two looks at whether the part hangs, and whether it has recovered.
+/// Time between two checks whether the component hangs, and whether it has recovered.
 const LOOK_EVERY: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 500 });
 
 /// A part to keep running.
@@ -52,7 +52,7 @@ pub struct Attempt {
     pub health: Health,
     /// 1 for the first start.
     pub number: u32,
-    /// Keeps the process from being ready until the part has checks of its own: to be dropped then.
+    /// Keeps the process from being ready until the component has its own checks; dropped then.
     pub starting: Check,
 }
 
@@ -60,7 +60,7 @@ pub struct Attempt {
 pub type Work = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 impl Supervisor {
-    /// Keeps a part running: `start` makes an attempt of it, again and again. The stop token ends it; so does an error
+    /// Keeps a component running: `start` makes attempts, one after the other. The stop token ends it; so does an error
     /// that [`Part::ends`] names, and then the process too.
     pub fn keep(&mut self, part: Part, start: impl Fn(Attempt) -> Work + Send + Sync + 'static) {
         let stop = self.stop.clone();
@@ -82,7 +82,7 @@ struct Keeper {
     backoff: Backoff,
     attempts: u32,
     hung: u32,
-    /// The check of a part that has failed, and since when it has.
+    /// The check of a failed component, and since when it has been failing.
     failing: Option<(Check, Timestamp)>,
     /// The first attempt: made before the part runs, so that the process is never ready without having asked it.
     first: Option<Attempt>,
@@ -116,8 +116,8 @@ impl Keeper {
                 End::Failed(error) => self.failed(&error),
                 End::Panicked => {
                     // The report of the panic says where; what it says may quote data.
-                    tracing::error!(part = self.part.name, "a part of the process panicked and is started again");
-                    "it panicked; the log says where".to_owned()
+                    tracing::error!(part = self.part.name, "a component panicked; restarting it");
+                    "it panicked; see the log".to_owned()
                 }
                 End::Hung => {
                     self.hung += 1;
@@ -126,12 +126,12 @@ impl Keeper {
                             Code::Unexpected,
                             format!("the part {} hung {} times", self.part.name, self.hung),
                         )
-                        .hint("its threads are lost until the process ends; it has to be started again"));
+                        .hint("its threads cannot be recovered; restart the process"));
                     }
                     tracing::error!(
                         part = self.part.name,
                         replaced = self.hung,
-                        "a part of the process hangs: it is abandoned and replaced"
+                        "a component hangs; abandoning and replacing it"
                     );
                     "it hung and was replaced".to_owned()
                 }
@@ -148,7 +148,7 @@ impl Keeper {
         self.attempts += 1;
         let begun = monotonic();
         let attempt = self.first.take().unwrap_or_else(|| self.part.attempt(&self.stop, self.attempts));
-        // An attempt whose future is dropped is told to stop, whatever became of it.
+        // An attempt whose future is dropped is told to stop in any case.
         let _told = attempt.stop.clone().drop_guard();
         let (health, start) = (attempt.health.clone(), Arc::clone(start));
         let mut work = JoinSet::new();
@@ -171,7 +171,7 @@ impl Keeper {
             };
             return match joined {
                 Some(Ok(Ok(()))) if self.stop.is_cancelled() => End::Stopped,
-                Some(Ok(Ok(()))) | None => End::Failed(Error::new(Code::Unexpected, "it ended without being told to")),
+                Some(Ok(Ok(()))) | None => End::Failed(Error::new(Code::Unexpected, "it ended unexpectedly")),
                 Some(Ok(Err(error))) => End::Failed(error),
                 Some(Err(_)) => End::Panicked,
             };
@@ -182,12 +182,12 @@ impl Keeper {
     fn failed(&self, error: &Error) -> String {
         let (part, code) = (self.part.name, error.code().as_str());
         if error.code() == Code::PostgresUnreachable || error.code() == Code::KafkaUnreachable {
-            tracing::warn!(part, code, error = %error.chain(), "a part of the process waits and is started again");
-            // Where a server is, is nothing for everybody who may ask.
+            tracing::warn!(part, code, error = %error.chain(), "a component cannot work yet; restarting it");
+            // Addresses of servers are not for everyone who may read this.
             return format!("{error} ({code})");
         }
         let help = error.hint_text().unwrap_or_default();
-        tracing::error!(part, code, error = %error.chain(), help, "a part of the process failed and is started again");
+        tracing::error!(part, code, error = %error.chain(), help, "a component failed; restarting it");
         format!("{} ({code})", error.chain())
     }
 
@@ -265,12 +265,9 @@ mod tests {
         })
         .await;
         let reports = reports.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (report, expected) in reports[1..].iter().zip([
-            "panicked",
-            "panicked",
-            "no table product_metrics (OR-J001)",
-            "without being told",
-        ]) {
+        for (report, expected) in
+            reports[1..].iter().zip(["panicked", "panicked", "no table product_metrics (OR-J001)", "unexpectedly"])
+        {
             assert!(
                 report.contains("[-]part consumer failed: failing since ") && report.contains(expected),
                 "{report}"

@@ -1,9 +1,8 @@
-//! Gathers warnings and errors that repeat: the first is logged at once, the others as one line with their number.
+//! Collects repeated warnings and errors: the first is logged at once, the others become one line with their count.
 //!
-//! In an outage everything that tries again says so again, and the one line that matters is lost among the copies. Two
-//! events are the same when they come from the same place in the code and agree in everything but numbers and the
-//! shard. Invariants: memory is bounded, whatever is logged; nothing waits for a lock for longer than it takes to look
-//! something up.
+//! During an outage everything that retries repeats itself, and the one line that matters would be lost among the
+//! copies. Two events are the same if they come from the same place in the code and agree in everything but numbers and
+//! the shard. Invariants: memory is bounded, whatever is logged; no lock is held for longer than a lookup.
 
 use std::collections::{BTreeSet, HashMap, hash_map::DefaultHasher};
 use std::fmt;

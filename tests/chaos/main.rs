@@ -1,4 +1,4 @@
-//! A fault harness that tries to break every promise. Not shipped; `docs/testing.md` tells how to run it and how to
+//! A fault harness that tries to break every promise. Not shipped; `docs/chaos.md` says how to run it and how to
 //! read a failure.
 //!
 //! `cargo test` runs its smoke run, with a fixed seed; `make chaos` a long one. The parts: `plan` says which fault

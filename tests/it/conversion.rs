@@ -234,7 +234,7 @@ async fn a_transaction_that_stays_open_keeps_the_conversion_waiting_and_nobody_e
     assert_eq!(names(&client).await, Vec::<String>::new(), "it is a plain table");
     looking.rollback().await.unwrap();
     let said = command.finish().await.expect_code(0).stderr;
-    assert!(said.contains("waiting for a moment") && said.contains("s old"), "{said}");
+    assert!(said.contains("waiting until no transaction") && said.contains("s old"), "{said}");
     assert_eq!(row(&client, early).await.status, "PENDING");
     assert!(names(&client).await.len() >= 3);
 }
@@ -296,7 +296,7 @@ async fn a_conversion_that_is_killed_at_any_step_refuses_nothing_and_is_gone_on_
     };
     let read_before = read().await;
     let said = convert(&database, 1_000).run().await.expect_code(0).stderr;
-    assert!(said.contains("going on"), "{said}");
+    assert!(said.contains("continuing"), "{said}");
     wait_until("its session has ended, and its figures are there", LIMIT, async || {
         let sessions = "select count(*)::text from pg_stat_activity \
             where datname = current_database() and application_name = 'outbox-relay admin'";

@@ -159,7 +159,7 @@ async fn without_tables_every_command_says_how_to_make_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_do_not_answer_are_told_with_status_4_and_without_secrets() {
-    let (draw, faults, topics) = (Draw::new(), Faults::default(), Topics::shared().await);
+    let (draw, faults, topics) = (Draw::new(), Faults::default(), Topics::own().await);
     let database = shop(topics).await;
     let here = Stage::new(topics, database.clone());
     let away = format!("postgres://me:{}@127.0.0.1:9/shop", stage::PASSWORD);

@@ -415,7 +415,7 @@ async fn a_paused_topic_waits_in_order_while_others_flow_and_a_restart_does_not_
         })
         .await;
         let (_, body) = http::get(first.admin(), "/readyz?verbose").await.expect("an answer");
-        assert!(body.contains(&format!("\n[i]topic {} is paused since 20", quiet.name)), "{body}");
+        assert!(body.contains(&format!("\n[i]topic {} has been paused since 20", quiet.name)), "{body}");
         insert_many(&client, &quiet.name, 10, 200).await;
         let other = NewRow::new(&busy.name, "other", "{}").insert(&client).await;
         // Behind an event of the paused topic its key waits, wherever it goes.
@@ -460,7 +460,7 @@ async fn a_pause_of_everything_stops_every_instance_and_loses_nothing() {
             // As information: it is ready all the same.
             let body = wait_until("it is ready, and says what is paused", PATIENCE, async || {
                 match http::get(relay.admin(), "/readyz?verbose").await? {
-                    (200, body) if body.contains("\n[i]everything is paused since 20") => Ok(body),
+                    (200, body) if body.contains("\n[i]everything has been paused since 20") => Ok(body),
                     (status, body) => Err(format!("{status} {body}")),
                 }
             })

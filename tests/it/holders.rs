@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::support::cli::outbox_relay;
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, TestDatabase, Topic, parts::parts, unique, wait_until};
+use crate::support::{NewRow, TestDatabase, Topic, parts::parts, side_by_side, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -47,4 +48,56 @@ async fn a_later_event_that_fails_at_once_opens_no_way_past_one_that_kafka_refus
         })
         .await;
     }
+}
+
+/// An event that was committed late fails behind a key that a later event holds. What is between the two waits for
+/// the earlier one, and the later one waits for its turn.
+///
+/// Promise: key-order.
+#[tokio::test]
+async fn an_earlier_event_that_comes_late_and_fails_takes_the_key_over() {
+    side_by_side(["at-least-once", "exactly-once"], async |delivery| {
+        let (database, topic) = tokio::join!(TestDatabase::migrated("late-holder"), Topic::create("late-holder", 1));
+        let client = database.connect().await;
+        let noise = "to_jsonb((select string_agg(md5(n::text), '') from generate_series(1, 40000) n))";
+        let good = || NewRow::new(&topic.name, "k", "{}");
+        let bad = || good().sql("payload", noise);
+        let mut late = database.connect().await;
+        let late = late.transaction().await.expect("begin");
+        let mut ids = Vec::new();
+        for row in [bad(), good()] {
+            ids.push(late.query_one(&row.statement(), &[]).await.expect("a row").get::<_, i64>(0));
+        }
+        ids.push(bad().insert(&client).await);
+        ids.push(good().insert(&client).await);
+        let relay = RelaySettings::new(&database, &parts().kafka)
+            .set("run.deployment", &unique("late-holder"))
+            .set("relay.delivery", delivery)
+            .set("retry.on_exhausted", "hold")
+            .start_ready()
+            .await;
+        let states = async |what: &str, expected: &[&str]| {
+            wait_until(what, PATIENCE, async || {
+                let sql = "select status from outbox_current where id = any($1) order by id";
+                let rows = client.query(sql, &[&ids]).await.map_err(|error| error.to_string())?;
+                let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+                if found == expected { Ok(()) } else { Err(format!("{delivery}: {found:?}")) }
+            })
+            .await;
+        };
+        states("the later one has failed", &["FAILED", "HELD"]).await;
+        late.commit().await.expect("commit");
+        states("the earlier one holds the key", &["FAILED", "HELD", "HELD", "HELD"]).await;
+        assert_eq!(topic.records().await.len(), 0, "{delivery}: one of them has passed");
+        let discard = async |id: i64| {
+            let call = ["events", "discard", &id.to_string(), "--yes", "--reason", "too large"];
+            drop(outbox_relay(&call).env("DATABASE_URL", &database.url).run().await.expect_code(0));
+        };
+        discard(ids[0]).await;
+        states("what lies between has gone", &["DISCARDED", "PUBLISHED", "FAILED", "HELD"]).await;
+        discard(ids[2]).await;
+        states("all of them are settled", &["DISCARDED", "PUBLISHED", "DISCARDED", "PUBLISHED"]).await;
+        drop(relay);
+    })
+    .await;
 }

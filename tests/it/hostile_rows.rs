@@ -127,13 +127,9 @@ impl Kind {
             Self::Deferred => ("Deferred", true, 0, PublishedUnmarked("ZZ998"), Published),
             Self::DeferredNoTopic => ("Deferred", false, 0, Failed("ZZ998"), Held),
             Self::Slow => ("Slow", true, 0, PublishedUnmarked("5"), Published),
-            Self::Unreadable => (
-                "Unreadable",
-                true,
-                0,
-                Failed("unreadable: PostgreSQL does not give the row out (SQLSTATE 22012)"),
-                Held,
-            ),
+            Self::Unreadable => {
+                ("Unreadable", true, 0, Failed("unreadable: PostgreSQL cannot read the row (SQLSTATE 22012)"), Held)
+            }
         }
     }
 }
@@ -390,7 +386,7 @@ async fn a_held_row_that_refuses_its_release_holds_its_key_alone() {
         let expected = [
             Expected::Published,
             Expected::Published,
-            Expected::Failed("unchangeable: the row refuses to be changed (SQLSTATE ZZ999)"),
+            Expected::Failed("unchangeable: PostgreSQL rejects changes to the row (SQLSTATE ZZ999)"),
             Expected::Held,
             Expected::Published,
             Expected::Published,

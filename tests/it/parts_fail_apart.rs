@@ -11,7 +11,7 @@ use crate::support::relay::RelaySettings;
 use crate::support::{NewRow, TestDatabase, Topic, http, order, parts::parts, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const RESTARTED: &str = "panicked and is started again";
+const RESTARTED: &str = "panicked; restarting it";
 
 async fn relay_panics(delivery: &str) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("panic"), Topic::create("panic", 3));
@@ -27,7 +27,7 @@ async fn relay_panics(delivery: &str) {
     let mut relay = settings.env("FAILPOINTS", points).start();
     wait_until_published(&database, PATIENCE).await;
     assert!(relay.is_running(), "{}", relay.log_text());
-    assert!(relay.log_text().contains("failed and is started again"), "{}", relay.log_text());
+    assert!(relay.log_text().contains("failed; restarting it"), "{}", relay.log_text());
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     assert!(report.violations.is_empty(), "{report:?}");
     if delivery == "exactly-once" {
@@ -78,7 +78,7 @@ async fn a_consumer_that_hangs_is_replaced_while_the_relay_goes_on() {
     let mut relay = bench.settings().env("FAILPOINTS", hangs).start();
     wait_until("the consumer is replaced", PATIENCE, async || {
         let log = relay.log_text();
-        if log.contains("abandoned and replaced") { Ok(()) } else { Err(log) }
+        if log.contains("abandoning and replacing it") { Ok(()) } else { Err(log) }
     })
     .await;
     NewRow::new(&bench.other.name, "k", "{}").insert(&bench.client).await;

@@ -41,7 +41,7 @@ async fn another_record_in_place_of_the_last_one_stops_the_partition_by_itself()
     let client = bench.database.connect().await;
     let consumer = bench.settings().start();
     wait_for_stops(&client, &[(0, "topic-recreated")]).await;
-    wait_for_readiness(&consumer, "offset 19 holds another record").await;
+    wait_for_readiness(&consumer, "offset 19 holds a different record").await;
     assert_eq!(likes_of(&client, 1).await, 20, "nothing is folded before somebody decides");
 }
 
@@ -55,7 +55,7 @@ async fn another_id_of_the_topic_stops_the_partition_by_itself() {
     let client = bench.database.connect().await;
     let consumer = bench.settings().start();
     wait_for_stops(&client, &[(0, "topic-recreated")]).await;
-    wait_for_readiness(&consumer, "the topic was deleted and created again").await;
+    wait_for_readiness(&consumer, "the topic was deleted and recreated").await;
     assert_eq!(likes_of(&client, 1).await, 20, "nothing is folded before somebody decides");
 }
 
@@ -75,7 +75,7 @@ async fn another_cluster_stops_the_partition_until_it_is_accepted() {
     bench.like(1, 5, 1).await;
     let consumer = bench.settings().start();
     wait_for_stops(&client, &[(0, "other-cluster")]).await;
-    wait_for_readiness(&consumer, "another Kafka cluster").await;
+    wait_for_readiness(&consumer, "different Kafka cluster").await;
     assert_eq!(likes_of(&client, 1).await, 20, "nothing is folded before somebody decides");
     let topic = bench.topic.name.clone();
     bench.command(&["consumer", "positions", "accept", "--topic", &topic, "--yes"]).await.expect_code(0);
@@ -116,7 +116,10 @@ async fn a_running_consumer_notices_decisions_about_stopped_and_idle_partitions(
     .await;
     assert_eq!(likes_of(&client, 1).await, 35, "known events change nothing");
     let log = consumer.log_text();
-    assert!(log.contains("the position was changed by a command") && !log.contains("lost its last commits"), "{log}");
+    assert!(
+        log.contains("the position was changed by a command") && !log.contains("lost its most recent commits"),
+        "{log}"
+    );
 }
 
 /// A server whose commits that do not wait are lost by a crash.
@@ -190,7 +193,7 @@ async fn single_records_after_a_crash_find_idle_partitions_where_postgresql_has_
     }
     assert!(lost > 0, "no crash has taken anything back");
     assert!(stops(&client).await.is_empty());
-    assert!(consumer.log_text().contains("PostgreSQL has lost its last commits"), "{}", consumer.log_text());
+    assert!(consumer.log_text().contains("PostgreSQL lost its most recent commits"), "{}", consumer.log_text());
 }
 
 /// A group may have a position for each projection, and an event may be parked for each of them.

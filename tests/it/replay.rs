@@ -302,7 +302,7 @@ async fn a_replay_that_loses_its_session_in_the_middle_goes_on_by_itself() {
     .await;
     holding.rollback().await.unwrap();
     let done = running.finish().await.expect_code(0);
-    assert!(done.stderr.contains("trying again"), "{}", done.stderr);
+    assert!(done.stderr.contains("retrying"), "{}", done.stderr);
     assert_eq!(done.json()["copied"], 2_000);
     expect_each_copied_once(&client, 2_000).await;
 }

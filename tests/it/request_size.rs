@@ -34,6 +34,6 @@ async fn records_that_fit_one_by_one_are_published_however_many_there_are() {
             sent.entry(key).or_default().extend(ids);
         }
         order::check(&committed_ids(&client).await, &sent).expect_kept().expect_no_repeats();
-        assert!(!relay.log_text().contains("refused records"), "{mode}: it is known beforehand\n{}", relay.log_text());
+        assert!(!relay.log_text().contains("rejected records"), "{mode}: it is known beforehand\n{}", relay.log_text());
     }
 }

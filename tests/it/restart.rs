@@ -63,7 +63,7 @@ async fn an_outbox_that_was_truncated_begins_again_by_itself() {
         assert!(!lag.to_string().contains("FAILED"), "{lag}");
         assert_eq!(relay.metric("outbox_relay_sweep_found_below_watermark_total").await, 0.0, "before the sweep");
         let log = relay.log_text();
-        assert!(log.contains("began again") && !log.contains("Please report this"), "{tracking}: {log}");
+        assert!(log.contains("started over") && !log.contains("Please report this"), "{tracking}: {log}");
         relay.expect_no_error_lines();
         relay.terminate().await;
     }
@@ -118,5 +118,5 @@ async fn a_sequence_that_is_moved_forward_or_altered_changes_nothing() {
         published(&client, 600 + round as i64 * 100).await;
     }
     assert_eq!(topic.len().await, 800, "nothing was sent twice");
-    assert!(!relay.log_text().contains("began again"), "{}", relay.log_text());
+    assert!(!relay.log_text().contains("started over"), "{}", relay.log_text());
 }

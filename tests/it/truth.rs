@@ -2,7 +2,7 @@
 //! and all four have to name it, with its place and its begin, and to forget it afterwards. The log has one line for
 //! the begin and one for the end.
 //!
-//! The table is in `docs/operations.md`, "What it waits for".
+//! The table is in `docs/operations/alerts.md`, "Situations".
 
 mod consumer;
 mod groups;

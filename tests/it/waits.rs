@@ -136,9 +136,9 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     ("relay/wakeup.rs", "notified", "stop", "sigterm_under_load_repeats_nothing_and_gives_back_the_leases"),
     ("relay/ownership.rs", "join_next", "80 % of shutdown_timeout", "a_stop_ends_in_time_while_postgres_is_frozen"),
     ("supervisor.rs", "join_next", "90 % of shutdown_timeout", "a_stop_ends_in_time_while_postgres_is_frozen"),
-    // Commands.
-    ("commands/recover.rs", "spawn_blocking", "limits of broker/scan.rs", "a_second_signal_ends_it_at_once"),
-    ("commands/dlq.rs", "spawn_blocking", "limits of broker/reader.rs", "a_second_signal_ends_it_at_once"),
+    // Use cases and commands.
+    ("operations/recover.rs", "spawn_blocking", "limits of broker/scan.rs", "a_second_signal_ends_it_at_once"),
+    ("operations/dlq.rs", "spawn_blocking", "limits of broker/reader.rs", "a_second_signal_ends_it_at_once"),
     ("commands/signals.rs", "recv", "a signal", "a_second_signal_ends_it_at_once"),
     (
         "commands/watchdog.rs",
@@ -157,7 +157,7 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
 
 /// The demo has servers of its own and nobody's data; the terminal of `top` and pipes between threads of one command
 /// end with it.
-const ELSEWHERE: [&str; 3] = ["demo/", "commands/top/", "commands/dlq/"];
+const ELSEWHERE: [&str; 3] = ["demo/", "commands/top/", "operations/dlq/"];
 
 #[test]
 fn every_wait_in_the_source_has_a_limit_and_a_test() {

@@ -56,7 +56,14 @@ impl fmt::Display for Doing {
             }
             Self::Next(Next::Ask(Ask::Write(_))) => f.write_str("Write"),
             Self::Next(Next::Ask(ask)) => write!(f, "{ask:?}"),
-            other => write!(f, "{other:?}"),
+            Self::Next(_)
+            | Self::Acquire
+            | Self::ReadMarker
+            | Self::ReadMarkerOfBlocked
+            | Self::Produce
+            | Self::SendMarker
+            | Self::Commit
+            | Self::SendPlain => write!(f, "{self:?}"),
         }
     }
 }

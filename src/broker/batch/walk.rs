@@ -1,5 +1,5 @@
-//! One walk through a batch: its records are handed to the client, and the reports are waited for, as long as somebody
-//! answers.
+//! One walk through a batch: its records are handed to the client, and the reports are awaited for as long as brokers
+//! respond.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ const STALL_LOOK: Duration = Duration::from_millis(500);
 const LAST_ANSWERS: Duration = Duration::from_millis(150);
 
 const FATAL: &str = "the client met a fatal error";
-const TAKES_NO_MORE: &str = "the client takes no more records";
+const TAKES_NO_MORE: &str = "the client does not accept more records";
 
 /// Records handed over between two looks at the reports.
 pub(in crate::broker) const POLL_EVERY: usize = 512;
@@ -157,7 +157,7 @@ pub(in crate::broker) fn drain(producer: &mut Producer, batch: &mut BatchState, 
         } else if producer.fatal().is_some() {
             return Some(land_and_give_up(producer, batch, sending, FATAL));
         } else if producer.has_lost_its_brokers() {
-            return Some(give_up(producer, batch, "the client has lost all its brokers, and there are some"));
+            return Some(give_up(producer, batch, "the client lost all its brokers although brokers are reachable"));
         } else if silent > sending.timeout {
             return Some(give_up(producer, batch, "no acknowledgement within publish_timeout"));
         }
@@ -173,7 +173,13 @@ fn warn_of_silence(producer: &Producer, batch: &BatchState, sending: &Sending<'_
     let (lane, records) = (thread.name().unwrap_or_default(), producer.unreported());
     let first = batch.states.iter().position(|state| *state == State::Sent);
     let topic = first.map_or("", |index| sending.records[index].topic.as_str());
-    tracing::warn!(lane, records, topic, brokers_down = producer.is_down(), "no acknowledgement for ten seconds");
+    tracing::warn!(
+        lane,
+        records,
+        topic,
+        brokers_down = producer.is_down(),
+        "no acknowledgement from Kafka for ten seconds"
+    );
 }
 
 /// Gives records up whose partition is known to take none, so that the others need not wait for it. The producer goes
@@ -212,7 +218,7 @@ fn unblock(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_
         let silent = stuck.iter().any(|(_, trouble)| *trouble == Trouble::Silent);
         stuck.retain(|(_, trouble)| *trouble != Trouble::Silent);
         if stuck.is_empty() && (silent || partitions.any_leaderless()) {
-            return Some(give_up(producer, batch, "the transaction does not begin"));
+            return Some(give_up(producer, batch, "the transaction did not begin in time"));
         }
     }
     if stuck.is_empty() {
@@ -232,7 +238,7 @@ fn unblock(producer: &mut Producer, batch: &mut BatchState, sending: &Sending<'_
             partitions.confirm(&record.topic, partition, trouble);
         }
     }
-    Some(Pass::Again("a partition takes no records"))
+    Some(Pass::Again("a partition does not accept records"))
 }
 
 /// Sends nothing more, and waits until what is on its way is answered, so that it need not be sent twice. Records at

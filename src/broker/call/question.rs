@@ -1,5 +1,5 @@
-//! Questions to the cluster that block the thread that asks: each has a name, a timeout for librdkafka, and a limit of
-//! ours, a little later, after which the thread is left to itself.
+//! Questions to the cluster that block the calling thread. Each has a name, a timeout for librdkafka, and a slightly
+//! longer limit of our own, after which the thread is abandoned.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -158,7 +158,7 @@ fn here_within<T: Send + 'static>(
     match answered.recv_timeout(limit) {
         Ok(answer) => answer.map_err(unreachable),
         Err(RecvTimeoutError::Timeout) => Err(late(name, limit)),
-        Err(RecvTimeoutError::Disconnected) => Err(silent(format!("Kafka could not be asked for {name}"))),
+        Err(RecvTimeoutError::Disconnected) => Err(silent(format!("could not ask Kafka for {name}"))),
     }
 }
 

@@ -1,7 +1,6 @@
-//! Calls of a client whose thread somebody else watches: librdkafka's own timeouts are not always kept
-//! (`send_offsets_to_transaction` of 2.12 waits for as long as the broker stays away that coordinated the group when it
-//! was last asked; seen with one of three brokers down). Who waits for the thread looks how long the call has lasted,
-//! and gives the thread up.
+//! Client calls whose thread is watched by another: librdkafka does not always keep its timeouts
+//! (`send_offsets_to_transaction` in 2.12 waits for as long as the broker is away that last coordinated the group; seen
+//! with one of three brokers down). The waiting side checks how long the call has lasted, and abandons the thread.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! No record goes out twice while Kafka answers, however late, and whatever else of its batch goes wrong.
+//! No record is sent twice while Kafka responds, however late, and whatever else in its batch goes wrong.
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;

@@ -1,4 +1,5 @@
-//! Consumer groups as their coordinator describes them: both protocols, who is in them, and how they share partitions.
+//! Consumer groups as their coordinator describes them, in both protocols: their members, and how they share
+//! partitions.
 
 use std::ffi::CString;
 use std::slice;

@@ -1,4 +1,4 @@
-//! Questions that librdkafka answers on a queue: one is asked, its answer is read, and everything is given back.
+//! Questions that librdkafka answers on a queue: ask one, read its answer, free everything.
 
 use std::ffi::CStr;
 use std::ptr::{self, NonNull};
@@ -60,8 +60,8 @@ impl Question {
     }
 
     pub(super) fn unanswered(self, why: &str) -> Error {
-        Error::new(Code::KafkaUnreachable, format!("Kafka does not tell {}: {why}", self.what))
-            .hint("check kafka.bootstrap_servers and the security settings; outbox-relay check tells more")
+        Error::new(Code::KafkaUnreachable, format!("Kafka did not return {}: {why}", self.what))
+            .hint("check kafka.bootstrap_servers and the security settings; for details run: outbox-relay check")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ids of topics. A topic that is deleted and made anew has another one, which is how the two are told apart.
+//! Topic ids. A topic that was deleted and recreated has a different id, which is how the two are told apart.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

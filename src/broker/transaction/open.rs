@@ -1,10 +1,11 @@
-//! Opening: the fence and the marker, and what to do about a `transactional.id` whose last transaction cannot be ended.
+//! Opening a shard: the fence and the marker, and what to do about a `transactional.id` whose last transaction cannot
+//! be ended.
 //!
-//! A transaction is ended in every partition that it contains. While one of them has no leader, the coordinator knows
-//! how the transaction ends and cannot write it down; until then it gives the `transactional.id` to nobody
-//! (`CONCURRENT_TRANSACTIONS`), whatever `transaction.timeout.ms` says. A shard that waits for that is shut for as long
-//! as the partition is. So it goes on under another `transactional.id`, if nobody can commit anything under the old one
-//! any more (`docs/adr/0009-another-producer.md`).
+//! A transaction ends in every partition that it contains. While one of them has no leader, the coordinator has decided
+//! the outcome but cannot write it; until then it gives the `transactional.id` to nobody (`CONCURRENT_TRANSACTIONS`),
+//! whatever `transaction.timeout.ms` says. A shard that waited for that would be blocked as long as the partition. It
+//! therefore continues under another `transactional.id`, if nobody can commit anything more under the old one
+//! (`docs/adr/0009-another-producer.md`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +23,7 @@ use crate::broker::{client_config, raw};
 use crate::clock::{Permit, monotonic};
 use crate::failpoint::{self, Point};
 
-/// Longest wait for the marker before the attempt to open counts as failed.
+/// Maximum wait for the marker before the attempt to open counts as failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for one attempt, so that the end of a permit is noticed.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -88,13 +89,13 @@ impl Worker {
                 return Err(OpenError::Blocked(Blocked { own: self.fenced == Some(number), marker }));
             }
             self.brokers_up.store(false, Ordering::Relaxed);
-            return Err(OpenError::Failed(format!("the transactional producer cannot be initialised: {error}")));
+            return Err(OpenError::Failed(format!("could not initialise the transactional producer: {error}")));
         }
         self.fenced = Some(number);
         failpoint::reach(Point::FenceDone)?;
         let marker = self.marker(&reader, permit)?;
         failpoint::reach(Point::MarkerRead)?;
-        let group = reader.group_metadata().ok_or_else(|| "the group of the marker is not known".to_owned())?;
+        let group = reader.group_metadata().ok_or_else(|| "the marker's group does not exist".to_owned())?;
         self.brokers_up.store(true, Ordering::Relaxed);
         self.open = Some(Open { producer, group, committing: false });
         Ok(marker)
@@ -135,7 +136,7 @@ impl Worker {
                 Ok(marker) => return Ok(marker),
                 // Also where a transaction that is being ended still covers the marker: it is final a moment later.
                 Err(error) if left.is_zero() || !permit.holds() => {
-                    return Err(format!("the marker cannot be read: {error}"));
+                    return Err(format!("could not read the marker: {error}"));
                 }
                 Err(_) => std::thread::sleep(MARKER_RETRY.min(left)),
             }

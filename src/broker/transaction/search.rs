@@ -1,5 +1,5 @@
-//! After a refusal in a transaction: which records does Kafka refuse? Asked in transactions that are always aborted, so
-//! order and repeats do not matter.
+//! After a rejection in a transaction: finds the records that Kafka rejects, in transactions that are always aborted,
+//! so order and repeats do not matter.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::clock::{Permit, monotonic};
 /// So that all records of a partition go out in one request, which is refused as a whole and names those at fault:
 /// nothing is sent after the first refusal of a transaction.
 const LINGER_MS: &str = "5";
-/// Longest wait for the reports of what was purged.
+/// Maximum wait for the reports of what was purged.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
-/// Longest wait for a former transaction to be ended.
+/// Maximum wait for a former transaction to be ended.
 const BLOCKED: Duration = Duration::from_secs(4);
 /// After this long, what was found so far is reported. The rest is met again, unless the settings of the topic explain
 /// it by then.
@@ -28,7 +28,7 @@ impl Worker {
         match self.find(batch, sending, permit) {
             Ok(()) => {}
             Err(reason) => {
-                tracing::warn!(reason, lane = self.settings.name, "the search for refused records ended early")
+                tracing::warn!(reason, lane = self.settings.name, "the search for rejected records ended early")
             }
         }
         batch.at_fault().unwrap_or_else(|| Outcome::Unknown("Kafka refused records that it took one by one".to_owned()))
@@ -79,12 +79,12 @@ impl Worker {
             }
             let refused = batch.states.iter().filter(|state| matches!(state, State::Refused { .. })).count();
             let lane = std::thread::current();
-            tracing::debug!(lane = lane.name(), round, refused, "looked for records that Kafka refuses");
+            tracing::debug!(lane = lane.name(), round, refused, "searched for rejected records");
             if !batch.any(State::Suspect) && !batch.any(State::Waiting) {
                 return Ok(());
             }
             if monotonic().saturating_sub(started) > LONG_ENOUGH && batch.at_fault().is_some() {
-                return Err("enough was found for now".to_owned());
+                return Err("found enough for now".to_owned());
             }
             // Each round has other suspects.
             group = explore::group(batch, usize::MAX);

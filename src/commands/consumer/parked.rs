@@ -1,21 +1,15 @@
 //! `consumer parked`.
 
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::decider;
-use super::release::{self, Outcome};
 use crate::cli::{ParkedCommand, ParkedDecideArgs, ParkedFilter, ParkedLsArgs, ParkedReleaseArgs};
 use crate::commands::confirm::confirmed;
-use crate::commands::{Context, Result, admin_pool};
+use crate::commands::progress::Shown;
+use crate::commands::{Context, Result, admin_pool, author};
 use crate::config::Needs;
-use crate::error::{Code, Error};
+use crate::operations::consumer::parked::{self, Decision, Filter, ParkedLine, ParkedRecord, Report};
 use crate::output::{self, Align, Cell, Table, Tone};
-use crate::projection::decisions::parked::{self, Decision, Filter, Parked, State, Whole};
-
-/// Most events that a dry run counts.
-const COUNTED: i64 = 10_000_000;
 
 pub(super) async fn run(context: &Context, command: &ParkedCommand) -> Result<()> {
     match command {
@@ -38,55 +32,20 @@ fn filter(args: &ParkedFilter, own_group: &str) -> Filter {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    group: &'a str,
-    event_id: String,
-    event_type: Option<&'a str>,
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
-    /// `null`: no projection of the group has folded it.
-    projection: Option<&'a str>,
-    state: &'static str,
-    attempts: i32,
-    parked_at: String,
-    error: &'a str,
-}
-
-impl<'a> From<&'a Parked> for Line<'a> {
-    fn from(parked: &'a Parked) -> Self {
-        Self {
-            group: &parked.group,
-            event_id: parked.event_id.to_string(),
-            event_type: parked.event_type.as_deref(),
-            topic: &parked.topic,
-            partition: parked.partition,
-            offset: parked.offset,
-            projection: parked.projection.as_deref(),
-            state: parked.state.as_str(),
-            attempts: parked.attempts,
-            parked_at: parked.parked_at.to_string(),
-            error: &parked.error,
-        }
-    }
-}
-
 async fn ls(context: &Context, args: &ParkedLsArgs) -> Result<()> {
     let settings = context.settings(Needs::DATABASE)?;
     let filter = filter(&args.filter, &settings.consumer.group);
-    let found = parked::list(&admin_pool(&settings)?, &filter, args.discarded, i64::from(args.limit)).await?;
-    let lines: Vec<Line<'_>> = found.iter().map(Line::from).collect();
-    output::data(context.format(), &lines, &lines, || table(&found))?;
-    if lines.is_empty() {
+    let listed = parked::list(&admin_pool(&settings)?, &filter, args.discarded, args.limit).await?;
+    output::data(context.format(), &listed, &listed.events, || table(&listed.events))?;
+    if listed.events.is_empty() {
         output::note("no parked event matches");
-    } else if lines.len() == args.limit as usize {
+    } else if listed.is_full {
         output::note("there may be more: --limit, or a filter");
     }
     Ok(())
 }
 
-fn table(found: &[Parked]) -> String {
+fn table(found: &[ParkedLine]) -> String {
     let mut table = Table::new(&[
         ("EVENT ID", Align::Left),
         ("TYPE", Align::Left),
@@ -98,15 +57,15 @@ fn table(found: &[Parked]) -> String {
     ]);
     for event in found {
         let tone = match event.state {
-            State::Parked => Tone::Warning,
-            State::Releasing => Tone::Plain,
-            State::Discarded => Tone::Faint,
+            "parked" => Tone::Warning,
+            "discarded" => Tone::Faint,
+            _ => Tone::Plain,
         };
         table.row([
-            Cell::new(event.event_id),
+            Cell::new(&event.event_id),
             Cell::new(output::printable(event.event_type.as_deref().unwrap_or_default())),
             Cell::new(format!("{}/{}/{}", event.topic, event.partition, event.offset)),
-            Cell::new(event.state.as_str()).tone(tone),
+            Cell::new(event.state).tone(tone),
             Cell::new(event.attempts),
             Cell::new(event.parked_at.to_seconds()),
             Cell::new(output::printable(&event.error)),
@@ -115,70 +74,29 @@ fn table(found: &[Parked]) -> String {
     table.render()
 }
 
-#[derive(Debug, Serialize)]
-struct Full<'a> {
-    #[serde(flatten)]
-    line: Line<'a>,
-    recorded_at: Option<String>,
-    key: Value,
-    /// `[[name, value], …]` as in the record, repeated names too.
-    headers: &'a Value,
-    value: Value,
-}
-
-impl<'a> From<&'a Whole> for Full<'a> {
-    fn from(whole: &'a Whole) -> Self {
-        Self {
-            line: Line::from(&whole.parked),
-            recorded_at: whole.recorded_at.map(|at| at.to_string()),
-            key: bytes(whole.key.as_deref()),
-            headers: &whole.headers,
-            value: bytes(whole.value.as_deref()),
-        }
-    }
-}
-
-fn bytes(bytes: Option<&[u8]>) -> Value {
-    let Some(bytes) = bytes else { return Value::Null };
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Value::from(text),
-        Err(_) => json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() }),
-    }
-}
-
 async fn show(context: &Context, wanted: &[Uuid]) -> Result<()> {
     let pool = admin_pool(&context.settings(Needs::DATABASE)?)?;
-    let found = parked::show(&pool, None, wanted).await?;
-    let whole: Vec<Full<'_>> = found.iter().map(Full::from).collect();
-    if !whole.is_empty() {
-        output::data(context.format(), &whole, &whole, || whole.iter().map(block).collect::<Vec<_>>().join("\n"))?;
+    let shown = parked::show(&pool, wanted).await?;
+    if !shown.events.is_empty() {
+        let blocks = || shown.events.iter().map(block).collect::<Vec<_>>().join("\n");
+        output::data(context.format(), &shown, &shown.events, blocks)?;
     }
-    let missing: Vec<String> = wanted
-        .iter()
-        .filter(|id| !found.iter().any(|whole| whole.parked.event_id == **id))
-        .map(Uuid::to_string)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(Code::NotFound, format!("no parked event {}", missing.join(", ")))
-        .hint("outbox-relay consumer parked ls lists what is there")
-        .into())
+    Ok(shown.verdict()?)
 }
 
-fn block(full: &Full<'_>) -> String {
+fn block(full: &ParkedRecord) -> String {
     let line = &full.line;
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let fields = [
         ("event id", line.event_id.clone()),
-        ("event type", line.event_type.unwrap_or_default().to_owned()),
+        ("event type", line.event_type.clone().unwrap_or_default()),
         ("place", format!("{}/{}/{}", line.topic, line.partition, line.offset)),
-        ("group", line.group.to_owned()),
+        ("group", line.group.clone()),
         ("state", line.state.to_owned()),
         ("tried", line.attempts.to_string()),
-        ("parked", line.parked_at.clone()),
-        ("reason", line.error.to_owned()),
-        ("recorded", full.recorded_at.clone().unwrap_or_default()),
+        ("parked", line.parked_at.to_string()),
+        ("reason", line.error.clone()),
+        ("recorded", full.recorded_at.map(|at| at.to_string()).unwrap_or_default()),
         ("key", text(&full.key)),
         ("headers", full.headers.to_string()),
         ("value", text(&full.value)),
@@ -186,50 +104,24 @@ fn block(full: &Full<'_>) -> String {
     fields.iter().map(|(name, value)| format!("{name:<12} {}\n", output::printable(value))).collect()
 }
 
-/// What was done, or would be.
-#[derive(Debug, Serialize)]
-struct Report {
-    action: &'static str,
-    dry_run: bool,
-    matched: u64,
-    changed: u64,
-    /// `null` where nobody has waited for it.
-    outcome: Option<Outcome>,
-}
-
 /// `release`: released, and else discarded.
 async fn decide(context: &Context, args: &ParkedDecideArgs, release: Option<&ParkedReleaseArgs>) -> Result<()> {
     let decision = if release.is_some() { Decision::Release } else { Decision::Discard };
     let settings = context.settings(Needs::DATABASE)?;
-    let group = args.filter.group.as_ref().unwrap_or(&settings.consumer.group);
-    let (filter, verb) = (filter(&args.filter, &settings.consumer.group), decision.as_str());
-    if !filter.narrows() && !args.all {
-        return Err(Error::new(Code::Usage, "which events?")
-            .hint("name them by --id, add filters such as --type or --topic, or say --all for every parked event")
-            .into());
-    }
     let pool = admin_pool(&settings)?;
-    let found = parked::list(&pool, &filter, false, COUNTED).await?;
-    let undecided = found.iter().filter(|event| decision == Decision::Discard || event.state == State::Parked);
-    let matched = undecided.count() as u64;
-    if matched == 0 {
-        return Err(Error::new(Code::NotFound, "no parked event matches")
-            .hint("outbox-relay consumer parked ls lists what is there; what was given up stays so")
-            .into());
-    }
-    let mut report = Report { action: verb, dry_run: args.consent.dry_run, matched, changed: 0, outcome: None };
-    if !args.consent.dry_run {
+    let plan = parked::plan(&pool, filter(&args.filter, &settings.consumer.group), decision, args.all).await?;
+    let report = if args.consent.dry_run {
+        plan.preview()
+    } else {
         // Whoever names each event has decided.
         let named = !args.filter.id.is_empty();
-        if !named && !confirmed(args.consent.yes, &format!("{verb} {matched} parked events?"))? {
+        let question = format!("{} {} parked events?", plan.verb(), plan.matched());
+        if !named && !confirmed(args.consent.yes, &question)? {
             return Ok(());
         }
-        let decided = parked::decide(&pool, &filter, decision, &decider(args.consent.reason.clone())).await?;
-        report.changed = decided.len() as u64;
-        if let Some(release) = release.filter(|release| !release.no_wait) {
-            report.outcome = Some(release::wait(&pool, group, decided, release.timeout).await?);
-        }
-    }
+        let wait = release.filter(|release| !release.no_wait).map(|release| release.timeout);
+        plan.run(&pool, wait, &author(args.consent.reason.clone()), &Shown::default()).await?
+    };
     output::one(context.format(), &report, || table_of(&report))?;
     match (report.dry_run, decision) {
         (true, _) => output::note("nothing was changed"),
@@ -239,16 +131,7 @@ async fn decide(context: &Context, args: &ParkedDecideArgs, release: Option<&Par
         (false, Decision::Release) => {}
         (false, Decision::Discard) => output::note("they are never folded, and stay listed with --discarded"),
     }
-    if let Some(outcome) = report.outcome {
-        outcome.expect_all(group)?;
-    }
-    if !report.dry_run && report.changed < matched {
-        let message = format!("{} of {matched} events that matched were left as they are", matched - report.changed);
-        return Err(Error::new(Code::PartlyDone, message)
-            .hint("somebody else has decided about them a moment ago; outbox-relay consumer parked ls tells")
-            .into());
-    }
-    Ok(())
+    Ok(report.verdict()?)
 }
 
 fn table_of(report: &Report) -> String {

@@ -1,67 +1,18 @@
-//! Dead letters as tables, blocks of text and JSON. The names of the JSON fields are public.
+//! Dead letters as tables and blocks of text.
 
-use serde::Serialize;
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-use super::letter::DeadLetter;
-use crate::outbox::dead_letters::redrive::State;
+use serde_json::Value;
+
+use crate::operations::dlq::purge::Part;
+use crate::operations::dlq::redrive::Line;
+use crate::operations::dlq::{LetterLine, WholeLetter};
 use crate::output::{self, Align, Cell, Table, Tone};
 
 /// Characters of a message in a table; JSON has it whole.
 const MESSAGE_WIDTH: usize = 60;
 
-#[derive(Debug, Serialize)]
-pub(super) struct Line {
-    topic: String,
-    partition: i32,
-    offset: i64,
-    original_topic: Option<String>,
-    exception_class: Option<String>,
-    exception_message: Option<String>,
-    failed_at: Option<String>,
-    retry_count: Option<i64>,
-    consumer_group: Option<String>,
-    outbox_id: Option<i64>,
-    event_id: String,
-    state: &'static str,
-    /// The row that is published in its stead.
-    redriven_as: Option<i64>,
-}
-
-impl Line {
-    pub(super) fn new(letter: &DeadLetter, state: State) -> Self {
-        let own = |name: &str| letter.header(name).map(str::to_owned);
-        Self {
-            topic: letter.place.topic.clone(),
-            partition: letter.place.partition,
-            offset: letter.place.offset,
-            original_topic: own("original_topic"),
-            exception_class: own("exception_class"),
-            exception_message: own("exception_message"),
-            failed_at: letter.failed().map(|at| at.to_string()),
-            retry_count: letter.header("retry_count").and_then(|text| text.parse().ok()),
-            consumer_group: own("consumer_group"),
-            outbox_id: letter.outbox_id(),
-            event_id: letter.event_id().to_string(),
-            state: word(state),
-            redriven_as: match state {
-                State::Redriven(row) => row,
-                State::Waiting { .. } | State::Discarded | State::UnknownRow => None,
-            },
-        }
-    }
-}
-
-fn word(state: State) -> &'static str {
-    match state {
-        State::Waiting { .. } => "waiting",
-        State::Redriven(_) => "redriven",
-        State::Discarded => "discarded",
-        State::UnknownRow => "unknown-row",
-    }
-}
-
-pub(super) fn table(lines: &[Line]) -> String {
+pub(super) fn letters(lines: &[LetterLine]) -> String {
     if lines.is_empty() {
         return String::new();
     }
@@ -97,45 +48,12 @@ pub(super) fn table(lines: &[Line]) -> String {
     table.render()
 }
 
-/// A dead letter with its key, headers and value. What is not text stands as `{"hex": "…"}`.
-#[derive(Debug, Serialize)]
-pub(super) struct Whole {
-    #[serde(flatten)]
-    line: Line,
-    timestamp_ms: Option<i64>,
-    key: Value,
-    /// `[[name, value], …]` as in the record, repeated names too. A name is text or bytes like a value.
-    headers: Vec<(Value, Value)>,
-    value: Value,
-}
-
-impl Whole {
-    pub(super) fn new(letter: &DeadLetter, state: State) -> Self {
-        let record = &letter.record;
-        Self {
-            line: Line::new(letter, state),
-            timestamp_ms: record.timestamp_ms,
-            key: bytes(record.key.as_deref()),
-            headers: record.headers.iter().map(|(name, value)| (bytes(Some(name)), bytes(value.as_deref()))).collect(),
-            value: bytes(record.value.as_deref()),
-        }
-    }
-}
-
-fn bytes(bytes: Option<&[u8]>) -> Value {
-    let Some(bytes) = bytes else { return Value::Null };
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Value::from(text),
-        Err(_) => json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() }),
-    }
-}
-
 /// Each dead letter as a block of lines, a blank line between them.
-pub(super) fn blocks(letters: &[Whole]) -> String {
+pub(super) fn blocks(letters: &[WholeLetter]) -> String {
     letters.iter().map(block).collect::<Vec<_>>().join("\n")
 }
 
-fn block(letter: &Whole) -> String {
+fn block(letter: &WholeLetter) -> String {
     let mut text = String::new();
     let mut field = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -171,32 +89,67 @@ fn shown(value: &Value) -> Option<String> {
     }
 }
 
+/// Counts by topic and outcome; JSON has every dead letter.
+pub(super) fn redriven(lines: &[Line]) -> String {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for line in lines {
+        *counts.entry((line.original_topic.as_deref().unwrap_or("-"), line.outcome)).or_default() += 1;
+    }
+    let mut table = Table::new(&[("TOPIC", Align::Left), ("OUTCOME", Align::Left), ("DEAD LETTERS", Align::Right)]);
+    for ((topic, outcome), count) in counts {
+        let tone = match outcome {
+            "refused" => Tone::Bad,
+            "left-alone" => Tone::Faint,
+            _ => Tone::Good,
+        };
+        table.row([Cell::new(topic), Cell::new(outcome).tone(tone), Cell::new(count)]);
+    }
+    table.render()
+}
+
+pub(super) fn parts(parts: &[Part]) -> String {
+    let mut table = Table::new(&[
+        ("TOPIC", Align::Left),
+        ("PARTITION", Align::Right),
+        ("FROM", Align::Right),
+        ("TO", Align::Right),
+        ("DEAD LETTERS", Align::Right),
+        ("WAITING", Align::Right),
+        ("UNKNOWN ROW", Align::Right),
+        ("REDRIVEN", Align::Right),
+        ("DISCARDED", Align::Right),
+    ]);
+    let warn = |count: u64| Cell::new(count).tone(if count > 0 { Tone::Warning } else { Tone::Plain });
+    for part in parts {
+        table.row([
+            Cell::new(&part.topic),
+            Cell::new(part.partition),
+            Cell::new(part.from),
+            Cell::new(part.to),
+            Cell::new(part.dead_letters),
+            warn(part.waiting),
+            warn(part.unknown_row),
+            Cell::new(part.redriven),
+            Cell::new(part.discarded),
+        ]);
+    }
+    table.render()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::letter::tests::letter;
     use super::*;
+    use crate::operations::dlq::tests::{line, whole};
 
     #[test]
-    fn a_list_never_holds_a_payload_and_cannot_steer_the_terminal() {
-        let mut found = letter(&[("original_topic", "t\x1b[2J"), ("exception_message", "bad")]);
-        found.record.value = Some(b"secret".to_vec());
-        let line = Line::new(&found, State::UnknownRow);
-        assert!(!serde_json::to_string(&line).unwrap().contains("secret"));
-        let table = anstream::adapter::strip_str(&table(&[line])).to_string();
+    fn a_table_never_holds_a_payload_and_cannot_steer_the_terminal() {
+        let table = anstream::adapter::strip_str(&letters(&[line()])).to_string();
         assert!(table.contains("t\\u{1b}[2J") && !table.contains("secret"), "{table}");
     }
 
     #[test]
-    fn everything_is_shown_and_bytes_that_are_no_text_too() {
-        let mut found = letter(&[("a", "1"), ("a", "2")]);
-        found.record.value = Some(vec![0, 0xff]);
-        let whole = Whole::new(&found, State::Redriven(Some(9)));
-        let json = serde_json::to_value(&whole).unwrap();
-        assert_eq!(
-            (&json["value"], &json["redriven_as"], &json["key"]),
-            (&json!({"hex": "00ff"}), &json!(9), &json!("k"))
-        );
-        assert_eq!(json["headers"], json!([["a", "1"], ["a", "2"]]));
-        assert!(block(&whole).contains("header            a: 2"), "{}", block(&whole));
+    fn a_block_shows_headers_that_occur_twice() {
+        let text = block(&whole());
+        assert!(text.contains("header            a: 2"), "{text}");
     }
 }

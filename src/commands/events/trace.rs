@@ -1,78 +1,27 @@
 //! `events trace`: the history of an event, from its row to the consumers that handled it.
 
-use serde::Serialize;
-use uuid::Uuid;
-
 use super::super::{Context, Result};
-use crate::cli::{EventRef, EventsTraceArgs};
+use crate::cli::EventsTraceArgs;
 use crate::db::Pool;
-use crate::error::{Code, Error};
-use crate::outbox::inspect::events::{self, Filter, Page};
-use crate::outbox::inspect::trace::{self, Happening};
+use crate::operations::events::{self, Subject, TraceLine};
 use crate::output::{self, Align, Cell, Table, Tone};
 
-/// Events of one correlation id that are traced at once.
-const MOST_EVENTS: u32 = 100;
 const DETAILS_WIDTH: usize = 80;
 
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    at: String,
-    event_id: String,
-    what: &'a str,
-    row: Option<i64>,
-    topic: Option<&'a str>,
-    partition: Option<i32>,
-    offset: Option<i64>,
-    details: Option<&'a str>,
-}
-
 pub(super) async fn run(context: &Context, pool: &Pool, args: &EventsTraceArgs) -> Result<()> {
-    let ids = wanted(pool, args).await?;
-    let happenings = trace::trace(pool, &ids).await?;
-    if happenings.is_empty() {
-        return Err(Error::new(Code::NotFound, "nothing is known of such an event")
-            .hint("outbox-relay events ls lists what is there; finished rows are deleted after [cleanup] published_older_than")
-            .into());
+    let subject = match (args.event, &args.correlation_id) {
+        (Some(event), _) => Subject::Event(event),
+        (None, correlation_id) => Subject::Correlation(correlation_id.clone().unwrap_or_default()),
+    };
+    let traced = events::trace(pool, &subject).await?;
+    if traced.is_cut() {
+        output::note(&format!("only the first {} events of this correlation id are traced", traced.events));
     }
-    let lines: Vec<Line<'_>> = happenings.iter().map(line).collect();
-    output::data(context.format(), &lines, &lines, || table(&happenings, ids.len() > 1))?;
+    output::data(context.format(), &traced, &traced.lines, || table(&traced.lines, traced.events > 1))?;
     Ok(())
 }
 
-async fn wanted(pool: &Pool, args: &EventsTraceArgs) -> Result<Vec<Uuid>> {
-    let mut ids = Vec::new();
-    match (&args.event, &args.correlation_id) {
-        (Some(EventRef::EventId(id)), _) => ids.push(*id),
-        (Some(EventRef::Id(id)), _) => {
-            ids.extend(events::by_id(pool, *id).await?.iter().map(|row| row.summary.event_id))
-        }
-        (None, correlation_id) => {
-            let filter = Filter { correlation_id: correlation_id.clone(), ..Filter::default() };
-            let page = Page { after: None, oldest_first: true, limit: MOST_EVENTS };
-            ids.extend(events::list(pool, &filter, page).await?.iter().map(|event| event.event_id));
-            if ids.len() == MOST_EVENTS as usize {
-                output::note(&format!("only the first {MOST_EVENTS} events of this correlation id are traced"));
-            }
-        }
-    }
-    Ok(ids)
-}
-
-fn line(happening: &Happening) -> Line<'_> {
-    Line {
-        at: happening.at.to_string(),
-        event_id: happening.event_id.to_string(),
-        what: &happening.what,
-        row: happening.row,
-        topic: happening.topic.as_deref(),
-        partition: happening.partition,
-        offset: happening.offset,
-        details: happening.details.as_deref(),
-    }
-}
-
-fn table(happenings: &[Happening], several: bool) -> String {
+fn table(lines: &[TraceLine], several: bool) -> String {
     let mut columns = vec![
         ("AT", Align::Left),
         ("WHAT", Align::Left),
@@ -84,28 +33,28 @@ fn table(happenings: &[Happening], several: bool) -> String {
         columns.insert(1, ("EVENT_ID", Align::Left));
     }
     let mut table = Table::new(&columns);
-    for happening in happenings {
-        let tone = match happening.what.as_str() {
+    for line in lines {
+        let tone = match line.what.as_str() {
             "published" | "handled" => Tone::Good,
             "failed" | "parked" => Tone::Bad,
             "held" | "discarded" => Tone::Warning,
             _ => Tone::Plain,
         };
-        let topic = happening.topic.as_deref().map(output::printable).unwrap_or_default();
-        let place = match (happening.partition, happening.offset) {
+        let topic = line.topic.as_deref().map(output::printable).unwrap_or_default();
+        let place = match (line.partition, line.offset) {
             (Some(partition), Some(offset)) => format!("{topic}/{partition}/{offset}"),
             _ => topic.into_owned(),
         };
-        let details = output::printable(happening.details.as_deref().unwrap_or_default());
+        let details = output::printable(line.details.as_deref().unwrap_or_default());
         let mut cells = vec![
-            Cell::new(happening.at),
-            Cell::new(&happening.what).tone(tone),
-            Cell::optional(happening.row),
+            Cell::new(line.at),
+            Cell::new(&line.what).tone(tone),
+            Cell::optional(line.row),
             Cell::new(place),
             Cell::new(output::shortened(&details, DETAILS_WIDTH)),
         ];
         if several {
-            cells.insert(1, Cell::new(happening.event_id));
+            cells.insert(1, Cell::new(&line.event_id));
         }
         table.row(cells);
     }

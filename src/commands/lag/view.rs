@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::{OutboxLag, Report, TopicLag};
-use crate::commands::pause::{self, PauseLine};
+use crate::commands::pause;
 use crate::error::Result;
-use crate::measure::group::{GroupLag, PartitionLag, Source, State};
+use crate::operations::lag::{GroupLag, OutboxLag, PartitionLag, Report, Source, State, TopicLag};
+use crate::operations::pause::PauseLine;
 use crate::output::{self, Align, Cell, Format, Table, Tone};
 use crate::signals::{Wait, time};
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::snapshot::Snapshot;
+use crate::operations::top::Snapshot;
 use crate::output::{self, Tone};
 use crate::signals::time;
 
@@ -229,7 +229,7 @@ fn waits(snapshot: &Snapshot) -> Grid {
             name(wait.text()),
         ]
     });
-    Grid { rows: rows.collect(), columns, empty: "nothing waits for anything" }
+    Grid { rows: rows.collect(), columns, empty: "nothing is waiting" }
 }
 
 fn pauses(snapshot: &Snapshot) -> Grid {
@@ -266,7 +266,7 @@ fn instances(snapshot: &Snapshot) -> Grid {
             name(&line.version),
         ]
     });
-    Grid { rows: rows.collect(), columns, empty: "no relay runs, or none has yet" }
+    Grid { rows: rows.collect(), columns, empty: "no relay is running, or none has run yet" }
 }
 
 /// A number in groups of three digits.
@@ -305,8 +305,8 @@ pub(super) fn between(since: &str, at: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::snapshot::tests::snapshot;
     use super::*;
+    use crate::operations::top::tests::snapshot;
 
     fn titles(tab: Tab, width: u16) -> Vec<&'static str> {
         Grid::of(tab, &snapshot(2)).fit(width).columns.iter().map(|column| column.title).collect()

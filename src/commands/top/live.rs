@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::grid::Tab;
-use super::snapshot::{Look, Snapshot, Watch};
 use super::view::View;
 use crate::clock;
 use crate::commands::Result;
 use crate::commands::signals::Signals;
+use crate::operations::top::{Look, Snapshot, Watch};
 use crate::output::{self, Key, Screen};
 
 /// Between two looks for keys.
@@ -144,8 +144,8 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use super::super::snapshot::tests::snapshot;
     use super::*;
+    use crate::operations::top::tests::snapshot;
 
     fn look(shards: i16) -> Look {
         Look::Ok(Box::new(snapshot(shards)))

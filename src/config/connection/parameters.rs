@@ -1,5 +1,5 @@
-//! What becomes of each parameter of a connection string: it takes effect, it says what holds anyway, or it is refused
-//! with the setting to use. The names are those of libpq up to PostgreSQL 18.
+//! What happens to each parameter of a connection string: it takes effect, it states what applies anyway, or it is
+//! rejected with the setting to use instead. The names are those of libpq up to PostgreSQL 18.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -50,20 +50,20 @@ const UNDERSTOOD: [&str; 33] = [
 
 /// Parameters that never take effect: name, why, and what to do instead.
 const REFUSED: [(&str, &str, &str); 23] = [
-    ("connect_timeout", "it has a setting of its own", "use `database.connect_timeout`"),
+    ("connect_timeout", "it has its own setting", "use `database.connect_timeout`"),
     (
         "application_name",
-        "outbox-relay tells its own sessions apart by it",
+        "outbox-relay uses it to tell its own sessions apart",
         "remove it; sessions are called `outbox-relay ...`",
     ),
-    ("sslrootcert", "it has a setting of its own", "use `database.ca_file`"),
-    ("sslcert", "it has a setting of its own", "use `database.cert_file`"),
-    ("sslkey", "it has a setting of its own", "use `database.key_file`"),
+    ("sslrootcert", "it has its own setting", "use `database.ca_file`"),
+    ("sslcert", "it has its own setting", "use `database.cert_file`"),
+    ("sslkey", "it has its own setting", "use `database.key_file`"),
     ("sslpassword", "keys with a passphrase are not supported", "use `database.key_file` with a key that has none"),
-    ("sslkeylogfile", "it would give the keys of the connection away", "remove it"),
-    ("passfile", "password files of libpq are not read", "put the whole URL into a file and use `database.url_file`"),
-    ("service", "service files of libpq are not read", "write the parameters of the service into `database.url`"),
-    ("servicefile", "service files of libpq are not read", "write the parameters of the service into `database.url`"),
+    ("sslkeylogfile", "it would reveal the keys of the connection", "remove it"),
+    ("passfile", "libpq password files are not read", "put the whole URL into a file and use `database.url_file`"),
+    ("service", "libpq service files are not read", "write the parameters of the service into `database.url`"),
+    ("servicefile", "libpq service files are not read", "write the parameters of the service into `database.url`"),
     (
         "requirepeer",
         "the owner of the server process is not checked",
@@ -71,13 +71,13 @@ const REFUSED: [(&str, &str, &str); 23] = [
     ),
     (
         "require_auth",
-        "ways to authenticate cannot be chosen",
+        "authentication methods cannot be chosen",
         "use `channel_binding=require`, which only SCRAM over TLS can do",
     ),
     ("krbsrvname", "GSSAPI is not supported", "use a password or a client certificate"),
     ("gsslib", "GSSAPI is not supported", "use a password or a client certificate"),
-    ("scram_client_key", "SCRAM keys cannot take the place of the password", "use the password"),
-    ("scram_server_key", "SCRAM keys cannot take the place of the password", "use the password"),
+    ("scram_client_key", "SCRAM keys cannot replace the password", "use the password"),
+    ("scram_server_key", "SCRAM keys cannot replace the password", "use the password"),
     ("oauth_issuer", "OAuth is not supported", "use a password or a client certificate"),
     ("oauth_client_id", "OAuth is not supported", "use a password or a client certificate"),
     ("oauth_client_secret", "OAuth is not supported", "use a password or a client certificate"),
@@ -134,7 +134,7 @@ const SESSION: [(&str, &str); 42] = [
     ("xmloption", FIXED),
 ];
 
-const FIXED: &str = "remove it: outbox-relay sets it itself in each session";
+const FIXED: &str = "remove it: outbox-relay sets it in each session";
 
 /// Whether text can be the name, the address or the socket folder of a server.
 pub(super) fn is_host(text: &str) -> bool {
@@ -159,7 +159,7 @@ pub(super) fn apply(pairs: Vec<Pair>) -> Result<ConnectionString, Refused> {
         if !seen.insert(name.clone()) {
             return Err(Refused::new(
                 format!("`{name}` is given twice"),
-                "only one of the two can count: remove the other",
+                "only one of the two can apply: remove the other",
             ));
         }
         if name == "password" {
@@ -184,7 +184,7 @@ fn unknown(name: &str, showable: bool) -> Refused {
     let help = match suggest::closest(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => {
-            "the parameters of other drivers do not count; a password with odd characters must be encoded or quoted"
+            "parameters of other drivers are not supported; a password with special characters must be encoded or quoted"
                 .to_owned()
         }
     };

@@ -1,7 +1,7 @@
-//! The two forms of a connection string as pairs of names and values.
+//! Splits both forms of a connection string into names and values.
 //!
 //! A password that should have been percent-encoded or quoted breaks into pieces that look like hosts, databases and
-//! names of parameters. Invariant: where that may have happened the string is refused, and nothing of it is quoted.
+//! parameter names. Invariant: if that may have happened, the string is rejected and nothing in it is quoted.
 
 use percent_encoding::percent_decode_str;
 
@@ -24,7 +24,7 @@ const ENCODE: &str =
 pub(super) fn pairs(text: &str) -> Result<Vec<Pair>, Refused> {
     let form = "write it as postgres://user:password@host:5432/database";
     match SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme)) {
-        Some("") => Err(Refused::new("there is nothing behind the scheme", form)),
+        Some("") => Err(Refused::new("nothing follows the scheme", form)),
         Some(rest) => uri(rest),
         None if has_scheme(text) || !text.contains('=') => Err(Refused::new(
             "expected a URL that begins with `postgres://` or `postgresql://`, or `name=value` pairs",
@@ -66,8 +66,8 @@ fn uri(rest: &str) -> Result<Vec<Pair>, Refused> {
     for pair in parts.query.split('&').filter(|pair| !pair.is_empty()) {
         let Some((name, value)) = pair.split_once('=') else {
             return Err(Refused::new(
-                "a parameter behind the `?` has no `=`",
-                "write them as ?name=value&name=value, and percent-encode what belongs to a password",
+                "a parameter after the `?` has no `=`",
+                "write them as ?name=value&name=value, and percent-encode anything that belongs to a password",
             ));
         };
         let (name, value) = (decoded(name), decoded(value));
@@ -94,9 +94,7 @@ fn decoded(text: &str) -> Vec<u8> {
 }
 
 fn split(rest: &str) -> Result<Parts<'_>, Refused> {
-    let ambiguous = || {
-        Refused::new("it has an `@`, `/` or `?` that can be read in two ways, and may be part of a password", ENCODE)
-    };
+    let ambiguous = || Refused::new("it has an ambiguous `@`, `/` or `?` that may be part of a password", ENCODE);
     let edge = rest.find(['/', '?']).unwrap_or(rest.len());
     let (credentials, tail) = match rest.rfind('@') {
         None => (None, rest),

@@ -123,7 +123,7 @@ impl<'a> Scope<'_, 'a> {
             let (title, why) = if is_heading {
                 (format!("unknown section `{name}`"), "no section has this name".to_owned())
             } else if spec.path.is_empty() {
-                (format!("unknown key `{name}`"), "it stands outside of every section".to_owned())
+                (format!("unknown key `{name}`"), "it is outside of every section".to_owned())
             } else {
                 (
                     format!("unknown key `{name}` in {}", spec.heading()),

@@ -11,21 +11,21 @@ impl CleanupConfig {
             rules.refuse(
                 &["cleanup.interval"],
                 "must be at least 1s",
-                "a minute is punctual enough for times that are counted in days",
+                "one minute is precise enough for times measured in days",
             );
         }
         if self.batch_rows.get() > 100_000 {
             rules.refuse(
                 &["cleanup.batch_rows"],
                 "must be at most 100000",
-                "a large batch holds up replicas and the lock barrier; a thousand rows take some ten milliseconds",
+                "a large batch delays replicas and the lock barrier; a thousand rows take about ten milliseconds",
             );
         }
         if self.max_replica_lag.as_u64() == 0 {
             rules.refuse(
                 &["cleanup.max_replica_lag"],
                 "must be more than 0",
-                "a replica is always some bytes behind; to wait for none, set it to 1024GiB",
+                "a replica is always a few bytes behind; to never wait for replicas, set it to 1024GiB",
             );
         }
         // A row that is still there can be replayed, and its records may still be in the topic.
@@ -40,7 +40,7 @@ impl CleanupConfig {
             rules.refuse(
                 &["cleanup.handled_older_than", "cleanup.published_older_than"],
                 why,
-                "projections would count an event that is delivered again in between a second time",
+                "projections would count an event twice if it is delivered again in between",
             );
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn check_projections(
             rules.refuse(
                 &[&key("name"), &format!("projection[{first}].name")],
                 why,
-                "logs and metrics tell projections apart by their names",
+                "logs and metrics identify projections by name",
             );
         }
         if projection.sql.as_os_str().is_empty() {
@@ -43,7 +43,7 @@ pub(super) fn check_projections(
         rules.topics(&key("topics"), &projection.topics);
         for (item, topic) in projection.topics.iter().enumerate() {
             if legal_topic(topic).is_ok() && !consumer.topics.contains(topic) {
-                let why = format!("`{topic}` is not among `consumer.topics`, so the projection would never see it");
+                let why = format!("`{topic}` is not in `consumer.topics`, so the projection would never see it");
                 rules.refuse(
                     &[&format!("projection[{index}].topics[{item}]"), "consumer.topics"],
                     why,

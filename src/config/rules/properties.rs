@@ -1,15 +1,15 @@
-//! librdkafka settings that users may not change, because a promise rests on them.
+//! librdkafka settings that users may not change, because a guarantee depends on them.
 //!
-//! What `broker/client_config.rs` sets after the user's settings must stand here, so that nobody believes in a value
-//! that does not count.
+//! Everything that `broker/client_config.rs` sets after the user's settings must be listed here, so that a user's
+//! value is never silently ignored.
 
 use crate::config::{KafkaConfig, SecurityProtocol};
 
 /// A librdkafka setting that may not be changed.
 pub(in crate::config) struct Refused {
-    /// Its names: librdkafka has several for some.
+    /// Its names; librdkafka has aliases for some settings.
     pub(in crate::config) names: &'static [&'static str],
-    /// Values that say what holds anyway.
+    /// Values that are in effect anyway, and therefore accepted.
     pub(in crate::config) harmless: &'static [&'static str],
     pub(in crate::config) why: &'static str,
     pub(in crate::config) help: &'static str,
@@ -24,7 +24,7 @@ const fn entry(
     Refused { names, harmless, why, help }
 }
 
-const FIXED: &str = "remove it: outbox-relay sets it itself";
+const FIXED: &str = "remove it: outbox-relay sets it";
 
 /// librdkafka `CONFIGURATION.md` of 2.12 for names and aliases.
 pub(in crate::config) const REFUSED: &[Refused] = &[
@@ -32,80 +32,80 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
     entry(
         &["enable.idempotence"],
         &["true"],
-        "without idempotence Kafka's own retries repeat and reorder records",
+        "without idempotence, Kafka's own retries duplicate and reorder records",
         FIXED,
     ),
     entry(
         &["acks", "request.required.acks"],
         &["all", "-1"],
-        "a record that counts as published could be lost with its broker",
+        "a record that was counted as published could be lost with its broker",
         FIXED,
     ),
     entry(
         &["message.timeout.ms", "delivery.timeout.ms"],
         &[],
-        "a record that times out while later ones are acknowledged is a hole in the order of its key",
-        "use `relay.publish_timeout`, which sends the rest of the batch again in order",
+        "a record that times out while later ones are acknowledged breaks the order of its key",
+        "use `relay.publish_timeout`, which resends the rest of the batch in order",
     ),
     entry(
         &["retries", "message.send.max.retries"],
         &["2147483647"],
-        "a record whose retries are used up while later ones are acknowledged is a hole in the order of its key",
+        "a record that runs out of retries while later ones are acknowledged breaks the order of its key",
         FIXED,
     ),
     entry(
         &["max.in.flight", "max.in.flight.requests.per.connection"],
         &[],
-        "with more than one request in flight, a record can pass the one that the broker refused",
+        "with more than one request in flight, a record can overtake one that the broker rejected",
         FIXED,
     ),
     entry(
         &["enable.gapless.guarantee"],
         &["true"],
-        "without it a record that fails leaves a hole, and later records of its key go on",
+        "without it, later records of a key are sent although an earlier one failed",
         FIXED,
     ),
-    entry(&["queuing.strategy"], &["fifo"], "records must leave in the order in which they were handed over", FIXED),
+    entry(&["queuing.strategy"], &["fifo"], "records must be sent in the order in which they were queued", FIXED),
     entry(
         &["delivery.report.only.error"],
         &["false"],
-        "rows are marked as published by the acknowledgements that this setting hides",
+        "rows are marked as published when the acknowledgements arrive that this setting hides",
         FIXED,
     ),
-    entry(&["transactional.id"], &[], "a transaction of its own would fence the other lanes", FIXED),
+    entry(&["transactional.id"], &[], "each lane needs its own id; a shared one would fence the other lanes", FIXED),
     entry(
         &["transaction.timeout.ms"],
         &["30000"],
-        "a batch has to be committed or given up well before Kafka aborts its transaction",
+        "a batch must be committed or abandoned well before Kafka aborts its transaction",
         FIXED,
     ),
     entry(
         &["client.id"],
         &[],
-        "each client of an instance has a name of its own in the logs and quotas of the broker",
-        "use `run.deployment` and `run.instance`, of which the names are made",
+        "each client of an instance needs its own name in the broker's logs and quotas",
+        "use `run.deployment` and `run.instance`, from which the names are built",
     ),
-    entry(&["compression.codec"], &[], "it is another name of `compression.type`", "use `compression.type`"),
-    entry(&["queue.buffering.max.ms"], &[], "it is another name of `linger.ms`", "use `linger.ms`"),
+    entry(&["compression.codec"], &[], "it is an alias of `compression.type`", "use `compression.type`"),
+    entry(&["queue.buffering.max.ms"], &[], "it is an alias of `linger.ms`", "use `linger.ms`"),
     entry(
         &["partitioner"],
         &["murmur2_random"],
-        "keys must land where Java producers put them, and where they landed before",
+        "keys must map to the same partitions as with Java producers, and as before",
         FIXED,
     ),
     entry(
         &["message.max.bytes"],
         &[],
-        "rows are checked against `relay.max_record_bytes` before they are sent, and the two must agree",
+        "rows are checked against `relay.max_record_bytes` before they are sent, and the two limits must agree",
         "use `relay.max_record_bytes`",
     ),
     entry(
         &["allow.auto.create.topics"],
         &["false"],
-        "a misspelt topic would be created instead of reported, and with default partitions",
-        "create topics before they are used",
+        "a misspelt topic would be created instead of reported, with the default number of partitions",
+        "create topics before using them",
     ),
-    // What the consumer has seen.
+    // Positions of the consumer.
     entry(
         &["enable.auto.commit", "auto.commit.enable"],
         &["false"],
@@ -133,67 +133,62 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
     entry(
         &["auto.offset.reset"],
         &["error"],
-        "a silent jump over records that Kafka has deleted would lose events",
-        "outbox-relay stops and says what is missing instead",
+        "silently skipping records that Kafka has deleted would lose events",
+        "remove it: outbox-relay stops and reports what is missing instead",
     ),
     entry(&["isolation.level"], &["read_committed"], "records of aborted transactions must not be folded", FIXED),
     entry(
         &["enable.partition.eof"],
         &["false"],
-        "the end of a partition is not an error for a consumer that goes on",
+        "the end of a partition is not an error for a consumer that keeps reading",
         FIXED,
     ),
     entry(
         &["group.protocol"],
         &["classic"],
-        "the consumer expects full lists of partitions, as the classic protocol gives them",
+        "the consumer expects full lists of partitions, which the classic protocol provides",
         FIXED,
     ),
-    entry(&["group.remote.assignor"], &[], "it only counts for another group protocol", "remove it"),
-    entry(&["group.protocol.type"], &["consumer"], "the group is one of consumers", FIXED),
+    entry(&["group.remote.assignor"], &[], "it only applies to another group protocol", "remove it"),
+    entry(&["group.protocol.type"], &["consumer"], "the group is a consumer group", FIXED),
     entry(
         &["group.instance.id"],
         &[],
-        "all instances with these settings would have the same one and throw each other out of the group",
+        "all instances with these settings would have the same id and evict each other from the group",
         "remove it",
     ),
     entry(
         &["partition.assignment.strategy"],
         &["range,roundrobin"],
-        "the consumer expects full lists of partitions, as eager assignment gives them",
+        "the consumer expects full lists of partitions, which eager assignment provides",
         FIXED,
     ),
     entry(&["statistics.interval.ms"], &["5000"], "readiness and lag are taken from these statistics", FIXED),
-    entry(&["group.id"], &[], "the group is the name in `event_handled` too", "use `consumer.group`"),
+    entry(&["group.id"], &[], "the group name is also stored in `event_handled`", "use `consumer.group`"),
     // Security.
     entry(
         &["enable.ssl.certificate.verification"],
         &["true"],
-        "anyone on the way could read and forge events",
+        "anyone on the network path could read and forge events",
         "name the authority that signed the brokers' certificates in `kafka.ca_file`",
     ),
     entry(
         &["bootstrap.servers", "metadata.broker.list"],
         &[],
-        "it has a setting of its own",
+        "it has its own setting",
         "use `kafka.bootstrap_servers`",
     ),
-    entry(&["security.protocol"], &[], "it has a setting of its own", "use `kafka.security_protocol`"),
-    entry(&["sasl.mechanism", "sasl.mechanisms"], &[], "it has a setting of its own", "use `kafka.sasl_mechanism`"),
-    entry(&["sasl.username"], &[], "it has a setting of its own", "use `kafka.sasl_username`"),
-    entry(
-        &["sasl.password"],
-        &[],
-        "it has a setting of its own",
-        "use `kafka.sasl_password` or `kafka.sasl_password_file`",
-    ),
-    entry(&["ssl.ca.location"], &[], "it has a setting of its own", "use `kafka.ca_file`"),
-    entry(&["ssl.certificate.location"], &[], "it has a setting of its own", "use `kafka.cert_file`"),
-    entry(&["ssl.key.location"], &[], "it has a setting of its own", "use `kafka.key_file`"),
+    entry(&["security.protocol"], &[], "it has its own setting", "use `kafka.security_protocol`"),
+    entry(&["sasl.mechanism", "sasl.mechanisms"], &[], "it has its own setting", "use `kafka.sasl_mechanism`"),
+    entry(&["sasl.username"], &[], "it has its own setting", "use `kafka.sasl_username`"),
+    entry(&["sasl.password"], &[], "it has its own setting", "use `kafka.sasl_password` or `kafka.sasl_password_file`"),
+    entry(&["ssl.ca.location"], &[], "it has its own setting", "use `kafka.ca_file`"),
+    entry(&["ssl.certificate.location"], &[], "it has its own setting", "use `kafka.cert_file`"),
+    entry(&["ssl.key.location"], &[], "it has its own setting", "use `kafka.key_file`"),
     entry(
         &["ssl.key.password"],
         &[],
-        "it has a setting of its own",
+        "it has its own setting",
         "use `kafka.key_password` or `kafka.key_password_file`",
     ),
     entry(
@@ -226,10 +221,10 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
             "https.ca.pem",
         ],
         &[],
-        "OAUTHBEARER cannot work in this build, which has no way to get a token",
+        "OAUTHBEARER is not supported: this build cannot obtain tokens",
         "use `SCRAM-SHA-512`, `SCRAM-SHA-256`, `PLAIN` or a client certificate",
     ),
-    // What does nothing, or nothing good.
+    // Settings without effect, or with harmful ones.
     entry(
         &[
             "topic.metadata.refresh.fast.cnt",
@@ -272,13 +267,13 @@ pub(in crate::config) const REFUSED: &[Refused] = &[
             "throttle_cb",
         ],
         &[],
-        "it is code, which no text can stand for",
+        "it is a callback, which cannot be written as text",
         "remove it",
     ),
-    entry(&["builtin.features"], &[], "it says what was built in, and changes nothing", "remove it"),
-    entry(&["plugin.library.paths"], &[], "code from elsewhere could break every promise", "remove it"),
-    entry(&["log.queue"], &["false"], "nobody would take the log lines of the client", FIXED),
-    entry(&["ssl.ca.certificate.stores"], &[], "it only counts on Windows", "use `kafka.ca_file`"),
+    entry(&["builtin.features"], &[], "it only lists the built-in features", "remove it"),
+    entry(&["plugin.library.paths"], &[], "foreign code could break every guarantee", "remove it"),
+    entry(&["log.queue"], &["false"], "the client's log lines would never be read", FIXED),
+    entry(&["ssl.ca.certificate.stores"], &[], "it only applies to Windows", "use `kafka.ca_file`"),
 ];
 
 /// The entry that refuses `name = value`.
@@ -308,7 +303,5 @@ pub(super) fn idle(name: &str, settings: &KafkaConfig) -> Option<(String, &'stat
         (settings.key_file.is_some(), "kafka.key_file", ["ssl.key.pem", "ssl.keystore.location"]),
     ];
     let clash = twice.into_iter().find(|(given, _, names)| *given && names.contains(&name));
-    clash.map(|(_, key, _)| {
-        (format!("`{key}` is given as well, and only one of the two can count"), "remove one of them")
-    })
+    clash.map(|(_, key, _)| (format!("`{key}` is also set, and only one of the two can apply"), "remove one of them"))
 }

@@ -13,7 +13,7 @@ impl RoutingConfig {
                 rules.refuse(
                     &[&format!("routing.allowed_topics[{index}]")],
                     why,
-                    "write an exact topic, or `*` for any text, as in `order-*`",
+                    "write an exact topic, or use `*` as a wildcard, for example `order-*`",
                 );
             }
         }
@@ -26,7 +26,7 @@ impl RoutingConfig {
                 && !self.allowed_topics.iter().any(|allowed| fits(&rule.topic, allowed))
             {
                 let why = format!(
-                    "`{}` is not among `routing.allowed_topics`, so every row of this rule would fail",
+                    "`{}` is not in `routing.allowed_topics`, so every row that matches this rule would fail",
                     rule.topic
                 );
                 rules.refuse(
@@ -58,7 +58,7 @@ impl RoutingRule {
             rules.refuse(
                 &[&topic],
                 "the rule has no topic",
-                "set `topic`, as in `topic = \"{aggregate_type}-events\"`",
+                "set `topic`, for example `topic = \"{aggregate_type}-events\"`",
             );
             return;
         }
@@ -67,7 +67,7 @@ impl RoutingRule {
             Err(why) => rules.refuse(
                 &[&topic],
                 why,
-                "`$1` and `${name}` insert groups; `{aggregate_type}` and `{event_type}` the row's own text",
+                "`$1` and `${name}` insert capture groups; `{aggregate_type}` and `{event_type}` insert the row's values",
             ),
             Ok((text, groups)) => {
                 if let Err(why) = legal_topic(&text) {
@@ -124,7 +124,7 @@ fn literals(template: &str) -> Result<(String, Vec<String>), String> {
         } else if let Some(after) = rest.strip_prefix('$') {
             let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
             if end == 0 {
-                return Err("`$` has no group behind it".to_owned());
+                return Err("`$` is not followed by a group".to_owned());
             }
             groups.push(after[..end].to_owned());
             rest = &after[end..];
@@ -156,7 +156,7 @@ fn group_help(group: &str) -> String {
     let digits = group.find(|c: char| !c.is_ascii_digit()).unwrap_or(group.len());
     let (number, rest) = group.split_at(digits);
     if !number.is_empty() && !rest.is_empty() && rest.chars().all(is_name_char) {
-        format!("write `${{{number}}}{rest}`: without braces the name goes on to the end of the word")
+        format!("write `${{{number}}}{rest}`: without braces the name extends to the end of the word")
     } else {
         "groups are the parentheses of the expression, counted from 1, or named with `(?<name>…)`".to_owned()
     }

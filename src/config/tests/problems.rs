@@ -30,7 +30,7 @@ const TEN_ANSWERS: &str = r#"error[OR-C001]: unknown key `shards`
  --> relay.toml:1:1
   |
 1 | shards = 4
-  | ^^^^^^ it stands outside of every section
+  | ^^^^^^ it is outside of every section
   |
   = help: `shards` belongs to [outbox]
 
@@ -72,7 +72,7 @@ error[OR-C001]: bad value for `relay.poll_min`
 10 | poll_min = "1s"
    |            ^^^^ `relay.poll_min` (1s) must not be longer than `relay.poll_max` (250ms)
    |
-   = help: the wait grows from the one to the other while the outbox is idle
+   = help: while the outbox is idle, the delay grows from the one to the other
 
 error[OR-C001]: unknown key `batch_bytes` in [kafka]
   --> relay.toml:13:1
@@ -86,9 +86,9 @@ error[OR-C001]: bad value for `kafka.properties.acks`
   --> relay.toml:16:8
    |
 16 | acks = 1
-   |        ^ a record that counts as published could be lost with its broker
+   |        ^ a record that was counted as published could be lost with its broker
    |
-   = help: remove it: outbox-relay sets it itself
+   = help: remove it: outbox-relay sets it
 
 error[OR-C001]: bad value for `consumer.topics[1]`
   --> relay.toml:19:27
@@ -106,7 +106,7 @@ error[OR-C001]: unknown section `telemetri`
    |
    = help: did you mean `telemetry`?
 
-the settings have 10 problems, so nothing was started
+there are 10 problems with the settings; nothing was started
 "#;
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 /// A file that breaks one rule, the key that is blamed, and a part of the reason.
 const BROKEN: &[(&str, &str, &str)] = &[
     ("[database]\nurl = \"db/shop\"", "database.url", "begins with `postgres://`"),
-    ("[database]\nurl = \"postgres://\"", "database.url", "nothing behind the scheme"),
+    ("[database]\nurl = \"postgres://\"", "database.url", "nothing follows the scheme"),
     ("[database]\ncert_file = \"c\"", "database.cert_file", "needs `database.key_file`"),
     ("[database]\nkey_file = \"k\"", "database.key_file", "needs `database.cert_file`"),
     ("[database]\nca_file = \"c\"\ntls = \"require\"", "database.ca_file", "checks no certificate"),
@@ -25,7 +25,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "63 bytes",
     ),
     ("[outbox]\nshards = 0", "outbox.shards", "from 1 to"),
-    ("[relay]\ntracking = \"watermark\"\nafter_publish = \"delete\"", "relay.tracking", "exclude each other"),
+    ("[relay]\ntracking = \"watermark\"\nafter_publish = \"delete\"", "relay.tracking", "cannot be combined"),
     ("[relay]\nbatch_rows = 100001", "relay.batch_rows", "at most 100000"),
     ("[relay]\nmax_record_bytes = 999", "relay.max_record_bytes", "from 1kB to 1GB"),
     ("[relay]\nmax_record_bytes = \"5MiB\"", "relay.max_record_bytes", "must not be less than"),
@@ -62,7 +62,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("[[routing.rule]]\nevent_type = \"x\"\ntopic = \"a-{event}\"", "routing.rule[0].topic", "`{event}` is not known"),
     ("[[routing.rule]]\nevent_type = \"(x)\"\ntopic = \"$1_a\"", "routing.rule[0].topic", "no group `1_a`"),
     ("[[routing.rule]]\nevent_type = \"x\"\ntopic = \"${1}\"", "routing.rule[0].topic", "no group `1`"),
-    ("[[routing.rule]]\nevent_type = \"x\"\ntopic = \"$\"", "routing.rule[0].topic", "no group behind"),
+    ("[[routing.rule]]\nevent_type = \"x\"\ntopic = \"$\"", "routing.rule[0].topic", "not followed by a group"),
     (
         "[routing]\nallowed_topics = [\"a-*\"]\n[[routing.rule]]\nevent_type = \"x\"\ntopic = \"b\"",
         "routing.rule[0].topic",
@@ -90,11 +90,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("[kafka]\nca_file = \"c\"", "kafka.ca_file", "does not encrypt"),
     ("[kafka]\nsecurity_protocol = \"ssl\"\ncert_file = \"c\"", "kafka.cert_file", "needs `kafka.key_file`"),
     ("[kafka]\nsecurity_protocol = \"ssl\"\nkey_password = \"c\"", "kafka.key_password", "needs `kafka.key_file`"),
-    ("[kafka.properties]\nenable.idempotence = false", "kafka.properties.enable.idempotence", "repeat and reorder"),
+    ("[kafka.properties]\nenable.idempotence = false", "kafka.properties.enable.idempotence", "duplicate and reorder"),
     (
         "[kafka.properties]\n\"enable.idempotence\" = \"false\"",
         "kafka.properties.enable.idempotence",
-        "repeat and reorder",
+        "duplicate and reorder",
     ),
     ("[kafka.properties]\nx = [1]", "kafka.properties.x", "expected text"),
     ("[kafka.properties]\na.b = 1\n\"a.b\" = 2", "kafka.properties.a.b", "given twice"),

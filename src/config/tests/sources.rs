@@ -91,9 +91,9 @@ fn unknown_variables_and_flags_are_problems_with_a_suggestion() {
     for (flag, help) in [
         ("relay.batch_row=1", "did you mean `relay.batch_rows`?"),
         ("batch_rows=1", "did you mean `relay.batch_rows`?"),
-        ("relay.batch_rows", "as in `--set relay.batch_rows=500`"),
+        ("relay.batch_rows", "for example `--set relay.batch_rows=500`"),
         ("projection=1", "write it there, as `[[projection]]`"),
-        ("kafka.properties=1", "it takes one more name: `--set kafka.properties.NAME=VALUE`"),
+        ("kafka.properties=1", "it needs one more name: `--set kafka.properties.NAME=VALUE`"),
     ] {
         let problem = only_problem(&Sources::none().with_set(flag));
         assert!(problem.help.as_deref().unwrap().starts_with(help), "{flag}: {problem:?}");
@@ -109,7 +109,7 @@ fn a_bad_value_names_its_source_and_what_it_overrides() {
         error.render(false),
         "error[OR-C001]: bad value for `relay.batch_rows` in OUTBOX_RELAY_RELAY__BATCH_ROWS: \
          expected a whole number from 1 to 4294967295, found `lots`\n |\n = note: it overrides relay.toml:2:14\n\n\
-         the settings have a problem, so nothing was started\n"
+         there is a problem with the settings; nothing was started\n"
     );
     let file = Sources::none().with_text("relay.toml", "[relay]\nlease = \"20s\"\n");
     let error = Config::load(&file.with_set("relay.lease=1s"), Needs::NOTHING).unwrap_err();

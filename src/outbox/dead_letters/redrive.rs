@@ -1,7 +1,7 @@
-//! Dead letters as the outbox knows them: what became of each, and the way back to its topic.
+//! Dead letters as the outbox knows them: the state of each, and the way back to its topic.
 //!
-//! Invariants: a dead letter goes back once, since the note of it (`outbox_redriven`) and the row that is published
-//! stand in one transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
+//! Invariants: a dead letter goes back once, since its entry in `outbox_redriven` and the row that is published are
+//! written in one transaction; a row becomes PENDING again only under the lock of its shard, together with `low_id`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub struct Place {
     pub offset: i64,
 }
 
-/// A dead letter, by what tells it from all others.
+/// The identity of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
     pub place: Place,
@@ -62,7 +62,7 @@ pub enum State {
     Waiting { holds_key: bool },
     /// It went back, as this row if known, or its row was tried again by hand.
     Redriven(Option<i64>),
-    /// Its row was given up.
+    /// Its row was discarded.
     Discarded,
     /// There is no row: a consumer wrote it, or the row was cleaned up.
     UnknownRow,
@@ -175,15 +175,18 @@ pub async fn redrive(
     let cut = isolate::cut(tx_ref, &places, monotonic() + SEARCH, work).await?;
     tx.commit().await?;
     connection.done();
-    let unreached =
-        || Outcome::Refused("the search for what the table refuses took too long; run the command again".to_owned());
+    let unreached = || {
+        Outcome::Refused(
+            "the search for the rows that the table rejects took too long; run the command again".to_owned(),
+        )
+    };
     let mut outcomes: Vec<Outcome> = letters.iter().map(|_| unreached()).collect();
     for (first, done) in cut.done {
         outcomes.iter_mut().skip(first).zip(done).for_each(|(outcome, done)| *outcome = done);
     }
     for refused in cut.refused {
         if let Some(outcome) = outcomes.get_mut(refused.item) {
-            *outcome = Outcome::Refused(format!("the table outbox_events refuses the event: {}", refused.reason()));
+            *outcome = Outcome::Refused(format!("the table outbox_events rejects the event: {}", refused.reason()));
         }
     }
     Ok(outcomes)
@@ -222,7 +225,7 @@ async fn redrive_in(
             if reopened.contains(id) {
                 rows.insert(&letter.place, *id);
             } else {
-                *outcome = Outcome::LeftAlone("its row is not FAILED any more");
+                *outcome = Outcome::LeftAlone("its row is no longer FAILED");
             }
         } else if let Ok(event) = event {
             let id = append(tx, letter.event_id, event).await?;
@@ -254,9 +257,9 @@ async fn reopen(tx: &Transaction<'_>, ids: &[i64]) -> Result<HashSet<i64>, DbErr
 /// What is to be done, if nobody else has the dead letter in hand. The id of an appended row is not known yet.
 fn plan(state: State, letter: &Letter, event: &Result<NewEvent, String>) -> Outcome {
     match (state, letter.row_id) {
-        (State::Waiting { holds_key: true }, Some(id)) => {
-            Outcome::Refused(format!("event {id} holds its key; outbox-relay events retry {id} lets both go on"))
-        }
+        (State::Waiting { holds_key: true }, Some(id)) => Outcome::Refused(format!(
+            "event {id} holds its key; to continue with both run: outbox-relay events retry {id}"
+        )),
         (State::Waiting { holds_key: false }, Some(id)) => Outcome::Reopened(id),
         (State::Redriven(_), _) => Outcome::LeftAlone("it went back before"),
         (State::Discarded, _) => Outcome::LeftAlone("its row was discarded"),
@@ -328,8 +331,9 @@ async fn note(tx: &Transaction<'_>, rows: &HashMap<&Place, i64>, author: &Author
     audit::record(tx, author, "dlq redrive", &serde_json::json!({ "topic_partition_offset_row": list })).await
 }
 
-/// Notes in `outbox_audit` what is about to be deleted from Kafka: topic, partition, first offset that stays, and
-/// counts. Before the deletion, since Kafka takes part in no transaction: what stands there was at least asked for.
+/// Records in `outbox_audit` what is about to be deleted from Kafka: topic, partition, first offset that stays, and
+/// counts. This happens before the deletion, since Kafka takes part in no transaction: an entry means that the deletion
+/// was at least requested.
 pub async fn note_purge(pool: &Pool, details: &Value, author: &Author) -> Result<(), DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
@@ -347,7 +351,7 @@ pub async fn forget(pool: &Pool, topic: &str, partition: i32, first_left: i64) -
     Ok(())
 }
 
-/// Longest text that tells one failure of an event from another.
+/// Maximum length of the text that distinguishes one failure of an event from another.
 const FAILED_AT_CHARS: usize = 100;
 
 /// A header as a text of PostgreSQL, whatever the encoding of the database is. It is the same text each time, and of a
@@ -357,7 +361,7 @@ fn storable(header: &str) -> String {
     header.chars().take(FAILED_AT_CHARS).map(shown).collect()
 }
 
-/// The parameters that tell dead letters apart, as arrays.
+/// The parameters that identify dead letters, as arrays.
 struct Columns<'a> {
     topics: Vec<&'a str>,
     partitions: Vec<i32>,

@@ -1,7 +1,6 @@
-//! Dead letters of events that were given up: copies in the outbox itself, so that they are published with the same
-//! promises.
+//! Dead letters of failed events: copies in the outbox itself, so that they are published with the same guarantees.
 //!
-//! Not written by lanes, whose transactions the lock barrier leaves out because they never insert.
+//! Not written by lanes: the lock barrier ignores their transactions because they never insert.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,13 +15,13 @@ use crate::outbox::isolate::{self, Blame, MayBlame, Refused};
 const WRITE: &str = include_str!("sql/write.sql");
 const DUE: &str = include_str!("sql/due.sql");
 
-/// Most dead letters of one transaction. A guess: a few milliseconds of work.
+/// Maximum number of dead letters in one transaction. A guess: a few milliseconds of work.
 const PORTION: i64 = 500;
 /// How long one that the table refused is put off: what refuses it (a constraint, a trigger) is changed by people.
 const PUT_OFF: Duration = Duration::from_mins(1);
-/// Most of those that are remembered; each costs eight bytes in every statement. The rest is tried again each time.
+/// Maximum number of remembered failures; each costs eight bytes in every statement. The rest is retried each time.
 const PUT_OFF_MAX: usize = 10_000;
-/// Time for the search for those that make a portion fail; the rest comes next time.
+/// Time limit for finding those that make a portion fail; the rest comes next time.
 const SEARCH: Duration = Duration::from_secs(5);
 
 /// What a call has written.
@@ -46,7 +45,7 @@ impl Writer {
         Self { pool, put_off: HashMap::new() }
     }
 
-    /// Writes the dead letters that are due, each exactly once, whoever else does the same. Call it again until there
+    /// Writes the due dead letters, each exactly once, even if other instances do the same. Call it again until there
     /// are none.
     pub async fn write(&mut self) -> Result<Written, DbError> {
         self.put_off.retain(|_, until| *until > monotonic());
@@ -97,7 +96,7 @@ impl Writer {
     }
 }
 
-/// Dead letters that were written, and events of which none was because a trigger kept the note that one is due.
+/// Dead letters that were written, and events without one because a trigger did not let the due mark be removed.
 fn written(row: &tokio_postgres::Row) -> Result<(u64, Vec<i64>), DbError> {
     Ok((u64::try_from(row.try_get::<_, i64>("letters")?).unwrap_or(0), row.try_get("kept")?))
 }

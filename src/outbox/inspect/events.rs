@@ -1,4 +1,4 @@
-//! Events by filter, and one event with everything that is known of it.
+//! Events by filter, and one event in full.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ const LIST_EVENTS: &str = include_str!("sql/list_events.sql");
 const OUTCOMES_IN_STATE: &str = include_str!("sql/outcomes_in_state.sql");
 const SHOW_EVENT: &str = include_str!("sql/show_event.sql");
 
-/// Most events that are looked for among the outcomes, the newest.
+/// Maximum number of events that are looked for among the outcomes, the newest.
 const OUTCOMES: i64 = 10_000;
 
-/// Most bytes of a payload, or of headers, that are read to be shown: more than Kafka takes by default.
+/// Maximum bytes of a payload, or of headers, that are read to be shown: more than Kafka takes by default.
 pub const SHOWN_BYTES: i64 = 1 << 20;
 
 /// Farthest time before now, in seconds: PostgreSQL has no time that is much longer ago, 4713 BC is its first year.
@@ -186,7 +186,7 @@ pub struct Hold {
     /// What is wrong, in words, where it is known.
     pub detail: Option<String>,
     pub since: StoredTime,
-    /// `None`: until somebody releases it.
+    /// `None`: until it is released.
     pub release_at: Option<StoredTime>,
 }
 

@@ -1,7 +1,7 @@
-//! What changes from one look to the next, for `top`: instances, held keys by reason, how busy the table is, how far
-//! consumers are.
+//! What changes from one snapshot to the next, for `top`: instances, held keys by reason, table activity, consumer
+//! progress.
 //!
-//! Nothing here reads finished rows, but for the newest few; no key and no payload is read at all.
+//! Reads no finished rows except the newest few, and never a key or a payload.
 
 use crate::db::{DbError, Pool};
 
@@ -36,7 +36,7 @@ pub struct HeldKeys {
     pub oldest: f64,
 }
 
-/// Counters of PostgreSQL's statistics. Estimates, which begin anew after a crash of the server.
+/// Counters of PostgreSQL's statistics. Estimates that start over after a crash of the server.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Activity {
     /// Seconds, by the clock of the database.
@@ -48,7 +48,7 @@ pub struct Activity {
     pub deleted: i64,
 }
 
-/// Where a group goes on in a partition.
+/// The next offset of a group in a partition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
     pub group: String,

@@ -1,4 +1,4 @@
-//! What the database server says of itself, for `check`. Facts only: what they mean is decided there.
+//! The database server's own statistics and settings, for `check`. Facts only: `check` decides what they mean.
 
 use std::fmt;
 use std::time::Duration;

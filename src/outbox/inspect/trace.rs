@@ -1,5 +1,4 @@
-//! What has happened to an event: its rows, copies of replays and dead letters among them, and what consumers made of
-//! it.
+//! The history of an event: its rows, including replay copies and dead letters, and what consumers did with it.
 
 use uuid::Uuid;
 

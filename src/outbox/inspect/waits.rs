@@ -1,4 +1,4 @@
-//! What keeps events from being published, as PostgreSQL knows it.
+//! What keeps events from being published, as far as PostgreSQL knows.
 
 use jiff::Timestamp;
 
@@ -19,7 +19,7 @@ pub struct Row {
     pub keys: i64,
 }
 
-/// Everything that is waited for. A relay that has been silent for so many seconds does not run.
+/// Everything that is waited for. A relay that has been silent for this many seconds counts as not running.
 pub async fn list(pool: &Pool, silence: f64) -> Result<Vec<Row>, DbError> {
     let connection = pool.get().await?;
     let rows = connection.query(WAITS, &[&silence]).await?;

@@ -1,8 +1,8 @@
-//! What the relay and the consumer write, on trial: each statement in a transaction that is rolled back. So a check, a
-//! trigger or a type of the application's that refuses one of them is found before the day on which a dead letter must
-//! be written.
+//! Trial runs of what the relay and the consumer write: each statement in a transaction that is rolled back. A check, a
+//! trigger or a type in the application that rejects one of them is thus found before the day a dead letter must be
+//! written.
 //!
-//! Only `check` does this: it draws an id, and fires the triggers of the application.
+//! Only `check` does this: it draws an id, and fires the application's triggers.
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -122,13 +122,13 @@ fn left_out(what: &str, gravity: Gravity) -> Obstacle {
     Obstacle {
         gravity,
         check: CHECK,
-        what: format!("PostgreSQL cannot {what}: the statement succeeds and changes no row"),
-        why: "a trigger before each row returns null, and the relay would take it for done".to_owned(),
-        fix: "make that trigger return new".to_owned(),
+        what: format!("PostgreSQL did not {what}: the statement succeeded but changed no row"),
+        why: "a BEFORE trigger returns null, and the relay would believe that the change was made".to_owned(),
+        fix: "change the trigger to return new".to_owned(),
     }
 }
 
-/// What a refusal means. `None`: nothing of ours to tell. An outage is handed on.
+/// What a rejection means. `None`: nothing to report. An outage is passed on.
 fn judge(what: &str, gravity: Gravity, error: DbError) -> Result<Option<Obstacle>, DbError> {
     let Some(code) = error.sqlstate().cloned() else { return Err(error) };
     // Grants are looked at by name, and whether the server takes writes before that.
@@ -139,7 +139,8 @@ fn judge(what: &str, gravity: Gravity, error: DbError) -> Result<Option<Obstacle
         gravity,
         check: CHECK,
         what: format!("PostgreSQL refuses to {what}: {}", error.chain()),
-        why: "what was tried, and rolled back, is what the relay and its commands do every day".to_owned(),
+        why: "the statement that was tried and rolled back is one that the relay and its commands run regularly"
+            .to_owned(),
         fix: "change the constraint, trigger or type of that name so that it takes such rows: \
               they have only the columns that outbox-relay knows"
             .to_owned(),

@@ -1,8 +1,8 @@
-//! Moving events to the shards of their keys, so that a row which refuses to be moved keeps no other from it.
+//! Moves events to the shards of their keys, so that a row that cannot be moved does not stop the others.
 //!
-//! Such a row stays where it is. If it waits, [`set_aside`] says in `outbox_outcomes` what becomes of it: it has failed
-//! and its key waits behind it in the shard of the key, or it waits behind another event of its key. A retry and a
-//! release try to move it again (`rehome.sql`).
+//! Such a row stays where it is. If it is waiting, [`set_aside`] records in `outbox_outcomes` what happens to it: it
+//! has failed and its key waits behind it in the shard of the key, or it waits behind another event of its key. A retry
+//! and a release try to move it again (`rehome.sql`).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -97,13 +97,13 @@ async fn move_all(tx: &Transaction<'_>, strays: &[i64]) -> Result<Moved, DbError
     Moved::over(tx, strays, work).await
 }
 
-/// Errors: a trigger of somebody else's has skipped a row without an error.
+/// Errors: a trigger of someone else's has skipped a row without an error.
 async fn expect_moved(tx: &Transaction<'_>, ids: &[i64]) -> Result<(), DbError> {
     tx.execute(sql::REHOME, &[&ids]).await?;
     Ok(())
 }
 
-/// Notes what becomes of events that could not be moved, now that the held keys are where they belong.
+/// Records what happens to events that could not be moved, now that the held keys are in the right shards.
 pub(super) async fn set_aside(tx: &Transaction<'_>, refused: &[Refused<i64>]) -> Result<(), DbError> {
     if refused.is_empty() {
         return Ok(());

@@ -114,10 +114,10 @@ impl ClientContext for Context {
         if error.rdkafka_error_code().is_some_and(is_missing_topic)
             && self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(reason.to_owned())
         {
-            tracing::warn!(reason, "a topic does not exist; it is read from its beginning once it does");
+            tracing::warn!(reason, "a topic does not exist yet; it will be read from its beginning once it is created");
             return;
         }
-        tracing::debug!(error = %error, reason, "the Kafka client reports");
+        tracing::debug!(error = %error, reason, "Kafka client error");
     }
 }
 
@@ -142,7 +142,7 @@ impl ConsumerContext for Context {
 
     fn commit_callback(&self, result: Result<(), KafkaError>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            tracing::debug!(error = %error, "Kafka did not take the offsets; only lag tools miss them");
+            tracing::debug!(error = %error, "could not commit offsets to Kafka; this only affects external lag tools");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Folds that are under way: one of a partition at a time, and none of them keeps the thread from polling for long.
 //!
 //! An ordinary fold ends within a second, and is simply waited for. One that does not (a lock on the read model, a slow
-//! statement) goes on by itself: its partition is paused, the others are read and folded, and readiness says what it
+//! statement) continues on its own: its partition is paused, the others are read and folded, and readiness says what it
 //! waits for. Invariant: a partition whose fold is under way is not read and not handed to Kafka; afterwards it is
 //! handed over with the offset that the fold has reached.
 
@@ -116,7 +116,7 @@ impl Folding {
             .iter()
             .filter(move |(place, fold)| now.saturating_sub(fold.since) >= SLOW && !self.locks.contains_key(*place));
         let slow = slow.map(|(place, _)| {
-            let text = format!("a fold of {place} takes longer than {} s", SLOW.as_secs());
+            let text = format!("a fold of {place} has been running for more than {} s", SLOW.as_secs());
             Wait::new(Situation::SlowFold).of_partition(&place.topic, place.partition).because(text)
         });
         let locked = |(place, wait): (&Place, &String)| {
@@ -157,7 +157,7 @@ impl Reader {
         self.folding.give_up();
     }
 
-    /// Returns whether the partitions have to be handed to Kafka anew.
+    /// Returns whether the partitions have to be handed to Kafka again.
     fn take_in(&mut self, Ended { batch, folded }: Ended) -> bool {
         let Batch { place, epoch, .. } = &batch;
         self.meters.count(&place.topic, folded.counts);
@@ -202,7 +202,7 @@ impl Reader {
         if list.count() > 0
             && let Err(error) = self.consumer.pause(&list)
         {
-            tracing::debug!(error = %error, "partitions are not paused; what comes of them is dropped");
+            tracing::debug!(error = %error, "could not pause partitions; dropping records that arrive from them");
         }
     }
 
@@ -219,7 +219,7 @@ impl Reader {
         if list.count() > 0
             && let Err(error) = self.consumer.resume(&list)
         {
-            tracing::warn!(error = %error, "the Kafka client does not read on");
+            tracing::warn!(error = %error, "could not resume reading");
         }
     }
 

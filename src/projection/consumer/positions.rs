@@ -71,7 +71,7 @@ impl Reader {
     fn topic_ids(&self, topics: &[String]) -> BTreeMap<String, Uuid> {
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         raw::topic_ids(self.consumer.client(), &topics, IDS_WAIT).unwrap_or_else(|error| {
-            tracing::debug!(error = %error.chain(), "the ids of topics are unknown");
+            tracing::debug!(error = %error.chain(), "could not fetch topic ids");
             BTreeMap::new()
         })
     }
@@ -109,7 +109,7 @@ impl Reader {
                         ranges.insert(place.clone(), Log { start, end });
                         continue;
                     }
-                    Err(error) => failed = Some(format!("Kafka does not answer: {error}")),
+                    Err(error) => failed = Some(format!("Kafka does not respond: {error}")),
                 }
             }
             let why = Why::Unmeasured(failed.clone().expect("set just above"));
@@ -162,7 +162,7 @@ impl Reader {
         if !news.is_empty()
             && let Err(error) = self.runtime.block_on(self.store.note_identity(news))
         {
-            tracing::debug!(error = %error.chain(), "the identity of topics was not noted");
+            tracing::debug!(error = %error.chain(), "could not record the identity of topics");
         }
     }
 
@@ -199,7 +199,7 @@ impl Reader {
             Err(error) => {
                 // None of a partition: the next fold meets it again and deals with it. Without a record to fold nobody
                 // else would notice.
-                self.look_failed = Some(format!("the positions cannot be compared: {error}"));
+                self.look_failed = Some(format!("could not compare positions: {error}"));
                 return Ok(());
             }
         };
@@ -234,7 +234,7 @@ impl Reader {
     pub(super) fn check(&mut self, place: &Place, epoch: i64, believed: i64, standing: Option<&Standing>) -> bool {
         let now = clock::monotonic();
         let Some(standing) = standing else {
-            tracing::warn!(partition = %place, "the position is gone from consumer_partitions: the partition is taken anew");
+            tracing::warn!(partition = %place, "the position is missing from consumer_partitions; claiming the partition again");
             self.assignment.wait(place, Why::New, now);
             return true;
         };
@@ -242,18 +242,18 @@ impl Reader {
         match position::displaced(epoch, believed, standing) {
             Displaced::No => return false,
             Displaced::Fenced => {
-                tracing::warn!(partition = %place, "another instance has the partition: batch dropped");
+                tracing::warn!(partition = %place, "another instance owns the partition; dropped the batch");
                 self.assignment.wait(place, Why::Fenced, now);
             }
             Displaced::TakeAnew(why) => {
                 match why {
                     position::Why::WentBack => tracing::warn!(
                         partition = %place, folded_up_to = believed, reads_from = found,
-                        "PostgreSQL has lost its last commits: the records are read and folded again"
+                        "PostgreSQL lost its most recent commits; the records will be read and folded again"
                     ),
                     position::Why::SetBack => tracing::warn!(
                         partition = %place, folded_up_to = believed, reads_from = found,
-                        "the position was set back by hand: the records are read again"
+                        "the position was set back by hand; the records will be read again"
                     ),
                     position::Why::Decided => tracing::info!(
                         partition = %place, folded_up_to = believed, position = found, "the position was changed by a command"

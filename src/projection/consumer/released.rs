@@ -56,7 +56,7 @@ async fn turn(store: &Store, place: Place, epoch: i64) -> Turn {
                 turn.folded += 1;
             }
             Ok(Released::Refused { offset }) => {
-                tracing::debug!(partition = %turn.place, offset, "a released event does not fit");
+                tracing::debug!(partition = %turn.place, offset, "a released event could not be folded");
                 turn.refused += 1;
             }
             // An outage or a lock. The next look finds it again.
@@ -106,14 +106,14 @@ impl Reader {
     fn take_in_released(&mut self, turn: Turn) {
         let Turn { place, folded, refused, goes_on, failed } = turn;
         if let Some(error) = failed {
-            tracing::debug!(partition = %place, "released events wait: {error}");
+            tracing::debug!(partition = %place, "released events have to wait: {error}");
         }
         if goes_on {
             self.released.insert(place.clone());
         }
         if folded > 0 || refused > 0 {
             // The reasons may quote the events, so they are in consumer_parked only.
-            tracing::info!(partition = %place, folded, parked_again = refused, "released events were folded again");
+            tracing::info!(partition = %place, folded, parked_again = refused, "processed released events");
             self.meters.count(&place.topic, Counts { applied: folded, ..Counts::default() });
         }
     }

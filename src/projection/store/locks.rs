@@ -113,9 +113,9 @@ pub struct LockHolder {
 impl fmt::Display for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let relation = self.relation.as_deref().unwrap_or("a row");
-        write!(f, "waits for a lock on {relation} that process {} of PostgreSQL holds", self.pid)?;
+        write!(f, "waits for a lock on {relation} held by PostgreSQL process {}", self.pid)?;
         match self.since {
-            Some(since) => write!(f, " (its transaction is open since {since})"),
+            Some(since) => write!(f, " (its transaction has been open since {since})"),
             None => Ok(()),
         }
     }

@@ -57,7 +57,7 @@ impl Lane {
             tracing::warn!(
                 shard = self.fence.shard,
                 events = unsent,
-                "Kafka did not take part of a batch; it stays PENDING and is sent again"
+                "Kafka did not acknowledge part of the batch; those events stay PENDING and will be resent"
             );
         }
     }
@@ -114,7 +114,11 @@ impl Lane {
         per_topic.flush();
         if rest.stuck > 0 {
             let (shard, events) = (self.fence.shard, rest.stuck);
-            tracing::info!(shard, events, "partitions did not take part of a batch; it waits for them");
+            tracing::info!(
+                shard,
+                events,
+                "some partitions did not accept their part of the batch; those events wait for them"
+            );
         }
         if !written.is_empty() {
             self.shared.catalog.written(written.into_iter());

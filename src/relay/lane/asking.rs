@@ -45,7 +45,7 @@ impl Lane {
         match protocol.found(state, marker_due) {
             Found::Incomplete | Found::Recovered | Found::Refused(_) => {}
             Found::Resolved(resolution) => {
-                tracing::debug!(shard = self.fence.shard, seq, in_flight, marked, ?resolution, "opened");
+                tracing::debug!(shard = self.fence.shard, seq, in_flight, marked, ?resolution, "opened the shard");
             }
             Found::Blocked => {
                 // Kafka works, and other shards may be open.
@@ -54,7 +54,7 @@ impl Lane {
                 tracing::warn!(
                     shard = self.fence.shard,
                     partitions = self.shared.catalog.partitions().leaderless().join(", "),
-                    "the batch of a former owner is undecided while a partition of its transaction has no leader; the shard waits for that"
+                    "the outcome of a former owner's batch is unknown while a partition of its transaction has no leader; the shard waits"
                 );
             }
         }
@@ -70,7 +70,7 @@ impl Lane {
             OutboxError::Db(error) => {
                 self.shared.health.postgres_failed(error);
                 if matches!(self.sender, Sender::ExactlyOnce(_)) {
-                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), "the shard cannot be opened yet");
+                    tracing::warn!(shard = self.fence.shard, error = %error.chain(), "could not open the shard; retrying");
                 }
             }
         }

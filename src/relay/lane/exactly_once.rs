@@ -83,7 +83,7 @@ impl Lane {
                     None
                 }
                 Err(OpenError::Blocked(blocked)) => {
-                    protocol.blocked(blocked).is_err().then(|| "another transactional.id is blocked, too".to_owned())
+                    protocol.blocked(blocked).is_err().then(|| "the new transactional.id is blocked as well".to_owned())
                 }
                 Err(OpenError::Failed(reason)) => Some(reason),
             },
@@ -114,7 +114,7 @@ impl Lane {
                     shard = self.fence.shard,
                     producer,
                     partitions = leaderless.join(", "),
-                    "Kafka cannot end the last transaction of the shard now; the shard goes on with another transactional.id"
+                    "Kafka cannot end the shard's last transaction at the moment; continuing with another transactional.id"
                 );
                 self.shared.metrics.producers_left.inc();
                 protocol.renumbered(producer);
@@ -127,7 +127,7 @@ impl Lane {
     pub(super) fn kafka_did_not_answer(&mut self, reason: &str) {
         self.retry_in = self.backoff.next_wait();
         self.shared.health.kafka_failed(reason);
-        tracing::warn!(shard = self.fence.shard, reason, "the shard cannot be opened yet");
+        tracing::warn!(shard = self.fence.shard, reason, "could not open the shard; retrying");
     }
 
     /// Publishes a batch in one transaction. Either every record is acknowledged, or none is.
@@ -170,7 +170,7 @@ impl Lane {
             Outcome::Denied(indexes) => some(ids.len(), &indexes, &Delivery::Denied),
             Outcome::Stuck(indexes) => some(ids.len(), &indexes, &Delivery::Stuck),
             Outcome::Unknown(reason) => {
-                tracing::warn!(shard = self.fence.shard, reason, "a transaction did not end in order");
+                tracing::warn!(shard = self.fence.shard, reason, "the outcome of a transaction is unknown");
                 unsent()
             }
         };
@@ -182,7 +182,7 @@ impl Lane {
 fn not_written(ended: Ended) -> Option<String> {
     match ended.outcome {
         Outcome::Committed(_) if ended.usable => None,
-        Outcome::Committed(_) => Some("the connection to Kafka is not steady".to_owned()),
+        Outcome::Committed(_) => Some("the connection to Kafka is unstable".to_owned()),
         Outcome::Unknown(reason) => Some(reason),
         Outcome::Refused(_) | Outcome::Denied(_) | Outcome::Stuck(_) => Some("the marker was not taken".to_owned()),
     }

@@ -48,7 +48,7 @@ impl Lane {
                 code,
                 shard = self.fence.shard,
                 rows = step.missing,
-                "published rows were changed or deleted by somebody else before they were settled"
+                "published rows were changed or deleted by another session before they were settled"
             );
         }
         protocol.stepped(intent, &step);
@@ -59,13 +59,13 @@ impl Lane {
         match error {
             OutboxError::Fenced(_) => {}
             error @ (OutboxError::Moved { .. } | OutboxError::Unchanged) => {
-                tracing::warn!(shard = self.fence.shard, error = %error, "the shard is opened again");
+                tracing::warn!(shard = self.fence.shard, error = %error, "reopening the shard");
             }
             OutboxError::Db(error) => {
                 self.shared.health.step_failed(self.fence.shard, &error);
                 self.retry_in = self.backoff.next_wait();
                 let wait = self.retry_in;
-                tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "a step of the shard failed and is repeated");
+                tracing::warn!(shard = self.fence.shard, error = %error.chain(), wait = ?wait, "settle/claim transaction failed; retrying");
             }
         }
     }

@@ -43,6 +43,11 @@ impl Topics {
         TOPICS.get_or_init(Self::create).await
     }
 
+    /// Topics of one test, where it matters what others have purged.
+    pub async fn own() -> &'static Self {
+        Box::leak(Box::new(Self::create().await))
+    }
+
     async fn create() -> Self {
         let (topic, purged) = tokio::join!(Topic::create("command", 2), Topic::create("command-purged", 1));
         let letters_of = |topic: &Topic| Topic { name: format!("{}-dlq", topic.name), ..topic.clone() };
@@ -93,7 +98,7 @@ impl Stage {
         let environment = vec![
             ("DATABASE_URL".to_owned(), url),
             ("KAFKA_BOOTSTRAP_SERVERS".to_owned(), parts().kafka.clone()),
-            setting("DATABASE__CONNECT_TIMEOUT", "3s"),
+            setting("DATABASE__CONNECT_TIMEOUT", "20s"),
             setting("CONSUMER__TOPICS", &topics.topic.name),
             setting("CONSUMER__GROUP", &group(topics)),
             setting("RUN__DEPLOYMENT", &topics.topic.name),

@@ -1,9 +1,9 @@
 //! One round: records and troubles from a seed, a restart with decisions, and the judge.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio_postgres::{Client, error::SqlState};
 use uuid::Uuid;
 
 use super::judge;
@@ -171,6 +171,19 @@ pub async fn run(seed: u64) {
     relay.terminate().await;
 }
 
+/// Locks rows that folds write to, in a transaction that stays open. Folds of several partitions lock them as well, so
+/// this session may be the victim of a deadlock.
+async fn lock_rows(locker: &Client) {
+    let rows = "begin; select 1 from product_metrics where product_id between 1 and 30 order by product_id for update";
+    wait_until("the rows are locked", PATIENCE, async || {
+        let Err(error) = locker.batch_execute(rows).await else { return Ok(()) };
+        locker.batch_execute("rollback").await.expect("rollback");
+        assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{error:?}");
+        Err(error.to_string())
+    })
+    .await;
+}
+
 /// What happens while the wave is read. Returns the process that is left.
 async fn troubles(
     stage: &Stage,
@@ -183,21 +196,15 @@ async fn troubles(
 ) -> Relay {
     let events: Vec<Made> = (0..15).map(|n| maker.good(n % (PARTITIONS / 2), 1..30)).collect();
     let open = if plan.open { Some(stage.write_in_transaction(&events).await) } else { None };
-    let mut locker = stage.database.connect().await;
-    let lock = if plan.row_lock {
-        let transaction = locker.transaction().await.expect("begin");
-        // In the order in which folds lock them, so that nobody deadlocks.
-        let rows = "select 1 from product_metrics where product_id between 1 and 30 order by product_id for update";
-        transaction.batch_execute(rows).await.expect("rows");
-        Some(transaction)
-    } else {
-        None
-    };
+    let locker = stage.database.connect().await;
+    if plan.row_lock {
+        lock_rows(&locker).await;
+    }
     if plan.member {
         stage.foreign_member().await;
     }
     written.wave(stage, maker, plan).await;
-    if lock.is_some() || open.is_some() {
+    if plan.row_lock || open.is_some() {
         let last: Vec<Uuid> = written.quiet.keys().copied().collect();
         wait_until(&format!("seed {seed}: partitions without strangers flow"), PATIENCE, async || {
             let sql = "select count(*) from event_handled where event_id = any($1)";
@@ -212,11 +219,8 @@ async fn troubles(
         relay.kill().await;
         relay = stage.settings().start_ready().await;
     }
-    if let Some(transaction) = lock {
-        tokio::time::timeout(Duration::from_secs(60), transaction.rollback())
-            .await
-            .expect("in time")
-            .expect("rollback");
+    if plan.row_lock {
+        locker.batch_execute("rollback").await.expect("rollback");
     }
     if let Some(producer) = open {
         Stage::end_transaction(producer, plan.commits).await;

@@ -72,7 +72,7 @@ async fn one_record_that_fails_by_itself_is_parked_whatever_the_failure_is() {
         let code = if kind == "slow" { "took longer than database.statement_timeout" } else { kind };
         let sql = format!(
             "select count(*) from consumer_parked where convert_from(value, 'UTF8') like '%\"{kind}\"%' \
-             and error like 'projection copies: %{code}%while other events passed'"
+             and error like 'projection copies: %{code}%while other events succeeded'"
         );
         assert_eq!(number(&bench.client, &sql).await, 2, "{kind}");
     }
@@ -147,7 +147,10 @@ async fn partitions_that_wait_for_a_lock_leave_connections_to_the_others() {
     };
     tokio::time::timeout(PATIENCE / 2, flows).await.expect("the two partitions flow");
     for partition in [0, 7] {
-        let words = format!("{}/{partition} waits for a lock on product_metrics that process {pid}", bench.topic.name);
+        let words = format!(
+            "{}/{partition} waits for a lock on product_metrics held by PostgreSQL process {pid}",
+            bench.topic.name
+        );
         running.wait_for_reason(&words).await;
     }
     // What is said does not change while the lock is held, or each change would be a line of the log.

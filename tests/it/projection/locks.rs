@@ -41,9 +41,7 @@ async fn a_lock_on_the_read_model_is_told_as_a_lock() {
     };
     bench.produce((0..20).map(mixed).collect(), 2).await;
     copied(10).await;
-    running
-        .wait_for_reason(&format!("waits for a lock on product_metrics that process {pid} of PostgreSQL holds"))
-        .await;
+    running.wait_for_reason(&format!("waits for a lock on product_metrics held by PostgreSQL process {pid}")).await;
     bench.produce((0..20).map(mixed).collect(), 2).await;
     copied(20).await;
     transaction.rollback().await.expect("rollback");

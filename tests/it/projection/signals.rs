@@ -34,7 +34,7 @@ async fn an_idle_consumer_is_not_ready_while_postgresql_does_not_answer() {
     let running = bench.start().ready().await;
     bench.wait_for_likes(3).await;
     let frozen = postgres.freeze();
-    running.wait_for_reason("the positions cannot be compared").await;
+    running.wait_for_reason("could not compare positions").await;
     drop(frozen);
     let running = running.ready().await;
     running.stop().await.expect("a clean stop");

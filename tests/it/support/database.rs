@@ -74,7 +74,7 @@ impl TestDatabase {
     pub async fn try_connect(&self) -> Result<Client, tokio_postgres::Error> {
         let mut config: tokio_postgres::Config = self.url.parse()?;
         let (client, connection) =
-            config.application_name("shop").connect_timeout(Duration::from_secs(5)).connect(NoTls).await?;
+            config.application_name("shop").connect_timeout(Duration::from_secs(30)).connect(NoTls).await?;
         detach("test connection", async move { drop(connection.await) });
         Ok(client)
     }

@@ -301,7 +301,7 @@ pub fn leave_to_the_reaper(process: u32) {
 fn the_address_is_read_from_what_the_admin_server_logs() {
     let log = r#"{"message":"starting","address":"127.0.0.1:1","target":"x"}
 not json
-{"message":"listens","address":"127.0.0.1:41234","target":"outbox_relay::admin"}
+{"message":"admin server listening","address":"127.0.0.1:41234","target":"outbox_relay::admin"}
 "#;
     assert_eq!(admin_address(log), Some(SocketAddr::from(([127, 0, 0, 1], 41234))));
     assert_eq!(admin_address(""), None);

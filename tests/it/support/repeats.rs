@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 /// What a lane says when it gives up what is on its way because its lease is nearly over.
-const LEASE_OVER: &str = "a permit to send ended while records were on their way";
+const LEASE_OVER: &str = "the lease ended while records were in flight";
 /// What it says when it does so because Kafka has not answered for long.
 const KAFKA_SILENT: [&str; 3] = [
     "no acknowledgement within publish_timeout",
-    "the client has lost all its brokers",
-    "a partition takes no records",
+    "the client lost all its brokers",
+    "a partition does not accept records",
 ];
 
 /// By default. What all lanes say within ten seconds becomes one line.
@@ -32,8 +32,8 @@ pub fn allowed_by(log: &str, batch_rows: usize, kafka_fails: bool) -> usize {
 fn what_may_repeat_is_read_from_the_log() {
     let log = r#"{"message":"shard acquired","shard":1,"epoch":1,"taken_over":false,"in_flight":0}
 {"message":"shard acquired","shard":2,"epoch":4,"taken_over":true,"in_flight":17}
-{"message":"the producer is replaced","reason":"a partition takes no records","lane":"lane-3"}
-{"message":"the producer is replaced","reason":"the client met a fatal error","lane":"lane-3"}
+{"message":"replacing the producer","reason":"a partition does not accept records","lane":"lane-3"}
+{"message":"replacing the producer","reason":"the client met a fatal error","lane":"lane-3"}
 not JSON"#;
     assert_eq!(allowed_by(log, 100, true), 817);
     assert_eq!(allowed_by(log, 100, false), 17);

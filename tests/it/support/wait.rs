@@ -1,7 +1,8 @@
 //! Waiting for conditions: the one place of the tests where time passes.
 //!
 //! A test never sleeps. It says what must become true and how long that may take, and on failure learns the line that
-//! waited and the last state seen. Limits are generous: a passing test does not wait for them.
+//! waited and the last state seen. Limits are those of a quiet machine; each gets [`SLOW`] times as long, because a
+//! passing test does not wait for them.
 
 use std::panic::Location;
 use std::time::Duration;
@@ -14,9 +15,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between two looks that take long.
 const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
+/// How much slower than a quiet machine a busy one may be: a build server has run this suite at a quarter of the speed.
+const SLOW: u32 = 3;
+
 /// Looks until `check` gives `Ok`, and returns what it gave. `Err` is the state so far, shown when `limit` has passed.
 ///
-/// Panics after `limit`, with the caller's line, also when `check` itself hangs.
+/// Panics after [`SLOW`] times `limit`, with the caller's line, also when `check` itself hangs.
 #[track_caller]
 pub fn wait_until<T, F>(what: &str, limit: Duration, mut check: F) -> impl Future<Output = T> + use<T, F>
 where
@@ -25,6 +29,7 @@ where
     let caller = Location::caller();
     let what = what.to_owned();
     async move {
+        let limit = limit * SLOW;
         let (start, end) = (Instant::now(), Instant::now() + limit);
         let mut ticks = ticks();
         let mut last = "never looked".to_owned();

@@ -26,7 +26,7 @@ async fn a_paused_topic() {
         let (_, text) = http::get(process.admin(), "/metrics").await?;
         let (_, body) = http::get(process.admin(), "/readyz?verbose").await?;
         let counted = text.contains("outbox_relay_waits{part=\"relay\",situation=\"paused\"} 1");
-        let noted = body.contains(&format!("[i]topic {} is paused since 20", stage.topic.name));
+        let noted = body.contains(&format!("[i]topic {} has been paused since 20", stage.topic.name));
         if counted && noted { Ok(()) } else { Err(format!("{body}\n{text}")) }
     })
     .await;
@@ -49,7 +49,7 @@ async fn shards_that_nobody_works_on_or_counts() {
     client.batch_execute("update outbox_installation set resharding_to = 5").await.expect("resharding");
     stage.expect_of_commands(&Says { situation: "resharding", ..outside }).await;
     client.batch_execute("update outbox_shards set low_id = 1000000 where shard = 0").await.expect("bound");
-    let unknown = Says { situation: "bound-too-high", lag: 6, words: "shard 0 is not counted", ..outside };
+    let unknown = Says { situation: "bound-too-high", lag: 6, words: "events of shard 0 are not counted", ..outside };
     stage.expect_of_commands(&unknown).await;
 }
 

@@ -88,7 +88,7 @@ impl Stage {
         readiness(process, says).await;
         metrics(process, says).await;
         self.expect_of_commands(says).await;
-        let begins = log_lines(process, "waits:", says);
+        let begins = log_lines(process, "is waiting:", says);
         assert_eq!(begins, 1, "one line when {} begins:\n{}", says.situation, process.log_text());
     }
 
@@ -126,7 +126,7 @@ impl Stage {
             if named(&lag.json()["waits"], says).is_ok() { Err(lag.stdout) } else { Ok(()) }
         })
         .await;
-        let ends = log_lines(process, "no longer waits:", says);
+        let ends = log_lines(process, "no longer waiting:", says);
         assert_eq!(ends, 1, "one line when {} ends:\n{}", says.situation, process.log_text());
     }
 }
@@ -178,5 +178,5 @@ fn log_lines(process: &Relay, words: &str, says: &Says<'_>) -> usize {
     let text = process.log_text();
     // A wait that repeats is one line with a count.
     let lines = text.lines().filter(|line| line.contains(&mark) && !line.contains("(repeated)"));
-    lines.filter(|line| line.contains(words) && (words != "waits:" || !line.contains("no longer"))).count()
+    lines.filter(|line| line.contains(words) && (words != "is waiting:" || !line.contains("no longer"))).count()
 }

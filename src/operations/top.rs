@@ -1,0 +1,13 @@
+//! The outbox as it works: a [`Snapshot`] again and again, with rates over the last few seconds.
+//!
+//! `watch` reads, `rates` compares. Changes nothing in the database, and no key and no payload is read.
+
+mod rates;
+mod snapshot;
+mod watch;
+
+pub use rates::Rates;
+#[cfg(test)]
+pub(crate) use snapshot::tests;
+pub use snapshot::{ConsumerLine, HeldLine, InstanceLine, Look, Snapshot};
+pub use watch::Watch;
