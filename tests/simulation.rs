@@ -3,13 +3,14 @@
 //!
 //! What a lane does next is the product's own code, and cannot drift: `relay::protocol` with `relay::takeover`, in both
 //! delivery modes; so are `outbox::barrier::Horizon` and `outbox::watermark::Watermark`. What a step does in PostgreSQL
-//! (`step.rs`), what the client and the brokers do (`sending.rs`, `kafka.rs`) are models and have to follow the product.
+//! (`step.rs`), what the client and the brokers do (`sending.rs`, `kafka.rs`) are models and have to follow the
+//! product.
 //!
 //! Modelled: both modes and changes between them; marks and watermarks; rows that wait again; shared steps, from the
-//! view of one lane; graceful stops; failovers of PostgreSQL that lose commits and give ids out again; elections, expired
-//! markers and a Kafka that went back. Left out: more than one shard, and with it resharding and the common commit of
-//! several lanes; events that fail, wait or are held; limits of size and time, permits and turns; strict order; the look
-//! at a marker by a relay on a copy of the database.
+//! view of one lane; graceful stops; failovers of PostgreSQL that lose commits and give ids out again; elections,
+//! expired markers and a Kafka that went back. Left out: more than one shard, and with it resharding and the common
+//! commit of several lanes; events that fail, wait or are held; limits of size and time, permits and turns; strict
+//! order; the look at a marker by a relay on a copy of the database.
 //!
 //! Each safeguard is also switched off once, in the product's code or in the model of a statement, and then the search
 //! has to find a broken promise. `docs/simulation.md` has the list, written by a test here.

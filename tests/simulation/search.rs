@@ -168,8 +168,8 @@ fn replay(start: &World, actions: &[Action]) -> Option<(Vec<Action>, Violation)>
 /// So many states are looked at, at most.
 const STATES_MAX: usize = 80_000;
 
-/// Every state within the bounds of the budget, nearest first, up to [`STATES_MAX`]. Returns how many there are, or the shortest run that
-/// breaks a promise; every `rest_every`-th state is also left to itself, to see it come to rest.
+/// Every state within the bounds of the budget, nearest first, up to [`STATES_MAX`]. Returns how many there are, or the
+/// shortest run that breaks a promise; every `rest_every`-th state is also left to itself, to see it come to rest.
 pub fn exhaustive(start: &World, rest_every: usize) -> Result<usize, Box<Found>> {
     let mut seen = HashSet::from([start.fingerprint()]);
     // How each state was reached: from which one, and how.

@@ -152,8 +152,8 @@ fn breaks(test: &str) {
     }
 }
 
-/// Too rare for a search by chance: a lane has a batch in hand that begins like the one before it, PostgreSQL loses that
-/// batch and a row of it, and gives the id of that row to another event.
+/// Too rare for a search by chance: a lane has a batch in hand that begins like the one before it, PostgreSQL loses
+/// that batch and a row of it, and gives the id of that row to another event.
 fn ids_again(world: World) -> Option<Violation> {
     let relay = || Action::Relay(0, Luck::Fine);
     let commits = |key| [Action::WriterOpens(key), Action::WriterInserts(0), Action::WriterEnds(0, true)];

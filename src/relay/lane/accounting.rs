@@ -1,4 +1,5 @@
-//! Sends a claimed batch, and turns what Kafka says about each record into a settlement, metrics and facts about topics.
+//! Sends a claimed batch, and turns what Kafka says about each record into a settlement, metrics and facts about
+//! topics.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! How a lane finds out where its shard stands: at the start in exactly-once delivery, and in either mode whenever the
 //! outcome of the last action is unknown.
 //!
-//! At-least-once delivery reads the manifest. Exactly-once delivery also fences every older producer of the shard, reads
-//! the marker, and lets `takeover::resolve` decide about the batch that PostgreSQL believes to be in flight. There is
-//! one path for a crash, a lost answer, a refusal and a change of owner.
+//! At-least-once delivery reads the manifest. Exactly-once delivery also fences every older producer of the shard,
+//! reads the marker, and lets `takeover::resolve` decide about the batch that PostgreSQL believes to be in flight. A
+//! crash, a lost answer, a refusal and a change of owner all take this path.
 
 use super::{Ended, Failed, Mode, Protocol, Safeguard, Stage};
 use crate::broker::transaction::{Blocked, Marker};
@@ -46,8 +46,8 @@ pub enum Found {
 pub(super) enum Opening {
     /// Somebody else may have written the marker since this lane did.
     Peek,
-    /// Before the fence, so that a process that lost its lease does not fence its successor. And after the peek, so that
-    /// it does not compare the marker of its successor with a row from before.
+    /// Before the fence, so that a process that lost its lease does not fence its successor. And after the peek, so
+    /// that it does not compare its successor's marker with an old row.
     Look {
         peeked: Option<Option<Marker>>,
     },
