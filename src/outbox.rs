@@ -100,7 +100,7 @@ pub enum Source<'a> {
 }
 
 /// The last batch of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct LastBatch {
     pub seq: i64,
     /// It has not been settled.
@@ -122,6 +122,9 @@ pub struct Claim<'a> {
     /// Claim nothing above the horizon.
     pub strict: bool,
     /// The numbers of batches go to Kafka, in the transactions of their records.
+    pub numbered: bool,
+    /// Whether the row of the shard says so from now on. A batch that was sent without a marker stays one until it is
+    /// settled.
     pub marked: bool,
     /// Kafka has not committed the batch in flight and never will: its rows may be claimed again, and the next batch
     /// takes over its number.
@@ -151,7 +154,7 @@ pub struct Claimed<R> {
 #[derive(Debug)]
 pub struct Batch<R> {
     pub seq: i64,
-    /// Where numbers go to Kafka ([`Claim::marked`]).
+    /// Where numbers go to Kafka ([`Claim::numbered`]).
     pub tag: Option<BatchTag>,
     pub events: Vec<Claimed<R>>,
 }
@@ -178,7 +181,7 @@ pub struct Step<R> {
 }
 
 /// The state of a shard, as its owner reads it after an interruption.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ShardState {
     pub batch_seq: i64,
     pub batch_ids: Option<Vec<i64>>,

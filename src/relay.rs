@@ -41,6 +41,7 @@ use crate::outbox::leases::Leases;
 use crate::outbox::{Limits, PgOutbox};
 use crate::signals::Board;
 use encode::Encoder;
+pub use lane::protocol;
 use pauses::Pauses;
 use shared_step::SharedSteps;
 use wakeup::Wakeup;

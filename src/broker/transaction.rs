@@ -48,7 +48,7 @@ pub struct MarkerPlace {
 }
 
 /// What a transaction leaves behind beside its records.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Marker {
     /// Number of the batch.
     pub seq: i64,

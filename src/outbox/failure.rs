@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// An event that Kafka or our own checks refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Failed {
     pub id: i64,
     /// `None`: the event has no key, or it is a dead letter; nothing waits for it.

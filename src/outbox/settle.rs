@@ -22,7 +22,7 @@ const SETTLE_FAILED: &str = include_str!("settle/sql/failed.sql");
 const SETTLE_HELD: &str = include_str!("settle/sql/held.sql");
 
 /// The result of the current batch. An event in neither list stays PENDING and is claimed again.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Settlement {
     /// Durably in Kafka: id, and partition and offset if known.
     pub published: Vec<(i64, Option<(i32, i64)>)>,

@@ -478,7 +478,7 @@ impl PgOutbox {
         }
 
         let last_seq = if claim.forget && last.in_flight { last.seq - 1 } else { last.seq };
-        let tag = |seq| claim.marked.then(|| BatchTag::draw(seq));
+        let tag = |seq| claim.numbered.then(|| BatchTag::draw(seq));
         let batch = match source {
             Source::Manifest(_) if !sorted.publish.is_empty() => Some((last.seq, sorted.publish)),
             Source::Waiting if !sorted.publish.is_empty() => Some((last_seq + 1, sorted.publish)),
@@ -494,8 +494,7 @@ impl PgOutbox {
             seq,
             ids: batch.as_ref().map(|batch| batch.events.iter().map(|event| event.id).collect()),
             low_id: new_low_id,
-            // A batch that was sent without a marker stays one until it is settled.
-            marked: claim.marked && !matches!(source, Source::Manifest(_)),
+            marked: claim.marked,
             tag: batch.as_ref().and_then(|batch| batch.tag),
             watermark,
         });

@@ -8,7 +8,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::outbox::BatchTag;
+use crate::outbox::{BatchTag, ShardState};
 
 /// What PostgreSQL says about the last batch of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,12 @@ pub struct Manifest {
     /// Its number is committed to Kafka in the transaction of its records. False after at-least-once delivery, which
     /// writes none.
     pub marked: bool,
+}
+
+impl Manifest {
+    pub fn of(state: &ShardState) -> Self {
+        Self { seq: state.batch_seq, in_flight: state.batch_ids.is_some(), marked: state.marked }
+    }
 }
 
 /// What Kafka says about it.
@@ -52,7 +58,7 @@ pub enum Resolution {
 }
 
 /// How PostgreSQL and Kafka contradict each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Disagreement {
     /// A batch is in flight and its marker is gone: expired, or its group or topic was deleted.
     MarkerLost { seq: i64 },

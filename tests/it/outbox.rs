@@ -94,6 +94,7 @@ impl Bench {
             horizon: horizon.unwrap_or_default(),
             move_low_id: horizon.is_some(),
             strict: false,
+            numbered: false,
             marked: false,
             forget: false,
             expected: None,

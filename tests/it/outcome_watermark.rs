@@ -40,6 +40,7 @@ async fn a_step_without_a_new_claim_passes_no_event_that_waits() {
             horizon,
             move_low_id: true,
             strict: false,
+            numbered: false,
             marked: false,
             forget: false,
             expected: None,

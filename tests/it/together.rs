@@ -71,6 +71,7 @@ async fn step(bench: &Bench, shards: &mut [Shard]) -> Vec<Outcome> {
                 horizon: Default::default(),
                 move_low_id: false,
                 strict: false,
+                numbered: false,
                 marked: false,
                 forget: false,
                 expected: shard.expected,

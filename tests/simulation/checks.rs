@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::kafka::{PARTITIONS, Record};
-use crate::postgres::{Id, Key};
+use crate::kafka::{Logged, PARTITIONS};
+use crate::postgres::{Event, Id, Key};
 use crate::world::World;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,23 +32,23 @@ pub fn check(world: &World) -> Option<Violation> {
     let mut visible = BTreeSet::new();
     for partition in 0..PARTITIONS {
         let mut highest: BTreeMap<Key, Id> = BTreeMap::new();
-        for record in world.kafka.visible(partition) {
-            if !visible.insert(record.id) {
-                if !world.repeatable.contains(&record.id) {
+        for record in world.kafka.visible(partition).map(|logged| logged.record) {
+            if !visible.insert(record.event) {
+                if !world.repeatable.contains(&record.event) {
                     return Some(Violation::Twice);
                 }
-            } else if world.history_lost && !world.db.rows.iter().any(|row| row.id == record.id) {
-                // Its row was lost by PostgreSQL. Nothing is promised of it.
+            } else if !world.db.rows.iter().any(|row| row.event == record.event) {
+                // PostgreSQL lost its row, or somebody deleted it. Nothing is promised of it.
             } else if highest.insert(record.key, record.id).is_some_and(|before| before > record.id) {
                 return Some(Violation::Disorder);
             }
         }
     }
     for row in &world.db.rows {
-        if row.published && !visible.contains(&row.id) {
+        if world.db.is_published(row) && !visible.contains(&row.event) {
             return Some(Violation::Lost);
         }
-        if !row.published && row.id < world.db.shard.low_id {
+        if world.db.is_overlooked(row) {
             return Some(Violation::BelowLowId);
         }
     }
@@ -64,18 +64,18 @@ pub fn check(world: &World) -> Option<Violation> {
 /// What has to be true of repeats at the end, where no history was lost: each is the same batch, whole or broken off,
 /// and when nobody slept through the end of a lease nothing stands between its records.
 pub fn check_repeats(world: &World) -> Option<Violation> {
-    let mut batch_of: BTreeMap<Id, &[Id]> = BTreeMap::new();
+    let mut batch_of: BTreeMap<Event, &[Event]> = BTreeMap::new();
     for partition in 0..PARTITIONS {
-        let log: Vec<&Record> = world.kafka.visible(partition).collect();
-        for (at, record) in log.iter().enumerate() {
-            let ids = world.attempts[record.attempt].ids.as_slice();
-            if *batch_of.entry(record.id).or_insert(ids) != ids {
+        let log: Vec<&Logged> = world.kafka.visible(partition).collect();
+        for (at, logged) in log.iter().enumerate() {
+            let events = world.attempts[logged.attempt].events.as_slice();
+            if *batch_of.entry(logged.record.event).or_insert(events) != events {
                 return Some(Violation::AnotherBatch);
             }
-            let of_key = |other: &&&Record| other.key == record.key;
+            let of_key = |other: &&&Logged| other.record.key == logged.record.key;
             let before = log[..at].iter().rev().find(of_key);
-            let again = log[..at].iter().any(|other| other.attempt == record.attempt && other.key == record.key);
-            if !world.setting.zombies && again && before.is_some_and(|before| before.attempt != record.attempt) {
+            let again = log[..at].iter().any(|other| other.attempt == logged.attempt && of_key(&other));
+            if !world.setting.zombies && again && before.is_some_and(|before| before.attempt != logged.attempt) {
                 return Some(Violation::Interrupted);
             }
         }

@@ -5,7 +5,9 @@
 //! transaction: a late EndTxn of the same epoch ends whatever transaction is open. Brokers check that a partition
 //! belongs to the open transaction when a record or a marker comes in for it.
 
-use crate::postgres::{Id, Key, Tag};
+use outbox_relay::broker::transaction::Marker;
+
+use crate::postgres::{Event, Id, Key};
 
 pub const PARTITIONS: usize = 2;
 /// A partition, or the marker: what a transaction can contain.
@@ -20,14 +22,22 @@ pub enum Fate {
     Aborted,
 }
 
-#[derive(Debug, Clone, Hash)]
+/// An event on its way to Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Record {
     pub id: Id,
+    pub event: Event,
     pub key: Key,
+}
+
+/// A record in a log.
+#[derive(Debug, Clone, Hash)]
+pub struct Logged {
+    pub record: Record,
     /// Which sending of which batch.
     pub attempt: usize,
     /// Of its producer.
-    number: usize,
+    number: i32,
     pub fate: Fate,
 }
 
@@ -45,20 +55,12 @@ enum Transaction {
     },
 }
 
-/// What a transaction leaves behind besides its records.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Marker {
-    pub seq: i64,
-    /// Which batch it was, in the metadata of the offset.
-    pub tag: Option<Tag>,
-}
-
 /// A request that its sender does not wait for any more.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Straggler {
-    Init { number: usize },
-    Marker { number: usize, epoch: i64, marker: Marker },
-    End { number: usize, epoch: i64, commit: bool },
+    Init { number: i32 },
+    Marker { number: i32, epoch: i64, marker: Marker },
+    End { number: i32, epoch: i64, commit: bool },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -81,7 +83,7 @@ struct Producer {
 
 #[derive(Debug, Clone, Hash)]
 pub struct Kafka {
-    pub logs: [Vec<Record>; PARTITIONS],
+    pub logs: [Vec<Logged>; PARTITIONS],
     pub marker: Option<Marker>,
     /// By number.
     producers: Vec<Producer>,
@@ -105,17 +107,22 @@ impl Kafka {
         }
     }
 
-    fn producer(&mut self, number: usize) -> &mut Producer {
-        while self.producers.len() <= number {
+    fn numbers(&self) -> std::ops::Range<i32> {
+        0..i32::try_from(self.producers.len()).expect("few producers")
+    }
+
+    fn producer(&mut self, number: i32) -> &mut Producer {
+        let index = usize::try_from(number).expect("numbers begin with 0");
+        while self.producers.len() <= index {
             self.producers.push(Producer { epoch: 0, transaction: Transaction::None, marker_sent: None });
         }
-        &mut self.producers[number]
+        &mut self.producers[index]
     }
 
     /// A new producer: finishes what was decided, aborts what was not, and every former producer is fenced. `None`: a
     /// transaction cannot be ended now. If it was open it is aborted from now on, under a new epoch; if it was decided,
     /// nothing has changed.
-    pub fn init(&mut self, number: usize) -> Option<i64> {
+    pub fn init(&mut self, number: i32) -> Option<i64> {
         if matches!(self.producer(number).transaction, Transaction::Open(_)) {
             self.producer(number).epoch += 1;
             self.abort(number);
@@ -140,9 +147,9 @@ impl Kafka {
 
     /// Open transactions take too long, and the coordinator ends them under a new epoch.
     pub fn time_out(&mut self) {
-        for number in 0..self.producers.len() {
-            if matches!(self.producers[number].transaction, Transaction::Open(_)) {
-                self.producers[number].epoch += 1;
+        for number in self.numbers() {
+            if matches!(self.producer(number).transaction, Transaction::Open(_)) {
+                self.producer(number).epoch += 1;
                 self.abort(number);
             }
         }
@@ -159,33 +166,32 @@ impl Kafka {
     /// `new` for the first record that this client has for the partition in its transaction: it adds the partition.
     pub fn produce(
         &mut self,
-        (number, epoch): (usize, i64),
+        (number, epoch): (i32, i64),
         new: bool,
-        id: Id,
-        key: Key,
+        record: Record,
         attempt: usize,
     ) -> Result<(), KafkaError> {
-        let partition = partition_of(key);
+        let partition = partition_of(record.key);
         self.enter(number, epoch, new, partition)?;
         if self.leaderless && partition == 0 {
             return Err(KafkaError::NotNow);
         }
-        self.logs[partition].push(Record { id, key, attempt, number, fate: Fate::Open });
+        self.logs[partition].push(Logged { record, attempt, number, fate: Fate::Open });
         Ok(())
     }
 
     /// Outside of any transaction.
-    pub fn produce_plain(&mut self, id: Id, key: Key, attempt: usize) {
-        self.logs[partition_of(key)].push(Record { id, key, attempt, number: 0, fate: Fate::Plain });
+    pub fn produce_plain(&mut self, record: Record, attempt: usize) {
+        self.logs[partition_of(record.key)].push(Logged { record, attempt, number: 0, fate: Fate::Plain });
     }
 
-    pub fn send_marker(&mut self, (number, epoch): (usize, i64), new: bool, marker: Marker) -> Result<(), KafkaError> {
+    pub fn send_marker(&mut self, (number, epoch): (i32, i64), new: bool, marker: Marker) -> Result<(), KafkaError> {
         self.enter(number, epoch, new, MARKER)?;
         self.producer(number).marker_sent = Some(marker);
         Ok(())
     }
 
-    pub fn end(&mut self, (number, epoch): (usize, i64), commit: bool) -> Result<(), KafkaError> {
+    pub fn end(&mut self, (number, epoch): (i32, i64), commit: bool) -> Result<(), KafkaError> {
         let producer = self.producer(number);
         if epoch != producer.epoch {
             return Err(KafkaError::Fenced);
@@ -213,14 +219,19 @@ impl Kafka {
         (!self.producers.iter().any(open)).then(|| self.marker.clone())
     }
 
+    /// The marker as a reader of everything gets it, without waiting for anybody.
+    pub fn peek(&self) -> Option<Marker> {
+        self.marker.clone()
+    }
+
     pub fn finish_all(&mut self) {
-        for number in 0..self.producers.len() {
+        for number in self.numbers() {
             self.finish(number);
         }
     }
 
     /// Writes the decision to everything that the transaction contains, as far as it takes it.
-    fn finish(&mut self, number: usize) {
+    fn finish(&mut self, number: i32) {
         let leaderless = self.leaderless;
         let Transaction::Ending { commit, contains } = self.producer(number).transaction else { return };
         let fate = if commit { Fate::Committed } else { Fate::Aborted };
@@ -231,7 +242,8 @@ impl Kafka {
                 }
             }
         }
-        let producer = &mut self.producers[number];
+        let index = usize::try_from(number).expect("numbers begin with 0");
+        let producer = &mut self.producers[index];
         if contains[MARKER] {
             let sent = producer.marker_sent.take();
             if commit {
@@ -258,9 +270,10 @@ impl Kafka {
     }
 
     /// What a `read_committed` reader of a partition sees or will see: a decided transaction counts.
-    pub fn visible(&self, partition: usize) -> impl Iterator<Item = &Record> {
-        let decided = move |number: usize| {
-            self.producers.get(number).is_some_and(|producer| {
+    pub fn visible(&self, partition: usize) -> impl Iterator<Item = &Logged> {
+        let decided = move |number: i32| {
+            let index = usize::try_from(number).expect("numbers begin with 0");
+            self.producers.get(index).is_some_and(|producer| {
                 matches!(producer.transaction,
                     Transaction::Ending { commit: true, contains } if contains[partition])
             })
@@ -272,14 +285,14 @@ impl Kafka {
         })
     }
 
-    fn abort(&mut self, number: usize) {
+    fn abort(&mut self, number: i32) {
         if let Transaction::Open(contains) = self.producer(number).transaction {
             self.producer(number).transaction = Transaction::Ending { commit: false, contains };
         }
         self.finish(number);
     }
 
-    fn enter(&mut self, number: usize, epoch: i64, new: bool, what: usize) -> Result<(), KafkaError> {
+    fn enter(&mut self, number: i32, epoch: i64, new: bool, what: usize) -> Result<(), KafkaError> {
         if epoch != self.producer(number).epoch {
             return Err(KafkaError::Fenced);
         }

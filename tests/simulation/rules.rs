@@ -1,48 +1,44 @@
-//! What the relay does so that its promise holds, one name for each. Switched off one at a time, to see that the
-//! simulation finds what goes wrong then.
+//! What can be switched off, to see that the simulation finds what goes wrong then.
 
+use outbox_relay::relay::protocol::{Safeguard, Safeguards};
+
+/// What the statements of a step and the barrier do, which the simulation models. The safeguards of the protocol itself
+/// are the product's: [`Safeguard`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Safeguard {
-    /// After a takeover Kafka is asked for the marker. Without: a batch in flight counts as never sent.
-    ReadBack,
-    /// A transaction of a lane changes nothing unless (owner, epoch) still stand in the row of the shard.
+pub enum Precaution {
+    /// A transaction of a lane changes nothing unless (owner, epoch) are still in the row of the shard.
     EpochFence,
     /// Rows are settled by the ids of the batch. Without: everything between its lowest and its highest id.
     SettleByList,
-    /// After a transaction with anything odd about it comes a new producer. Without: the client asks again and goes on.
-    Recycle,
-    /// `low_id` waits for the writers that were open. Without: it follows the highest id drawn.
+    /// `low_id` and the watermark wait for the writers that were open. Without: they follow the highest id drawn.
     Barrier,
-    /// Former producers are fenced before the marker is read. Without: after.
-    InitBeforeMarker,
-    /// A transaction of a lane also checks that the number in the row, and whether it is in flight, are what the lane
-    /// went on from.
-    NumberChecked,
-    /// The manifest is read again after the marker. Without: the one that came with the lease, or from memory.
-    ManifestAfterMarker,
-    /// The marker also says which batch it stands for, and a batch with its number and other ids is not settled.
-    /// Without: the number alone.
-    BatchNamed,
-    /// At-least-once delivery takes the mark off the manifest that it sends again.
-    MarkTakenOff,
-    /// A batch that is sent again for the first time in a transaction keeps its manifest without the mark.
-    ResendUnmarked,
-    /// A transactional id that cannot be fenced now is left for another one only where nobody can commit anything new
-    /// under it. Without: always.
-    LeaveDecided,
-    /// The transactional id that a shard goes on with is in its row before it is used. Without: after.
-    LeaveNoted,
+    /// Rows of a batch that are given up below the watermark are listed, so that they are claimed again.
+    Requeue,
 }
 
-/// All safeguards, or all but one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Off {
+    Protocol(Safeguard),
+    Statements(Precaution),
+}
+
+/// All of it, or all but one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Rules {
-    pub without: Option<Safeguard>,
+    pub without: Option<Off>,
 }
 
 impl Rules {
-    pub fn has(self, safeguard: Safeguard) -> bool {
-        self.without != Some(safeguard)
+    pub fn has(self, precaution: Precaution) -> bool {
+        self.without != Some(Off::Statements(precaution))
+    }
+
+    /// For the protocol.
+    pub fn safeguards(self) -> Safeguards {
+        match self.without {
+            Some(Off::Protocol(safeguard)) => Safeguards::without(safeguard),
+            Some(Off::Statements(_)) | None => Safeguards::ALL,
+        }
     }
 }
 
@@ -58,4 +54,6 @@ pub enum Luck {
     Late,
     /// The client sent it twice and got one answer; the other copy is still on its way.
     Twice,
+    /// A shared step is undone for all its lanes.
+    Undone,
 }

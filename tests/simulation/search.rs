@@ -24,37 +24,45 @@ impl std::fmt::Display for Found {
         let mut world = self.start.clone();
         for action in &self.actions {
             let before =
-                if let Action::Relay(n, _) = action { format!("{:?}", world.relays[*n].at) } else { String::new() };
+                if let Action::Relay(n, _) = action { world.relays[*n].doing.to_string() } else { String::new() };
             world.apply(*action);
             let shard = &world.db.shard;
             writeln!(
                 text,
-                "  {action:?} {before:30}  epoch {} seq {} ids {:?} marked {} | marker {:?}",
+                "  {action:?} {before:12}  epoch {} seq {} ids {:?} marked {} done {} again {:?} | marker {:?}",
                 shard.epoch,
                 shard.batch_seq,
                 shard.batch_ids,
                 shard.marked,
+                shard.done_id,
+                shard.again,
                 world.kafka.marker.as_ref().map(|marker| marker.seq)
             )?;
         }
         writeln!(
             text,
             "  settled: {:?}",
-            world.db.rows.iter().filter(|row| row.published).map(|row| row.id).collect::<Vec<_>>()
+            world.db.rows.iter().filter(|row| world.db.is_published(row)).map(|row| row.id).collect::<Vec<_>>()
         )?;
         for (partition, log) in world.kafka.logs.iter().enumerate() {
-            let log: Vec<_> = log.iter().map(|record| (record.id, record.fate)).collect();
+            let log: Vec<_> = log.iter().map(|logged| (logged.record.id, logged.fate)).collect();
             writeln!(text, "  partition {partition}: {log:?}")?;
         }
         f.write_str(&text)
     }
 }
 
-/// Runs random actions and then lets everything come to rest, once per seed.
-pub fn random(start: &World, seeds: std::ops::Range<u64>, steps: usize) -> Option<Found> {
+/// Runs random actions and then lets everything come to rest, once per seed. Looks for a broken promise that is
+/// `wanted`.
+pub fn random(
+    start: &World,
+    seeds: std::ops::Range<u64>,
+    steps: usize,
+    wanted: impl Fn(Violation) -> bool,
+) -> Option<Found> {
     for seed in seeds {
         let (mut world, actions) = storm(start, seed, steps, |_| {});
-        if let Some(violation) = ends_badly(&mut world) {
+        if let Some(violation) = ends_badly(&mut world).filter(|violation| wanted(*violation)) {
             let (actions, how) = (shorten(start, actions, violation), format!("seed {seed}"));
             return Some(Found { violation, actions, start: start.clone(), how });
         }
@@ -91,7 +99,7 @@ fn choose(world: &World, dice: &mut fastrand::Rng, asleep: &mut [u32]) -> Option
     let weight = |action: &Action| match action {
         Action::Relay(n, _) if asleep[*n] > 0 => 0,
         Action::Relay(_, Luck::Fine) => 120,
-        Action::Relay(_, _) | Action::Restart(..) | Action::Time(_) => 3,
+        Action::Relay(_, _) | Action::Restart(..) | Action::Stop(_) | Action::Time(_) => 3,
         Action::Straggler(_) | Action::DoubtEnds(_) | Action::TransactionFinishes => 15,
         Action::Leader(back) => {
             if *back {
@@ -100,7 +108,7 @@ fn choose(world: &World, dice: &mut fastrand::Rng, asleep: &mut [u32]) -> Option
                 3
             }
         }
-        Action::TransactionTimesOut | Action::PostgresGoesBack(_) | Action::MarkerExpires => 1,
+        Action::TransactionTimesOut | Action::PostgresGoesBack(_) | Action::MarkerExpires | Action::RowDeleted(_) => 1,
         Action::WriterOpens(_) | Action::WriterInserts(_) | Action::WriterEnds(..) => 10,
         Action::BarrierReadsId(_) | Action::BarrierLists(_) => 10,
     };
@@ -120,7 +128,7 @@ fn ends_badly(world: &mut World) -> Option<Violation> {
         let rests = world.comes_to_rest(|world| violation = violation.or_else(|| check(world)));
         violation = violation.or((!rests).then_some(Violation::Stuck));
     }
-    violation.or_else(|| if world.history_lost { None } else { check_repeats(world) })
+    violation.or_else(|| if world.history_lost || world.repeats_vary { None } else { check_repeats(world) })
 }
 
 /// Leaves out one action after the other, as long as the same promise is broken.
@@ -157,14 +165,20 @@ fn replay(start: &World, actions: &[Action]) -> Option<(Vec<Action>, Violation)>
     ends_badly(&mut world).map(|violation| (done, violation))
 }
 
-/// Every state within the bounds of the budget, nearest first. Returns how many there are, or the shortest run that
-/// breaks a promise; every `rest_every`-th state is also left to itself, to see it come to rest.
+/// So many states are looked at, at most.
+const STATES_MAX: usize = 80_000;
+
+/// Every state within the bounds of the budget, nearest first, up to [`STATES_MAX`]. Returns how many there are, or the
+/// shortest run that breaks a promise; every `rest_every`-th state is also left to itself, to see it come to rest.
 pub fn exhaustive(start: &World, rest_every: usize) -> Result<usize, Box<Found>> {
     let mut seen = HashSet::from([start.fingerprint()]);
     // How each state was reached: from which one, and how.
     let mut path: Vec<(usize, Option<Action>)> = vec![(0, None)];
     let mut open = VecDeque::from([(0_usize, start.clone())]);
     while let Some((at, world)) = open.pop_front() {
+        if path.len() > STATES_MAX {
+            break;
+        }
         for action in world.actions() {
             let mut next = world.clone();
             next.apply(action);

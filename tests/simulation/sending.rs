@@ -1,99 +1,153 @@
-//! What a relay asks of Kafka: records one by one, the marker, the commit; and when it takes a new producer.
+//! What a relay asks of Kafka: records one by one, the marker, the commit.
 
-use crate::kafka::{KafkaError, Marker, Straggler, partition_of};
-use crate::postgres::Id;
-use crate::relay::{At, Attempt, Batch, Mode, Parts, Relay};
-use crate::rules::{Luck, Safeguard};
+use outbox_relay::broker::transaction::Marker;
+use outbox_relay::outbox::{Batch, Settlement};
+use outbox_relay::relay::protocol::Sent;
+
+use crate::kafka::{KafkaError, PARTITIONS, Record, Straggler, partition_of};
+use crate::relay::{Attempt, Doing, Mode, Parts, Relay, marker};
+use crate::rules::Luck;
+
+/// What is being sent.
+#[derive(Debug, Clone, Default, Hash)]
+pub struct Sending {
+    records: Vec<Record>,
+    marker: Option<Marker>,
+    attempt: usize,
+    /// How many records were.
+    pub sent: usize,
+    added: [bool; PARTITIONS],
+    marker_added: bool,
+    /// Something about the transaction was not ordinary.
+    suspicious: bool,
+}
+
+impl Sending {
+    pub fn of_batch(batch: Batch<Record>) -> Self {
+        let marker = Some(marker(batch.seq, batch.tag));
+        let records = batch.events.into_iter().map(|claimed| claimed.record).collect();
+        Self { records, marker, ..Self::default() }
+    }
+
+    /// Only a marker.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
 
 impl Relay {
-    pub(crate) fn send(&mut self, seq: i64, ids: Vec<Id>, parts: &mut Parts<'_>) {
-        self.at = match (self.mode, ids.is_empty()) {
-            (Mode::AtLeastOnce, _) => At::SendPlain,
-            (Mode::ExactlyOnce, true) => At::SendMarker,
-            (Mode::ExactlyOnce, false) => At::Produce,
-        };
-        parts.attempts.push(Attempt { ids: ids.clone(), mode: self.mode });
-        self.batch = Batch { seq, ids, attempt: parts.attempts.len() - 1, ..Batch::default() };
-        self.suspicious = false;
-    }
-
-    pub(crate) fn send_plain(&mut self, parts: &mut Parts<'_>) {
-        let id = self.batch.ids[self.batch.sent];
-        parts.kafka.produce_plain(id, parts.db.key_of(id), self.batch.attempt);
-        self.batch.sent += 1;
-        if self.batch.sent == self.batch.ids.len() {
-            self.hand = self.batch.ids.clone();
-            self.at = At::Step;
+    /// Begins to send the batch that was claimed.
+    pub(crate) fn send(&mut self, parts: &mut Parts<'_>) -> Doing {
+        self.sending.attempt = parts.attempts.len();
+        let events = self.sending.records.iter().map(|record| record.event).collect();
+        parts.attempts.push(Attempt { events });
+        match self.mode {
+            Mode::AtLeastOnce => Doing::SendPlain,
+            Mode::ExactlyOnce => Doing::Produce,
         }
     }
 
-    pub(crate) fn produce(&mut self, luck: Luck, parts: &mut Parts<'_>) {
-        let id = self.batch.ids[self.batch.sent];
-        let key = parts.db.key_of(id);
-        let new = !self.batch.added[partition_of(key)];
+    /// Begins to write a marker alone.
+    pub(crate) fn write(&mut self, marker: Marker) -> Doing {
+        self.sending = Sending { marker: Some(marker), ..Sending::default() };
+        Doing::SendMarker
+    }
+
+    pub(crate) fn send_plain(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Option<Doing> {
+        if luck != Luck::LostBefore {
+            let Sending { records, attempt, sent, .. } = &mut self.sending;
+            parts.kafka.produce_plain(records[*sent], *attempt);
+            *sent += 1;
+            if *sent < records.len() {
+                return Some(Doing::SendPlain);
+            }
+        }
+        let count = self.sending.sent;
+        let unsent = (self.sending.records.len() - count) as u64;
+        self.lane.published(Sent { settlement: self.settles(count), unsent, stuck: 0, usable: true, unknown: false });
+        None
+    }
+
+    pub(crate) fn produce(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Option<Doing> {
+        let Sending { records, attempt, sent, added, .. } = &mut self.sending;
+        let record = records[*sent];
+        let partition = partition_of(record.key);
         if luck == Luck::LostBefore {
-            return self.recycle();
+            return self.unknown();
         }
-        match parts.kafka.produce(self.producer, new, id, key, self.batch.attempt) {
-            Ok(()) if luck == Luck::Fine || !parts.rules.has(Safeguard::Recycle) => {
-                self.batch.added[partition_of(key)] = true;
-                self.batch.sent += 1;
-                if self.batch.sent == self.batch.ids.len() {
-                    self.at = At::SendMarker;
-                }
+        match parts.kafka.produce(self.producer, !added[partition], record, *attempt) {
+            Ok(()) if luck == Luck::Fine => {
+                added[partition] = true;
+                *sent += 1;
+                Some(if *sent == records.len() { Doing::SendMarker } else { Doing::Produce })
             }
             // The client waits, until it gives up.
-            Err(KafkaError::NotNow) => {}
-            Ok(()) | Err(KafkaError::Fenced | KafkaError::InvalidState) => self.recycle(),
+            Err(KafkaError::NotNow) => Some(Doing::Produce),
+            Ok(()) | Err(KafkaError::Fenced | KafkaError::InvalidState) => self.unknown(),
         }
     }
 
-    pub(crate) fn send_marker(&mut self, luck: Luck, parts: &mut Parts<'_>) {
+    pub(crate) fn send_marker(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Option<Doing> {
         let (number, epoch) = self.producer;
-        if luck == Luck::LostBefore {
-            return self.recycle();
-        }
-        let marker = Marker { seq: self.batch.seq, tag: self.tag };
-        match parts.kafka.send_marker(self.producer, !self.batch.marker_added, marker.clone()) {
+        let Some(marker) = self.sending.marker.clone().filter(|_| luck != Luck::LostBefore) else {
+            return self.unknown();
+        };
+        match parts.kafka.send_marker(self.producer, !self.sending.marker_added, marker.clone()) {
             Ok(()) => {
-                self.batch.marker_added = true;
-                self.at = At::Commit;
+                self.sending.marker_added = true;
                 if luck == Luck::Twice {
-                    self.suspicious = true;
+                    self.sending.suspicious = true;
                     parts.kafka.stragglers.push(Straggler::Marker { number, epoch, marker });
                 }
+                Some(Doing::Commit)
             }
-            Err(KafkaError::NotNow) => {}
-            Err(KafkaError::Fenced | KafkaError::InvalidState) => self.recycle(),
+            Err(KafkaError::NotNow) => Some(Doing::SendMarker),
+            Err(KafkaError::Fenced | KafkaError::InvalidState) => self.unknown(),
         }
     }
 
-    pub(crate) fn commit(&mut self, luck: Luck, parts: &mut Parts<'_>) {
+    pub(crate) fn commit(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Option<Doing> {
         let (number, epoch) = self.producer;
         if matches!(luck, Luck::Late | Luck::Twice) {
             parts.kafka.stragglers.push(Straggler::End { number, epoch, commit: true });
         }
         let answer = match luck {
             Luck::LostBefore | Luck::Late => None,
-            Luck::Fine | Luck::Twice | Luck::LostAfter => Some(parts.kafka.end(self.producer, true)),
+            Luck::Fine | Luck::Twice | Luck::LostAfter | Luck::Undone => Some(parts.kafka.end(self.producer, true)),
         };
-        self.suspicious |= luck != Luck::Fine;
         match answer {
-            Some(Err(KafkaError::Fenced | KafkaError::InvalidState | KafkaError::NotNow)) => self.recycle(),
-            _ if self.suspicious && parts.rules.has(Safeguard::Recycle) => self.recycle(),
             Some(Ok(())) if luck != Luck::LostAfter => {
-                self.hand = self.batch.ids.clone();
-                self.seq = self.batch.seq;
-                self.at = At::Step;
+                let usable = luck == Luck::Fine && !self.sending.suspicious;
+                self.marked |= usable || !self.sending.is_empty();
+                if self.sending.is_empty() {
+                    if usable { self.lane.written() } else { self.lane.ask_failed() }
+                } else {
+                    let settlement = self.settles(self.sending.records.len());
+                    self.lane.published(Sent { settlement, unsent: 0, stuck: 0, usable, unknown: false });
+                }
+                None
             }
-            // The client asks again.
-            Some(Ok(())) | None => {}
+            Some(Ok(()) | Err(KafkaError::Fenced | KafkaError::InvalidState | KafkaError::NotNow)) | None => {
+                self.unknown()
+            }
         }
     }
 
-    /// A new producer, and the whole takeover, as if somebody else had left the batch behind.
-    fn recycle(&mut self) {
-        self.hand.clear();
-        self.at = At::CheckFence;
+    /// The first `count` records are in Kafka.
+    fn settles(&self, count: usize) -> Settlement {
+        let published = self.sending.records[..count].iter().map(|record| (record.id, None)).collect();
+        Settlement { published, ..Settlement::default() }
+    }
+
+    /// The transaction did not end in order, and the producer is not used again.
+    fn unknown(&mut self) -> Option<Doing> {
+        if self.sending.is_empty() {
+            self.lane.ask_failed();
+        } else {
+            let unsent = self.sending.records.len() as u64;
+            let settlement = Settlement::default();
+            self.lane.published(Sent { settlement, unsent, stuck: 0, usable: false, unknown: true });
+        }
+        None
     }
 }

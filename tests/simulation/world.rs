@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use crate::kafka::Kafka;
-use crate::postgres::{Database, Id, Key, LEASE};
-use crate::relay::{At, Attempt, Mode, Parts, Process, Relay};
+use crate::postgres::{Database, Event, Key, LEASE};
+use crate::relay::{Attempt, Doing, Mode, Parts, Process, Relay};
 use crate::rules::{Luck, Rules};
+use crate::step::Tracking;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -17,6 +18,8 @@ pub enum Action {
     Relay(usize, Luck),
     /// A process dies and another one starts in its place.
     Restart(usize, Mode),
+    /// It is told to stop, drains, and another one starts in its place.
+    Stop(usize),
     Time(u32),
     /// A request arrives that nobody waits for any more.
     Straggler(usize),
@@ -27,6 +30,8 @@ pub enum Action {
     WriterOpens(Key),
     WriterInserts(usize),
     WriterEnds(usize, bool),
+    /// An operator deletes a row that waits.
+    RowDeleted(usize),
     /// The barrier reads the highest id drawn.
     BarrierReadsId(usize),
     /// The barrier lists the writers.
@@ -42,6 +47,8 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Budget {
     pub restarts: u32,
+    /// Graceful stops.
+    pub stops: u32,
     /// Requests and answers that go wrong.
     pub misfortunes: u32,
     /// Waits that end a lease.
@@ -53,6 +60,10 @@ pub struct Budget {
     pub expiries: u32,
     /// Times that a partition loses its leader.
     pub elections: u32,
+    /// Rows that an operator deletes while they wait.
+    pub deletions: u32,
+    /// Batches that at-least-once delivery sends in part, because Kafka takes no more.
+    pub parts: u32,
 }
 
 /// What kind of run this is.
@@ -62,6 +73,10 @@ pub struct Setting {
     pub modes: &'static [Mode],
     /// Of processes that start later.
     pub later: &'static [Mode],
+    /// Of processes in turn.
+    pub tracking: &'static [Tracking],
+    /// Lanes share their steps with others, so a step may be undone for all of them.
+    pub shares: bool,
     pub rules: Rules,
     /// Leases end while their owner lives, and it goes on later.
     pub zombies: bool,
@@ -76,18 +91,20 @@ pub struct World {
     pub relays: Vec<Relay>,
     pub attempts: Vec<Attempt>,
     /// What at-least-once delivery has ever claimed may be visible more than once.
-    pub repeatable: BTreeSet<Id>,
+    pub repeatable: BTreeSet<Event>,
     left: Budget,
     next_instance: u32,
     /// A part of a history was lost for good: a refusal is right from here on.
     pub history_lost: bool,
+    /// A repeat need not be the same batch again: a row of it was deleted, or Kafka took only a part.
+    pub repeats_vary: bool,
 }
 
 impl World {
     pub fn new(setting: Setting) -> Self {
         let mut relays = Vec::new();
         for (mode, instance) in setting.modes.iter().zip(1..) {
-            relays.push(Relay::new(instance, *mode));
+            relays.push(Relay::new(instance, *mode, &setting));
         }
         Self {
             setting,
@@ -99,6 +116,7 @@ impl World {
             repeatable: BTreeSet::new(),
             left: setting.budget,
             history_lost: false,
+            repeats_vary: false,
         }
     }
 
@@ -123,11 +141,15 @@ impl World {
         for (n, relay) in self.relays.iter().enumerate() {
             if self.can_step(relay) {
                 actions.push(Action::Relay(n, Luck::Fine));
-                if left.misfortunes > 0 {
+                let spares = if relay.doing == Doing::SendPlain { left.parts } else { left.misfortunes };
+                if spares > 0 {
                     actions.extend(relay.misfortunes().iter().map(|luck| Action::Relay(n, *luck)));
                 }
             }
-            if left.restarts > 0 && relay.at != At::Acquire {
+            if left.stops > 0 && relay.doing != Doing::Acquire && !relay.stopping {
+                actions.push(Action::Stop(n));
+            }
+            if left.restarts > 0 && relay.doing != Doing::Acquire {
                 actions.extend(self.setting.later.iter().map(|mode| Action::Restart(n, *mode)));
             }
             if left.barriers > 0 {
@@ -159,6 +181,10 @@ impl World {
         for writer in 0..self.db.writers.len() {
             actions.extend([Action::WriterEnds(writer, true), Action::WriterEnds(writer, false)]);
         }
+        if left.deletions > 0 {
+            let waits = |row: &usize| !self.db.is_published(&self.db.rows[*row]);
+            actions.extend((0..self.db.rows.len()).filter(waits).map(Action::RowDeleted));
+        }
         if left.failovers > 0 {
             actions.extend((1..=self.db.past_commits().min(6)).map(Action::PostgresGoesBack));
         }
@@ -175,7 +201,7 @@ impl World {
 
     fn can_step(&self, relay: &Relay) -> bool {
         let free = self.db.shard.owner.is_none() || self.db.shard.lease_left == 0;
-        relay.at != At::Refused && (relay.at != At::Acquire || free)
+        relay.refused.is_none() && (relay.doing != Doing::Acquire || free)
     }
 
     fn owner_lives(&self) -> bool {
@@ -186,7 +212,12 @@ impl World {
         let left = &mut self.left;
         match action {
             Action::Relay(n, luck) => {
-                left.misfortunes -= u32::from(luck != Luck::Fine && left.misfortunes > 0);
+                if luck != Luck::Fine && self.relays[n].doing == Doing::SendPlain {
+                    left.parts = left.parts.saturating_sub(1);
+                    self.repeats_vary = true;
+                } else {
+                    left.misfortunes -= u32::from(luck != Luck::Fine && left.misfortunes > 0);
+                }
                 let mut parts = Parts {
                     db: &mut self.db,
                     kafka: &mut self.kafka,
@@ -198,12 +229,16 @@ impl World {
                     self.start(n, mode);
                 }
                 if mode == Mode::AtLeastOnce {
-                    self.repeatable.extend(self.db.shard.batch_ids.iter().flatten());
+                    self.note_repeatable();
                 }
             }
             Action::Restart(n, mode) => {
                 left.restarts = left.restarts.saturating_sub(1);
                 self.start(n, mode);
+            }
+            Action::Stop(n) => {
+                left.stops = left.stops.saturating_sub(1);
+                self.relays[n].stop();
             }
             Action::Time(ticks) => {
                 left.waits = left.waits.saturating_sub(u32::from(ticks >= LEASE));
@@ -213,7 +248,7 @@ impl World {
             Action::DoubtEnds(happened) => {
                 self.db.end_doubt(happened);
                 if !self.db.shard.marked {
-                    self.repeatable.extend(self.db.shard.batch_ids.iter().flatten());
+                    self.note_repeatable();
                 }
             }
             Action::TransactionFinishes => self.kafka.finish_all(),
@@ -227,14 +262,21 @@ impl World {
                 self.db.insert(writer);
             }
             Action::WriterEnds(writer, commits) => self.db.end_writer(writer, commits),
+            Action::RowDeleted(row) => {
+                left.deletions -= 1;
+                self.repeats_vary = true;
+                self.db.delete(row);
+            }
             Action::BarrierReadsId(n) => {
                 left.barriers -= 1;
                 let relay = &mut self.relays[n];
+                relay.meet_server(self.db.server);
                 relay.candidate = Some(self.db.last_id()).filter(|id| *id > relay.horizon.reached());
             }
             Action::BarrierLists(n) => {
                 left.barriers -= 1;
                 let (relay, open) = (&mut self.relays[n], self.db.open_writers());
+                relay.meet_server(self.db.server);
                 match relay.candidate.take() {
                     Some(id) => relay.horizon.begin(id, open),
                     None => relay.horizon.look(&open),
@@ -258,15 +300,29 @@ impl World {
     }
 
     fn start(&mut self, n: usize, mode: Mode) {
-        self.relays[n] = Relay::new(self.next_instance, mode);
+        self.relays[n] = Relay::new(self.next_instance, mode, &self.setting);
         self.next_instance += 1;
+    }
+
+    fn note_repeatable(&mut self) {
+        let in_flight = self.db.shard.batch_ids.clone().unwrap_or_default();
+        self.repeatable.extend(self.db.events(&in_flight));
     }
 
     /// Nothing goes wrong any more. Everything that was delayed arrives, everyone goes on, and after a while all is
     /// delivered. False when it is not.
     pub fn comes_to_rest(&mut self, mut look: impl FnMut(&Self)) -> bool {
-        self.left =
-            Budget { misfortunes: 0, restarts: 0, rows: 0, failovers: 0, expiries: 0, elections: 0, ..self.left };
+        self.left = Budget {
+            misfortunes: 0,
+            restarts: 0,
+            stops: 0,
+            rows: 0,
+            failovers: 0,
+            expiries: 0,
+            elections: 0,
+            deletions: 0,
+            ..self.left
+        };
         self.kafka.leaderless = false;
         for round in 0..400 {
             if self.is_at_rest() {
@@ -294,14 +350,16 @@ impl World {
     fn is_at_rest(&self) -> bool {
         let quiet = self.db.doubt.is_none() && self.db.writers.is_empty() && self.kafka.stragglers.is_empty();
         let quiet = quiet && !self.kafka.has_open_transaction() && !self.kafka.is_ending();
-        let owned = self.relays.iter().any(|relay| relay.at == At::Step && self.db.shard.owner == Some(relay.instance));
-        quiet && owned && self.db.shard.batch_ids.is_none() && self.db.rows.iter().all(|row| row.published)
+        let owned = self.relays.iter().any(|relay| relay.is_idle() && self.db.shard.owner == Some(relay.instance));
+        let published = self.db.rows.iter().all(|row| self.db.is_published(row));
+        quiet && owned && self.db.shard.batch_ids.is_none() && published
     }
 
     /// Two states with the same number have the same future, for what a search without the barrier can reach.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
-        (&self.db, &self.kafka, &self.attempts, &self.repeatable, self.left, self.history_lost).hash(&mut hasher);
+        (&self.db, &self.kafka, &self.attempts, &self.repeatable, self.left, self.history_lost, self.repeats_vary)
+            .hash(&mut hasher);
         for relay in &self.relays {
             relay.hash_into(&mut hasher);
         }

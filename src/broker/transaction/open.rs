@@ -42,7 +42,7 @@ pub enum OpenError {
 }
 
 /// What is known of a `transactional.id` that cannot be used now.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Blocked {
     /// All its transactions since the last fence were this publisher's own, and it has no producer left: nobody can
     /// commit anything under it that was not decided before.
