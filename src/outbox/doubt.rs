@@ -1,9 +1,9 @@
 //! Steps of a shard that fail again and again with an error by which PostgreSQL blames itself.
 //!
 //! What a trigger runs can end with any SQLSTATE, also one that means a deadlock, a full disk or a lost connection, and
-//! it can do so for one row for ever. Pure. Invariant: no row is looked for before the same error has come back for some
-//! time without a step in between that worked. A real disturbance is over by then, or it also hits the statements that
-//! write outcomes.
+//! it can do so for one row for ever. Pure. Invariant: no row is looked for before the same error has come back for
+//! some time without a step in between that worked. A real disturbance is over by then, or it also hits the statements
+//! that write outcomes.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
