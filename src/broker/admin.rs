@@ -202,8 +202,8 @@ impl Admin {
         Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The brokers. When none answers, the next call asks with a new client: the old one may have lost all it knew (see
-    /// [`lost`](super::lost)), and has nothing to lose.
+    /// The brokers. When none answers, the next call uses a new client, because the old one may have lost every address
+    /// that it knew (see [`reconnect`](super::reconnect)).
     pub async fn cluster(&self) -> Result<ClusterFacts> {
         self.look(HashSet::new()).await.map(|(cluster, _)| cluster)
     }

@@ -14,7 +14,7 @@ pub(super) async fn run(context: &Context, args: &AdoptArgs) -> Result<()> {
     let (home, here) = match adopt::plan(&pool).await? {
         Plan::Away { home, here } => (home, here),
         Plan::Home => {
-            output::note("the outbox is where it was; there is nothing to adopt");
+            output::note("the outbox has not moved; there is nothing to adopt");
             return print(context, &nothing);
         }
         Plan::New => {
@@ -27,10 +27,10 @@ pub(super) async fn run(context: &Context, args: &AdoptArgs) -> Result<()> {
     if args.consent.dry_run {
         output::note(match adoption {
             Adoption::Moved => {
-                "would accept this as the place of the outbox: names, batches in flight and markers go on"
+                "would accept this database as the outbox: identity, batches in flight and markers continue"
             }
             Adoption::Copy => {
-                "would make this an outbox of its own: a new name in markers, and events that were in flight wait again"
+                "would make this a separate outbox: a new identity in markers, and events that were in flight wait again"
             }
         });
         return print(context, &nothing);
@@ -39,7 +39,7 @@ pub(super) async fn run(context: &Context, args: &AdoptArgs) -> Result<()> {
     let question = match adoption {
         Adoption::Moved => "Is the original stopped for good, so that no relay will run on it again?",
         Adoption::Copy => {
-            "Make this an outbox of its own? A relay on it publishes everything that waits here, to the Kafka of its settings."
+            "Make this a separate outbox? A relay on it publishes everything that is waiting here, to the Kafka in its settings."
         }
     };
     if !confirmed(args.consent.yes, question)? {
@@ -47,7 +47,7 @@ pub(super) async fn run(context: &Context, args: &AdoptArgs) -> Result<()> {
     }
     let report = adopt::run(&pool, adoption, &author(args.consent.reason.clone())).await?;
     if report.adopted_as.is_some() && adoption == Adoption::Copy {
-        output::note("if it shares a Kafka cluster with the original, give it a run.deployment of its own");
+        output::note("if it shares a Kafka cluster with the original, give it a different run.deployment");
     }
     print(context, &report)
 }

@@ -12,7 +12,7 @@ pub(super) fn can_ask(yes: bool) -> Result<()> {
 }
 
 fn nobody(message: String) -> Error {
-    Error::new(Code::Usage, message).hint("--dry-run shows what would be done, --yes does it")
+    Error::new(Code::Usage, message).hint("--dry-run prints what would be done, --yes does it without asking")
 }
 
 /// Whether to go on: `yes`, or what the user answers. Anything but y or yes is a no.

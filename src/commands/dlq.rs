@@ -134,7 +134,7 @@ async fn purge(context: &Context, settings: &Config, pool: &Pool, args: &DlqPurg
         return Err(refused.into());
     }
     let lost = if undecided > 0 { format!(", {undecided} of which never went back") } else { String::new() };
-    if !confirmed(consent.yes, &format!("Delete {total} dead letters{lost}? Kafka has no way back."))? {
+    if !confirmed(consent.yes, &format!("Delete {total} dead letters{lost}? Kafka cannot undo this."))? {
         return Ok(());
     }
     let report = plan.run(settings, pool, &author(consent.reason.clone()), &Shown::default()).await?;

@@ -17,7 +17,7 @@ pub(super) async fn run(context: &Context, args: &PauseArgs, change: Change) -> 
         Outcome::WouldPause => format!("would pause {what}"),
         Outcome::WouldResume => format!("would resume {what}"),
         Outcome::Paused => format!("{what} is paused, on every instance within about a second"),
-        Outcome::Resumed => format!("{what} goes on, on every instance within about two seconds"),
+        Outcome::Resumed => format!("{what} is resumed, on every instance within about two seconds"),
     });
     Ok(())
 }

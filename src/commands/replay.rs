@@ -121,7 +121,7 @@ async fn resume(
         return Ok(());
     }
     let Some(run) = rest.take(pool, args.rate, author(args.consent.reason.clone())).await? else {
-        output::note("it has been finished a moment ago");
+        output::note("it was finished a moment ago");
         return Ok(());
     };
     *begun = Some(id);

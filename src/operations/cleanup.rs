@@ -157,7 +157,7 @@ pub struct Deleted(Tally);
 impl Deleted {
     /// The error of a run that was dropped.
     pub fn interrupted(&self) -> Error {
-        partly("interrupted in the middle of a batch; PostgreSQL takes that batch back", self.0)
+        partly("interrupted in the middle of a batch; PostgreSQL rolls that batch back", self.0)
     }
 }
 
@@ -193,7 +193,7 @@ async fn count(session: &Session, request: &Request, progress: &dyn Progress) ->
     }
     if request.status.contains(&Finished::Handled) {
         let pages = session.handled_extent().await?.pages;
-        let step = |done| progress.report(Step::new("pages of event_handled looked at", done, pages));
+        let step = |done| progress.report(Step::new("pages of event_handled checked", done, pages));
         step(0);
         let mut first = 0;
         while first < pages {
@@ -291,7 +291,7 @@ fn explained(error: DbError) -> Error {
     if error.is_denied() {
         let cause: Error = error.into();
         return Error::new(Code::PostgresStatement, cause.chain())
-            .hint("cleanup needs delete on outbox_events and event_handled, and insert on outbox_audit: docs/roles.sql has the grants");
+            .hint("cleanup needs delete on outbox_events and event_handled, and insert on outbox_audit: see the grants in docs/roles.sql");
     }
     if worker::is_timeout(&error) {
         return Error::new(Code::PostgresStatement, "a batch took longer than database.statement_timeout")

@@ -142,7 +142,7 @@ fn none_missing(missing: &[String]) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(Code::NotFound, format!("no record at {}", missing.join(", ")))
-        .hint("outbox-relay dlq ls lists what is there"))
+        .hint("to list them run: outbox-relay dlq ls"))
 }
 
 /// The parts of dead-letter topics that a filter is about: from their beginnings to where they end now.
@@ -243,7 +243,7 @@ impl Chosen {
             && since >= until
         {
             return Err(Error::new(Code::Usage, format!("--since {since} is not before --until {until}"))
-                .hint("dead letters are taken from --since on, up to but without --until"));
+                .hint("dead letters are selected from --since (included) to --until (excluded)"));
         }
         Ok(Self { topics: filter.topic.clone(), class: filter.class.clone(), since, until, places: BTreeSet::new() })
     }

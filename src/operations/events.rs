@@ -69,7 +69,7 @@ impl Shown {
             return Ok(());
         }
         Err(Error::new(Code::NotFound, format!("no event {}", self.missing.join(", ")))
-            .hint("outbox-relay events ls lists what is there"))
+            .hint("to list events run: outbox-relay events ls"))
     }
 }
 

@@ -43,9 +43,9 @@ pub async fn ask(target: &Target, question: Question, limit: Duration) -> Result
     let asked = timeout(limit, ask_any(&target.authorities, &path)).await;
     let answer = asked.map_err(|_| nobody(&urls).hint(no_answer_hint(limit)))?;
     let (authority, status, checks) = answer.map_err(|error| {
-        nobody(&urls)
-            .caused_by(error)
-            .hint("is it running, with admin.enabled, and is this its admin.listen? --url asks another address")
+        nobody(&urls).caused_by(error).hint(
+            "check that it is running with admin.enabled and listens on admin.listen, or use --url for another address",
+        )
     })?;
     Ok(Answer { url: url_of(&authority), status, healthy: status == 200, checks, question })
 }
@@ -69,7 +69,7 @@ fn nobody(url: &str) -> Error {
 }
 
 fn no_answer_hint(waited: Duration) -> String {
-    format!("nothing came within {waited:?}; --timeout waits longer")
+    format!("no answer within {waited:?}; use --timeout to wait longer")
 }
 
 /// Whom to ask.
@@ -85,7 +85,7 @@ impl Target {
     pub fn from_url(url: &str) -> Result<Self> {
         let wrong = |why: &str| {
             Error::new(Code::Usage, format!("--url {why}"))
-                .hint("the form is http://host:port; TLS is for a proxy in front, ask behind it")
+                .hint("use http://host:port; if a proxy in front terminates TLS, ask behind the proxy")
         };
         let rest = url.strip_prefix("http://").ok_or_else(|| wrong("must begin with http://"))?;
         let (authority, base) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
@@ -111,9 +111,9 @@ impl Target {
         if listen.port() == 0 {
             return Err(Error::new(
                 Code::Usage,
-                "admin.listen has port 0, so the port is known to the running instance only",
+                "admin.listen has port 0, so only the running instance knows the port",
             )
-            .hint("its log names the address; ask it with --url"));
+            .hint("its log contains the address; pass it with --url"));
         }
         // An instance that listens on every address also does so on this host's own. On every address of IPv6 means
         // those of IPv4, too, and these are all there are where the host has no IPv6.

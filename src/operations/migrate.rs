@@ -120,7 +120,7 @@ fn would(facts: &Facts, rows: NonZeroU32) -> String {
         return "outbox_events is partitioned already".to_owned();
     }
     let about = facts.rows.map_or_else(|| "an unknown number of".to_owned(), |rows| format!("about {rows}"));
-    let begun = if facts.begun.is_some() { ", going on where an interrupted call was" } else { "" };
+    let begun = if facts.begun.is_some() { ", continuing an interrupted call" } else { "" };
     format!(
         "would make outbox_events, with {about} rows, the first partition of a new table{begun}: ids below {} or, once more are \
          drawn, below the next; further partitions have {rows} ids each. No row is moved",

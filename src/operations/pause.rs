@@ -90,7 +90,7 @@ pub async fn run(pool: &Pool, request: &Request, author: &Author) -> Result<Repo
         (Change::Pause, true) => Outcome::WasPaused,
         (Change::Resume, false) => {
             return Err(Error::new(Code::NotFound, format!("{} is not paused", request.subject()))
-                .hint("outbox-relay pause --dry-run lists what is; a single topic is resumed with --topic")
+                .hint("to list what is paused run: outbox-relay pause --dry-run; to resume a single topic use --topic")
                 .into());
         }
         (Change::Pause, false) if request.dry_run => Outcome::WouldPause,

@@ -84,7 +84,7 @@ impl Request {
     pub fn check(&self) -> Result<(), Error> {
         if self.apply && self.rows.is_none() {
             return Err(Error::new(Code::Usage, "--apply needs --scan or --from-kafka")
-                .hint("--scan looks for the rows in flight, --from-kafka for every PENDING row of the shards"));
+                .hint("--scan searches for the rows in flight, --from-kafka for every PENDING row of the shards"));
         }
         Ok(())
     }
@@ -97,7 +97,7 @@ impl Report {
         if left == 0 {
             return Ok(());
         }
-        Err(Error::new(Code::CheckNotMet, format!("{left} shards cannot go on")).hint(
+        Err(Error::new(Code::CheckNotMet, format!("{left} shards cannot resume")).hint(
             "see docs/operations/exactly-once.md; --scan searches Kafka for the rows, --apply marks what it finds",
         ))
     }
@@ -122,7 +122,7 @@ pub async fn run(
     if request.rows.is_some() && !stuck.is_empty() {
         if request.apply && looks.iter().any(|look| look.shard.owned) {
             return Err(Error::new(Code::CheckNotMet, "an instance is running and owns shards")
-                .hint("stop every relay first, or wait until their leases are over")
+                .hint("stop every relay first, or wait until their leases expire")
                 .into());
         }
         found = search(settings, pool, &stuck, request, progress).await?;
@@ -268,7 +268,7 @@ fn topics(candidates: &[Candidate], given: &[String]) -> Result<Vec<String>> {
         return Ok(given.to_vec());
     }
     if candidates.iter().any(|candidate| candidate.topic.is_none()) {
-        return Err(Error::new(Code::Usage, "some rows name no topic, so it is not known where to look")
+        return Err(Error::new(Code::Usage, "some rows name no topic, so it is unknown where to search")
             .hint("name the topics that routing sends them to: --topic NAME,NAME")
             .into());
     }

@@ -155,8 +155,8 @@ pub async fn find(pool: &Pool, id: Uuid) -> Result<Begun> {
         return Err(Error::new(Code::NotFound, format!("there is no replay {id}")).hint(hint).into());
     };
     if !replay.readable {
-        return Err(Error::new(Code::CheckNotMet, format!("replay {id} was begun by another version"))
-            .hint("resume it with that version, or begin it anew")
+        return Err(Error::new(Code::CheckNotMet, format!("replay {id} was started by another version"))
+            .hint("resume it with that version, or start it again")
             .into());
     }
     Ok(Begun { replay })
@@ -253,7 +253,7 @@ fn count_of(events: i64) -> u64 {
 /// How to go on with a replay that has ended early.
 pub fn resume_command(id: Uuid, ignore_retention: bool) -> String {
     let flag = if ignore_retention { " --ignore-retention" } else { "" };
-    format!("go on with: outbox-relay replay --resume {id}{flag}")
+    format!("continue with: outbox-relay replay --resume {id}{flag}")
 }
 
 /// `resume`: the command that goes on; `None` when nothing was begun.

@@ -50,8 +50,8 @@ async fn a_later_event_that_fails_at_once_opens_no_way_past_one_that_kafka_refus
     }
 }
 
-/// An event that was committed late fails behind a key that a later event holds. What lies between the two waits for the
-/// earlier one, and the later one for its turn.
+/// An event that was committed late fails behind a key that a later event holds. What is between the two waits for
+/// the earlier one, and the later one waits for its turn.
 ///
 /// Promise: key-order.
 #[tokio::test]

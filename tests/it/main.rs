@@ -45,6 +45,7 @@ mod moved_keys;
 mod network;
 mod odd_letters;
 mod odd_rows;
+mod operations;
 mod ordering;
 mod outage;
 mod outbox;

@@ -149,7 +149,7 @@ async fn a_table_that_refuses_every_copy_ends_the_replay_with_the_reason() {
     client.batch_execute("alter table outbox_events add check (replay_of is null)").await.expect("a rule");
     let call = outbox_relay(&["replay", "--topic", "t", "--yes"]).env("DATABASE_URL", &database.url);
     let finished = call.run().await.expect_code(5);
-    assert!(finished.stderr.contains("refuses every copy") && finished.stderr.contains("--resume"), "{finished:?}");
+    assert!(finished.stderr.contains("rejects every copy") && finished.stderr.contains("--resume"), "{finished:?}");
     let reached: i64 = client.query_one("select last_id from outbox_replays", &[]).await.expect("a replay").get(0);
     assert!(reached < 15 * ROWS, "it ended before the last row: {reached}");
 }

@@ -236,7 +236,7 @@ async fn keys_and_sigterm_end_the_view_and_the_terminal_is_as_before() {
     let mut view = Running::view(&database);
     view.shows("0/8 shards").await;
     view.press("\t").await;
-    view.shows("nothing waits").await;
+    view.shows("nothing is waiting").await;
     view.press("p").await;
     view.shows("FROZEN").await;
     view.press("q").await;

@@ -61,7 +61,7 @@ fn table(lines: &[PositionLine]) -> String {
 async fn set(context: &Context, args: &PositionsSetArgs) -> Result<()> {
     let settings = context.settings(Needs::BOTH)?;
     let (Some(topic), Some(partition), Some(offset)) = (&args.topic, args.partition, args.offset) else {
-        return Err(Error::new(Code::Usage, "which position? --topic, --partition and --offset say it").into());
+        return Err(Error::new(Code::Usage, "no position given: use --topic, --partition and --offset").into());
     };
     let group = args.group.as_ref().unwrap_or(&settings.consumer.group);
     let pool = admin_pool(&settings)?;
@@ -87,7 +87,7 @@ async fn carry_out(
     let report = if consent.dry_run {
         plan.preview()
     } else {
-        if !confirmed(consent.yes, &format!("let group {group} go on with {}?", plan.describe()))? {
+        if !confirmed(consent.yes, &format!("let group {group} continue with {}?", plan.describe()))? {
             return Ok(());
         }
         plan.run(pool, &author(consent.reason.clone())).await?
@@ -96,7 +96,7 @@ async fn carry_out(
     output::note(if consent.dry_run {
         "nothing was changed"
     } else {
-        "a running consumer goes on there within a few seconds"
+        "a running consumer continues there within a few seconds"
     });
     Ok(report.verdict()?)
 }
@@ -129,7 +129,7 @@ async fn take_over(context: &Context, args: &PositionsSetArgs, from: &str) -> Re
     let report = if args.consent.dry_run {
         plan.preview()
     } else {
-        let question = format!("let group {to} go on where {from} is? The consumer of {from} must be stopped");
+        let question = format!("let group {to} continue where {from} is? The consumer of {from} must be stopped");
         if !confirmed(args.consent.yes, &question)? {
             return Ok(());
         }
@@ -144,7 +144,7 @@ async fn take_over(context: &Context, args: &PositionsSetArgs, from: &str) -> Re
     output::note(if args.consent.dry_run {
         "nothing was changed"
     } else {
-        "a running consumer goes on within a few seconds"
+        "a running consumer continues within a few seconds"
     });
     Ok(())
 }

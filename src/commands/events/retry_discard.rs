@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, pool: &Pool, args: &RedoArgs, action:
     output::note(match (consent.dry_run, action) {
         (true, _) => "nothing was changed",
         (false, Action::Retry) => "the relays publish them as soon as they look, in order",
-        (false, Action::Discard) => "they are never published; what waited behind them goes on",
+        (false, Action::Discard) => "they will never be published; the events behind them continue",
     });
     if report.by_outcome > 0 {
         output::note(&format!(

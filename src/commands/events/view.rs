@@ -92,10 +92,10 @@ fn block(event: &EventDetails) -> String {
 fn hold_text(hold: &HoldLine, id: i64) -> String {
     let cause = match (hold.reason.parse(), hold.first_id == id) {
         (Ok(HoldReason::Partition), _) => {
-            format!("because {}", hold.detail.as_deref().unwrap_or("its partition takes no records"))
+            format!("because {}", hold.detail.as_deref().unwrap_or("its partition does not accept records"))
         }
         (Ok(HoldReason::NoTopic), _) => "because the topic does not exist".to_owned(),
-        (Ok(HoldReason::Denied), _) => "because Kafka does not let the relay write to the topic".to_owned(),
+        (Ok(HoldReason::Denied), _) => "because Kafka denies the relay access to the topic".to_owned(),
         (Ok(HoldReason::Paused), _) => "because the topic is paused".to_owned(),
         (Ok(HoldReason::Delayed), true) => "until this event is due".to_owned(),
         (Ok(HoldReason::Delayed), false) => format!("until event {} is due", hold.first_id),

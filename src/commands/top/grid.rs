@@ -175,7 +175,7 @@ fn topics(snapshot: &Snapshot) -> Grid {
             optional(line.oldest_pending_seconds.map(output::age_of)),
         ]
     });
-    Grid { rows: rows.collect(), columns, empty: "nothing waits" }
+    Grid { rows: rows.collect(), columns, empty: "nothing is waiting" }
 }
 
 fn held(snapshot: &Snapshot) -> Grid {
@@ -229,7 +229,7 @@ fn waits(snapshot: &Snapshot) -> Grid {
             name(wait.text()),
         ]
     });
-    Grid { rows: rows.collect(), columns, empty: "nothing waits for anything" }
+    Grid { rows: rows.collect(), columns, empty: "nothing is waiting" }
 }
 
 fn pauses(snapshot: &Snapshot) -> Grid {
@@ -266,7 +266,7 @@ fn instances(snapshot: &Snapshot) -> Grid {
             name(&line.version),
         ]
     });
-    Grid { rows: rows.collect(), columns, empty: "no relay runs, or none has yet" }
+    Grid { rows: rows.collect(), columns, empty: "no relay is running, or none has run yet" }
 }
 
 /// A number in groups of three digits.

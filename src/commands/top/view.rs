@@ -88,7 +88,7 @@ impl View<'_> {
             return Line::from(self.span(format!("FROZEN at {}: p goes on", self.snapshot.at), Tone::Warning));
         }
         if let Some(seconds) = self.waiting {
-            return Line::from(self.span(format!("PostgreSQL has not answered for {seconds} s"), Tone::Warning));
+            return Line::from(self.span(format!("PostgreSQL has not responded for {seconds} s"), Tone::Warning));
         }
         let alive = self.snapshot.instances.iter().filter(|instance| instance.alive).count();
         let owned = self.snapshot.shards.iter().filter(|shard| shard.is_owned()).count();
@@ -317,7 +317,7 @@ mod tests {
         let away = second(Case { look, ..case(1) });
         assert_eq!(away, "PostgreSQL away since 12:00:00 (3m 20s): cannot reach PostgreSQL");
         assert_eq!(second(Case { frozen: true, ..case(1) }), "FROZEN at 2026-05-01T12:00:00Z: p goes on");
-        assert_eq!(second(Case { waiting: Some(7), ..case(1) }), "PostgreSQL has not answered for 7 s");
+        assert_eq!(second(Case { waiting: Some(7), ..case(1) }), "PostgreSQL has not responded for 7 s");
     }
 
     #[test]

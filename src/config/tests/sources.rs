@@ -93,7 +93,7 @@ fn unknown_variables_and_flags_are_problems_with_a_suggestion() {
         ("batch_rows=1", "did you mean `relay.batch_rows`?"),
         ("relay.batch_rows", "for example `--set relay.batch_rows=500`"),
         ("projection=1", "write it there, as `[[projection]]`"),
-        ("kafka.properties=1", "it takes one more name: `--set kafka.properties.NAME=VALUE`"),
+        ("kafka.properties=1", "it needs one more name: `--set kafka.properties.NAME=VALUE`"),
     ] {
         let problem = only_problem(&Sources::none().with_set(flag));
         assert!(problem.help.as_deref().unwrap().starts_with(help), "{flag}: {problem:?}");

@@ -24,7 +24,7 @@ fn judge(name: &str, group: &Result<Group, Error>) -> Finding {
                 Part::Kafka,
                 CHECK,
                 error.chain(),
-                format!("nobody knows whether the consumer can join the group {name}"),
+                format!("it is unknown whether the consumer can join the group {name}"),
                 format!("allow this client to describe the group {name}"),
             );
         }
@@ -34,14 +34,14 @@ fn judge(name: &str, group: &Result<Group, Error>) -> Finding {
             Part::Kafka,
             CHECK,
             format!("group {name}: {why}"),
-            "Kafka refuses the consumer (InconsistentGroupProtocol), which folds nothing",
-            "give consumer.group a name that nobody else uses, or stop the other members",
+            "Kafka rejects the consumer (InconsistentGroupProtocol), so nothing is folded",
+            "give consumer.group a name that no one else uses, or stop the other members",
         ),
         None if group.members.is_empty() => Finding::ok(Part::Kafka, CHECK, format!("group {name} has no members now")),
         None => Finding::ok(
             Part::Kafka,
             CHECK,
-            format!("group {name} has {} member(s), which share partitions by {}", group.members.len(), group.assignor),
+            format!("group {name} has {} member(s) with assignment strategy {}", group.members.len(), group.assignor),
         ),
     }
 }

@@ -92,7 +92,7 @@ async fn exactly_once(settings: &Config, admin: &Admin, brokers: usize, findings
             "kafka.deployment",
             format!("exactly-once delivery with run.deployment = \"{}\", the default", settings.run.deployment),
             "it names the transactions: a second outbox with the same name on this cluster is stopped with status 78",
-            "give this deployment a name of its own before its first run",
+            "give this deployment its own name before its first run",
         ));
     }
 }
@@ -161,7 +161,7 @@ fn missing(topic: &str, needs: &[Need], brokers: usize, settings: &Config) -> Fi
     let why = needs.iter().map(Need::text).collect::<Vec<_>>().join("; ");
     let grace = settings.relay.unknown_topic_grace.as_secs();
     let leads_to = if needs.iter().all(|need| *need == Need::Consumed) {
-        "it waits until the topic is there".to_owned()
+        "it waits until the topic exists".to_owned()
     } else {
         format!("events for it wait {grace} s and then fail")
     };
@@ -216,8 +216,8 @@ fn judge_topic(topic: &str, facts: &TopicFacts, brokers: usize, settings: &Confi
         findings.push(Finding::problem(
             Part::Kafka,
             "kafka.min_insync_replicas",
-            format!("topic {topic} asks for {} in-sync replicas and has {replicas}", min_insync.unwrap_or_default()),
-            "Kafka refuses every record",
+            format!("topic {topic} requires {} in-sync replicas but has {replicas}", min_insync.unwrap_or_default()),
+            "Kafka rejects every record",
             alter("min.insync.replicas=2"),
         ));
     } else if min_insync == Some(replicas) {

@@ -136,7 +136,7 @@ async fn others(settings: &Config, database: &Database, findings: &mut Vec<Findi
     const TRIAL: &str = "schema.trial";
     let obstacles = obstacles(settings, database).await;
     if let Some(obstacles) = known(Part::Schema, OTHERS, obstacles, findings) {
-        judge_schema::obstacles(obstacles, "nothing of others is in the way of the tables", OTHERS, findings);
+        judge_schema::obstacles(obstacles, "nothing foreign interferes with the tables", OTHERS, findings);
     }
     let mut tried = Vec::new();
     if settings.relay.enabled {
@@ -145,7 +145,7 @@ async fn others(settings: &Config, database: &Database, findings: &mut Vec<Findi
     if settings.consumer.enabled {
         tried.extend(known(Part::Schema, TRIAL, trial::consumer(database).await, findings).unwrap_or_default());
     }
-    judge_schema::obstacles(tried, "what the relay writes was tried, and rolled back", TRIAL, findings);
+    judge_schema::obstacles(tried, "trial writes succeeded and were rolled back", TRIAL, findings);
 }
 
 /// Whether PostgreSQL takes the SQL of the projections.
@@ -168,7 +168,7 @@ async fn projections(settings: &Config, database: &Database, findings: &mut Vec<
         }
         (Ok(projections), Ok(())) => {
             let names: Vec<&str> = projections.iter().map(Projection::name).collect();
-            let text = format!("the SQL of the projections is good: {}", names.join(", "));
+            let text = format!("the SQL of the projections is valid: {}", names.join(", "));
             findings.push(Finding::ok(Part::Schema, "schema.projections", text));
         }
     }

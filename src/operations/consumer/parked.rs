@@ -227,6 +227,6 @@ impl Report {
             message.push_str(&format!(": {why}"));
         }
         Err(Error::new(Code::PartlyDone, message)
-            .hint("somebody else has decided about them a moment ago; outbox-relay consumer parked ls tells"))
+            .hint("someone else has just decided about them; see: outbox-relay consumer parked ls"))
     }
 }

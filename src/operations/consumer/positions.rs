@@ -115,7 +115,7 @@ pub async fn plan_set(
     if !(log.start..=log.end).contains(&to) {
         let message = format!("the log of {topic}/{partition} does not hold offset {to}");
         return Err(Error::new(Code::Usage, message)
-            .hint(format!("its first offset is {}, and {} is the one after its last", log.start, log.end))
+            .hint(format!("its first offset is {}, and {} is the offset after its last record", log.start, log.end))
             .into());
     }
     let known = positions::list(pool, Some(group), Some(topic)).await?;
@@ -137,7 +137,7 @@ pub async fn plan_accept(
     lines.retain(|line| line.stopped.is_some() && partition.is_none_or(|partition| line.partition == partition));
     if lines.is_empty() {
         return Err(Error::new(Code::NotFound, format!("no partition of {topic} is stopped in group {group}"))
-            .hint("outbox-relay consumer positions ls lists what is")
+            .hint("to list stopped partitions run: outbox-relay consumer positions ls")
             .into());
     }
     let logs = logs(settings, topic).await?;
@@ -199,7 +199,7 @@ impl Report {
         if self.dry_run || self.changed >= self.positions.len() as u64 {
             return Ok(());
         }
-        Err(Error::new(Code::PartlyDone, "some partitions were not stopped any more and stay as they are")
+        Err(Error::new(Code::PartlyDone, "some partitions were no longer stopped and stay as they are")
             .hint("outbox-relay consumer positions ls shows where they are"))
     }
 }
@@ -239,7 +239,7 @@ pub async fn plan_take_over(pool: &Pool, from: &str, to: &str) -> Result<TakeOve
         }
         Err(Refused::HasItsOwn(topic)) => {
             return Err(Error::new(Code::Usage, format!("group {to} has read {topic} itself"))
-                .hint("two groups that have both folded cannot be made one; nothing was changed")
+                .hint("two groups that have both folded events cannot be merged; nothing was changed")
                 .into());
         }
     };

@@ -105,7 +105,7 @@ impl Outcome {
         }
         if self.parked_again > 0 {
             return Err(Error::new(Code::PartlyDone, format!("{} events were parked again", self.parked_again))
-                .hint("outbox-relay consumer parked ls has the new reasons; SQL that was corrected counts once the consumer was restarted"));
+                .hint("outbox-relay consumer parked ls shows the new reasons; corrected SQL takes effect after the consumer is restarted"));
         }
         Ok(())
     }

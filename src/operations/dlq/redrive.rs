@@ -326,9 +326,7 @@ impl Line {
 
 fn expect_found(places: &[Place], lines: &[Line]) -> Result<(), Error> {
     if places.is_empty() && lines.is_empty() {
-        return Err(
-            Error::new(Code::NotFound, "no dead letter matches").hint("outbox-relay dlq ls lists what is there")
-        );
+        return Err(Error::new(Code::NotFound, "no dead letter matches").hint("to list them run: outbox-relay dlq ls"));
     }
     none_missing(&missing_names(places, lines.iter().map(Line::name)))
 }
@@ -365,11 +363,12 @@ impl Report {
         }
         let code = if self.reopened + self.appended > 0 { Code::PartlyDone } else { Code::CheckNotMet };
         Err(Error::new(code, format!("{} dead letters cannot go back as they are", self.refused))
-            .hint("the reasons stand above, and with -o ndjson for each; the others went back"))
+            .hint("the reasons are listed above, and for each one with -o ndjson; the others were sent back"))
     }
 }
 
 /// The work was stopped in the middle.
 pub fn stopped() -> Error {
-    Error::new(Code::PartlyDone, "stopped").hint("the same command goes on: what went back is left alone")
+    Error::new(Code::PartlyDone, "stopped")
+        .hint("run the same command to continue; dead letters already sent back are skipped")
 }

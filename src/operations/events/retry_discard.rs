@@ -158,7 +158,7 @@ impl Report {
         if self.refused.is_empty() {
             return Ok(());
         }
-        Err(Error::new(code, format!("the table outbox_events refuses to change {} events", self.refused.len()))
+        Err(Error::new(code, format!("the table outbox_events rejects changes to {} events", self.refused.len()))
             .hint("a constraint or a trigger of yours does; the SQLSTATE says of what kind. They stay as they were"))
     }
 }
@@ -168,7 +168,7 @@ async fn selection(pool: &Pool, chosen: &Chosen) -> Result<Selection> {
     let status = &chosen.filter.status;
     if let Some(other) = status.iter().find(|status| !both.contains(status)) {
         return Err(Error::new(Code::Usage, format!("{} events cannot be retried or discarded", other.as_str()))
-            .hint("only FAILED and HELD ones can; a PUBLISHED one is sent again by `outbox-relay replay`")
+            .hint("only FAILED and HELD events can; to publish a PUBLISHED event again use `outbox-relay replay`")
             .into());
     }
     if !chosen.events.is_empty() {
@@ -209,7 +209,7 @@ async fn named(pool: &Pool, wanted: &[EventRef]) -> Result<Vec<i64>> {
     }
     if !refused.is_empty() {
         return Err(Error::new(Code::CheckNotMet, format!("only FAILED and HELD events can be retried or discarded; {}", refused.join(", ")))
-            .hint("a PUBLISHED event is sent again by `outbox-relay replay`; a PENDING one is on its way; nothing was changed")
+            .hint("to publish a PUBLISHED event again use `outbox-relay replay`; a PENDING event is still to be published; nothing was changed")
             .into());
     }
     Ok(ids)

@@ -45,7 +45,7 @@ pub async fn trace(pool: &Pool, subject: &Subject) -> Result<Traced> {
     let ids = wanted(pool, subject).await?;
     let happenings = trace::trace(pool, &ids).await?;
     if happenings.is_empty() {
-        return Err(Error::new(Code::NotFound, "nothing is known of such an event")
+        return Err(Error::new(Code::NotFound, "no such event is known")
             .hint("outbox-relay events ls lists what is there; finished rows are deleted after [cleanup] published_older_than")
             .into());
     }

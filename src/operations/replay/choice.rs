@@ -28,7 +28,7 @@ pub(super) fn filter(request: &Request, now: Timestamp) -> Result<Filter, Error>
         && from >= to
     {
         return Err(Error::new(Code::Usage, format!("--from {from} is not before --to {to}"))
-            .hint("events are taken from --from on, up to but without --to"));
+            .hint("events are selected from --from (included) to --to (excluded)"));
     }
     let ids: BTreeSet<i64> = request.ids.iter().copied().collect();
     Ok(Filter {
@@ -86,7 +86,7 @@ pub(super) async fn check_topic(settings: &Config, topic: Option<&str>, progress
         Ok(None) => Err(Error::new(Code::NotFound, format!("the topic {topic} does not exist"))
             .hint("create it first: events for a topic that does not exist fail after relay.unknown_topic_grace")),
         Err(error) => {
-            progress.remark(&format!("Kafka does not say whether {topic} exists: {}", error.chain()));
+            progress.remark(&format!("Kafka does not report whether {topic} exists: {}", error.chain()));
             Ok(())
         }
     }
@@ -97,7 +97,7 @@ pub(super) async fn refuse_without_grants(pool: &Pool) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Code::PostgresStatement, format!("the role of database.url has no {}", missing.join(", no ")))
+    Err(Error::new(Code::PostgresStatement, format!("the role in database.url lacks {}", missing.join(", no ")))
         .hint("see outbox_operator in docs/roles.sql")
         .into())
 }

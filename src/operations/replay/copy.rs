@@ -91,7 +91,7 @@ impl Run {
 
 fn taken(id: Uuid) -> Error {
     Error::new(Code::PartlyDone, format!("another process has resumed replay {id}"))
-        .hint("it goes on there; nothing is copied twice")
+        .hint("it continues there; nothing is copied twice")
 }
 
 /// Events of which the table takes no copy.
@@ -111,8 +111,8 @@ impl Refused {
         if self.in_a_row < REFUSALS_IN_A_ROW {
             return Ok(());
         }
-        Err(Error::new(Code::PartlyDone, format!("the table outbox_events refuses every copy: {reason}"))
-            .hint(format!("a constraint or a trigger of yours does; put it right, then {resume}"))
+        Err(Error::new(Code::PartlyDone, format!("the table outbox_events rejects every copy: {reason}"))
+            .hint(format!("the cause is a constraint or a trigger of yours; fix it, then {resume}"))
             .into())
     }
 }

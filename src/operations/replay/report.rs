@@ -88,8 +88,8 @@ impl Outcome {
         if self.refused == 0 {
             return Ok(());
         }
-        let message = format!("the table outbox_events refuses copies of {} events", self.refused);
+        let message = format!("the table outbox_events rejects copies of {} events", self.refused);
         Err(Error::new(Code::PartlyDone, message)
-            .hint("a constraint or a trigger of yours does; the messages above name the first of them"))
+            .hint("the cause is a constraint or a trigger of yours; the messages above name the first events"))
     }
 }

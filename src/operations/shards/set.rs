@@ -126,7 +126,7 @@ impl Plan {
     ) -> Result<Report, Error> {
         let (session, shards) = (&mut self.session, self.shards);
         if self.resumes {
-            progress.remark("going on where the last command was interrupted");
+            progress.remark("continuing where the last command was interrupted");
         } else if let Prepared::Stopped = prepare(session, shards, monotonic() + timeout, progress, stop).await? {
             return Err(Error::new(Code::CheckNotMet, "interrupted; nothing was changed"));
         }
@@ -202,7 +202,7 @@ async fn drain_and_change(
     stop: &CancellationToken,
 ) -> error::Result<Prepared> {
     session.announce(shards).await?;
-    progress.remark("waiting for instances to finish what is in flight");
+    progress.remark("waiting for instances to finish their batches");
     loop {
         let busy = session.take().await?;
         if busy.is_empty() {

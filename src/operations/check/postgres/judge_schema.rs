@@ -13,7 +13,7 @@ pub(super) fn migrations(known: usize, missing: &[i32], findings: &mut Vec<Findi
         Finding::problem(
             Part::Schema,
             "schema.migrations",
-            format!("migrations are missing: {list}"),
+            format!("migrations are pending: {list}"),
             "the relay does not start on a schema older than itself",
             "run: outbox-relay migrate up",
         )
@@ -25,7 +25,7 @@ pub(super) fn history_hidden() -> Finding {
         Part::Schema,
         "schema.migrations",
         "this role may not read which migrations are applied",
-        "whether the schema is as new as this program stays unknown",
+        "it is unknown whether the schema is as new as this program",
         "as the owner: grant select on outbox_schema_history to the role of database.url, or check as the owner",
     )
 }
@@ -127,14 +127,14 @@ pub(super) fn obstacles(obstacles: Vec<Obstacle>, ok: &str, check: &'static str,
 pub(super) fn home(standing: &Standing, findings: &mut Vec<Finding>) {
     const CHECK: &str = "schema.home";
     findings.push(match standing {
-        Standing::Home => Finding::ok(Part::Schema, CHECK, "the outbox is where a relay last ran on it"),
+        Standing::Home => Finding::ok(Part::Schema, CHECK, "the outbox has not moved since a relay last ran on it"),
         Standing::New(_) => Finding::ok(Part::Schema, CHECK, "no relay has run on this outbox yet"),
         Standing::Away { home, here } => Finding::problem(
             Part::Schema,
             CHECK,
             format!("the relay last ran on {}, and this is {}", home.describe(), here.describe()),
-            "this database is a copy, or was moved, and the relay stops with status 78 rather than take the original's events for its own",
-            "outbox-relay adopt --moved if the original is gone for good; outbox-relay adopt --copy if it lives on",
+            "this database is a copy or was moved; the relay stops with status 78 instead of treating the original's events as its own",
+            "outbox-relay adopt --moved if the original is gone for good; outbox-relay adopt --copy if it is still in use",
         ),
     });
 }
@@ -148,7 +148,7 @@ pub(super) fn partitions(facts: &PartitionFacts, findings: &mut Vec<Finding>) {
             findings.push(Finding::warning(
                 Part::Schema,
                 CHECK,
-                "a conversion to partitions was begun and not ended",
+                "a conversion to partitions was started but not finished",
                 "nothing is refused or slower because of it, and the table is still a plain one",
                 "run: outbox-relay migrate up --partitioned",
             ));
@@ -177,7 +177,7 @@ pub(super) fn partitions(facts: &PartitionFacts, findings: &mut Vec<Finding>) {
         ));
     }
     if findings.len() == before {
-        findings.push(Finding::ok(Part::Schema, CHECK, format!("{role} can make and drop partitions")));
+        findings.push(Finding::ok(Part::Schema, CHECK, format!("{role} can create and drop partitions")));
     }
 }
 
@@ -265,7 +265,7 @@ mod tests {
             partitions(facts, &mut findings);
             findings.into_iter().map(|finding| (finding.level, finding.what)).collect::<Vec<_>>()
         };
-        assert_eq!(found(&facts), [(Level::Ok, "relay can make and drop partitions".to_owned())]);
+        assert_eq!(found(&facts), [(Level::Ok, "relay can create and drop partitions".to_owned())]);
         let neither = PartitionFacts { foreign_tables: vec!["a".to_owned()], may_create: false, ..facts.clone() };
         assert_eq!(found(&neither).iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Problem; 2]);
         assert_eq!(found(&PartitionFacts { partitioned: false, ..neither.clone() }), []);

@@ -31,7 +31,7 @@ pub(super) fn server(facts: &ServerFacts, where_to: &str, findings: &mut Vec<Fin
             Part::Postgres,
             "postgres.version",
             text,
-            "versions before 15 are not supported: nothing here was tested with them",
+            "versions before 15 are not supported or tested",
             "upgrade PostgreSQL to 15 or newer",
         )
     } else {
@@ -66,7 +66,7 @@ pub(super) fn clock(server: f64, before: Timestamp, after: Timestamp, findings: 
             Part::Postgres,
             "postgres.clock",
             format!("the server's clock is {:.1} s {} this host's", difference.abs(), if difference > 0.0 { "ahead of" } else { "behind" }),
-            "measured latencies are wrong by as much; ownership of shards is not affected, it goes by the server's clock alone",
+            "measured latencies are wrong by this much; ownership of shards is not affected, because it uses the server's clock alone",
             "synchronise both hosts (chrony, ntpd)",
         )
     } else {
@@ -136,7 +136,7 @@ pub(super) fn pooler(transaction_pooled: bool, facts: &ServerFacts, findings: &m
         Finding::problem(
             Part::Postgres,
             "postgres.pooler",
-            "a pooler in transaction mode is between us and the server",
+            "a pooler in transaction mode is between outbox-relay and the server",
             "statements of one connection run in different sessions: prepared statements, session settings and locks do not hold",
             "point database.url at the server itself, or at a pool in session mode",
         )
@@ -144,8 +144,8 @@ pub(super) fn pooler(transaction_pooled: bool, facts: &ServerFacts, findings: &m
         Finding::warning(
             Part::Postgres,
             "postgres.pooler",
-            "a pooler seems to be between us and the server",
-            "it may keep the settings we ask for from the session, timeouts among them",
+            "a pooler seems to be between outbox-relay and the server",
+            "it may not apply the session settings that outbox-relay requests, such as timeouts",
             "point database.url at the server itself if you can; session mode works",
         )
     } else {
@@ -157,7 +157,7 @@ pub(super) fn pooler_refuses(error: &Error) -> Finding {
     Finding::problem(
         Part::Postgres,
         "postgres.pooler",
-        "a pooler refuses the session settings that we ask for",
+        "a pooler rejects the session settings that outbox-relay requests",
         error.chain(),
         "point database.url at the server itself; or at a pool in session mode, with ignore_startup_parameters = options in PgBouncer",
     )

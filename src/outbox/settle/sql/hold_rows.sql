@@ -1,6 +1,6 @@
 -- Holds the keys of events that cannot be read. $1 bigint[]: the events that failed; each has a key. Of a key that
--- occurs twice the first one holds it. A key that an earlier event holds stays as it is, as in hold_keys.sql; so running
--- it twice changes nothing. $2 text[]: why, in the same order. $3 float8[]: seconds until the release, or null.
+-- occurs twice the first one holds it. A key that an earlier event holds stays as it is, as in hold_keys.sql, so
+-- running it twice changes nothing. $2 text[]: why, in the same order. $3 float8[]: seconds until the release, or null.
 with given as (
   select distinct on (e.shard, md5(outbox_key_of(e.partition_key, e.aggregate_id)))
     e.id, e.shard, outbox_key_of(e.partition_key, e.aggregate_id) as key, u.reason,
