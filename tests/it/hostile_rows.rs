@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::support::kafka::sent_ids;
 use crate::support::relay::RelaySettings;
@@ -210,7 +211,17 @@ impl Shop {
         statement.push_str(
             "alter table outbox_events add constraint shop_types check (event_type <> 'Forbidden') not valid; commit",
         );
-        let answers = self.client.simple_query(&statement).await.expect("the rows");
+        // PostgreSQL may choose it as the victim of a deadlock: it takes the table from lanes that wait for a row.
+        let answers =
+            wait_until("the rows are there", PATIENCE, async || match self.client.simple_query(&statement).await {
+                Ok(answers) => Ok(answers),
+                Err(error) => {
+                    self.client.batch_execute("rollback").await.expect("rollback");
+                    assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{error:?}");
+                    Err(error.to_string())
+                }
+            })
+            .await;
         let ids = answers.iter().filter_map(|answer| {
             let tokio_postgres::SimpleQueryMessage::Row(row) = answer else { return None };
             row.get(0).and_then(|id| id.parse::<i64>().ok())
