@@ -2,6 +2,7 @@
 
 mod failure_class;
 mod hold_reason;
+mod status;
 
 use std::fmt;
 
@@ -10,6 +11,7 @@ use uuid::Uuid;
 
 pub use failure_class::{FailureClass, UnknownClass};
 pub use hold_reason::{HoldReason, UnknownReason};
+pub use status::{EventStatus, UnknownStatus};
 
 /// Number of a shard, 0 to the number of shards less one.
 pub type ShardId = i16;
@@ -66,31 +68,6 @@ impl fmt::Debug for Payload<'_> {
             Self::Json(bytes) => write!(f, "Json({} bytes)", bytes.len()),
             Self::Raw(bytes) => write!(f, "Raw({} bytes)", bytes.len()),
             Self::Tombstone => f.write_str("Tombstone"),
-        }
-    }
-}
-
-/// The states of a row, as the CHECK constraint of the table has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventStatus {
-    Pending,
-    Published,
-    Failed,
-    Held,
-    Discarded,
-}
-
-impl EventStatus {
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Published, Self::Failed, Self::Held, Self::Discarded];
-
-    /// The word in the `status` column.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "PENDING",
-            Self::Published => "PUBLISHED",
-            Self::Failed => "FAILED",
-            Self::Held => "HELD",
-            Self::Discarded => "DISCARDED",
         }
     }
 }

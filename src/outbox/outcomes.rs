@@ -12,6 +12,7 @@ use super::isolate::{Refused, cut};
 use super::statements as sql;
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction};
+use crate::event::EventStatus;
 use crate::failpoint::{Fault, fault};
 
 const EXPECT_LEFT: &str = include_str!("outcomes/sql/expect_left.sql");
@@ -26,7 +27,7 @@ const OUTCOMES_REOPEN: &str = include_str!("outcomes/sql/reopen.sql");
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) id: i64,
-    pub(super) status: &'static str,
+    pub(super) status: EventStatus,
     pub(super) sqlstate: SqlState,
     pub(super) last_error: Option<String>,
     pub(super) place: Option<(i32, i64)>,
@@ -44,16 +45,16 @@ pub(super) struct DueLetter {
 impl Outcome {
     /// Published, and the row does not say so.
     pub(super) fn published(id: i64, place: Option<(i32, i64)>, sqlstate: SqlState) -> Self {
-        Self { id, status: "PUBLISHED", sqlstate, last_error: None, place, letter: None }
+        Self { id, status: EventStatus::Published, sqlstate, last_error: None, place, letter: None }
     }
 
     pub(super) fn failed(id: i64, last_error: String, sqlstate: SqlState) -> Self {
-        Self { id, status: "FAILED", sqlstate, last_error: Some(last_error), place: None, letter: None }
+        Self { id, status: EventStatus::Failed, sqlstate, last_error: Some(last_error), place: None, letter: None }
     }
 
     /// It waits behind another event of its key.
     pub(super) fn held(id: i64, sqlstate: SqlState) -> Self {
-        Self { id, status: "HELD", sqlstate, last_error: None, place: None, letter: None }
+        Self { id, status: EventStatus::Held, sqlstate, last_error: None, place: None, letter: None }
     }
 }
 
@@ -72,10 +73,10 @@ pub(super) async fn keep(tx: &Transaction<'_>, outcomes: &[Outcome]) -> Result<u
         return Ok(0);
     }
     let ids: Vec<i64> = outcomes.iter().map(|outcome| outcome.id).collect();
-    let states: Vec<&str> = outcomes.iter().map(|outcome| outcome.status).collect();
+    let states: Vec<&str> = outcomes.iter().map(|outcome| outcome.status.as_str()).collect();
     let codes: Vec<&str> = outcomes.iter().map(|outcome| outcome.sqlstate.code()).collect();
     let errors: Vec<Option<&str>> = outcomes.iter().map(|outcome| outcome.last_error.as_deref()).collect();
-    let attempts: Vec<i32> = outcomes.iter().map(|outcome| i32::from(outcome.status == "FAILED")).collect();
+    let attempts: Vec<i32> = outcomes.iter().map(|outcome| i32::from(outcome.status == EventStatus::Failed)).collect();
     let (partitions, offsets): (Vec<Option<i32>>, Vec<Option<i64>>) =
         outcomes.iter().map(|outcome| (outcome.place.map(|place| place.0), outcome.place.map(|place| place.1))).unzip();
     let letters = outcomes.iter().map(|outcome| outcome.letter.as_ref());
@@ -116,7 +117,8 @@ pub(super) const IMMEDIATE: &str = "set constraints all immediate";
 
 /// Sees to it that rows have left these states, in the transaction that has changed them. Errors: SQLSTATE 27000 if one
 /// has not.
-pub(super) async fn expect_left(tx: &Transaction<'_>, ids: &[i64], states: &[&str]) -> Result<(), DbError> {
+pub(super) async fn expect_left(tx: &Transaction<'_>, ids: &[i64], states: &[EventStatus]) -> Result<(), DbError> {
+    let states: Vec<&str> = states.iter().map(|status| status.as_str()).collect();
     tx.execute(EXPECT_LEFT, &[&ids, &states]).await?;
     Ok(())
 }
@@ -136,7 +138,7 @@ pub(super) async fn publish(tx: &Transaction<'_>, published: &[Placed]) -> Resul
         let (partitions, offsets): (Vec<Option<i32>>, Vec<Option<i64>>) =
             part.iter().map(|(_, place)| place.unzip()).unzip();
         tx.execute(sql::SETTLE_PUBLISHED, &[&ids, &partitions, &offsets]).await?;
-        expect_left(tx, &ids, &["PENDING"]).await
+        expect_left(tx, &ids, &[EventStatus::Pending]).await
     };
     for portion in published.chunks(PUBLISHED_TOGETHER) {
         let cut = cut(tx, portion, Duration::MAX, &mark).await?;

@@ -12,7 +12,7 @@ use super::outcomes::{self, Outcome};
 use super::settle;
 use super::statements as sql;
 use crate::db::Transaction;
-use crate::event::ShardId;
+use crate::event::{EventStatus, ShardId};
 
 const OUTCOMES_RELEASE: &str = include_str!("release/sql/outcomes_release.sql");
 const RELEASE_DUE: &str = include_str!("release/sql/due.sql");
@@ -73,7 +73,7 @@ pub(super) async fn each(
         // Before they count as waiting: one that `shards set` could not move may still be in another shard.
         tx.execute(rehome, &[&ids]).await?;
         let changed = tx.execute(release, &[&ids]).await?;
-        settle::left_state(tx, care, &ids, changed, "HELD").await
+        settle::left_state(tx, care, &ids, changed, EventStatus::Held).await
     };
     let cut = care.over(tx, &ids, work).await?;
     let stuck: BTreeMap<i64, SqlState> = outcomes::answers(cut.refused, cut.left).collect();

@@ -18,7 +18,9 @@ use super::audit::{self, Author};
 use super::grants::{self, For, Who};
 use super::inspect::{self, is_timeout};
 use super::isolate::{self, Blame, MayBlame};
+use super::rows;
 use crate::db::{DbError, Pool, StoredTime, stored_text};
+use crate::event::EventStatus;
 
 /// Run on every connection of the pools that are given to this module.
 pub const SESSION: &str = include_str!("replay/sql/session.sql");
@@ -147,7 +149,7 @@ pub struct Replay {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     pub id: i64,
-    pub status: String,
+    pub status: EventStatus,
     pub dead_letter: bool,
 }
 
@@ -220,16 +222,13 @@ pub async fn begin(pool: &Pool) -> Result<Bounds, DbError> {
 /// The rows with these ids.
 pub async fn named(pool: &Pool, ids: &[i64]) -> Result<Vec<Named>, DbError> {
     let connection = pool.get().await?;
-    let rows = connection.query(NAMED, &[&ids]).await?;
+    let found = connection.query(NAMED, &[&ids]).await?;
     connection.done();
-    Ok(rows
-        .iter()
-        .map(|row| Named {
-            id: row.get("id"),
-            status: row.get("status"),
-            dead_letter: row.get::<_, Option<i64>>("dead_letter_of").is_some(),
-        })
-        .collect())
+    let named = found.iter().map(|row| {
+        let status = rows::status(row, "status")?;
+        Ok(Named { id: row.get("id"), status, dead_letter: row.get::<_, Option<i64>>("dead_letter_of").is_some() })
+    });
+    named.collect()
 }
 
 /// Counts what matches between two ids, by topic and types. `each` hears the id reached after every window; false from

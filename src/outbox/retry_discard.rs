@@ -16,9 +16,10 @@ use super::audit::{self, Author};
 use super::inspect::events::Filter;
 use super::isolate::{self, Blame, MayBlame, Refused};
 use super::locks::Lead;
-use super::outcomes;
+use super::{outcomes, rows};
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction, stored_text};
+use crate::event::EventStatus;
 
 const STATES: &str = include_str!("retry_discard/sql/states.sql");
 const MATCHING: &str = include_str!("retry_discard/sql/matching.sql");
@@ -72,7 +73,7 @@ pub struct Found {
     /// In order; eight bytes of memory for each.
     pub ids: Vec<i64>,
     /// By state and topic (`None`: routing decides).
-    pub counts: BTreeMap<(String, Option<String>), u64>,
+    pub counts: BTreeMap<(EventStatus, Option<String>), u64>,
 }
 
 /// The events of a selection as they are now. Changes nothing.
@@ -85,7 +86,7 @@ pub async fn find(pool: &Pool, selection: &Selection) -> Result<Found, DbError> 
     let mut found = Found::default();
     while let Some(row) = rows.try_next().await? {
         found.ids.push(row.get("id"));
-        *found.counts.entry((row.try_get("status")?, stored_text(&row, "topic")?)).or_default() += 1;
+        *found.counts.entry((rows::status(&row, "status")?, stored_text(&row, "topic")?)).or_default() += 1;
     }
     connection.done();
     Ok(found)
@@ -104,11 +105,12 @@ pub struct Acted {
 }
 
 /// How many of some events are in which state now; `None`: their rows are gone.
-pub async fn states(pool: &Pool, ids: &[i64]) -> Result<BTreeMap<Option<String>, u64>, DbError> {
+pub async fn states(pool: &Pool, ids: &[i64]) -> Result<BTreeMap<Option<EventStatus>, u64>, DbError> {
     let (mut states, connection) = (BTreeMap::new(), pool.get().await?);
     for portion in ids.chunks(PORTION) {
         for row in connection.query(STATES, &[&portion]).await? {
-            *states.entry(row.try_get(0)?).or_default() += u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(0);
+            *states.entry(rows::status_if_any(&row, "status")?).or_default() +=
+                u64::try_from(row.try_get::<_, i64>("events")?).unwrap_or(0);
         }
     }
     connection.done();
@@ -274,7 +276,7 @@ async fn apply(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Result<Appl
         Action::Discard => (DISCARD, RELEASE_BEHIND),
     };
     let changed = tx.execute(change, &[&ids]).await?;
-    let left: &[&str] = if retry { &["FAILED"] } else { &["FAILED", "HELD"] };
+    let left: &[EventStatus] = if retry { &[EventStatus::Failed] } else { &[EventStatus::Failed, EventStatus::Held] };
     outcomes::expect_left(tx, &ids, left).await?;
     tx.execute(release, &[&ids]).await?;
     tx.execute(DECIDE, &[&ids, &action.as_str()]).await?;

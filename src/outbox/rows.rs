@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
-use crate::event::{OutboxEvent, Payload, ShardId};
+use crate::event::{EventStatus, OutboxEvent, Payload, ShardId};
 
 type Error = tokio_postgres::Error;
 
@@ -18,6 +18,29 @@ impl<'a> FromSql<'a> for Text<'a> {
     fn accepts(ty: &Type) -> bool {
         *ty == Type::TEXT
     }
+}
+
+/// The word of a `status` column.
+struct Status(EventStatus);
+
+impl<'a> FromSql<'a> for Status {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(<&str as FromSql>::from_sql(ty, raw)?.parse()?))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <&str as FromSql>::accepts(ty)
+    }
+}
+
+/// Errors: the column has a word that is no status, which the constraint of the table does not let in.
+pub(super) fn status(row: &Row, column: &str) -> Result<EventStatus, Error> {
+    Ok(row.try_get::<_, Status>(column)?.0)
+}
+
+/// The same of a column that may be null.
+pub(super) fn status_if_any(row: &Row, column: &str) -> Result<Option<EventStatus>, Error> {
+    Ok(row.try_get::<_, Option<Status>>(column)?.map(|status| status.0))
 }
 
 /// What came of a row.

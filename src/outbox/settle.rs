@@ -11,7 +11,7 @@ use super::outcomes::{self, DueLetter, Outcome, Placed, answers};
 use super::statements as sql;
 use super::{OutboxError, SettleMode, rows};
 use crate::db::{Transaction, stored_text};
-use crate::event::{FailureClass, HoldReason, ShardId};
+use crate::event::{EventStatus, FailureClass, HoldReason, ShardId};
 use crate::failpoint::{Fault, fault};
 
 const ATTEMPTS: &str = include_str!("settle/sql/attempts.sql");
@@ -133,7 +133,7 @@ pub(super) async fn left_state(
     care: Care,
     ids: &[i64],
     changed: u64,
-    from: &str,
+    from: EventStatus,
 ) -> Result<(), OutboxError> {
     if ids.is_empty() || (matches!(care, Care::Plain) && changed == ids.len() as u64) {
         return Ok(());
@@ -158,7 +158,7 @@ pub(super) async fn mark(
         let partitions: Vec<Option<i32>> = part.iter().map(|(_, place)| place.map(|place| place.0)).collect();
         let offsets: Vec<Option<i64>> = part.iter().map(|(_, place)| place.map(|place| place.1)).collect();
         let changed = tx.execute(statement, &[&ids, &partitions, &offsets]).await?;
-        left_state(tx, care, &ids, changed, "PENDING").await?;
+        left_state(tx, care, &ids, changed, EventStatus::Pending).await?;
         Ok(changed)
     };
     let cut = care.over(tx, &published, mark).await?;
@@ -175,7 +175,7 @@ pub(super) async fn mark_held(tx: &Transaction<'_>, care: Care, ids: &[i64]) -> 
     let statement = &tx.prepare_cached(SETTLE_HELD).await?;
     let mark = |ids: Vec<i64>| async move {
         let moved = moved(&tx.query(statement, &[&ids]).await?);
-        left_state(tx, care, &ids, moved, "PENDING").await
+        left_state(tx, care, &ids, moved, EventStatus::Pending).await
     };
     let cut = care.over(tx, ids, mark).await?;
     let kept: Vec<_> = answers(cut.refused, cut.left).map(|(id, code)| Outcome::held(id, code)).collect();
@@ -205,7 +205,7 @@ impl From<&Failed> for Refusal {
 #[derive(Debug, Clone)]
 struct Decided {
     id: i64,
-    state: &'static str,
+    state: EventStatus,
     reason: String,
     dead_letter_topic: Option<String>,
     topic: Option<String>,
@@ -230,13 +230,13 @@ pub(super) async fn fail(
     let statement = &tx.prepare_cached(SETTLE_FAILED).await?;
     let settle = |part: Vec<Decided>| async move {
         let ids: Vec<i64> = part.iter().map(|event| event.id).collect();
-        let states: Vec<&str> = part.iter().map(|event| event.state).collect();
+        let states: Vec<&str> = part.iter().map(|event| event.state.as_str()).collect();
         let reasons: Vec<&str> = part.iter().map(|event| event.reason.as_str()).collect();
         let letters: Vec<Option<&str>> = part.iter().map(|event| event.dead_letter_topic.as_deref()).collect();
         let topics: Vec<Option<&str>> = part.iter().map(|event| event.topic.as_deref()).collect();
         let params: [&(dyn ToSql + Sync); 5] = [&ids, &states, &reasons, &letters, &topics];
         let moved = moved(&tx.query(statement, &params).await?);
-        left_state(tx, care, &ids, moved, "PENDING").await
+        left_state(tx, care, &ids, moved, EventStatus::Pending).await
     };
     let cut = care.over(tx, &decided, settle).await?;
     let refused: Vec<_> = answers(cut.refused, cut.left).collect();
@@ -305,11 +305,13 @@ async fn decide(
         let wait =
             |why, release_in| Wait { first_id: id, key: key.clone(), why, topic: None, detail: None, release_in };
         let (state, dead_letter_topic, wait) = match action {
-            FailureAction::Retry { after } => ("HELD", None, Some(wait(HoldReason::Retry, Some(after)))),
+            FailureAction::Retry { after } => (EventStatus::Held, None, Some(wait(HoldReason::Retry, Some(after)))),
             // An event without a key holds no other event, nor itself: it is FAILED.
-            FailureAction::Hold => ("FAILED", None, (key != Key::None).then(|| wait(HoldReason::Failed, None))),
-            FailureAction::DeadLetter { topic } => ("FAILED", Some(topic), None),
-            FailureAction::Skip => ("FAILED", None, None),
+            FailureAction::Hold => {
+                (EventStatus::Failed, None, (key != Key::None).then(|| wait(HoldReason::Failed, None)))
+            }
+            FailureAction::DeadLetter { topic } => (EventStatus::Failed, Some(topic), None),
+            FailureAction::Skip => (EventStatus::Failed, None, None),
         };
         decided.push(Decided {
             id,

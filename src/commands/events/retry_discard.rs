@@ -8,6 +8,7 @@ use crate::cli::RedoArgs;
 use crate::commands::confirm::confirmed;
 use crate::commands::progress::Shown;
 use crate::db::Pool;
+use crate::event::EventStatus;
 use crate::operations::events::{self, Action, Chosen, Report, Unchanged};
 use crate::output::{self, Align, Cell, Table};
 
@@ -72,9 +73,8 @@ fn left_alone(report: &Report) -> String {
         0 => String::new(),
         events => format!(", refused by the table: {events}"),
     };
-    let unchanged = report
-        .unchanged
-        .iter()
-        .map(|Unchanged { status, events }| format!(", already {}: {events}", status.as_deref().unwrap_or("deleted")));
+    let unchanged = report.unchanged.iter().map(|Unchanged { status, events }| {
+        format!(", already {}: {events}", status.map_or("deleted", EventStatus::as_str))
+    });
     std::iter::once(refused).chain(unchanged).collect()
 }

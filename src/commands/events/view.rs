@@ -1,6 +1,6 @@
 //! Events as tables and blocks of text.
 
-use crate::event::{HoldReason, UnknownReason};
+use crate::event::{EventStatus, HoldReason, UnknownReason};
 use crate::operations::events::{EventDetails, EventLine, HoldLine, SHOWN_BYTES};
 use crate::output::{self, Align, Cell, Table, Tone};
 
@@ -25,7 +25,7 @@ pub(super) fn table(events: &[EventLine]) -> String {
     for event in events {
         table.row([
             Cell::new(event.id),
-            Cell::new(&event.status).tone(tone(&event.status)),
+            Cell::new(event.status.as_str()).tone(tone(event.status)),
             Cell::optional(event.topic.as_deref()),
             Cell::optional(event.key.as_deref().map(|key| output::shortened(key, KEY_WIDTH))),
             Cell::new(&event.event_type),
@@ -37,13 +37,13 @@ pub(super) fn table(events: &[EventLine]) -> String {
     table.render()
 }
 
-fn tone(status: &str) -> Tone {
+fn tone(status: EventStatus) -> Tone {
     match status {
-        "PUBLISHED" => Tone::Good,
-        "FAILED" => Tone::Bad,
-        "HELD" => Tone::Warning,
-        "DISCARDED" => Tone::Faint,
-        _ => Tone::Plain,
+        EventStatus::Pending => Tone::Plain,
+        EventStatus::Published => Tone::Good,
+        EventStatus::Failed => Tone::Bad,
+        EventStatus::Held => Tone::Warning,
+        EventStatus::Discarded => Tone::Faint,
     }
 }
 
@@ -57,7 +57,7 @@ fn block(event: &EventDetails) -> String {
     let line = &event.line;
     block.field("id", Some(line.id));
     block.field("event_id", Some(&line.event_id));
-    block.field("status", Some(&line.status));
+    block.field("status", Some(line.status.as_str()));
     block.field("topic", line.topic.as_deref());
     block.field("key", line.key.as_deref());
     block.field("shard", Some(event.shard));

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::db::StoredTime;
 use crate::error::{Code, Error, Result};
+use crate::event::EventStatus;
 use crate::outbox::inspect::events::{Details, Hold, Summary};
 
 /// An event without its payload.
@@ -12,7 +13,7 @@ use crate::outbox::inspect::events::{Details, Hold, Summary};
 pub struct EventLine {
     pub id: i64,
     pub event_id: String,
-    pub status: String,
+    pub status: EventStatus,
     pub topic: Option<String>,
     pub key: Option<String>,
     pub event_type: String,
@@ -133,7 +134,7 @@ pub(crate) mod tests {
             summary: Summary {
                 id: 17,
                 event_id: Uuid::nil(),
-                status: "HELD".to_owned(),
+                status: EventStatus::Held,
                 topic: Some("order-events".to_owned()),
                 key: Some("order-42".to_owned()),
                 event_type: "OrderPaid\x1b[2J".to_owned(),

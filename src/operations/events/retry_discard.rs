@@ -58,13 +58,13 @@ pub struct Refusal {
 #[derive(Debug, Serialize)]
 pub struct Unchanged {
     /// `null`: the row is gone.
-    pub status: Option<String>,
+    pub status: Option<EventStatus>,
     pub events: u64,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Group {
-    pub status: String,
+    pub status: EventStatus,
     pub topic: Option<String>,
     pub events: u64,
 }
@@ -135,11 +135,7 @@ impl Plan {
             refused: Vec::new(),
             unchanged: Vec::new(),
             by_topic: counts
-                .map(|((status, topic), events)| Group {
-                    status: status.clone(),
-                    topic: topic.clone(),
-                    events: *events,
-                })
+                .map(|((status, topic), events)| Group { status: *status, topic: topic.clone(), events: *events })
                 .collect(),
         }
     }
@@ -163,16 +159,18 @@ impl Report {
     }
 }
 
+/// The states of events that somebody can decide about.
+const UNSETTLED: [EventStatus; 2] = [EventStatus::Failed, EventStatus::Held];
+
 async fn selection(pool: &Pool, chosen: &Chosen) -> Result<Selection> {
-    let both = [EventStatus::Failed, EventStatus::Held];
     let status = &chosen.filter.status;
-    if let Some(other) = status.iter().find(|status| !both.contains(status)) {
+    if let Some(other) = status.iter().find(|status| !UNSETTLED.contains(status)) {
         return Err(Error::new(Code::Usage, format!("{} events cannot be retried or discarded", other.as_str()))
             .hint("only FAILED and HELD events can; to publish a PUBLISHED event again use `outbox-relay replay`")
             .into());
     }
     if !chosen.events.is_empty() {
-        let filter = Filter { status: both.to_vec(), ..Filter::default() };
+        let filter = Filter { status: UNSETTLED.to_vec(), ..Filter::default() };
         return Ok(Selection { ids: Some(named(pool, &chosen.events).await?), filter, class: None });
     }
     let narrow = chosen.filter.narrows() || chosen.class.is_some() || !status.is_empty();
@@ -194,7 +192,7 @@ async fn named(pool: &Pool, wanted: &[EventRef]) -> Result<Vec<i64>> {
     for event in wanted {
         let rows = rows(pool, event).await?;
         let before = ids.len();
-        let may = rows.iter().filter(|row| matches!(row.summary.status.as_str(), "FAILED" | "HELD"));
+        let may = rows.iter().filter(|row| UNSETTLED.contains(&row.summary.status));
         ids.extend(may.map(|row| row.summary.id));
         match rows.first() {
             None => missing.push(event.to_string()),

@@ -9,6 +9,7 @@ use crate::broker::admin::Admin;
 use crate::config::Config;
 use crate::db::Pool;
 use crate::error::{Code, Error};
+use crate::event::EventStatus;
 use crate::operations::{Progress, Result, When};
 use crate::outbox::replay::{self, Filter, Named, Replay};
 use crate::relay::routing::Routing;
@@ -58,10 +59,10 @@ pub(super) fn check_ids(wanted: &[i64], found: &[Named]) -> Result<(), Error> {
             return Err(Error::new(Code::CheckNotMet, format!("event {} is a dead letter", row.id))
                 .hint("outbox-relay dlq redrive brings the event back to its topic"));
         }
-        let hint = match row.status.as_str() {
-            "PUBLISHED" | "DISCARDED" => continue,
-            "FAILED" => "outbox-relay events retry tries it again",
-            _ => "it is published when its turn comes",
+        let hint = match row.status {
+            EventStatus::Published | EventStatus::Discarded => continue,
+            EventStatus::Failed => "outbox-relay events retry tries it again",
+            EventStatus::Pending | EventStatus::Held => "it is published when its turn comes",
         };
         return Err(Error::new(
             Code::CheckNotMet,

@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction, stored_text};
+use crate::event::EventStatus;
 use crate::outbox::audit::{self, Author};
 use crate::outbox::isolate::{self, Blame, MayBlame};
-use crate::outbox::outcomes;
+use crate::outbox::{outcomes, rows};
 
 const DECIDE: &str = include_str!("../sql/lock_decided_rows.sql");
 const FORGET: &str = include_str!("sql/redrive_forget.sql");
@@ -129,17 +130,19 @@ async fn states_in(tx: &Transaction<'_>, letters: &[&Letter]) -> Result<Vec<Stat
     let row_ids: Vec<Option<i64>> = letters.iter().map(|letter| letter.row_id).collect();
     let mut params = columns.params();
     params.push(&row_ids);
-    let rows = tx.query(STATES, &params).await?;
-    Ok(rows
-        .iter()
-        .map(|row| match row.get::<_, Option<&str>>("status") {
-            _ if row.get("redriven") => State::Redriven(row.get("redriven_as")),
+    let found = tx.query(STATES, &params).await?;
+    let states = found.iter().map(|row| {
+        if row.get("redriven") {
+            return Ok(State::Redriven(row.get("redriven_as")));
+        }
+        Ok(match rows::status_if_any(row, "status")? {
             None => State::UnknownRow,
-            Some("FAILED") => State::Waiting { holds_key: row.get("holds_key") },
-            Some("DISCARDED") => State::Discarded,
-            Some(_) => State::Redriven(None),
+            Some(EventStatus::Failed) => State::Waiting { holds_key: row.get("holds_key") },
+            Some(EventStatus::Discarded) => State::Discarded,
+            Some(EventStatus::Pending | EventStatus::Published | EventStatus::Held) => State::Redriven(None),
         })
-        .collect())
+    });
+    states.collect()
 }
 
 /// Sends dead letters back, in one transaction. `event` is what to append if there is no row, or why that cannot be.
@@ -247,7 +250,7 @@ async fn reopen(tx: &Transaction<'_>, ids: &[i64]) -> Result<HashSet<i64>, DbErr
     let outcomes = outcomes::reopen(tx, ids, true).await?;
     let held: Vec<i64> = outcomes.iter().filter(|outcome| outcome.row_waits).map(|outcome| outcome.id).collect();
     let rows = tx.query(REOPEN, &[&ids, &held]).await?;
-    outcomes::expect_left(tx, ids, &["FAILED"]).await?;
+    outcomes::expect_left(tx, ids, &[EventStatus::Failed]).await?;
     // Kafka may have the dead letter twice, and the second one must not go back when the row is gone.
     tx.execute(DECIDE, &[&ids, &"retry"]).await?;
     let rows = rows.iter().map(|row| row.get(0));

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::db::{DbError, Pool, StoredTime, stored_text};
 use crate::event::EventStatus;
+use crate::outbox::rows;
 
 const LIST_EVENTS: &str = include_str!("sql/list_events.sql");
 const OUTCOMES_IN_STATE: &str = include_str!("sql/outcomes_in_state.sql");
@@ -138,7 +139,7 @@ pub struct Page {
 pub struct Summary {
     pub id: i64,
     pub event_id: Uuid,
-    pub status: String,
+    pub status: EventStatus,
     pub topic: Option<String>,
     pub key: Option<String>,
     pub event_type: String,
@@ -243,7 +244,7 @@ fn summary(row: &Row) -> Result<Summary, DbError> {
     Ok(Summary {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
-        status: row.try_get("status")?,
+        status: rows::status(row, "status")?,
         topic: stored_text(row, "topic")?,
         key: stored_text(row, "key")?,
         event_type: stored_text(row, "event_type")?.unwrap_or_default(),
