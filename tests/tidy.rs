@@ -13,6 +13,8 @@ mod promises;
 mod rules;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/tasks.rs"]
+mod tasks;
 
 use rules::*;
 use source::{Source, paths_below, read, rust_files, tests_of, text_files};
@@ -199,6 +201,11 @@ fn every_error_code_and_every_situation_has_a_section() {
     assert_none(links::without_heading(&codes, &page("docs/operations/errors.md")));
     let situations: Vec<&str> = outbox_relay::signals::Situation::ALL.iter().map(|one| one.code()).collect();
     assert_none(links::without_heading(&situations, &page("docs/operations/alerts.md")));
+}
+
+#[test]
+fn every_task_and_thread_is_in_the_table() {
+    assert_none(tasks::not_in_the_table(&rust_files("src"), &Source::new("ARCHITECTURE.md", &read("ARCHITECTURE.md"))));
 }
 
 #[test]
