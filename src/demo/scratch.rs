@@ -230,11 +230,16 @@ mod tests {
         let data = base.path().join("outbox-relay-demo-killed/data");
         fs::create_dir_all(&data).unwrap();
         fs::write(base.path().join("outbox-relay-demo-killed").join(LOCK), "").unwrap();
-        // A job in the background of a shell ignores SIGINT, and so does what it starts; a server does not, whoever
-        // started it. Both wait for input that never comes, and end with this test.
+        // A job in the background of a shell ignores SIGINT and SIGQUIT, and so does what it starts; a server does
+        // not, whoever started it. Both wait for input that never comes, and end with this test.
         let waits = |folder: &Path| {
             let mut command = Command::new("env");
-            command.args(["--default-signal=INT", "cat"]).stdin(Stdio::piped()).current_dir(folder).spawn().unwrap()
+            command
+                .args(["--default-signal=INT,QUIT", "cat"])
+                .stdin(Stdio::piped())
+                .current_dir(folder)
+                .spawn()
+                .unwrap()
         };
         let (mut server, mut bystander) = (waits(&data), waits(base.path()));
         // Until then `env` may not have asked for the signal yet.
