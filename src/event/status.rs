@@ -1,12 +1,13 @@
 //! What became of an event, by name.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
 /// The states of a row, as the CHECK constraint of the table has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventStatus {
     Pending,
     Published,
@@ -27,6 +28,19 @@ impl EventStatus {
             Self::Held => "HELD",
             Self::Discarded => "DISCARDED",
         }
+    }
+}
+
+/// By name: reports are sorted by it.
+impl Ord for EventStatus {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl PartialOrd for EventStatus {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

@@ -81,7 +81,10 @@ async fn an_outbox_that_was_truncated_while_no_relay_ran_begins_again() {
     first.terminate().await;
     client
         .batch_execute(
-            "insert into outbox_held_keys (first_id, shard, partition_key, reason) \
+            // The barrier need not have caught up with what was sent: then a list says it, id by id.
+            "update outbox_shards s set done_id = 0, low_id = 0, ahead_ids = \
+               coalesce((select array_agg(e.id order by e.id) from outbox_events e where e.shard = s.shard), '{}'); \
+             insert into outbox_held_keys (first_id, shard, partition_key, reason) \
                select 7, outbox_shard_of('k3', 7), 'k3', 'failed'; \
              update outbox_progress set at = now() - interval '9 days'; \
              truncate outbox_events restart identity",

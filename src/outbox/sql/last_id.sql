@@ -13,6 +13,6 @@ select case when s.is_called then s.last_value else s.last_value - 1 end as last
   coalesce(pg_relation_filenode('outbox_events'), 0)::bigint as table_file,
   exists (
     select 1 from outbox_shards b, lateral (select case when s.is_called then s.last_value else s.last_value - 1 end as id) l
-    where b.done_id > l.id or b.low_id - 1 > l.id) as beyond
+    where greatest(b.done_id, b.low_id - 1, b.ahead_ids[cardinality(b.ahead_ids)]) > l.id) as beyond
 from outbox_events_id_seq s
 join pg_sequence p on p.seqrelid = 'outbox_events_id_seq'::regclass
