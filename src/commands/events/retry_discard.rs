@@ -57,7 +57,7 @@ fn table(report: &Report) -> String {
     let mut table = Table::new(&[("STATUS", Align::Left), ("TOPIC", Align::Left), ("EVENTS", Align::Right)]);
     for group in &report.by_topic {
         let topic = group.topic.as_deref().unwrap_or("(by routing)");
-        table.row([Cell::new(&group.status), Cell::new(topic), Cell::new(group.events)]);
+        table.row([Cell::new(group.status), Cell::new(topic), Cell::new(group.events)]);
     }
     let done = if report.dry_run {
         format!("would {}", report.action)
