@@ -1,4 +1,4 @@
-//! Backoff for waiting on PostgreSQL and Kafka. Pure.
+//! Backoff for waiting on PostgreSQL and Kafka, and failures that come back. Pure.
 
 use std::time::Duration;
 
@@ -31,6 +31,35 @@ impl Backoff {
     /// It worked: the next failure begins with the initial wait again.
     pub fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+/// A failure that comes back. Times are monotonic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recurring<T> {
+    /// What the failures have in common.
+    pub reason: T,
+    since: Duration,
+    failures: u32,
+}
+
+impl<T: PartialEq> Recurring<T> {
+    pub fn first(reason: T, now: Duration) -> Self {
+        Self { reason, since: now, failures: 1 }
+    }
+
+    /// It failed once more. Another reason begins anew.
+    pub fn failed(&mut self, reason: T, now: Duration) {
+        if self.reason == reason {
+            self.failures = self.failures.saturating_add(1);
+        } else {
+            *self = Self::first(reason, now);
+        }
+    }
+
+    /// Whether it failed at least `times` in the same way, the first time at least `lasting` ago.
+    pub fn persists(&self, times: u32, lasting: Duration, now: Duration) -> bool {
+        self.failures >= times && now.saturating_sub(self.since) >= lasting
     }
 }
 

@@ -1,9 +1,9 @@
 //! Steps of a shard that fail again and again with an error by which PostgreSQL blames itself.
 //!
-//! What a trigger runs can end with any SQLSTATE, also one that means a deadlock, a full disk or a lost connection, and
-//! it can do so for one row for ever. Pure. Invariant: no row is looked for before the same error has come back for
-//! some time without a step in between that worked. A real disturbance is over by then, or it also hits the statements
-//! that write outcomes.
+//! A trigger can raise any SQLSTATE, including those of a deadlock, a full disk or a lost connection, and it can do so
+//! for one row forever. Pure. Invariant: the search for a row starts only after the same error has come back for some
+//! time without a successful step in between. By then a real outage is over, or it also affects the statements that
+//! write outcomes.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,23 +12,18 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
 use crate::event::ShardId;
+use crate::retry::Recurring;
 
 /// Steps that have to fail in the same way, and for how long. Guesses: longer than a deadlock or a failover takes to
 /// be over, and short enough that the other keys of the shard do not wait for minutes.
 const FAILURES: u32 = 4;
 const LASTS: Duration = Duration::from_secs(15);
 
-#[derive(Debug, Clone)]
-struct Doubt {
-    sqlstate: Option<SqlState>,
-    since: Duration,
-    failures: u32,
-}
+/// The SQLSTATE of the failures; `None` where there is none.
+type Doubt = Recurring<Option<SqlState>>;
 
-impl Doubt {
-    fn is_grown(&self, now: Duration) -> bool {
-        self.failures >= FAILURES && now.saturating_sub(self.since) >= LASTS
-    }
+fn is_grown(doubt: &Doubt, now: Duration) -> bool {
+    doubt.persists(FAILURES, LASTS, now)
 }
 
 /// Of all shards. Times are monotonic.
@@ -39,20 +34,14 @@ impl Doubts {
     /// A step has failed in such a way. True when that has gone on long enough to look for a row.
     pub(super) fn failed(&self, shard: ShardId, sqlstate: Option<&SqlState>, now: Duration) -> bool {
         let mut shards = self.lock();
-        let doubt = shards.entry(shard).and_modify(|doubt| {
-            if doubt.sqlstate.as_ref() == sqlstate {
-                doubt.failures = doubt.failures.saturating_add(1);
-            } else {
-                *doubt = Doubt { sqlstate: sqlstate.cloned(), since: now, failures: 1 };
-            }
-        });
-        let first = || Doubt { sqlstate: sqlstate.cloned(), since: now, failures: 1 };
-        doubt.or_insert_with(first).is_grown(now)
+        let again = |doubt: &mut Doubt| doubt.failed(sqlstate.cloned(), now);
+        let doubt = shards.entry(shard).and_modify(again).or_insert_with(|| Doubt::first(sqlstate.cloned(), now));
+        is_grown(doubt, now)
     }
 
     /// Whether the next step may look for a row.
     pub(super) fn is_grown(&self, shard: ShardId, now: Duration) -> bool {
-        self.lock().get(&shard).is_some_and(|doubt| doubt.is_grown(now))
+        self.lock().get(&shard).is_some_and(|doubt| is_grown(doubt, now))
     }
 
     /// A step has worked, or has failed in another way.

@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use crate::retry::Recurring;
+
 /// How often a record fails by itself before it is blamed. Between two attempts its partition waits for a second or
 /// more, so that a short disturbance passes.
 const FAILURES: u32 = 3;
@@ -35,14 +37,6 @@ struct Suspect {
     passed: u64,
 }
 
-/// PostgreSQL has blamed itself, and nothing has passed since.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Doubt {
-    ground: Ground,
-    since: Duration,
-    failures: u32,
-}
-
 /// What is known of the records of one partition. Another instance begins the attempts again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspicion {
@@ -50,7 +44,8 @@ pub struct Suspicion {
     /// A part with more records than one has failed, when so many had passed.
     failed_part: Option<(Ground, u64)>,
     convicted: Option<Ground>,
-    doubt: Option<Doubt>,
+    /// PostgreSQL has blamed itself, and nothing has passed since.
+    doubt: Option<Recurring<Ground>>,
 }
 
 impl Suspicion {
@@ -62,13 +57,14 @@ impl Suspicion {
     /// PostgreSQL has blamed itself for a failure. True when that has gone on for long enough to look for a record.
     pub fn doubts(&mut self, ground: &Ground, now: Duration) -> bool {
         let doubt = match &mut self.doubt {
-            Some(doubt) if doubt.ground == *ground => doubt,
-            other => other.insert(Doubt { ground: ground.clone(), since: now, failures: 0 }),
+            Some(doubt) => {
+                doubt.failed(ground.clone(), now);
+                doubt
+            }
+            none => none.insert(Recurring::first(ground.clone(), now)),
         };
-        doubt.failures = doubt.failures.saturating_add(1);
         let known = self.convicted.as_ref() == Some(ground);
-        let lasts = if known { DOUBTS_LAST_AGAIN } else { DOUBTS_LAST };
-        doubt.failures >= DOUBTS && now.saturating_sub(doubt.since) >= lasts
+        doubt.persists(DOUBTS, if known { DOUBTS_LAST_AGAIN } else { DOUBTS_LAST }, now)
     }
 
     /// A whole batch has passed.

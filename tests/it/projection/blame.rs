@@ -22,11 +22,11 @@ const COPIES: &str = "
     end $$;
     create trigger fail before insert on copies for each row execute function fail()";
 
-fn copies() -> Projection {
+pub(super) fn copies() -> Projection {
     projection("copies", &["Copy"], "insert into copies select \"offset\", payload ->> 'kind' from new_events")
 }
 
-fn event(kind: &str) -> (Uuid, &'static str, String) {
+pub(super) fn event(kind: &str) -> (Uuid, &'static str, String) {
     (Uuid::new_v4(), "Copy", format!(r#"{{"kind": "{kind}"}}"#))
 }
 
@@ -42,7 +42,7 @@ async fn bench(name: &str, partitions: i32) -> Bench {
     bench
 }
 
-async fn wait_for(bench: &Bench, running: &Running, what: &str, sql: &str, expected: i64) {
+pub(super) async fn wait_for(bench: &Bench, running: &Running, what: &str, sql: &str, expected: i64) {
     wait_until(what, PATIENCE, async || {
         let now = number(&bench.client, sql).await;
         if now == expected { Ok(()) } else { Err(format!("{now}; {:?}", running.status.reason())) }
@@ -50,7 +50,7 @@ async fn wait_for(bench: &Bench, running: &Running, what: &str, sql: &str, expec
     .await;
 }
 
-const COPIED: &str = "select count(*) from copies";
+pub(super) const COPIED: &str = "select count(*) from copies";
 
 /// Promise: records.
 #[tokio::test(flavor = "multi_thread")]
