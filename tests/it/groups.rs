@@ -9,7 +9,7 @@ use outbox_relay::projection::assignment::ASSIGNORS;
 
 use crate::support::kafka::client_config;
 use crate::support::member::Member;
-use crate::support::{Topic, unique, wait_until};
+use crate::support::{PrivateKafka, TestDatabase, Topic, outbox_relay, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -28,11 +28,7 @@ async fn members_of_both_protocols_are_seen_with_how_they_share_partitions() {
     let topic = Topic::create("groups", 3).await;
     let settings = KafkaConfig { bootstrap_servers: topic.bootstrap.clone(), ..KafkaConfig::default() };
     let admin = Admin::new(&settings).expect("a client");
-    let nobody = unique("nobody");
-    let nobody = wait_until("the cluster has a coordinator", PATIENCE, async || {
-        admin.group(&nobody).await.map_err(|error| error.chain().to_string())
-    })
-    .await;
+    let nobody = admin.group(&unique("nobody")).await.expect("a group");
     assert!(nobody.members.is_empty() && nobody.refuses("range").is_none(), "{nobody:?}");
 
     for (protocol, assignor, joined_by) in [
@@ -54,4 +50,14 @@ async fn members_of_both_protocols_are_seen_with_how_they_share_partitions() {
         assert_eq!(refused.is_some(), assignor == "cooperative-sticky", "{refused:?}");
         other.leave().await;
     }
+}
+
+/// The first question about any group makes the broker create the topic of the offsets; for a moment nobody coordinates
+/// the group. The first `check` of a new cluster warned of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_has_had_no_group_yet_is_asked_until_it_has_a_coordinator() {
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("first-group"), PrivateKafka::start());
+    let check = outbox_relay(&["check"]).env("DATABASE_URL", &database.url);
+    let checked = check.env("KAFKA_BOOTSTRAP_SERVERS", &kafka.bootstrap).run().await;
+    assert!(checked.stdout.contains("group outbox-relay has no members now"), "{}", checked.stdout);
 }

@@ -12,12 +12,22 @@ use rdkafka::bindings::rd_kafka_consumer_group_type_t as RawType;
 use rdkafka::client::{Client, ClientContext};
 
 use super::question::{Question, problem, text};
+use crate::clock::monotonic;
 use crate::error::Result;
 
 const GROUPS: Question = Question {
     operation: bindings::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS,
     what: "who is in the consumer group",
 };
+
+/// Codes of a group whose coordinator is being chosen or loads the group.
+const WITHOUT_COORDINATOR: [bindings::rd_kafka_resp_err_t; 3] = [
+    bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE,
+    bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
+    bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+];
+/// Before the coordinator is asked for again.
+const COORDINATOR_WAIT: Duration = Duration::from_millis(200);
 
 /// How members and coordinator talk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,26 +106,39 @@ impl Group {
     }
 }
 
-/// Describes a consumer group. One that does not exist has no members. Blocks for `timeout` and a moment at most.
+/// Describes a consumer group. One that does not exist has no members. Waits until a broker coordinates it, which takes
+/// a moment in a cluster that has had no group yet. Blocks for `timeout` and a moment at most.
 ///
 /// Errors: [`Code::KafkaUnreachable`](crate::error::Code::KafkaUnreachable), also when this client may not describe it.
 pub fn group<C: ClientContext>(client: &Client<C>, name: &str, timeout: Duration) -> Result<Group> {
     let name = CString::new(name).map_err(|_| GROUPS.unanswered("its name holds a NUL"))?;
     let mut names = [name.as_ptr()];
-    let send = |options: *mut _, queue| {
-        // SAFETY: the name is copied by the call, and is alive until then.
-        unsafe {
-            let client = client.native_ptr();
-            bindings::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), names.len(), options, queue);
+    let started = monotonic();
+    loop {
+        let send = |options: *mut _, queue| {
+            // SAFETY: the name is copied by the call, and is alive until then.
+            unsafe {
+                let client = client.native_ptr();
+                bindings::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), names.len(), options, queue);
+            }
+        };
+        let left = timeout.saturating_sub(monotonic().saturating_sub(started));
+        if left.is_zero() {
+            return Err(GROUPS.unanswered("no broker coordinates the group yet"));
         }
-    };
-    // SAFETY: `send` makes the call of the operation, and `read` copies what it returns.
-    unsafe { GROUPS.ask(client, timeout, send, |event| read(event)) }
+        // SAFETY: `send` makes the call of the operation, and `read` copies what it returns.
+        match unsafe { GROUPS.ask(client, left, send, |event| read(event)) }? {
+            Some(group) => return Ok(group),
+            None => std::thread::sleep(COORDINATOR_WAIT),
+        }
+    }
 }
 
+/// `None`: no broker coordinates the group at this moment.
+///
 /// # Safety
 /// `event` must be alive.
-unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> Result<Group> {
+unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> Result<Option<Group>> {
     // SAFETY: the result and all that it points to belong to the event, which the caller keeps.
     unsafe {
         let result = bindings::rd_kafka_event_DescribeConsumerGroups_result(event);
@@ -128,14 +151,18 @@ unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> Result<Group> {
             return Err(GROUPS.unanswered("the answer is empty"));
         }
         let group = slice::from_raw_parts(groups, count)[0];
-        if let Some(why) = problem(bindings::rd_kafka_ConsumerGroupDescription_error(group)) {
+        let error = bindings::rd_kafka_ConsumerGroupDescription_error(group);
+        if !error.is_null() && WITHOUT_COORDINATOR.contains(&bindings::rd_kafka_error_code(error)) {
+            return Ok(None);
+        }
+        if let Some(why) = problem(error) {
             return Err(GROUPS.unanswered(&why));
         }
         let members = (0..bindings::rd_kafka_ConsumerGroupDescription_member_count(group))
             .map(|index| bindings::rd_kafka_ConsumerGroupDescription_member(group, index))
             .filter(|member| !member.is_null())
             .map(|member| read_member(member));
-        Ok(Group {
+        Ok(Some(Group {
             protocol: match bindings::rd_kafka_ConsumerGroupDescription_type(group) {
                 RawType::RD_KAFKA_CONSUMER_GROUP_TYPE_CLASSIC => Protocol::Classic,
                 RawType::RD_KAFKA_CONSUMER_GROUP_TYPE_CONSUMER => Protocol::Consumer,
@@ -155,7 +182,7 @@ unsafe fn read(event: *mut bindings::rd_kafka_event_t) -> Result<Group> {
             },
             assignor: text(bindings::rd_kafka_ConsumerGroupDescription_partition_assignor(group)).unwrap_or_default(),
             members: members.collect(),
-        })
+        }))
     }
 }
 

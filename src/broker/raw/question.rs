@@ -111,6 +111,9 @@ pub(super) unsafe fn problem(error: *const bindings::rd_kafka_error_t) -> Option
         {
             return None;
         }
-        Some(text(bindings::rd_kafka_error_string(error)).unwrap_or_default())
+        let said = text(bindings::rd_kafka_error_string(error)).unwrap_or_default();
+        // A broker may add nothing to its code.
+        let name = text(bindings::rd_kafka_error_name(error)).unwrap_or_default();
+        Some(format!("{} ({name})", said.trim_end_matches([' ', ':'])))
     }
 }

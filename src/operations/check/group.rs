@@ -25,7 +25,7 @@ fn judge(name: &str, group: &Result<Group, Error>) -> Finding {
                 CHECK,
                 error.chain(),
                 format!("it is unknown whether the consumer can join the group {name}"),
-                format!("allow this client to describe the group {name}"),
+                format!("see that Kafka answers for the group {name}, and that this client may describe it"),
             );
         }
     };
