@@ -226,12 +226,15 @@ fn has_io_cause(error: &tokio_postgres::Error) -> bool {
     false
 }
 
+/// For a role that lacks a grant, whatever it wanted.
+const DENIED_HINT: &str = "docs/roles.sql has what each role needs; outbox-relay check names the grants this one lacks";
+
 impl From<DbError> for Error {
     fn from(error: DbError) -> Self {
         match error {
             DbError::Unavailable(_) => Self::new(Code::PostgresUnreachable, "cannot reach PostgreSQL")
                 .caused_by(error_source(error))
-                .hint("check database.url, and that the server runs and accepts connections; outbox-relay check tells more"),
+                .hint("check database.url, and that the server runs and accepts connections; for details run: outbox-relay check"),
             DbError::Denied(_) => Self::new(Code::PostgresDenied, "PostgreSQL refused the connection")
                 .caused_by(error_source(error))
                 .hint("check the user, password and database in database.url, and pg_hba.conf"),
@@ -245,7 +248,12 @@ impl From<DbError> for Error {
                         .caused_by(error_source(error))
                         .hint("run: outbox-relay migrate up")
                 } else {
-                    Self::new(Code::PostgresStatement, "a statement failed").caused_by(error_source(error))
+                    let denied = error.is_denied();
+                    let failed = Self::new(Code::PostgresStatement, "a statement failed").caused_by(error_source(error));
+                    match denied {
+                        true => failed.hint(DENIED_HINT),
+                        false => failed,
+                    }
                 }
             }
         }

@@ -87,6 +87,9 @@ pub fn complaints(ended: &Ended, wanted: Wanted<'_>) -> Vec<String> {
     if failed && !wanted.mixed && !stderr.contains("error") {
         add("it does not say why it failed");
     }
+    if failed && stderr.contains("permission denied for") && !stderr.contains("docs/roles.sql") {
+        add("it does not say where the grants are");
+    }
     if wanted.format == "json" && !wanted.line.plain && !wanted.mixed {
         let parses = |text: &str| serde_json::from_str::<serde_json::Value>(text).is_ok();
         // A document, or one per line of those that print on and on; nothing when it failed.
