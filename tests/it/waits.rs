@@ -84,8 +84,18 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
         "kafka_that_can_be_reached_in_one_direction_only_is_waited_for",
     ),
     // Publishing: the threads end with the permit; who waits for them gives them up.
-    ("broker/publisher.rs", "recv", "end of the lane", "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing"),
-    ("broker/publisher.rs", "recv_timeout", "500 us", "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing"),
+    (
+        "broker/publisher/worker.rs",
+        "recv",
+        "end of the lane",
+        "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing",
+    ),
+    (
+        "broker/publisher/jobs.rs",
+        "recv_timeout",
+        "500 us",
+        "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing",
+    ),
     // Questions about topics, beside the lanes: 500 ms for a lane, the next ping or a stop for the task that asks.
     ("broker/partitions.rs", "notified", "5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
     ("broker/topics.rs", "notified", "500 ms; 5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
