@@ -15,8 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
-use super::lane::Screen;
+use super::screen::Screen;
 use crate::broker::Record;
 use crate::broker::publisher::Publisher;
 use crate::db::DbError;
@@ -108,7 +107,7 @@ impl SharedSteps {
 }
 
 /// Takes waiting steps until `stop`, which must come after the last lane has ended.
-pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken) {
+pub(super) async fn run(outbox: &PgOutbox, mut steps: Steps, stop: CancellationToken) {
     let mut waiting: Vec<Waiting> = Vec::with_capacity(LANES);
     loop {
         if waiting.is_empty() {
@@ -121,7 +120,7 @@ pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken
             waiting.push(next);
         }
         let (alive, mut landed) = channel(1);
-        let taken = take(&lanes.outbox, &mut waiting).await;
+        let taken = take(outbox, &mut waiting).await;
         let has_batch = |outcome: &Outcome| matches!(outcome, Some(Ok(Step { batch: Some(_), .. })));
         let batches = taken.iter().filter(|(_, outcome)| has_batch(outcome)).count();
         for (Waiting { request, answer }, outcome) in taken {

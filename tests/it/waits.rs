@@ -143,7 +143,7 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
         "a_locked_row_of_a_shard_stops_that_shard_alone",
     ),
     ("relay/shared_step.rs", "recv", "stop, or 50 ms", "a_locked_row_of_a_shard_stops_that_shard_alone"),
-    ("relay/wakeup.rs", "notified", "stop", "sigterm_under_load_repeats_nothing_and_gives_back_the_leases"),
+    ("relay/shared/idle.rs", "notified", "stop", "sigterm_under_load_repeats_nothing_and_gives_back_the_leases"),
     ("relay/ownership.rs", "join_next", "80 % of shutdown_timeout", "a_stop_ends_in_time_while_postgres_is_frozen"),
     ("supervisor.rs", "join_next", "90 % of shutdown_timeout", "a_stop_ends_in_time_while_postgres_is_frozen"),
     // Use cases and commands.
