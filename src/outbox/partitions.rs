@@ -45,7 +45,8 @@ pub struct Doomed {
     pub upper: String,
 }
 
-/// A session that looks after partitions.
+/// A session that looks after partitions. Not the one of [`cleanup`](super::cleanup): both lead at the same time, each
+/// by a lock of its own.
 pub struct Session {
     connection: Connection,
 }
