@@ -11,7 +11,7 @@ use crate::clock::monotonic;
 use crate::config::{Ordering, Tracking};
 use crate::error::Code;
 use crate::metrics::PollLabel;
-use crate::outbox::{Claim, Limits, OutboxError, Source, Step};
+use crate::outbox::{Claim, Limits, OutboxError, Outcome, Source, Step};
 use crate::relay::permits::permit_end;
 use crate::relay::screen::Screen;
 use crate::relay::shared_step::{Request, SharedSteps};
@@ -136,10 +136,11 @@ impl Lane {
             let (request, outcome) = self.shared_steps.step(request, &mut self.in_flight).await;
             *protocol.settlement() = request.settlement;
             screen = request.screen;
-            if let Some(step) = outcome {
-                return (screen, step);
+            match outcome {
+                Outcome::Done(step) => return (screen, Ok(step)),
+                Outcome::Failed(error) => return (screen, Err(error)),
+                Outcome::NotTried => protocol.undone(),
             }
-            protocol.undone();
         }
         let (settlement, resend) = protocol.in_hand();
         let source = match (intent.work, resend) {
