@@ -9,8 +9,8 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -245,24 +245,30 @@ impl Topic {
     }
 
     fn ends(&self, consumer: &BaseConsumer) -> HashMap<i32, (i64, i64)> {
-        let metadata = consumer.fetch_metadata(Some(&self.name), PATIENCE).expect("metadata");
-        let topic = metadata.topics().first().expect("the topic that was asked for");
-        assert!(topic.error().is_none(), "topic {}: {:?}", self.name, topic.error());
-        let ends = topic.partitions().iter().map(|partition| (partition.id(), self.range(consumer, partition.id())));
-        ends.collect()
+        let partitions = self.patiently(consumer, "its partitions", || {
+            let metadata = consumer.fetch_metadata(Some(&self.name), PATIENCE).map_err(|error| error.to_string())?;
+            let topic = metadata.topics().first().ok_or("the broker does not know it")?;
+            match topic.error() {
+                Some(error) => Err(format!("{error:?}")),
+                None => Ok(topic.partitions().iter().map(MetadataPartition::id).collect::<Vec<_>>()),
+            }
+        });
+        let range = |partition: &i32| {
+            let range =
+                || consumer.fetch_watermarks(&self.name, *partition, PATIENCE).map_err(|error| error.to_string());
+            (*partition, self.patiently(consumer, &format!("the range of partition {partition}"), range))
+        };
+        partitions.iter().map(range).collect()
     }
 
-    /// First and next offset of a partition. One that was created a moment ago may not have a leader that knows of it.
-    fn range(&self, consumer: &BaseConsumer, partition: i32) -> (i64, i64) {
+    /// Asks again and again. What was created or has moved a moment ago may be unknown to the broker that is asked.
+    fn patiently<T>(&self, consumer: &BaseConsumer, what: &str, ask: impl Fn() -> Result<T, String>) -> T {
         let begin = std::time::Instant::now();
         loop {
-            match consumer.fetch_watermarks(&self.name, partition, PATIENCE) {
-                Ok(range) => return range,
-                Err(error) if begin.elapsed() > PATIENCE => panic!("partition {partition} of {}: {error}", self.name),
-                Err(KafkaError::MetadataFetch(
-                    RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable,
-                )) => drop(consumer.poll(Duration::from_millis(50))),
-                Err(error) => panic!("partition {partition} of {}: {error}", self.name),
+            match ask() {
+                Ok(answer) => return answer,
+                Err(error) if begin.elapsed() > PATIENCE * 3 => panic!("topic {}: {what}: {error}", self.name),
+                Err(_) => drop(consumer.poll(Duration::from_millis(50))),
             }
         }
     }
