@@ -108,6 +108,7 @@ async fn conversion_under_load(name: &str, delivery: &str) {
         .unwrap();
     let before = files(&client, "outbox_events").await;
     let settings = RelaySettings::new(&database, &parts().kafka)
+        .steady()
         .set("relay.delivery", delivery)
         .set("run.deployment", &unique(name))
         .set("outbox.partition_rows", "1000");
@@ -187,14 +188,24 @@ async fn an_outbox_is_converted_under_load_in_exactly_once_delivery() {
     conversion_under_load("convert-eos", "exactly-once").await;
 }
 
-/// Inserts as they must go on, whatever the command waits for.
+/// Inserts as they must go on, whatever the command waits for: one that waited for the command would wait for ever,
+/// because the command waits for the test.
 async fn inserts_work(client: &Client, duration: Duration) {
     holds_for("inserts work", duration, async || {
         let new = NewRow::new("t", "k", "{}");
-        tokio::time::timeout(Duration::from_millis(1_500), new.insert(client))
-            .await
-            .map_err(|_| "one waits".to_owned())?;
+        tokio::time::timeout(LIMIT, new.insert(client)).await.map_err(|_| "one waits".to_owned())?;
         Ok(())
+    })
+    .await;
+}
+
+/// A session counts what it has read when it ends, a moment after its command.
+async fn wait_until_commands_have_left(client: &Client) {
+    wait_until("the sessions of commands have ended", LIMIT, async || {
+        let sessions = "select count(*)::text from pg_stat_activity \
+            where datname = current_database() and application_name like 'outbox-relay%'";
+        let sessions = texts(client, sessions).await;
+        if sessions == ["0"] { Ok(()) } else { Err(format!("{sessions:?}")) }
     })
     .await;
 }
@@ -294,16 +305,11 @@ async fn a_conversion_that_is_killed_at_any_step_refuses_nothing_and_is_gone_on_
         client.batch_execute("select pg_stat_force_next_flush(); select pg_stat_clear_snapshot()").await.unwrap();
         client.query_one(read, &[&table]).await.unwrap().get(0)
     };
+    wait_until_commands_have_left(&client).await;
     let read_before = read().await;
     let said = convert(&database, 1_000).run().await.expect_code(0).stderr;
     assert!(said.contains("continuing"), "{said}");
-    wait_until("its session has ended, and its figures are there", LIMIT, async || {
-        let sessions = "select count(*)::text from pg_stat_activity \
-            where datname = current_database() and application_name = 'outbox-relay admin'";
-        let sessions = texts(&client, sessions).await;
-        if sessions == ["0"] { Ok(()) } else { Err(format!("{sessions:?}")) }
-    })
-    .await;
+    wait_until_commands_have_left(&client).await;
     assert_eq!(read().await, read_before, "rows were read under the lock");
     assert_eq!(files(&client, "outbox_events_p1").await, before);
     assert_eq!(texts(&client, check).await, ["none"]);

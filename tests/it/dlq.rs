@@ -72,7 +72,7 @@ impl Shop {
 
     /// Publishes what waits, with a relay that ends again.
     async fn publish(&self) {
-        let mut relay = RelaySettings::new(&self.database, &parts().kafka).start_ready().await;
+        let mut relay = RelaySettings::new(&self.database, &parts().kafka).steady().start_ready().await;
         wait_until("nothing is PENDING", Duration::from_secs(60), async || {
             let pending = "select count(*) from outbox_current where status = 'PENDING'";
             let pending: i64 = self.client.query_one(pending, &[]).await.expect("pending").get(0);
@@ -278,7 +278,8 @@ async fn two_redrives_at_once_and_one_that_is_killed_send_each_dead_letter_back_
     shop.publish().await;
     // Half of them have no row any more.
     shop.client.execute("delete from outbox_events where id = any($1) and id % 2 = 0", &[&ids]).await.unwrap();
-    let killed = shop.dlq(&["redrive", "--yes", "--rate", "100"]).start();
+    // Half a minute at this rate: it is not over when the signal comes.
+    let killed = shop.dlq(&["redrive", "--yes", "--rate", "20"]).start();
     wait_until("some went back", Duration::from_secs(30), async || {
         let noted: i64 = shop.client.query_one("select count(*) from outbox_redriven", &[]).await.unwrap().get(0);
         if noted >= 20 { Ok(()) } else { Err(format!("{noted}")) }
