@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn relay(database: &TestDatabase, delivery: &str, deployment: &str) -> RelaySettings {
     RelaySettings::new(database, &parts().kafka)
+        .steady()
         .set("relay.tracking", "watermark")
         .set("relay.delivery", delivery)
         .set("run.deployment", deployment)
