@@ -207,8 +207,8 @@ impl Barrier {
 /// Looks below `low_id` of the owned shards, where nothing may be waiting. Returns what it found and fixed. It reads
 /// one row per shard, after any dead rows that an open transaction elsewhere keeps from being removed.
 ///
-/// `server`: as in [`Reached`], where the bounds were last known to be right. Ids that started over since are below them
-/// as well, and nobody's fault; [`super::restart`] resets the bounds.
+/// `server`: as in [`Reached`], where the bounds were last known to be right. Ids that started over since are below the
+/// bounds as well, and no bug; [`super::restart`] resets the bounds.
 pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid, server: i64) -> Result<Vec<(ShardId, i64)>, DbError> {
     let connection = pool.get().await?;
     let before = connection.query_one(LAST_ID, &[]).await?;

@@ -156,6 +156,8 @@ async fn partitions_come_and_go(name: &str, delivery: &str) -> order::Report {
     let client = database.connect().await;
     let settings = RelaySettings::new(&database, &parts().kafka)
         .steady()
+        // In at-least-once delivery the shards of the killed one wait for it.
+        .set("relay.lease", "10s")
         .set("relay.delivery", delivery)
         .set("run.deployment", &unique(name))
         .set("outbox.partition_rows", &ROWS.to_string())

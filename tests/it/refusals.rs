@@ -162,8 +162,8 @@ async fn a_topic_that_is_deleted_in_flight_holds_its_own_keys_alone() {
         wait_for_counts(&client, mode, &[("PUBLISHED", 1_200)]).await;
         let ids: Vec<i64> = made.records().await.iter().map(crate::support::kafka::Record::outbox_id).collect();
         assert_eq!(ids.len(), 500, "{mode}");
-        // What was on its way to it is given up as soon as the cluster says so, if the relay did not know it before; the
-        // client itself would take half a minute longer.
+        // Records on their way to it are given up as soon as the cluster says so, unless the relay knew before it sent
+        // them. The client itself would take half a minute longer.
         if mode == "at-least-once" {
             let log = relay.log_text();
             assert!(!log.contains("the client gave up records"), "{log}");

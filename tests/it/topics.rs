@@ -323,7 +323,8 @@ async fn keys_that_a_former_process_held_for_a_topic_go_on_once_it_exists() {
     side_by_side(MODES, async |mode| {
         let (database, topic) = (TestDatabase::migrated("held-before").await, Topic::planned("held-before"));
         let client = database.connect().await;
-        let settings = relay(&database, &parts().kafka, mode).set("relay.unknown_topic_grace", "10m");
+        let settings =
+            relay(&database, &parts().kafka, mode).set("relay.unknown_topic_grace", "10m").set("relay.lease", "10s");
         let mut former = settings.start_ready().await;
         insert(
             &client,

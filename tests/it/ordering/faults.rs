@@ -200,7 +200,7 @@ async fn faults_while_rows_are_relayed(delivery: &str) -> (Report, usize, usize)
 async fn three_instances_killed_and_frozen_lose_nothing_and_keep_the_order_of_every_key() {
     let (report, may_repeat, zombies) = faults_while_rows_are_relayed("at-least-once").await;
     report.expect_kept();
-    // A crash sends at most the batch in flight of each shard again. A zombie may have sent another one before it ended.
+    // A crash resends at most the batch in flight of each shard. A zombie may have sent another one before it ended.
     let most = may_repeat + (zombies + 1) * SHARDS * BATCH_ROWS;
     assert!(report.repeats <= most, "{} records repeated, at most {most} expected", report.repeats);
     // Only what the buffers of a woken zombie held may come late.

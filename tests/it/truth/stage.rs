@@ -62,9 +62,8 @@ impl Stage {
 
     /// A process with these parts.
     pub fn settings(&self, parts: &str) -> RelaySettings {
-        let file = "[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n";
         RelaySettings::new(&self.database, &self.topic.bootstrap)
-            .file(file)
+            .steady()
             .set("consumer.group", &self.group)
             .set("consumer.topics", &self.topics.join(","))
             .only(parts)
