@@ -21,8 +21,8 @@ async fn report(client: &Client, topic: &Topic) -> Report {
     order::check(&committed_ids(client).await, &sent_ids(&topic.records().await))
 }
 
-/// First an orderly stop and an outage of twice `publish_timeout` while applications go on inserting, then a crash and a
-/// pause.
+/// First an orderly stop and an outage of twice `publish_timeout` while applications go on inserting, then a crash and
+/// a pause.
 ///
 /// Promise: outages, memory.
 #[tokio::test]
