@@ -66,6 +66,18 @@ impl Times {
     fn now(&self) -> u64 {
         self.begin.elapsed().as_nanos() as u64
     }
+
+    /// In microseconds, of the events that have arrived from `first` on.
+    fn latencies(&self, first: usize) -> Result<Histogram<u64>> {
+        let mut latencies = Histogram::<u64>::new(3)?;
+        for (committed, arrived) in self.committed[first..].iter().zip(&self.arrived[first..]) {
+            let arrived = arrived.load(Ordering::Relaxed);
+            if arrived > 0 {
+                latencies.record(arrived.saturating_sub(committed.load(Ordering::Relaxed)) / 1_000)?;
+            }
+        }
+        Ok(latencies)
+    }
 }
 
 pub async fn run(options: Options) -> Result<()> {
@@ -120,13 +132,7 @@ async fn measure(options: &Options) -> Result<()> {
     let peak = contender.peak_mb();
     contender.end().await?;
 
-    let mut latencies = Histogram::<u64>::new(3)?;
-    for (committed, arrived) in times.committed[first..].iter().zip(&times.arrived[first..]) {
-        let arrived = arrived.load(Ordering::Relaxed);
-        if arrived > 0 {
-            latencies.record(arrived.saturating_sub(committed.load(Ordering::Relaxed)) / 1_000)?;
-        }
-    }
+    let latencies = times.latencies(first)?;
     let at = |quantile| round(latencies.value_at_quantile(quantile) as f64 / 1e3);
     let inserted = ((events - options.per_commit) as f64 / inserted_in.as_secs_f64()).round();
     let cpu = used.per_million(before, options.rate * options.seconds);

@@ -1,6 +1,6 @@
 //! From settings to a running process: the only place that connects the modules.
 
-pub mod ends;
+pub(crate) mod ends;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::broker::reconnect::LostBrokers;
 use crate::broker::topics::TopicCatalog;
 use crate::broker::transaction::{MarkerPlace, TransactionSettings};
 use crate::cleanup::{self, partitions};
-use crate::config::{AfterPublish, Config, Delivery, Tracking};
+use crate::config::{AfterPublish, Config, Delivery, RelayConfig, Tracking};
 use crate::db::{CLEANER_CONNECTIONS, Database, LEASE_CONNECTIONS, PARTITION_CONNECTIONS, Role, UPKEEP_CONNECTIONS};
 use crate::error::{Code, Error, Result};
 use crate::failpoint;
@@ -97,14 +97,6 @@ impl App {
     pub fn with_ack_tap(mut self, tap: AckTap) -> Self {
         self.ack_tap = Some(tap);
         self
-    }
-
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    pub fn health(&self) -> &Health {
-        &self.health
     }
 
     /// Name of this instance in logs and in `outbox_instances`.
@@ -360,26 +352,11 @@ impl App {
         let record_bytes_max = relay.max_record_bytes.as_u64();
         let kafka_admin = Admin::new(kafka)?;
         let client = client_config::producer(kafka, &client_id, record_bytes_max);
-        let relay_health = RelayHealth::new(
-            [
-                health.fresh_check("postgres", POSTGRES_SILENCE),
-                health.fresh_check("kafka", KAFKA_SILENCE),
-                health.check("ids"),
-                health.check("outbox"),
-            ],
-            [health.notes(), health.notes(), health.notes(), health.notes()],
-            health.waits("lanes"),
-            self.metrics.clone(),
-        );
-        let settle_mode = match (relay.tracking, relay.after_publish) {
-            (Tracking::Watermark, _) => SettleMode::Watermark,
-            (Tracking::Rows, AfterPublish::Delete) => SettleMode::Delete,
-            (Tracking::Rows, AfterPublish::Mark) => SettleMode::Mark,
-        };
+        let relay_health = relay_health(health, &self.metrics);
         let catalog = TopicCatalog::new(kafka_admin.clone(), relay.unknown_topic_grace);
         Ok(relay::Parts {
             outbox: PgOutbox::new(lane_pool, relay.lease, Arc::new(Policy::new(retry, dead_letter)?))
-                .settling(settle_mode),
+                .settling(settle_mode(relay)),
             leases: Leases::new(
                 lease_pool.clone(),
                 instance,
@@ -425,6 +402,29 @@ impl App {
             shutdown_timeout: run.shutdown_timeout,
             settings: relay.clone(),
         })
+    }
+}
+
+/// The checks of the relay, registered with its part of the process.
+fn relay_health(health: &Health, metrics: &Metrics) -> RelayHealth {
+    RelayHealth::new(
+        [
+            health.fresh_check("postgres", POSTGRES_SILENCE),
+            health.fresh_check("kafka", KAFKA_SILENCE),
+            health.check("ids"),
+            health.check("outbox"),
+        ],
+        [health.notes(), health.notes(), health.notes(), health.notes()],
+        health.waits("lanes"),
+        metrics.clone(),
+    )
+}
+
+fn settle_mode(relay: &RelayConfig) -> SettleMode {
+    match (relay.tracking, relay.after_publish) {
+        (Tracking::Watermark, _) => SettleMode::Watermark,
+        (Tracking::Rows, AfterPublish::Delete) => SettleMode::Delete,
+        (Tracking::Rows, AfterPublish::Mark) => SettleMode::Mark,
     }
 }
 

@@ -148,48 +148,68 @@ pub(super) async fn triage<R>(
     full: bool,
     screen: &mut impl FnMut(&OutboxEvent<'_>) -> Screening<R>,
 ) -> Result<Sorted<R>, OutboxError> {
-    let mut sorted = Sorted {
-        publish: Vec::with_capacity(claim.len()),
-        failed: Vec::new(),
-        held: Vec::new(),
-        waits: Vec::new(),
-        left: None,
-        stopped: false,
-    };
-    let mut held = Held::default();
+    let mut walk = Walk::new(claim.len(), full);
     if any_held {
-        held.keys = held_among(tx, shard, &claim, &unread).await?;
+        walk.held.keys = held_among(tx, shard, &claim, &unread).await?;
     }
-    let digests = (!unread.is_empty()).then(HashSet::new);
-    let mut in_flight = InFlight { digests, ..InFlight::default() };
+    walk.in_flight.digests = (!unread.is_empty()).then(HashSet::new);
     let mut unread = unread.into_iter().peekable();
     // Row by row, so that a row's buffer is free as soon as its record is made.
     for row in claim {
         let event = rows::event(&row)?;
-        let id = event.id;
-        while let Some(before) = unread.next_if(|before| before.id < id) {
-            sorted.refuse_unread(before, &mut held, &in_flight);
+        while let Some(before) = unread.next_if(|before| before.id < event.id) {
+            walk.refuse_unread(before);
         }
-        // A dead letter is about an abandoned event, and waits for nobody.
-        let key = event.key.filter(|_| event.dead_letter_of.is_none());
         if rows::is_busy(&row)? {
-            held.busy.extend(key.map(identity));
-            sorted.left.get_or_insert(id);
-            continue;
+            walk.meets_busy(&event);
+        } else {
+            walk.meets(&event, screen);
         }
+        if walk.sorted.stopped {
+            return Ok(walk.sorted);
+        }
+    }
+    unread.for_each(|rest| walk.refuse_unread(rest));
+    Ok(walk.sorted)
+}
+
+/// One walk through a claim, in id order.
+struct Walk<R> {
+    sorted: Sorted<R>,
+    held: Held,
+    in_flight: InFlight,
+    /// There may be more rows behind those of the claim.
+    full: bool,
+}
+
+impl<R> Walk<R> {
+    fn new(rows: usize, full: bool) -> Self {
+        let sorted = Sorted {
+            publish: Vec::with_capacity(rows),
+            failed: Vec::new(),
+            held: Vec::new(),
+            waits: Vec::new(),
+            left: None,
+            stopped: false,
+        };
+        Self { sorted, held: Held::default(), in_flight: InFlight::default(), full }
+    }
+
+    /// Another transaction has locked the row.
+    fn meets_busy(&mut self, event: &OutboxEvent<'_>) {
+        self.held.busy.extend(waiting_key(event).map(identity));
+        self.leave(event.id);
+    }
+
+    fn meets(&mut self, event: &OutboxEvent<'_>, screen: &mut impl FnMut(&OutboxEvent<'_>) -> Screening<R>) {
+        let (id, key) = (event.id, waiting_key(event));
         let mut behind_busy = false;
-        if !held.is_empty() {
-            match held.turn(key.map(identity), id) {
+        if !self.held.is_empty() {
+            match self.held.turn(key.map(identity), id) {
                 Turn::Goes => {}
-                Turn::WaitsBehind => {
-                    sorted.held.push(id);
-                    continue;
-                }
-                Turn::BehindBusy if full => behind_busy = true,
-                Turn::BehindBusy | Turn::Undecided => {
-                    sorted.left.get_or_insert(id);
-                    continue;
-                }
+                Turn::WaitsBehind => return self.sorted.held.push(id),
+                Turn::BehindBusy if self.full => behind_busy = true,
+                Turn::BehindBusy | Turn::Undecided => return self.leave(id),
             }
         }
         let delay = match event.due_in_seconds {
@@ -200,63 +220,112 @@ pub(super) async fn triage<R>(
             None => None,
         };
         let screening = match delay {
-            None => Some(screen(&event)),
+            None => Some(screen(event)),
             Some(_) => None,
         };
         let holds_key = match &screening {
             None | Some(Screening::Refuse { .. } | Screening::Wait(_)) => true,
             Some(Screening::Publish(_) | Screening::Later | Screening::Stop) => false,
         };
-        if holds_key && key.is_some_and(|key| in_flight.has(key)) {
-            held.undecided.extend(key.map(identity));
-            sorted.left.get_or_insert(id);
-            continue;
+        if holds_key && key.is_some_and(|key| self.in_flight.has(key)) {
+            return self.decide_later(id, key);
         }
-        let mut wait_for = |why, topic, detail, release_in| {
-            held.keys.extend(key.map(|key| (identity(key), None)));
-            let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
-            sorted.waits.push(Wait { first_id: id, key, why, topic, detail, release_in });
-        };
-        let mut wait = |why, topic, release_in| wait_for(why, topic, None, release_in);
-        let Some(screening) = screening else {
-            wait(HoldReason::Delayed, None, delay);
-            continue;
-        };
+        match screening {
+            None => self.wait(id, key, (HoldReason::Delayed, None, None), delay),
+            Some(screening) => self.place(id, key, screening),
+        }
+    }
+
+    fn place(&mut self, id: i64, key: Option<&str>, screening: Screening<R>) {
         match screening {
             Screening::Publish(record) => {
                 if let Some(key) = key {
-                    in_flight.add(key);
+                    self.in_flight.add(key);
                 }
-                sorted.publish.push(Claimed { id, record });
+                self.sorted.publish.push(Claimed { id, record });
             }
             Screening::Refuse { class, topic, reason } => {
-                held.undecided.extend(key.map(identity));
-                let key = key.map_or(Key::None, |key| Key::Text(key.to_owned()));
-                sorted.failed.push(Refusal { id, key, class, topic, reason });
+                self.held.undecided.extend(key.map(identity));
+                self.sorted.failed.push(Refusal { id, key: key_of(key), class, topic, reason });
             }
-            Screening::Wait(TopicWait::Paused(topic)) => wait(HoldReason::Paused, Some(topic), None),
-            Screening::Wait(TopicWait::Missing(topic, retry)) => wait(HoldReason::NoTopic, Some(topic), Some(retry)),
-            Screening::Wait(TopicWait::Denied(topic, retry)) => wait(HoldReason::Denied, Some(topic), Some(retry)),
-            Screening::Wait(TopicWait::Partition { topic, detail, retry }) => {
-                wait_for(HoldReason::Partition, Some(topic), Some(detail), Some(retry));
+            Screening::Wait(wait) => {
+                let (why, release_in) = match wait {
+                    TopicWait::Paused(topic) => ((HoldReason::Paused, Some(topic), None), None),
+                    TopicWait::Missing(topic, retry) => ((HoldReason::NoTopic, Some(topic), None), Some(retry)),
+                    TopicWait::Denied(topic, retry) => ((HoldReason::Denied, Some(topic), None), Some(retry)),
+                    TopicWait::Partition { topic, detail, retry } => {
+                        ((HoldReason::Partition, Some(topic), Some(detail)), Some(retry))
+                    }
+                };
+                self.wait(id, key, why, release_in);
             }
-            Screening::Later => {
-                held.undecided.extend(key.map(identity));
-                sorted.left.get_or_insert(id);
-            }
+            Screening::Later => self.decide_later(id, key),
             Screening::Stop => {
-                sorted.left.get_or_insert(id);
-                sorted.stopped = true;
-                break;
+                self.leave(id);
+                self.sorted.stopped = true;
             }
         }
     }
-    if !sorted.stopped {
-        for rest in unread {
-            sorted.refuse_unread(rest, &mut held, &in_flight);
-        }
+
+    /// It is the first of its key that has to wait: for this reason, topic and detail.
+    fn wait(
+        &mut self,
+        id: i64,
+        key: Option<&str>,
+        (why, topic, detail): (HoldReason, Option<String>, Option<String>),
+        release_in: Option<Duration>,
+    ) {
+        self.held.keys.extend(key.map(|key| (identity(key), None)));
+        self.sorted.waits.push(Wait { first_id: id, key: key_of(key), why, topic, detail, release_in });
     }
-    Ok(sorted)
+
+    /// Neither this event nor a later one of its key is decided in this walk.
+    fn decide_later(&mut self, id: i64, key: Option<&str>) {
+        self.held.undecided.extend(key.map(identity));
+        self.leave(id);
+    }
+
+    /// The event stays as it is.
+    fn leave(&mut self, id: i64) {
+        self.sorted.left.get_or_insert(id);
+    }
+
+    /// An event that cannot be read fails in its turn, like any other.
+    fn refuse_unread(&mut self, row: Unread) {
+        let turn = match row.key {
+            Some(key) if self.in_flight.has_digest(key) => Turn::Undecided,
+            Some(_) | None => self.held.turn(row.key, row.id),
+        };
+        match turn {
+            Turn::WaitsBehind => return self.sorted.held.push(row.id),
+            Turn::Undecided | Turn::BehindBusy => {
+                self.held.undecided.extend(row.key);
+                self.sorted.left.get_or_insert(row.id);
+                return;
+            }
+            Turn::Goes => {}
+        }
+        self.held.undecided.extend(row.key);
+        if row.left {
+            self.sorted.left.get_or_insert(row.id);
+            return;
+        }
+        let reason = format!(
+            "PostgreSQL cannot read the row ({}); fix the row, then retry the event",
+            isolate::reason(row.sqlstate.as_ref())
+        );
+        let key = row.key.map_or(Key::None, |_| Key::OfRow);
+        self.sorted.failed.push(Refusal { id: row.id, key, class: FailureClass::Unreadable, topic: None, reason });
+    }
+}
+
+/// A dead letter is about an abandoned event, and waits for nobody.
+fn waiting_key<'e>(event: &OutboxEvent<'e>) -> Option<&'e str> {
+    event.key.filter(|_| event.dead_letter_of.is_none())
+}
+
+fn key_of(key: Option<&str>) -> Key {
+    key.map_or(Key::None, |key| Key::Text(key.to_owned()))
 }
 
 /// The held keys among those of a claim, each with the id up to which its events may go.
@@ -288,34 +357,6 @@ async fn held_among(
 }
 
 impl<R> Sorted<R> {
-    /// An event that cannot be read fails in its turn, like any other.
-    fn refuse_unread(&mut self, row: Unread, held: &mut Held, in_flight: &InFlight) {
-        let turn = match row.key {
-            Some(key) if in_flight.has_digest(key) => Turn::Undecided,
-            Some(_) | None => held.turn(row.key, row.id),
-        };
-        match turn {
-            Turn::WaitsBehind => return self.held.push(row.id),
-            Turn::Undecided | Turn::BehindBusy => {
-                held.undecided.extend(row.key);
-                self.left.get_or_insert(row.id);
-                return;
-            }
-            Turn::Goes => {}
-        }
-        held.undecided.extend(row.key);
-        if row.left {
-            self.left.get_or_insert(row.id);
-            return;
-        }
-        let reason = format!(
-            "PostgreSQL cannot read the row ({}); fix the row, then retry the event",
-            isolate::reason(row.sqlstate.as_ref())
-        );
-        let key = row.key.map_or(Key::None, |_| Key::OfRow);
-        self.failed.push(Refusal { id: row.id, key, class: FailureClass::Unreadable, topic: None, reason });
-    }
-
     /// Rows that are no longer PENDING.
     pub(super) fn moved_ids(&self) -> impl Iterator<Item = i64> {
         let failed = self.failed.iter().map(|failed| failed.id);

@@ -93,6 +93,14 @@ struct Batch<'a> {
     wait: &'a LockWait,
 }
 
+/// What has been tried with the part at hand.
+#[derive(Default)]
+struct Tries {
+    repeats: u32,
+    /// It is known to hold an event that fails.
+    apart: bool,
+}
+
 impl<'a> Batch<'a> {
     fn new(
         store: &'a Store,
@@ -117,9 +125,7 @@ impl<'a> Batch<'a> {
     }
 
     async fn run(&mut self) -> End {
-        let mut repeats = 0;
-        // Whether the part at hand is known to hold an event that fails.
-        let mut apart = false;
+        let mut tries = Tries::default();
         while let Some(range) = self.plan.next() {
             let part = Part {
                 place: self.place,
@@ -128,23 +134,15 @@ impl<'a> Batch<'a> {
                 records: &self.records[range.clone()],
                 fates: &self.fates[range.clone()],
             };
-            let manner = Manner { apart, brief: self.hurried && range.len() > 1, wait: self.wait };
+            let manner = Manner { apart: tries.apart, brief: self.hurried && range.len() > 1, wait: self.wait };
             let outcome = self.store.fold_in(part, manner).await;
             if !matches!(&outcome, Err(error) if error.cause() == Cause::Locked) {
                 self.wait.is_over();
             }
             match outcome {
                 Ok(Outcome::Folded(counts)) => {
-                    if counts.parked > 0 {
-                        // The reasons may quote the events, so they are in consumer_parked only.
-                        let (events, from, to) =
-                            (counts.parked, self.records[range.start].offset, self.records[range.end - 1].offset);
-                        tracing::warn!(partition = %self.place, events, from, to, "parked events that cannot be folded in consumer_parked");
-                    }
-                    self.counts.add(counts);
-                    self.next_offset = self.records[range.end - 1].offset + 1;
-                    self.plan.done();
-                    (repeats, apart) = (0, false);
+                    self.folded(&range, counts);
+                    tries = Tries::default();
                 }
                 Ok(Outcome::Elsewhere(standing)) => {
                     let Some(next_offset) = standing.as_ref().and_then(|standing| self.answered_by(standing)) else {
@@ -159,44 +157,67 @@ impl<'a> Batch<'a> {
                         self.fates[range.start + index] = Fate::Park(reason);
                     }
                 }
-                Err(error) => match error.cause() {
-                    Cause::Data if !apart && range.len() > 1 => {
-                        tracing::debug!(partition = %self.place, records = range.len(), "{error}; searching for the event");
-                        apart = true;
+                Err(error) => {
+                    if !self.goes_on_after(&error, &range, &mut tries).await {
+                        return End::Failed(error);
                     }
-                    Cause::Data => {
-                        apart = false;
-                        if !self.isolate(&range, &error) {
-                            return End::Failed(error);
-                        }
-                    }
-                    Cause::TooSlow | Cause::Unclear => {
-                        apart = false;
-                        self.hurried |= error.cause() == Cause::TooSlow;
-                        if !self.suspect(&range, &error).await {
-                            return End::Failed(error);
-                        }
-                    }
-                    Cause::Doubtful | Cause::Program if self.suspicion.doubts(&error.ground(), monotonic()) => {
-                        apart = false;
-                        self.store.fails(self.place, &error.ground());
-                        if !self.suspect(&range, &error).await {
-                            return End::Failed(error);
-                        }
-                    }
-                    // Nothing was committed. A deadlock, for one, is over by now.
-                    Cause::Doubtful if repeats < REPEATS_MAX => repeats += 1,
-                    Cause::Unavailable if repeats < REPEATS_MAX => {
-                        repeats += 1;
-                        self.unanswered.push(self.records[range.end - 1].offset + 1);
-                    }
-                    // It waits again, after others had their turn. The reader goes on meanwhile, and says for whom.
-                    Cause::Locked => self.wait.goes_on(),
-                    Cause::Doubtful | Cause::Unavailable | Cause::Program => return End::Failed(error),
-                },
+                }
             }
         }
         End::Done
+    }
+
+    fn folded(&mut self, range: &Range<usize>, counts: Counts) {
+        let last = self.records[range.end - 1].offset;
+        if counts.parked > 0 {
+            // The reasons may quote the events, so they are in consumer_parked only.
+            let (events, from) = (counts.parked, self.records[range.start].offset);
+            tracing::warn!(partition = %self.place, events, from, to = last, "parked events that cannot be folded in consumer_parked");
+        }
+        self.counts.add(counts);
+        self.next_offset = last + 1;
+        self.plan.done();
+    }
+
+    /// Whether the part, or a smaller one, is worth another attempt.
+    async fn goes_on_after(&mut self, error: &FoldError, range: &Range<usize>, tries: &mut Tries) -> bool {
+        match error.cause() {
+            Cause::Data if !tries.apart && range.len() > 1 => {
+                tracing::debug!(partition = %self.place, records = range.len(), "{error}; searching for the event");
+                tries.apart = true;
+                true
+            }
+            Cause::Data => {
+                tries.apart = false;
+                self.isolate(range, error)
+            }
+            Cause::TooSlow | Cause::Unclear => {
+                tries.apart = false;
+                self.hurried |= error.cause() == Cause::TooSlow;
+                self.suspect(range, error).await
+            }
+            Cause::Doubtful | Cause::Program if self.suspicion.doubts(&error.ground(), monotonic()) => {
+                tries.apart = false;
+                self.store.fails(self.place, &error.ground());
+                self.suspect(range, error).await
+            }
+            // Nothing was committed. A deadlock, for one, is over by now.
+            Cause::Doubtful if tries.repeats < REPEATS_MAX => {
+                tries.repeats += 1;
+                true
+            }
+            Cause::Unavailable if tries.repeats < REPEATS_MAX => {
+                tries.repeats += 1;
+                self.unanswered.push(self.records[range.end - 1].offset + 1);
+                true
+            }
+            // It waits again, after others had their turn. The reader goes on meanwhile, and says for whom.
+            Cause::Locked => {
+                self.wait.goes_on();
+                true
+            }
+            Cause::Doubtful | Cause::Unavailable | Cause::Program => false,
+        }
     }
 
     /// The end of a part of ours whose commit was not answered, when that is where the partition stands.

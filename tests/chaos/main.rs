@@ -8,6 +8,7 @@
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "it talks to a person")]
 #![allow(clippy::large_futures, reason = "a run is one long future on a stack of its own")]
+#![allow(clippy::too_many_lines, reason = "one arm for each fault and each option")]
 
 /// The parts that this harness shares with the integration tests.
 #[path = "../it"]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test may fail and may talk")]
 #![allow(clippy::large_futures, reason = "a scenario is one long future on a stack of its own")]
+#![allow(clippy::too_many_lines, reason = "a scenario is read from top to bottom")]
 
 mod after_publish;
 mod bad_input;

@@ -208,6 +208,7 @@ impl World {
         self.relays.iter().any(|relay| self.db.shard.owner == Some(relay.instance))
     }
 
+    #[allow(clippy::too_many_lines, reason = "one arm for each action")]
     pub fn apply(&mut self, action: Action) {
         let left = &mut self.left;
         match action {
