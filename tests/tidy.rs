@@ -1,23 +1,40 @@
 //! Rules of the tree that neither the compiler nor clippy knows: who may import whom, where a library may appear, where
 //! SQL lives, and that documents follow the code and the tests.
 //!
-//! Here are the tables and one test per rule. The rules are in `tidy/rules.rs`, each with a test that plants a
-//! violation; `tidy/source.rs` reads Rust well enough to tell code, comments, strings and tests apart.
+//! Here are the tables and one test per rule. The rules are in `tidy/`, each with a test that plants a violation;
+//! `tidy/source.rs` reads Rust well enough to tell code, comments, strings and tests apart.
 //! `ARCHITECTURE.md` has the picture that this keeps true.
 
+#[path = "tidy/calls.rs"]
+mod calls;
+#[path = "tidy/circles.rs"]
+mod circles;
+#[path = "tidy/files.rs"]
+mod files;
+#[path = "tidy/imports.rs"]
+mod imports;
 #[path = "tidy/links.rs"]
 mod links;
+#[path = "tidy/planted.rs"]
+mod planted;
 #[path = "tidy/promises.rs"]
 mod promises;
-#[path = "tidy/rules.rs"]
-mod rules;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/sql.rs"]
+mod sql;
 #[path = "tidy/tasks.rs"]
 mod tasks;
 
-use rules::*;
+use calls::{
+    environment_readers, kafka_without_limit, native_calls, printers, quoting_errors, sleepers, stray_libraries,
+};
+use files::{
+    long_files, machine_paths, metric_names, unmentioned, unreachable_files, wide_comments, without_module_doc,
+};
+use imports::{border_crossings, cycles, spare_permissions};
 use source::{Source, paths_below, read, rust_files, tests_of, text_files};
+use sql::{sql_in_rust, unused_sql};
 
 /// Top-level modules and what each may import. `error`, `event`, `retry`, `clock`, `secret`, `stderr` and `text` know
 /// nothing of ours and are open to all; see [`FOUNDATION`].
@@ -119,6 +136,15 @@ fn modules_import_only_what_the_picture_allows() {
     assert_none(border_crossings(&rust_files("src")));
     assert_none(cycles(MAY_IMPORT));
     assert_none(spare_permissions(&rust_files("src"), MAY_IMPORT));
+}
+
+/// Folders whose files use each other in one direction only.
+const WITHOUT_CIRCLES: &[&str] = &["config", "relay"];
+
+#[test]
+fn files_of_a_folder_do_not_use_each_other_in_circles() {
+    let files = rust_files("src");
+    assert_none(WITHOUT_CIRCLES.iter().flat_map(|folder| circles::circles(folder, &files)).collect());
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
+
 /// A file of the repository; the path is relative to its root.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -253,6 +255,14 @@ fn char_literal(rest: &str) -> Option<usize> {
         }
         _ => chars.next().filter(|(_, c)| *c == '\'').map(|(place, _)| place + 2),
     }
+}
+
+/// What a pattern finds in a text, as complaints about the file.
+pub fn matches(pattern: &Regex, text: &str, file: &Source, why: &str) -> Vec<String> {
+    let found = pattern.find_iter(text);
+    found
+        .map(|found| format!("{}:{}: {}: {why}", file.path, line_of(text, found.start()), found.as_str().trim()))
+        .collect()
 }
 
 #[test]
