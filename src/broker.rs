@@ -5,16 +5,16 @@
 
 pub mod admin;
 pub mod client_config;
-pub mod ends;
+pub(crate) mod ends;
 pub mod failure;
-pub mod partitions;
-pub mod publisher;
+pub(crate) mod partitions;
+pub(crate) mod publisher;
 pub mod raw;
 pub mod reader;
-pub mod reconnect;
-pub mod request_size;
+pub(crate) mod reconnect;
+pub(crate) mod request_size;
 pub mod scan;
-pub mod topics;
+pub(crate) mod topics;
 pub mod transaction;
 
 mod batch;

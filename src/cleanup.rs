@@ -5,7 +5,7 @@
 
 mod chunks;
 pub mod partitions;
-pub mod worker;
+pub(crate) mod worker;
 
 use std::time::Duration;
 

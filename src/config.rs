@@ -5,7 +5,7 @@
 //! file are derived from that. Invariants: all problems are reported at once, and no text produced here contains a
 //! secret.
 
-pub mod connection;
+pub(crate) mod connection;
 
 mod effective;
 mod environment;
@@ -18,7 +18,7 @@ mod reference;
 mod report;
 mod rules;
 mod schema;
-pub mod secret_file;
+pub(crate) mod secret_file;
 mod sections;
 mod source;
 mod spec;

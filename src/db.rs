@@ -6,7 +6,7 @@
 mod client;
 mod connector;
 mod deadline;
-pub mod fragments;
+pub(crate) mod fragments;
 mod patience;
 mod pool;
 mod schema;

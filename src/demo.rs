@@ -5,7 +5,7 @@
 //! Invariant: however the demo ends, the private PostgreSQL ends with it (`postgres` explains how).
 
 mod account;
-pub mod binaries;
+pub(crate) mod binaries;
 mod conduct;
 mod kafka;
 mod ledger;

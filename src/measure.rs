@@ -4,6 +4,6 @@
 //! Only reads, now and then, and never on the path of an event. What cannot be measured is a [`Wait`](crate::signals)
 //! with its reason, never a zero.
 
-pub mod group;
-pub mod outbox;
-pub mod watch;
+pub(crate) mod group;
+pub(crate) mod outbox;
+pub(crate) mod watch;

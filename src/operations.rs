@@ -7,23 +7,23 @@
 //!
 //! Invariant: nothing here asks a question, prints, or reads flags.
 
-pub mod adopt;
-pub mod check;
-pub mod cleanup;
-pub mod consumer;
-pub mod dlq;
+pub(crate) mod adopt;
+pub(crate) mod check;
+pub(crate) mod cleanup;
+pub(crate) mod consumer;
+pub(crate) mod dlq;
 pub mod events;
-pub mod health;
+pub(crate) mod health;
 mod input;
 pub mod lag;
-pub mod migrate;
+pub(crate) mod migrate;
 pub mod pause;
-pub mod preflight;
+pub(crate) mod preflight;
 pub mod progress;
-pub mod recover;
-pub mod replay;
+pub(crate) mod recover;
+pub(crate) mod replay;
 pub mod shards;
-pub mod top;
+pub(crate) mod top;
 
 use crate::config::Config;
 use crate::db::{Database, DbError, Pool, Role};

@@ -5,23 +5,23 @@
 //! row. Events are settled by id list, never by range, because a lower id may be committed later.
 
 pub mod audit;
-pub mod backlog;
+pub(crate) mod backlog;
 pub mod barrier;
 pub mod cleanup;
-pub mod dead_letters;
+pub(crate) mod dead_letters;
 pub mod failure;
 pub mod grants;
-pub mod home;
+pub(crate) mod home;
 pub mod inspect;
-pub mod isolate;
+pub(crate) mod isolate;
 pub mod leases;
 pub mod outcomes;
 pub mod partitions;
-pub mod pauses;
+pub(crate) mod pauses;
 pub mod preflight;
 pub mod recovery;
 pub mod replay;
-pub mod resharding;
+pub(crate) mod resharding;
 pub mod restart;
 pub mod retry_discard;
 pub mod watermark;

@@ -10,18 +10,18 @@
 //! at all, and only by the instance with the newest epoch of the partition. Kafka's own offsets are only for lag tools.
 
 pub mod assignment;
-pub mod consumer;
-pub mod decisions;
-pub mod failure;
+pub(crate) mod consumer;
+pub(crate) mod decisions;
+pub(crate) mod failure;
 pub mod fold;
 mod meters;
 mod new_events;
-pub mod plan;
-pub mod position;
+pub(crate) mod plan;
+pub(crate) mod position;
 pub mod record;
-pub mod status;
+pub(crate) mod status;
 pub mod store;
-pub mod suspicion;
+pub(crate) mod suspicion;
 
 pub use consumer::{Consumer, IsLost};
 pub use status::ConsumerStatus;

@@ -2,10 +2,10 @@
 //!
 //! Only this module knows both the outbox and the broker.
 
-pub mod encode;
-pub mod policy;
-pub mod progress;
-pub mod routing;
+pub(crate) mod encode;
+pub(crate) mod policy;
+pub(crate) mod progress;
+pub(crate) mod routing;
 pub mod takeover;
 
 mod cluster;

@@ -1,7 +1,7 @@
 //! The consumer: where groups read, and what they could not fold.
 
-pub mod parked;
-pub mod positions;
+pub(crate) mod parked;
+pub(crate) mod positions;
 mod release;
 
 use super::Author;

@@ -4,8 +4,8 @@
 //! rows, and a consumer writes dead letters that never were rows.
 
 mod letter;
-pub mod purge;
-pub mod redrive;
+pub(crate) mod purge;
+pub(crate) mod redrive;
 mod report;
 
 use std::collections::BTreeSet;

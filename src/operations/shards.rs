@@ -1,6 +1,6 @@
 //! Shards: who works on what, and among how many keys are spread.
 
-pub mod set;
+pub(crate) mod set;
 
 use serde::Serialize;
 

@@ -6,8 +6,7 @@ mod rates;
 mod snapshot;
 mod watch;
 
-pub use rates::Rates;
 #[cfg(test)]
 pub(crate) use snapshot::tests;
-pub use snapshot::{ConsumerLine, HeldLine, InstanceLine, Look, Snapshot};
+pub use snapshot::{Look, Snapshot};
 pub use watch::Watch;

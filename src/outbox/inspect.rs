@@ -3,12 +3,12 @@
 //!
 //! Read-only, and not on the path of any event. The lanes' view is in the parent module.
 
-pub mod events;
-pub mod live;
+pub(crate) mod events;
+pub(crate) mod live;
 pub mod server;
-pub mod shards;
-pub mod trace;
-pub mod waits;
+pub(crate) mod shards;
+pub(crate) mod trace;
+pub(crate) mod waits;
 
 use tokio_postgres::error::SqlState;
 

@@ -3,7 +3,7 @@
 //!
 //! Only reads, mostly catalogs. Trial writes, which are rolled back, are in [`trial`].
 
-pub mod trial;
+pub(crate) mod trial;
 
 use crate::db::{Database, DbError, Role};
 use crate::failpoint::{Fault, fault};

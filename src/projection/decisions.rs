@@ -4,9 +4,9 @@
 //! Invariant: a decision and its line in `outbox_audit` are committed together. The running consumer finds out by
 //! itself.
 
-pub mod parked;
-pub mod positions;
-pub mod sessions;
+pub(crate) mod parked;
+pub(crate) mod positions;
+pub(crate) mod sessions;
 
 use serde_json::Value;
 

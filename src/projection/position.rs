@@ -94,7 +94,7 @@ pub enum Stop {
 }
 
 /// Reasons as stored in `consumer_partitions` and shown in `lag` and metrics.
-pub mod reason {
+pub(crate) mod reason {
     pub const RECORDS_LOST: &str = "records-lost";
     pub const AHEAD_OF_LOG: &str = "ahead-of-log";
     pub const TOPIC_RECREATED: &str = "topic-recreated";

@@ -7,12 +7,12 @@
 mod apart;
 mod columns;
 mod differences;
-pub mod locks;
+pub(crate) mod locks;
 pub mod parked;
 mod parking;
 mod part;
 mod passes;
-pub mod positions;
+pub(crate) mod positions;
 mod prepare;
 
 use std::collections::HashSet;

@@ -41,11 +41,6 @@ impl Run {
         self.replay.id
     }
 
-    /// How to go on when it has ended early.
-    pub fn resume_command(&self) -> String {
-        resume_command(self.replay.id, self.ignore_retention)
-    }
-
     /// Makes the copies that are left, portion by portion, at the rate.
     pub async fn copy(mut self, pool: &Pool, progress: &dyn Progress, stop: &CancellationToken) -> Result<Outcome> {
         let replay = &mut self.replay;
