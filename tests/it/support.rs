@@ -17,6 +17,7 @@ pub mod parts;
 pub mod private;
 pub mod relay;
 pub mod repeats;
+pub mod statements;
 pub mod wait;
 
 pub use cli::outbox_relay;
