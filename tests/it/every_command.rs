@@ -227,8 +227,7 @@ async fn streams_that_are_full_closed_or_a_terminal_stop_no_command() {
         around.retain(|around| *around != Surroundings::FirstProcess);
     }
     // Nobody may be connected while copies are made.
-    let (looking, writing): (Vec<(usize, &Line)>, Vec<(usize, &Line)>) =
-        ending().enumerate().partition(|(_, line)| !is_copied_for(line));
+    let (looking, writing): (Vec<_>, Vec<_>) = ending().enumerate().partition(|(_, line)| !is_copied_for(line));
     for jobs in [writing, looking] {
         let work = stream::iter(jobs).for_each_concurrent(TOGETHER, |(place, line)| {
             let (stage, draw, faults, around) = (&stage, &draw, &faults, &around);

@@ -4,6 +4,7 @@
 //! Invariant: a test owns its database, its topics and its processes, so that all tests run side by side on one
 //! PostgreSQL and one Kafka. A test that breaks a server starts a private one.
 
+pub mod acl;
 pub mod cli;
 pub mod database;
 pub mod http;

@@ -62,7 +62,7 @@ async fn finishing(stage: &Stage, line: &Line) -> Line {
 
 pub async fn everything(stage: &Stage, draw: &Draw, faults: &Faults, may_be_first: bool) {
     // Nobody may be connected while copies are made.
-    let (looking, others): (Vec<(usize, &Line)>, Vec<(usize, &Line)>) =
+    let (looking, others): (Vec<_>, Vec<_>) =
         LINES.iter().enumerate().partition(|(_, line)| line.kind != Kind::Serves && !is_copied_for(line));
     for jobs in [others, looking] {
         let work = stream::iter(jobs).for_each_concurrent(TOGETHER, |(place, line)| async move {

@@ -57,8 +57,9 @@ impl RelaySettings {
         self.set("run.instance", name)
     }
 
-    /// A lease and a time to stop that a machine which stalls for seconds does not exceed. For tests in which nobody
-    /// takes over from a process that is frozen or cut off: a killed one is noticed by its lost session.
+    /// A lease and a shutdown timeout that outlast a machine which stalls for seconds. For tests in which nobody takes
+    /// over from a process that was killed, is frozen or is cut off: in at-least-once delivery its shards wait for the
+    /// lease.
     #[must_use]
     pub fn steady(self) -> Self {
         self.set("relay.lease", "60s").set("run.shutdown_timeout", "60s")
