@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{parts::parts, unique, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A topic on the shared broker or a private one.
 #[derive(Debug, Clone)]
@@ -190,6 +190,17 @@ impl Topic {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let outcome = admin.alter_configs([&change], &options).await.expect("the broker answers");
         assert!(outcome.iter().all(Result::is_ok), "{outcome:?}");
+        // The answer comes from the controller; the broker applies the change a moment later.
+        wait_until(&format!("{name} of {} is {value}", self.name), PATIENCE, async || {
+            let described = admin.describe_configs([&ResourceSpecifier::Topic(&self.name)], &options).await;
+            let described = described.map_err(|error| error.to_string())?;
+            let topic = described.into_iter().next().ok_or("no answer about the topic")?.map_err(|e| e.to_string())?;
+            match topic.get(name).and_then(|entry| entry.value.as_deref()) {
+                Some(found) if found == value => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        })
+        .await;
     }
 
     /// All records that a consumer with `read_committed` sees, by partition and offset.
@@ -232,16 +243,20 @@ impl Topic {
         .await
     }
 
-    /// Waits until there are at least `count` records, and returns all.
+    /// Waits until a consumer with `read_committed` sees at least `count` records, and returns all that it sees.
     #[track_caller]
     pub fn wait_for_records(&self, count: usize) -> impl Future<Output = Vec<Record>> {
         let topic = self.clone();
         let at_least = i64::try_from(count).expect("a small number");
-        let waiting = wait_until(&format!("{} has {count} records", self.name), PATIENCE, async move || {
-            let found = topic.len().await;
-            if found >= at_least { Ok(topic.clone()) } else { Err(format!("{found} records")) }
-        });
-        async move { waiting.await.records().await }
+        wait_until(&format!("{} has {count} records", self.name), PATIENCE, async move || {
+            // Cheap, and more than there are records: the ends of transactions take offsets, too.
+            let offsets = topic.len().await;
+            if offsets < at_least {
+                return Err(format!("{offsets} records"));
+            }
+            let records = topic.records().await;
+            if records.len() >= count { Ok(records) } else { Err(format!("{} records", records.len())) }
+        })
     }
 
     fn ends(&self, consumer: &BaseConsumer) -> HashMap<i32, (i64, i64)> {

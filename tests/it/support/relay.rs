@@ -207,8 +207,8 @@ impl Relay {
         })
     }
 
-    /// Waits until a sample of `/metrics`, summed over its labels, is as it should be: many are updated in intervals, or a
-    /// moment after the fact.
+    /// Waits until a sample of `/metrics`, summed over its labels, is as it should be. Many are renewed in intervals,
+    /// or a moment after the fact.
     #[track_caller]
     pub fn wait_for_metric<'a>(
         &'a self,

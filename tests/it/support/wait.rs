@@ -23,8 +23,7 @@ const LEAST: Duration = Duration::from_secs(60);
 
 /// Looks until `check` gives `Ok`, and returns what it gave. `Err` is the state so far, shown when `limit` has passed.
 ///
-/// Panics after [`SLOW`] times `limit`, but not before [`LEAST`], with the caller's line, also when `check` itself
-/// hangs.
+/// Panics after [`SLOW`] times `limit`, and not before [`LEAST`], with the caller's line; also when `check` hangs.
 #[track_caller]
 pub fn wait_until<T, F>(what: &str, limit: Duration, check: F) -> impl Future<Output = T> + use<T, F>
 where
