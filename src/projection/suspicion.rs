@@ -3,8 +3,9 @@
 //!
 //! Pure; times are monotonic. The same failures come from a slow server or a broken projection, and then they hit every
 //! record. Invariant: a record is found guilty only after it has failed several times by itself, and only if other
-//! events have passed since it first failed and before it failed last: what has ended in between was no fault of the
-//! record. The second record that fails in the same way needs that evidence alone. Where PostgreSQL blames itself, no record is even looked for before that has lasted.
+//! events have passed after it first failed and before it failed last: what was repaired in between was no fault of the
+//! record. The second record that fails in the same way needs that evidence alone. Where PostgreSQL blames itself, no
+//! record is even looked for before that has lasted.
 
 use std::time::Duration;
 
