@@ -1,6 +1,6 @@
 //! `shards`: who works on what, and among how many shards keys are spread.
 
-mod set;
+pub(super) mod set;
 
 use super::{Context, Result, admin_pool};
 use crate::cli::ShardsCommand;
