@@ -119,10 +119,7 @@ pub(super) fn paused(job: Uuid, arguments: &Value, result: Option<&Value>) -> Op
     let older_than = Duration::try_from_secs_f64(arguments["older_than_seconds"].as_f64()?).ok()?;
     let status = arguments["status"].as_array()?.iter().map(|name| Finished::from_name(name.as_str()?));
     let status: Vec<Finished> = status.collect::<Option<_>>()?;
-    let limit = match &arguments["limit"] {
-        Value::Null => None,
-        limit => Some(limit.as_u64()?),
-    };
+    let limit = if arguments["limit"].is_null() { None } else { Some(arguments["limit"].as_u64()?) };
     if older_than > OLDEST || status.is_empty() {
         return None;
     }
@@ -214,7 +211,7 @@ impl Plan {
             delete(session, settings, request, found, stop, &recording, tally).await?;
             if session.is_lost() { Err(recording.lost().into()) } else { Ok::<_, Stop>(()) }
         };
-        let outcome = recording.run(work).await;
+        let outcome = recording.run(Box::pin(work)).await;
         let (deleted, interrupted) = (*tally, stop.is_cancelled());
         let ended = match (&outcome, interrupted) {
             (Ok(()), false) => "done",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
+use super::shared::Lanes;
 use crate::config::{Ordering, Tracking};
 use crate::db::Pool;
 use crate::error::Code;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
+use super::shared::Lanes;
 use crate::clock::monotonic;
 use crate::db::Pool;
 use crate::measure::outbox;

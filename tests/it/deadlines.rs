@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
 
-use crate::plan::{Direction, Weather};
 use crate::proxy::Proxy;
 use crate::support::kafka::sent_ids;
 use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
@@ -15,6 +14,7 @@ use crate::support::{
     NewRow, PrivatePostgres, TestDatabase, Topic, holds_for, http, order, outbox_relay, parts::parts, wait_until,
 };
 use crate::traps::Protocol;
+use crate::weather::{Direction, Weather};
 
 /// For what must happen at all; every limit of the relay is shorter.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -20,7 +20,7 @@ use round::{Plan, Settling, Trouble};
 use settings::DEFAULTS;
 use theme::Theme;
 
-use crate::plan::Weather;
+use crate::weather::Weather;
 
 /// Rounds of each of the two tests: always the same ones where nothing else is asked for, with different themes.
 const ROUNDS: u64 = 2;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::plan::{Direction, Request, Weather};
 use crate::proxy::Proxy;
 use crate::support::kafka::sent_ids;
 use crate::support::order::{self, Report};
@@ -11,6 +10,7 @@ use crate::support::relay::{RelaySettings, leases};
 use crate::support::{PrivateKafka, TestDatabase, Topic, http, parts::parts, side_by_side, unique, wait_until};
 use crate::time::pass;
 use crate::traps::{How, Protocol, Trap};
+use crate::weather::{Direction, Request, Weather};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
+use outbox_relay::event::Place;
 use outbox_relay::outbox::barrier::{Barrier, Reached};
 use outbox_relay::outbox::failure::{FailedEvent, FailureAction, FailurePolicy};
 use outbox_relay::outbox::leases::{Acquired, Leases};
-use outbox_relay::outbox::{Claim, Fence, Limits, OutboxError, PgOutbox, Screening, Settlement, Source, Step};
+use outbox_relay::outbox::{
+    Claim, Fence, Limits, OutboxError, PgOutbox, Published, Screening, Settlement, Source, Step,
+};
 use outbox_relay::secret::Secret;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -83,7 +86,7 @@ impl Bench {
         published: &[i64],
         source: Source<'_>,
     ) -> Result<Step<i64>, OutboxError> {
-        let published = published.iter().map(|id| (*id, Some((0, *id)))).collect();
+        let published = published.iter().map(|id| Published::at(*id, Place { partition: 0, offset: *id })).collect();
         let settlement = Settlement { published, ..Settlement::default() };
         let limits =
             Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20, row_bytes: 0 };

@@ -16,6 +16,7 @@ pub mod parts;
 pub mod private;
 pub mod relay;
 pub mod repeats;
+pub mod statements;
 pub mod wait;
 
 pub use cli::outbox_relay;

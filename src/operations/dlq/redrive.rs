@@ -219,7 +219,7 @@ impl<'a> Redrive<'a> {
         let total = counts.sent() + plan.to_do() as u64;
         let sending = Sending { author, recording: &recording, job, stop, total, counts, left: self.ranges.clone() };
         sending.report();
-        match recording.run(self.pass(Some(sending))).await {
+        match recording.run(Box::pin(self.pass(Some(sending)))).await {
             Ok(lines) => {
                 let overtaken = overtaken(&plan.lines, &lines);
                 let report =

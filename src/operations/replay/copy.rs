@@ -58,7 +58,7 @@ impl Run {
     pub async fn copy(self, pool: &Pool, progress: &dyn Progress, stop: &CancellationToken) -> Result<Outcome> {
         let (author, hint) = (self.author.clone(), self.resume_hint());
         let recording = Recording::new(pool, self.job, &author, progress, stop).in_portions();
-        let outcome = recording.run(self.copy_all(pool, &recording, stop, &hint)).await;
+        let outcome = recording.run(Box::pin(self.copy_all(pool, &recording, stop, &hint))).await;
         match outcome {
             Ok(outcome) => {
                 recording.end(outcome.verdict().err().as_ref(), None).await;

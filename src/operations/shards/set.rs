@@ -147,7 +147,7 @@ impl Plan {
     ) -> Result<Report, Error> {
         let job = self.begin(pool, timeout, author, progress).await?;
         let recording = Recording::new(pool, job, author, progress, stop);
-        let outcome = recording.run(self.change(timeout, author, &recording, stop)).await;
+        let outcome = recording.run(Box::pin(self.change(timeout, author, &recording, stop))).await;
         match outcome {
             Ok(report) => {
                 let result = json!({

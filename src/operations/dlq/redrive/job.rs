@@ -38,9 +38,9 @@ pub(in crate::operations) fn paused(
     let texts = |name: &str| -> Option<Vec<String>> {
         arguments[name].as_array()?.iter().map(|text| Some(text.as_str()?.to_owned())).collect()
     };
-    let optional = |name: &str| match &arguments[name] {
-        Value::Null => Some(None),
-        text => text.as_str().map(Some),
+    let optional = |name: &str| {
+        let value = &arguments[name];
+        if value.is_null() { Some(None) } else { value.as_str().map(Some) }
     };
     let time = |name: &str| -> Option<Option<Timestamp>> {
         match optional(name)? {
@@ -48,9 +48,10 @@ pub(in crate::operations) fn paused(
             Some(text) => text.parse().ok().map(Some),
         }
     };
-    let rate = match &arguments["rate"] {
-        Value::Null => None,
-        rate => Some(u32::try_from(rate.as_u64()?).ok().filter(|rate| *rate > 0)?),
+    let rate = if arguments["rate"].is_null() {
+        None
+    } else {
+        Some(u32::try_from(arguments["rate"].as_u64()?).ok().filter(|rate| *rate > 0)?)
     };
     let chosen = Chosen {
         topics: texts("topics")?,

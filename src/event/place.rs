@@ -1,0 +1,6 @@
+/// Where a record is in its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub partition: i32,
+    pub offset: i64,
+}
