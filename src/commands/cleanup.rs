@@ -50,7 +50,7 @@ async fn carry_out(context: &Context, settings: &Config, plan: &Plan, reason: Op
     let (signals, stop) = (Signals::listen(), CancellationToken::new());
     let (author, progress, mut deleted) = (author(reason), Shown::default(), Deleted::default());
     let work = plan.run(settings, &author, &progress, &stop, &mut deleted);
-    let Some(outcome) = signals.run(work, &stop).await else { return Err(deleted.interrupted().into()) };
+    let Some(outcome) = signals.run(Box::pin(work), &stop).await else { return Err(deleted.interrupted().into()) };
     drop(progress);
     let report = outcome?;
     print(context, &report)?;

@@ -119,7 +119,7 @@ fn forget(metrics: &Metrics) {
 
 /// Checks the scan bound: nothing may wait below it.
 async fn sweep(lanes: &Lanes, pool: &Pool) {
-    match barrier::sweep(pool, &lanes.owned_shards(), lanes.instance).await {
+    match barrier::sweep(pool, &lanes.owned_shards(), lanes.instance, lanes.horizon().server).await {
         Ok(found) => {
             for (shard, id) in found {
                 lanes.metrics.sweep_found_below_watermark.inc();

@@ -48,7 +48,7 @@ async fn database_and_topic(name: &str) -> (TestDatabase, Client, Topic) {
 }
 
 async fn start(database: &TestDatabase) -> Relay {
-    RelaySettings::new(database, &parts().kafka).start_ready().await
+    RelaySettings::new(database, &parts().kafka).steady().start_ready().await
 }
 
 /// Rows of a few hundred bytes that print more than a megabyte, and others that print just less than they may.
@@ -272,8 +272,10 @@ async fn a_row_that_somebody_has_locked_keeps_its_key_in_order() {
         ["select id from outbox_events where id = $1 for update", "update outbox_events set source = 's' where id = $1"]
     {
         let (database, client, topic) = database_and_topic("locked").await;
-        let settings =
-            RelaySettings::new(&database, &parts().kafka).set("relay.tracking", "rows").set("relay.batch_rows", "5");
+        let settings = RelaySettings::new(&database, &parts().kafka)
+            .steady()
+            .set("relay.tracking", "rows")
+            .set("relay.batch_rows", "5");
         let good = |key: &str| NewRow::new(&topic.name, key, "{}");
         // In one shard, so that the others are behind it.
         let first = good("k").insert(&client).await;

@@ -183,6 +183,7 @@ async fn lanes_with_few_events_commit_together() {
         let settings = RelaySettings::new(&database, &parts().kafka)
             .set("relay.tracking", tracking)
             // The leases of all shards are renewed in one statement, too.
+            .steady()
             .set("relay.lease", "10m")
             .set("run.deployment", &crate::support::unique("few"));
         let mut relay = settings.start_ready().await;

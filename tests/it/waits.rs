@@ -97,8 +97,18 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
         "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing",
     ),
     // Questions about topics, beside the lanes: 500 ms for a lane, the next ping or a stop for the task that asks.
-    ("broker/partitions.rs", "notified", "5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
-    ("broker/topics.rs", "notified", "500 ms; 5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
+    (
+        "broker/partitions.rs",
+        "notified",
+        "5 s, stop",
+        "a_relay_begins_when_its_servers_come_and_notices_when_kafka_goes",
+    ),
+    (
+        "broker/topics.rs",
+        "notified",
+        "500 ms; 5 s, stop",
+        "a_relay_begins_when_its_servers_come_and_notices_when_kafka_goes",
+    ),
     ("broker/transaction.rs", "recv", "end of the lane", "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing"),
     // The consumer: one thread, which readiness watches; its calls of PostgreSQL have the limits of `db/client.rs`.
     ("projection/consumer/positions.rs", "fetch_watermarks", "5 s", "a_success_counts_for_as_long_as_its_check_says"),

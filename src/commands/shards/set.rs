@@ -79,7 +79,7 @@ async fn carry_out(
     let (signals, stop) = (Signals::listen(), CancellationToken::new());
     let (author, progress) = (author(reason), Shown::default());
     let work = plan.run(pool, timeout, &author, &progress, &stop);
-    let Some(outcome) = signals.run(work, &stop).await else { return Err(set::interrupted(shards).into()) };
+    let Some(outcome) = signals.run(Box::pin(work), &stop).await else { return Err(set::interrupted(shards).into()) };
     drop(progress);
     let report = outcome?;
     output::note(&format!(

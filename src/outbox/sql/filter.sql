@@ -1,7 +1,7 @@
--- What the filters of events have in common, wherever events are chosen by hand. A null filter matches everything.
--- $1 bigint: id. $2 uuid: event_id. $3 text: key. $5 text: topic. $6 text: event type. $7 text: aggregate type. $8 text:
--- aggregate id. $9 text: correlation id. $10 timestamptz, $11 float8: created since this time, and since so many seconds
--- ago. $12 timestamptz, $13 float8: created before, likewise.
+-- What the filters of events have in common, wherever events are chosen by hand. A null filter matches everything. $1
+-- bigint: id. $2 uuid: event_id. $3 text: key. $5 text: topic. $6 text: event type. $7 text: aggregate type. $8 text:
+-- aggregate id. $9 text: correlation id. $10 timestamptz, $11 float8: created since this time, and since so many
+-- seconds ago. $12 timestamptz, $13 float8: created before, likewise.
 ($1::bigint is null or id = $1)
   and ($2::uuid is null or event_id = $2)
   and ($3::text is null or outbox_key_of(partition_key, aggregate_id) = outbox_key_of($3, null))

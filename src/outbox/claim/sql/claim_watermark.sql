@@ -2,8 +2,8 @@
 -- Published rows are not written to, so it does not matter who has locked them. $1 bigint: most bytes of one row. $2
 -- bigint: most bytes of all rows. $3 int: rows up to this size are not counted. $4 smallint[]: shards. $5 bigint[]:
 -- their low_id, above done_id, in the same order. $6 bigint[]: the highest ids to claim, in the same order. $7 bigint:
--- most rows of each. $8 bigint[]: published rows of all these shards that are still PENDING. $9 bigint: the last one of
--- these. Returns what claim.sql returns. Changes nothing but a setting of this transaction. `not in` over an
+-- most rows of each. $8 bigint[]: published rows of all these shards that are still PENDING. $9 bigint: the last one
+-- of these. Returns what claim.sql returns. Changes nothing but a setting of this transaction. `not in` over an
 -- uncorrelated subquery is a hash table, and rows behind the last published one do not look into it.
 select {columns},
   false as busy

@@ -1,5 +1,5 @@
--- What a claim returns of a row, in the order that `rows.rs` knows. A row that is returned whole has no `takes`. Of one
--- that is too large, only the key and the beginning of the names are returned; of one that is not read, nothing.
+-- What a claim returns of a row, in the order that `rows.rs` knows. A row that is returned whole has no `takes`. Of
+-- one that is too large, only the key and the beginning of the names are returned; of one that is not read, nothing.
 id, event_id,
   case when takes is null then event_type when takes > 0 then left(event_type, 300) end as event_type, event_version,
   case when takes is null then aggregate_type when takes > 0 then left(aggregate_type, 300) end as aggregate_type,

@@ -1,7 +1,7 @@
--- The bytes of a printed row, counted in outbox_relay.claimed, or null for a row that is small enough not to be counted.
--- $1 bigint: most bytes of one row. $2 bigint: most bytes of all rows. $3 int: rows up to this size are not counted.
--- outbox_count_claimed has the rest: null for a row that is returned whole, its size if that exceeds $1, -1 behind the
--- row that filled $2.
+-- The bytes of a printed row, counted in outbox_relay.claimed, or null for a row that is small enough not to be
+-- counted. $1 bigint: most bytes of one row. $2 bigint: most bytes of all rows. $3 int: rows up to this size are not
+-- counted. outbox_count_claimed has the rest: null for a row that is returned whole, its size if that exceeds $1, -1
+-- behind the row that filled $2.
 case
   when (payload_text is not null or payload is null) and (headers_text is not null or headers is null)
     and greatest(octet_length(payload_text), octet_length(headers_text), 0) <= $3
