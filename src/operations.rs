@@ -15,6 +15,7 @@ pub(crate) mod dlq;
 pub mod events;
 pub(crate) mod health;
 mod input;
+pub mod jobs;
 pub mod lag;
 pub(crate) mod migrate;
 pub mod pause;

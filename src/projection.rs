@@ -21,7 +21,7 @@ pub(crate) mod position;
 pub mod record;
 pub(crate) mod status;
 pub mod store;
-pub(crate) mod suspicion;
+pub mod suspicion;
 
 pub use consumer::{Consumer, IsLost};
 pub use status::ConsumerStatus;

@@ -4,13 +4,14 @@
 //! What a lane does next is the product's own code, and cannot drift: `relay::protocol` with `relay::takeover`, in both
 //! delivery modes; so are `outbox::barrier::Horizon` and `outbox::watermark::Watermark`. What a step does in PostgreSQL
 //! (`step.rs`), what the client and the brokers do (`sending.rs`, `kafka.rs`) are models and have to follow the
-//! product.
+//! product. So do a step of several lanes in one commit (`together.rs`) and a change of the number of shards
+//! (`resharding.rs`, `resharder.rs`).
 //!
-//! Modelled: both modes and changes between them; marks and watermarks; rows that wait again; shared steps, from the
-//! view of one lane; graceful stops; failovers of PostgreSQL that lose commits and give ids out again; elections,
-//! expired markers and a Kafka that went back. Left out: more than one shard, and with it resharding and the common
-//! commit of several lanes; events that fail, wait or are held; limits of size and time, permits and turns; strict
-//! order; the look at a marker by a relay on a copy of the database.
+//! Modelled: both modes and changes between them; marks and watermarks; rows that wait again; two shards, whose number
+//! changes while everything else happens; lanes of one relay that share a commit; graceful stops; failovers of
+//! PostgreSQL that lose commits and give ids out again; elections, expired markers and a Kafka that went back. Left
+//! out: events that fail, wait or are held, and rows that refuse to be moved; shares of instances, limits of size and
+//! time, permits and turns; strict order; the look at a marker by a relay on a copy of the database.
 //!
 //! Each safeguard is also switched off once, in the product's code or in the model of a statement, and then the search
 //! has to find a broken promise. `docs/simulation.md` has the list, written by a test here.
@@ -21,18 +22,30 @@
 mod checks;
 #[path = "simulation/kafka.rs"]
 mod kafka;
+#[path = "simulation/lane.rs"]
+mod lane;
 #[path = "simulation/postgres.rs"]
 mod postgres;
 #[path = "simulation/relay.rs"]
 mod relay;
+#[path = "simulation/resharder.rs"]
+mod resharder;
+#[path = "simulation/resharding.rs"]
+mod resharding;
 #[path = "simulation/rules.rs"]
 mod rules;
 #[path = "simulation/search.rs"]
 mod search;
 #[path = "simulation/sending.rs"]
 mod sending;
+#[path = "simulation/shard.rs"]
+mod shard;
+#[path = "simulation/shards.rs"]
+mod shards;
 #[path = "simulation/step.rs"]
 mod step;
+#[path = "simulation/together.rs"]
+mod together;
 #[path = "simulation/without.rs"]
 mod without;
 #[path = "simulation/world.rs"]
@@ -40,14 +53,14 @@ mod world;
 
 use checks::check;
 
-use relay::Doing;
-use relay::Mode::{self, AtLeastOnce, ExactlyOnce};
+use lane::Doing;
+use lane::Mode::{self, AtLeastOnce, ExactlyOnce};
 use rules::{Luck, Rules};
 use search::{exhaustive, random, storm};
 use step::Tracking;
 use world::{Action, Budget, Setting, World};
 
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 1_000;
 const STEPS: usize = 250;
 
 const STORM: Budget = Budget {
@@ -63,6 +76,8 @@ const STORM: Budget = Budget {
     elections: 0,
     deletions: 0,
     parts: 0,
+    reshardings: 0,
+    draws: 0,
 };
 const CALM: Budget = Budget {
     restarts: 0,
@@ -77,6 +92,8 @@ const CALM: Budget = Budget {
     elections: 0,
     deletions: 0,
     parts: 0,
+    reshardings: 0,
+    draws: 0,
 };
 
 const ONCE: Setting = setting(&[ExactlyOnce; 2], &[ExactlyOnce], STORM);
@@ -88,6 +105,7 @@ const fn setting(modes: &'static [Mode], later: &'static [Mode], budget: Budget)
         modes,
         later,
         tracking: &[Tracking::Rows],
+        shards: 1,
         shares: false,
         rules: Rules { without: None },
         zombies: true,
@@ -179,8 +197,8 @@ fn kafka_that_lost_transactions_is_refused_by_whoever_starts_then() {
         let (mut world, _) = storm(&World::new(ONCE), seed, STEPS, |world| {
             // A marker that is gone altogether is another story: it may have expired, and nothing tells what else is
             // gone.
-            let marker = &world.kafka.marker;
-            if marker.is_some() && past.last().is_none_or(|last: &kafka::Kafka| last.marker != *marker) {
+            let markers = &world.kafka.markers;
+            if !markers.is_empty() && past.last().is_none_or(|last: &kafka::Kafka| last.markers != *markers) {
                 past.push(world.kafka.clone());
             }
         });
@@ -217,18 +235,25 @@ fn a_transaction_that_cannot_be_ended_keeps_nobody_waiting() {
     let mut world = World::new(Setting { modes: &[ExactlyOnce], budget, ..ONCE }).with_rows(&[0]);
     let steps = |world: &mut World, count: usize| {
         for _ in 0..count {
-            let before = (world.relays[0].doing.clone(), world.relays[0].sending.sent);
-            world.apply(Action::Relay(0, Luck::Fine));
-            if before.0 == Doing::Produce && before == (world.relays[0].doing.clone(), world.relays[0].sending.sent) {
+            let state = |world: &World| {
+                let lane = &world.relays[0].lanes[0];
+                (lane.doing.clone(), lane.sending.sent)
+            };
+            let before = state(world);
+            world.apply(Action::Relay(0, 0, Luck::Fine));
+            if before.0 == Doing::Produce && before == state(world) {
                 // It has waited long enough.
-                world.apply(Action::Relay(0, Luck::LostBefore));
+                world.apply(Action::Relay(0, 0, Luck::LostBefore));
             }
             world.apply(Action::TransactionFinishes);
             world.apply(Action::Time(1));
         }
     };
     // The first transaction is that of the marker alone.
-    let commits = |world: &World| world.relays[0].doing == Doing::Commit && !world.relays[0].sending.is_empty();
+    let commits = |world: &World| {
+        let lane = &world.relays[0].lanes[0];
+        lane.doing == Doing::Commit && !lane.sending.is_empty()
+    };
     while !commits(&world) {
         steps(&mut world, 1);
     }
@@ -243,7 +268,7 @@ fn a_transaction_that_cannot_be_ended_keeps_nobody_waiting() {
         world.apply(Action::WriterInserts(0));
         world.apply(Action::WriterEnds(0, true));
         steps(&mut world, 80);
-        assert!(world.db.rows.iter().all(|row| row.marked), "restarted: {restarted}, {:?}", world.relays[0]);
+        assert!(world.db.rows().iter().all(|row| row.marked), "restarted: {restarted}, {:?}", world.relays[0]);
         assert!(world.kafka.leaderless && world.kafka.is_ending(), "the first transaction is still not ended");
     }
     assert!(world.comes_to_rest(|_| {}));

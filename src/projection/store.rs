@@ -7,7 +7,7 @@
 mod apart;
 mod columns;
 mod differences;
-pub(crate) mod locks;
+pub mod locks;
 pub mod parked;
 mod parking;
 mod part;

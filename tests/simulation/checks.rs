@@ -37,14 +37,14 @@ pub fn check(world: &World) -> Option<Violation> {
                 if !world.repeatable.contains(&record.event) {
                     return Some(Violation::Twice);
                 }
-            } else if !world.db.rows.iter().any(|row| row.event == record.event) {
+            } else if !world.db.rows().iter().any(|row| row.event == record.event) {
                 // PostgreSQL lost its row, or somebody deleted it. Nothing is promised of it.
             } else if highest.insert(record.key, record.id).is_some_and(|before| before > record.id) {
                 return Some(Violation::Disorder);
             }
         }
     }
-    for row in &world.db.rows {
+    for row in world.db.rows() {
         if world.db.is_published(row) && !visible.contains(&row.event) {
             return Some(Violation::Lost);
         }

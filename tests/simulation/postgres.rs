@@ -1,15 +1,17 @@
-//! PostgreSQL as the relay sees it: one shard, its events, writers that draw ids early and commit late.
+//! PostgreSQL as the relay sees it: shards, events, writers that draw ids early and commit late.
 //!
-//! Every transaction of a lane is atomic and holds the lock on the row of the shard. A commit whose answer is lost may
-//! have happened, may not have happened, or may still be on its way: then it holds the lock, and a plain read sees the
-//! old row. A failover may lose commits, and then ids are drawn a second time. What a step does is in `step.rs`.
+//! Every transaction of a lane is atomic and holds the lock on the row of its shard; a common one holds several. A
+//! commit whose answer is lost may have happened, may not have happened, or may still be on its way: then it holds the
+//! locks, and a plain read sees the old rows. A failover may lose commits, and then ids are drawn a second time. What a
+//! step does is in `step.rs`, and what a change of the number of shards does is in `resharding.rs`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use outbox_relay::outbox::{BatchTag, LastBatch, ShardState};
 use uuid::Uuid;
 
 use crate::rules::{Luck, Precaution, Rules};
+use crate::shard::{NOBODY, Number, Retired, Shard, shard_of};
 
 pub type Id = i64;
 pub type Key = u8;
@@ -21,45 +23,9 @@ pub const LEASE: u32 = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fence {
+    pub shard: Number,
     pub owner: u32,
     pub epoch: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Shard {
-    pub owner: Option<u32>,
-    pub epoch: i64,
-    /// What is left of the lease by the clock of the database.
-    pub lease_left: u32,
-    pub batch_seq: i64,
-    pub batch_ids: Option<Vec<Id>>,
-    pub marked: bool,
-    /// Of the last batch that exactly-once delivery has claimed.
-    pub tag: Option<BatchTag>,
-    /// The transactional id that its owner uses.
-    pub producer: i32,
-    pub low_id: Id,
-    pub done_id: Id,
-    pub ahead: Vec<Id>,
-    /// `outbox_again`: what waits although `done_id` has passed it.
-    pub again: BTreeSet<Id>,
-}
-
-impl Shard {
-    /// As the product reads it.
-    pub fn state(&self) -> ShardState {
-        ShardState {
-            batch_seq: self.batch_seq,
-            batch_ids: self.batch_ids.clone(),
-            marked: self.marked,
-            tag: BatchTag::of_batch(self.tag.map(BatchTag::as_uuid), self.batch_seq),
-            producer: self.producer,
-        }
-    }
-
-    pub fn last(&self) -> LastBatch {
-        LastBatch { seq: self.batch_seq, in_flight: self.batch_ids.is_some() }
-    }
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -67,6 +33,8 @@ pub struct Row {
     pub id: Id,
     pub event: Event,
     pub key: Key,
+    /// Computed from the key when it was inserted or moved.
+    pub shard: Number,
     /// It says PUBLISHED.
     pub marked: bool,
 }
@@ -76,7 +44,10 @@ pub struct Row {
 pub struct Writer {
     pub xid: u32,
     pub key: Key,
-    pub rows: Vec<(Id, Event)>,
+    /// By `nextval` alone, for rows to come.
+    drawn: Vec<Id>,
+    /// As soon as there are any, it holds a lock on the table.
+    pub rows: Vec<Row>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -88,14 +59,15 @@ pub enum PgError {
     Unknown,
     /// Somebody else's transaction holds the row.
     Busy,
-    /// A shared step was undone.
+    /// Nothing was done for this part of a shared step.
     Undone,
 }
 
 /// A transaction of a lane before its commit.
 #[derive(Debug, Clone, Hash)]
 pub struct Draft {
-    pub shard: Shard,
+    /// Those that it has locked.
+    pub shards: BTreeMap<Number, Shard>,
     pub rows: Vec<Row>,
     /// Rows that are marked.
     pub settled: Vec<Id>,
@@ -123,18 +95,22 @@ impl Draft {
     }
 }
 
-/// What a failover goes back to.
+/// What a failover can take back.
 #[derive(Debug, Clone, Hash)]
-struct Past {
-    shard: Shard,
-    rows: Vec<Row>,
+pub struct Tables {
+    pub shards: Vec<Shard>,
+    pub retired: BTreeMap<Number, Retired>,
+    /// `outbox_shard_count()`.
+    pub shard_count: usize,
+    /// How many there are to be.
+    pub resharding_to: Option<usize>,
+    /// Committed rows, by id.
+    pub rows: Vec<Row>,
 }
 
 #[derive(Debug, Clone, Hash)]
 pub struct Database {
-    pub shard: Shard,
-    /// Committed rows, by id.
-    pub rows: Vec<Row>,
+    pub tables: Tables,
     /// The key of every event that ever was.
     keys: Vec<Key>,
     last_id: Id,
@@ -144,43 +120,43 @@ pub struct Database {
     next_xid: u32,
     /// No failover takes it back: it is drawn at random.
     next_tag: u64,
-    /// A commit that is still on its way.
-    pub doubt: Option<Draft>,
+    /// Commits that are still on their way.
+    pub doubts: Vec<Draft>,
     /// Former states, for a failover that loses commits.
-    past: Option<Vec<Past>>,
+    past: Option<Vec<Tables>>,
     /// A transaction went through whose owner was not the owner any more.
     pub changed_by_fenced: bool,
 }
 
 impl Database {
-    pub fn new(keeps_past: bool) -> Self {
-        let shard = Shard {
-            owner: None,
-            epoch: 0,
-            lease_left: 0,
-            batch_seq: 0,
-            batch_ids: None,
-            marked: false,
-            tag: None,
-            producer: 0,
-            low_id: 0,
-            done_id: 0,
-            ahead: Vec::new(),
-            again: BTreeSet::new(),
+    pub fn new(shards: usize, keeps_past: bool) -> Self {
+        let tables = Tables {
+            shards: vec![Shard::after(Retired::default()); shards],
+            retired: BTreeMap::new(),
+            shard_count: shards,
+            resharding_to: None,
+            rows: Vec::new(),
         };
         Self {
-            shard,
-            rows: Vec::new(),
+            tables,
             keys: Vec::new(),
             last_id: 0,
             server: 0,
             writers: Vec::new(),
             next_xid: 1,
             next_tag: 1,
-            doubt: None,
+            doubts: Vec::new(),
             past: keeps_past.then(Vec::new),
             changed_by_fenced: false,
         }
+    }
+
+    pub fn shards(&self) -> &[Shard] {
+        &self.tables.shards
+    }
+
+    pub fn rows(&self) -> &[Row] {
+        &self.tables.rows
     }
 
     /// The highest id drawn.
@@ -190,72 +166,105 @@ impl Database {
 
     /// The events of some rows, now.
     pub fn events(&self, ids: &[Id]) -> impl Iterator<Item = Event> {
-        self.rows.iter().filter(|row| ids.contains(&row.id)).map(|row| row.event)
+        self.tables.rows.iter().filter(|row| ids.contains(&row.id)).map(|row| row.event)
     }
 
-    /// What the outbox says about a row, whichever way it keeps track.
+    /// What the outbox says about a row, whichever way it keeps track. As `outbox_current` has it.
     pub fn is_published(&self, row: &Row) -> bool {
-        let Shard { batch_ids, done_id, ahead, again, .. } = &self.shard;
-        let in_flight = batch_ids.as_ref().is_some_and(|ids| ids.contains(&row.id));
-        row.marked || ahead.contains(&row.id) || (row.id <= *done_id && !in_flight && !again.contains(&row.id))
+        if row.marked {
+            return true;
+        }
+        // A shard that was taken away has left nothing behind that waits.
+        let Some(shard) = self.tables.shards.get(row.shard) else { return true };
+        let passed = row.id <= shard.done_id || shard.ahead.contains(&row.id);
+        passed && !shard.is_in_flight(row.id) && !shard.again.contains(&row.id)
     }
 
     /// No claim will ever look at it.
     pub fn is_overlooked(&self, row: &Row) -> bool {
-        let Shard { batch_ids, low_id, again, .. } = &self.shard;
-        let in_flight = batch_ids.as_ref().is_some_and(|ids| ids.contains(&row.id));
-        row.id < *low_id && !self.is_published(row) && !in_flight && !again.contains(&row.id)
+        let Some(shard) = self.tables.shards.get(row.shard) else { return false };
+        let waits = !self.is_published(row) && !shard.is_in_flight(row.id);
+        waits && row.id < shard.low_id && !shard.again.contains(&row.id)
+    }
+
+    /// A transaction holds the lock on the row of this shard.
+    pub fn is_locked(&self, shard: Number) -> bool {
+        self.doubts.iter().any(|draft| draft.shards.contains_key(&shard))
+    }
+
+    /// While the number of shards changes, only those with a batch in flight, for it to be settled.
+    pub fn is_to_be_had(&self, number: Number) -> bool {
+        let Some(shard) = self.tables.shards.get(number) else { return false };
+        shard.is_free() && (shard.batch_ids.is_some() || self.tables.resharding_to.is_none())
     }
 
     /// Takes the shard if it is free. A locked row is skipped.
-    pub fn acquire(&mut self, owner: u32) -> Option<(Fence, Option<Vec<Id>>)> {
-        if self.doubt.is_some() || (self.shard.owner.is_some() && self.shard.lease_left > 0) {
+    pub fn acquire(&mut self, owner: u32, number: Number) -> Option<(Fence, Option<Vec<Id>>)> {
+        if self.is_locked(number) || !self.is_to_be_had(number) {
             return None;
         }
         self.remember();
-        self.shard.owner = Some(owner);
-        self.shard.epoch += 1;
-        self.shard.lease_left = LEASE;
-        Some((Fence { owner, epoch: self.shard.epoch }, self.shard.batch_ids.clone()))
+        let shard = &mut self.tables.shards[number];
+        shard.owner = Some(owner);
+        shard.epoch += 1;
+        shard.lease_left = LEASE;
+        Some((Fence { shard: number, owner, epoch: shard.epoch }, shard.batch_ids.clone()))
     }
 
     /// The owner of a lane renews its lease, if nobody has locked the row.
     pub fn renew(&mut self, fence: Fence) {
-        if self.doubt.is_none() && self.owns(fence) {
-            self.shard.lease_left = LEASE;
+        if !self.is_locked(fence.shard) && self.owns(fence) {
+            self.tables.shards[fence.shard].lease_left = LEASE;
         }
     }
 
     /// A lane has drained.
     pub fn release(&mut self, fence: Fence) {
-        if self.doubt.is_none() && self.owns(fence) {
+        if !self.is_locked(fence.shard) && self.owns(fence) {
             self.remember();
-            self.shard.owner = None;
-            self.shard.lease_left = 0;
+            let shard = &mut self.tables.shards[fence.shard];
+            shard.owner = None;
+            shard.lease_left = 0;
         }
     }
 
     /// Another transactional id, in place of `from`, so that others know it.
     pub fn next_producer(&mut self, fence: Fence, from: i32) -> Result<i32, PgError> {
-        if self.doubt.is_some() {
+        if self.is_locked(fence.shard) {
             return Err(PgError::Busy);
         }
-        if !self.owns(fence) || self.shard.producer != from {
+        if !self.owns(fence) || self.tables.shards[fence.shard].producer != from {
             return Err(PgError::Fenced);
         }
-        self.shard.producer = from + 1;
-        Ok(self.shard.producer)
+        self.tables.shards[fence.shard].producer = from + 1;
+        Ok(from + 1)
     }
 
     /// A plain read under the fence: it waits for no lock.
     pub fn state(&self, rules: Rules, fence: Fence) -> Result<ShardState, PgError> {
+        let shard = self.tables.shards.get(fence.shard).ok_or(PgError::Fenced)?;
         match self.owns(fence) || !rules.has(Precaution::EpochFence) {
-            true => Ok(self.shard.state()),
+            true => Ok(shard.state()),
             false => Err(PgError::Fenced),
         }
     }
 
-    /// One transaction of a lane. `expected` is what the lane goes on from.
+    /// Whether a transaction of a lane may go on. `expected` is what the lane goes on from.
+    pub fn check(&self, rules: Rules, fence: Fence, expected: Option<LastBatch>) -> Result<(), PgError> {
+        if self.is_locked(fence.shard) {
+            return Err(PgError::Busy);
+        }
+        let Some(shard) = self.tables.shards.get(fence.shard) else { return Err(PgError::Fenced) };
+        if rules.has(Precaution::EpochFence) && !self.owns(fence) {
+            return Err(PgError::Fenced);
+        }
+        match expected.is_some_and(|expected| expected != shard.last()) {
+            true => Err(PgError::Moved),
+            false => Ok(()),
+        }
+    }
+
+    /// One transaction of a lane.
     pub fn transaction<T>(
         &mut self,
         rules: Rules,
@@ -264,104 +273,126 @@ impl Database {
         luck: Luck,
         work: impl FnOnce(&mut Draft) -> T,
     ) -> Result<T, PgError> {
-        if luck == Luck::Undone {
-            return Err(PgError::Undone);
-        }
-        if self.doubt.is_some() {
-            return Err(PgError::Busy);
-        }
-        if rules.has(Precaution::EpochFence) && !self.owns(fence) {
-            return Err(PgError::Fenced);
-        }
-        if expected.is_some_and(|expected| expected != self.shard.last()) {
-            return Err(PgError::Moved);
-        }
-        let (shard, rows) = (self.shard.clone(), self.rows.clone());
-        let mut draft = Draft { shard, rows, settled: Vec::new(), next_tag: self.next_tag };
+        self.check(rules, fence, expected)?;
+        let mut draft = self.begin([fence.shard]);
         let done = work(&mut draft);
-        if draft.shard.tag != self.shard.tag {
+        self.end(draft, luck)?;
+        Ok(done)
+    }
+
+    /// With these shards locked.
+    pub fn begin(&self, shards: impl IntoIterator<Item = Number>) -> Draft {
+        let shards = shards.into_iter().map(|number| (number, self.tables.shards[number].clone())).collect();
+        Draft { shards, rows: self.tables.rows.clone(), settled: Vec::new(), next_tag: self.next_tag }
+    }
+
+    /// The commit, which renews the leases on the way.
+    pub fn end(&mut self, mut draft: Draft, luck: Luck) -> Result<(), PgError> {
+        if draft.shards.iter().any(|(number, shard)| shard.tag != self.tables.shards[*number].tag) {
             self.next_tag += 1;
         }
-        draft.shard.lease_left = LEASE;
-        self.changed_by_fenced |= rules.has(Precaution::EpochFence) && !self.owns(fence);
+        for shard in draft.shards.values_mut() {
+            shard.lease_left = LEASE;
+        }
         match luck {
             Luck::Fine | Luck::Twice | Luck::Undone => {
                 self.commit(draft);
-                return Ok(done);
+                return Ok(());
             }
             Luck::LostAfter => self.commit(draft),
-            Luck::Late => self.doubt = Some(draft),
+            Luck::Late => self.doubts.push(draft),
             Luck::LostBefore => {}
         }
         Err(PgError::Unknown)
     }
 
-    /// The commit that was on its way arrives, or its connection breaks first.
-    pub fn end_doubt(&mut self, happened: bool) {
-        if let Some(draft) = self.doubt.take()
-            && happened
-        {
+    /// A commit that was on its way arrives, or its connection breaks first.
+    pub fn end_doubt(&mut self, doubt: usize, happened: bool) {
+        let draft = self.doubts.remove(doubt);
+        if happened {
             self.commit(draft);
         }
     }
 
-    /// The clock of the database moves on.
-    pub fn pass(&mut self, ticks: u32) {
-        self.shard.lease_left = self.shard.lease_left.saturating_sub(ticks);
-        if let Some(draft) = &mut self.doubt {
-            draft.shard.lease_left = draft.shard.lease_left.saturating_sub(ticks);
+    /// The clock of the database moves on. Those that `lives` is true for renew their leases meanwhile.
+    pub fn pass(&mut self, ticks: u32, lives: impl Fn(u32) -> bool) {
+        let drafts = self.doubts.iter_mut().flat_map(|draft| draft.shards.values_mut());
+        for shard in self.tables.shards.iter_mut().chain(drafts) {
+            // The lease of nobody ends in another age.
+            if !shard.owner.is_some_and(|owner| owner == NOBODY || lives(owner)) {
+                shard.lease_left = shard.lease_left.saturating_sub(ticks);
+            }
         }
     }
 
     fn commit(&mut self, draft: Draft) {
-        let lease_left = self.shard.lease_left;
-        if (Shard { lease_left, ..draft.shard.clone() }) != self.shard || !draft.settled.is_empty() {
+        let same = |(number, shard): (&Number, &Shard)| {
+            let before = &self.tables.shards[*number];
+            *before == Shard { lease_left: before.lease_left, ..shard.clone() }
+        };
+        if !draft.shards.iter().all(same) || !draft.settled.is_empty() {
             self.remember();
         }
-        self.shard = draft.shard;
-        for row in self.rows.iter_mut().filter(|row| draft.settled.contains(&row.id)) {
+        for (number, shard) in draft.shards {
+            let before = &mut self.tables.shards[number];
+            self.changed_by_fenced |= (before.owner, before.epoch) != (shard.owner, shard.epoch);
+            *before = shard;
+        }
+        for row in self.tables.rows.iter_mut().filter(|row| draft.settled.contains(&row.id)) {
             row.marked = true;
         }
     }
 
     fn owns(&self, fence: Fence) -> bool {
-        self.shard.owner == Some(fence.owner) && self.shard.epoch == fence.epoch
+        let shard = self.tables.shards.get(fence.shard);
+        shard.is_some_and(|shard| shard.owner == Some(fence.owner) && shard.epoch == fence.epoch)
     }
 
     pub fn open_writer(&mut self, key: Key) {
-        self.writers.push(Writer { xid: self.next_xid, key, rows: Vec::new() });
+        self.writers.push(Writer { xid: self.next_xid, key, drawn: Vec::new(), rows: Vec::new() });
         self.next_xid += 1;
     }
 
-    pub fn insert(&mut self, writer: usize) {
-        self.keys.push(self.writers[writer].key);
+    /// Draws an id for a row to come.
+    pub fn draw(&mut self, writer: usize) {
         self.last_id += 1;
-        self.writers[writer].rows.push((self.last_id, self.keys.len() - 1));
+        self.writers[writer].drawn.push(self.last_id);
+    }
+
+    pub fn insert(&mut self, writer: usize) {
+        if self.writers[writer].drawn.is_empty() {
+            self.draw(writer);
+        }
+        let Writer { key, drawn, rows, .. } = &mut self.writers[writer];
+        self.keys.push(*key);
+        let (id, event, shard) = (drawn.remove(0), self.keys.len() - 1, shard_of(*key, self.tables.shard_count));
+        rows.push(Row { id, event, key: *key, shard, marked: false });
     }
 
     pub fn end_writer(&mut self, writer: usize, commits: bool) {
-        let Writer { key, rows, .. } = self.writers.remove(writer);
+        let Writer { rows, .. } = self.writers.remove(writer);
         if commits {
             self.remember();
-            self.rows.extend(rows.into_iter().map(|(id, event)| Row { id, event, key, marked: false }));
-            self.rows.sort_by_key(|row| row.id);
+            self.tables.rows.extend(rows);
+            self.tables.rows.sort_by_key(|row| row.id);
         }
     }
 
     /// By hand. A commit of a lane that is on its way finds it gone.
     pub fn delete(&mut self, row: usize) {
         self.remember();
-        self.rows.remove(row);
+        self.tables.rows.remove(row);
     }
 
     /// What the barrier lists.
     pub fn open_writers(&self) -> HashSet<String> {
-        self.writers.iter().map(|writer| format!("3/{}", writer.xid)).collect()
+        let has_drawn = |writer: &&Writer| !writer.rows.is_empty() || !writer.drawn.is_empty();
+        self.writers.iter().filter(has_drawn).map(|writer| format!("3/{}", writer.xid)).collect()
     }
 
-    fn remember(&mut self) {
+    pub(crate) fn remember(&mut self) {
         if let Some(past) = &mut self.past {
-            past.push(Past { shard: self.shard.clone(), rows: self.rows.clone() });
+            past.push(self.tables.clone());
         }
     }
 
@@ -375,15 +406,16 @@ impl Database {
         let Some(past) = &mut self.past else { return };
         let at = past.len() - commits.min(past.len());
         if at < past.len() {
-            let Past { shard, rows } = past.swap_remove(at);
+            let tables = past.swap_remove(at);
             past.truncate(at);
-            // What the row of the shard rests on was drawn before it, and is not lost alone.
-            let rested_on = (shard.low_id - 1).max(shard.done_id);
-            self.last_id = rows.iter().map(|row| row.id).max().unwrap_or(0).max(rested_on);
-            (self.shard, self.rows) = (shard, rows);
+            // What the rows of the shards rest on was drawn before them, and is not lost alone.
+            let of_shards = tables.shards.iter().map(|shard| (shard.low_id - 1).max(shard.done_id));
+            let rested_on = of_shards.chain(tables.retired.values().map(|retired| retired.done_id));
+            self.last_id = tables.rows.iter().map(|row| row.id).chain(rested_on).max().unwrap_or(0).max(0);
+            self.tables = tables;
         }
         self.server += 1;
-        self.doubt = None;
+        self.doubts.clear();
         self.writers.clear();
     }
 }

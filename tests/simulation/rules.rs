@@ -2,7 +2,7 @@
 
 use outbox_relay::relay::protocol::{Safeguard, Safeguards};
 
-/// What the statements of a step and the barrier do, which the simulation models. The safeguards of the protocol itself
+/// What the statements of a step, of a change of the number of shards and of the barrier do, which the simulation models. The safeguards of the protocol itself
 /// are the product's: [`Safeguard`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precaution {
@@ -14,6 +14,32 @@ pub enum Precaution {
     Barrier,
     /// Rows of a batch that are given up below the watermark are listed, so that they are claimed again.
     Requeue,
+    /// What waits below the watermark is claimed before what waits above it.
+    AgainFirst,
+    /// A part of a common step whose fence fails is left out of it.
+    FencedLeftOut,
+    /// A part of a common step whose shard says something else than what it went on from is left out of it.
+    MovedLeftOut,
+    /// When the answer to a common commit is lost, its outcome is unknown for every part. Without: only for the first.
+    LostForAll,
+    /// Only shards without a batch in flight are taken.
+    TakenIdle,
+    /// The number of shards changes while no transaction that has inserted events is open.
+    WritersAwaited,
+    /// What is published ahead of the watermark is marked before anything moves.
+    AheadMarked,
+    /// What waits is moved to the shard of its key.
+    WaitingMoved,
+    /// What is moved to a shard whose watermark has passed it is listed there.
+    PassedListed,
+    /// The claim begins at what was moved.
+    LowIdLowered,
+    /// A shard that comes back goes on from the number of its last batch.
+    NumbersKept,
+    /// A shard that comes back goes on from its watermark.
+    DoneKept,
+    /// A command that gives up gives the shards back only before the number has changed.
+    AbandonedBefore,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +80,6 @@ pub enum Luck {
     Late,
     /// The client sent it twice and got one answer; the other copy is still on its way.
     Twice,
-    /// A shared step is undone for all its lanes.
+    /// A common step is undone for all its lanes.
     Undone,
 }

@@ -23,26 +23,35 @@ impl std::fmt::Display for Found {
         let mut text = format!("{:?}, {}; {:?}\n", self.violation, self.how, self.start.setting.rules);
         let mut world = self.start.clone();
         for action in &self.actions {
-            let before =
-                if let Action::Relay(n, _) = action { world.relays[*n].doing.to_string() } else { String::new() };
+            let before = if let Action::Relay(n, shard, _) = action {
+                world.relays[*n].lanes[*shard].doing.to_string()
+            } else if let (Action::Reshards(_), Some(resharder)) = (action, world.resharder) {
+                format!("{:?}", resharder.stage)
+            } else {
+                String::new()
+            };
             world.apply(*action);
-            let shard = &world.db.shard;
-            writeln!(
-                text,
-                "  {action:?} {before:12}  epoch {} seq {} ids {:?} marked {} done {} again {:?} | marker {:?}",
-                shard.epoch,
-                shard.batch_seq,
-                shard.batch_ids,
-                shard.marked,
-                shard.done_id,
-                shard.again,
-                world.kafka.marker.as_ref().map(|marker| marker.seq)
-            )?;
+            write!(text, "  {action:?} {before:12} ")?;
+            for (number, shard) in world.db.shards().iter().enumerate() {
+                write!(
+                    text,
+                    " | epoch {} seq {} ids {:?} marked {} low {} done {} again {:?}, marker {:?}",
+                    shard.epoch,
+                    shard.batch_seq,
+                    shard.batch_ids,
+                    shard.marked,
+                    shard.low_id,
+                    shard.done_id,
+                    shard.again,
+                    world.kafka.peek(number).map(|marker| marker.seq)
+                )?;
+            }
+            writeln!(text)?;
         }
         writeln!(
             text,
             "  settled: {:?}",
-            world.db.rows.iter().filter(|row| world.db.is_published(row)).map(|row| row.id).collect::<Vec<_>>()
+            world.db.rows().iter().filter(|row| world.db.is_published(row)).map(|row| row.id).collect::<Vec<_>>()
         )?;
         for (partition, log) in world.kafka.logs.iter().enumerate() {
             let log: Vec<_> = log.iter().map(|logged| (logged.record.id, logged.fate)).collect();
@@ -97,10 +106,13 @@ fn choose(world: &World, dice: &mut fastrand::Rng, asleep: &mut [u32]) -> Option
         }
     }
     let weight = |action: &Action| match action {
-        Action::Relay(n, _) if asleep[*n] > 0 => 0,
-        Action::Relay(_, Luck::Fine) => 120,
-        Action::Relay(_, _) | Action::Restart(..) | Action::Stop(_) | Action::Time(_) => 3,
-        Action::Straggler(_) | Action::DoubtEnds(_) | Action::TransactionFinishes => 15,
+        Action::Relay(n, ..) | Action::Together(n, _) | Action::GivesWay(n) if asleep[*n] > 0 => 0,
+        Action::Relay(_, _, Luck::Fine) | Action::Together(_, Luck::Fine) => 120,
+        Action::Relay(..) | Action::Together(..) | Action::Restart(..) | Action::Stop(_) | Action::Time(_) => 3,
+        Action::Reshards(Luck::Fine) | Action::GivesWay(_) => 60,
+        Action::ReshardingBegins(_) => 10,
+        Action::Reshards(_) | Action::ReshardingAbandoned => 3,
+        Action::Straggler(_) | Action::DoubtEnds(..) | Action::TransactionFinishes => 15,
         Action::Leader(back) => {
             if *back {
                 2
@@ -108,8 +120,11 @@ fn choose(world: &World, dice: &mut fastrand::Rng, asleep: &mut [u32]) -> Option
                 3
             }
         }
-        Action::TransactionTimesOut | Action::PostgresGoesBack(_) | Action::MarkerExpires | Action::RowDeleted(_) => 1,
-        Action::WriterOpens(_) | Action::WriterInserts(_) | Action::WriterEnds(..) => 10,
+        Action::TransactionTimesOut
+        | Action::PostgresGoesBack(_)
+        | Action::MarkerExpires(_)
+        | Action::RowDeleted(_) => 1,
+        Action::WriterOpens(_) | Action::WriterDraws(_) | Action::WriterInserts(_) | Action::WriterEnds(..) => 10,
         Action::BarrierReadsId(_) | Action::BarrierLists(_) => 10,
     };
     let actions = world.actions();

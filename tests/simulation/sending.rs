@@ -1,11 +1,11 @@
-//! What a relay asks of Kafka: records one by one, the marker, the commit.
+//! What a lane asks of Kafka: records one by one, the marker, the commit.
 
 use outbox_relay::broker::transaction::Marker;
 use outbox_relay::outbox::{Batch, Published, Settlement};
 use outbox_relay::relay::protocol::Sent;
 
 use crate::kafka::{KafkaError, PARTITIONS, Record, Straggler, partition_of};
-use crate::relay::{Attempt, Doing, Mode, Parts, Relay, marker};
+use crate::lane::{Attempt, Doing, Lane, Mode, Parts, marker};
 use crate::rules::Luck;
 
 /// What is being sent.
@@ -35,13 +35,13 @@ impl Sending {
     }
 }
 
-impl Relay {
+impl Lane {
     /// Begins to send the batch that was claimed.
     pub(crate) fn send(&mut self, parts: &mut Parts<'_>) -> Doing {
         self.sending.attempt = parts.attempts.len();
         let events = self.sending.records.iter().map(|record| record.event).collect();
         parts.attempts.push(Attempt { events });
-        match self.mode {
+        match self.who.mode {
             Mode::AtLeastOnce => Doing::SendPlain,
             Mode::ExactlyOnce => Doing::Produce,
         }
@@ -64,7 +64,13 @@ impl Relay {
         }
         let count = self.sending.sent;
         let unsent = (self.sending.records.len() - count) as u64;
-        self.lane.published(Sent { settlement: self.settles(count), unsent, stuck: 0, usable: true, unknown: false });
+        self.protocol.published(Sent {
+            settlement: self.settles(count),
+            unsent,
+            stuck: 0,
+            usable: true,
+            unknown: false,
+        });
         None
     }
 
@@ -88,7 +94,7 @@ impl Relay {
     }
 
     pub(crate) fn send_marker(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Option<Doing> {
-        let (number, epoch) = self.producer;
+        let (id, epoch) = self.producer;
         let Some(marker) = self.sending.marker.clone().filter(|_| luck != Luck::LostBefore) else {
             return self.unknown();
         };
@@ -97,7 +103,7 @@ impl Relay {
                 self.sending.marker_added = true;
                 if luck == Luck::Twice {
                     self.sending.suspicious = true;
-                    parts.kafka.stragglers.push(Straggler::Marker { number, epoch, marker });
+                    parts.kafka.stragglers.push(Straggler::Marker { id, epoch, marker });
                 }
                 Some(Doing::Commit)
             }
@@ -107,9 +113,9 @@ impl Relay {
     }
 
     pub(crate) fn commit(&mut self, luck: Luck, parts: &mut Parts<'_>) -> Option<Doing> {
-        let (number, epoch) = self.producer;
+        let (id, epoch) = self.producer;
         if matches!(luck, Luck::Late | Luck::Twice) {
-            parts.kafka.stragglers.push(Straggler::End { number, epoch, commit: true });
+            parts.kafka.stragglers.push(Straggler::End { id, epoch, commit: true });
         }
         let answer = match luck {
             Luck::LostBefore | Luck::Late => None,
@@ -120,10 +126,10 @@ impl Relay {
                 let usable = luck == Luck::Fine && !self.sending.suspicious;
                 self.marked |= usable || !self.sending.is_empty();
                 if self.sending.is_empty() {
-                    if usable { self.lane.written() } else { self.lane.ask_failed() }
+                    if usable { self.protocol.written() } else { self.protocol.ask_failed() }
                 } else {
                     let settlement = self.settles(self.sending.records.len());
-                    self.lane.published(Sent { settlement, unsent: 0, stuck: 0, usable, unknown: false });
+                    self.protocol.published(Sent { settlement, unsent: 0, stuck: 0, usable, unknown: false });
                 }
                 None
             }
@@ -142,11 +148,11 @@ impl Relay {
     /// The transaction did not end in order, and the producer is not used again.
     fn unknown(&mut self) -> Option<Doing> {
         if self.sending.is_empty() {
-            self.lane.ask_failed();
+            self.protocol.ask_failed();
         } else {
             let unsent = self.sending.records.len() as u64;
             let settlement = Settlement::default();
-            self.lane.published(Sent { settlement, unsent, stuck: 0, usable: false, unknown: true });
+            self.protocol.published(Sent { settlement, unsent, stuck: 0, usable: false, unknown: true });
         }
         None
     }

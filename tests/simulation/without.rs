@@ -9,9 +9,10 @@ use outbox_relay::relay::protocol::Safeguard;
 
 use crate::checks::Violation::{self, *};
 use crate::checks::check;
-use crate::relay::Mode;
+use crate::lane::Mode;
 use crate::rules::{Luck, Off, Precaution, Rules};
 use crate::search::random;
+use crate::shards::{RESHARDING, SHARED};
 use crate::step::Tracking;
 use crate::world::{Action, Budget, Setting, World};
 use crate::{AT_LEAST, CALM, ELECTIONS, MIXED, ONCE, STEPS, STORM};
@@ -38,6 +39,10 @@ const PARTS: Budget = Budget { parts: 4, ..STORM };
 const LOST_TAKEOVER: Budget = Budget { waits: 2, rows: 4, failovers: 1, restarts: 1, ..CALM };
 const DELETIONS: Budget = Budget { deletions: 2, ..STORM };
 const WATERMARK: &[Tracking] = &[Tracking::Watermark];
+/// The number of shards changes.
+const ONCE_RESHARDED: Setting = Setting { budget: RESHARDING, ..ONCE };
+const AT_LEAST_RESHARDED: Setting = Setting { budget: RESHARDING, ..AT_LEAST };
+const IDS_AGAIN_SHARED: Setting = Setting { shares: true, ..IDS_AGAIN };
 
 macro_rules! cases {
     ($($test:ident: $off:expr, $breaks:literal, [$($shows:expr),+ $(,)?];)+) => {
@@ -135,6 +140,65 @@ cases! {
             ("at least once, watermark", Setting { tracking: WATERMARK, budget: PARTS, ..AT_LEAST }, &[Lost]),
             ("exactly once, watermark", Setting { tracking: WATERMARK, ..ONCE }, &[Lost]),
         ];
+    what_waits_again_and_is_claimed_last_comes_too_late:
+        Off::Statements(Precaution::AgainFirst), "an event is published after a later one of its key", [
+            ("resharding, at least once, watermark", Setting { tracking: WATERMARK, ..AT_LEAST_RESHARDED }, &[Disorder]),
+            ("resharding, exactly once, watermark", Setting { tracking: WATERMARK, ..ONCE_RESHARDED }, &[Disorder]),
+        ];
+    a_shared_step_with_a_part_whose_fence_fails_lets_a_former_owner_do_harm:
+        Off::Statements(Precaution::FencedLeftOut), "a former owner does harm", [
+            ("shared steps", SHARED, &[Lost, AnotherBatch, Disorder]),
+        ];
+    a_shared_step_with_a_part_that_has_moved_settles_rows_that_nobody_sent:
+        Off::Statements(Precaution::MovedLeftOut), "after a failover that gave ids out again, rows are settled that nobody sent", [
+            ("shared steps", IDS_AGAIN_SHARED, &[Lost]),
+        ];
+    a_shared_step_whose_answer_is_lost_for_one_lane_alone_breaks_up_the_batch_of_another:
+        Off::Statements(Precaution::LostForAll), "a lane sends a batch that was never written down", [
+            ("shared steps", SHARED, &[Twice, AnotherBatch, Disorder]),
+        ];
+    a_shard_that_is_taken_with_a_batch_in_flight_repeats_it:
+        Off::Statements(Precaution::TakenIdle), "a batch in flight is moved under its owner", [
+            ("resharding, at least once", AT_LEAST_RESHARDED, &[Disorder, AnotherBatch, Lost]),
+            ("resharding, exactly once", ONCE_RESHARDED, &[Twice, Disorder, Lost, RefusedForNothing]),
+        ];
+    a_change_that_waits_for_no_writer_leaves_an_event_in_the_wrong_shard:
+        Off::Statements(Precaution::WritersAwaited), "an event that is committed late is in the wrong shard, or in one that is gone", [
+            ("resharding, at least once", AT_LEAST_RESHARDED, &[Lost, Disorder]),
+            ("resharding, exactly once", ONCE_RESHARDED, &[Lost, Disorder]),
+        ];
+    what_is_published_ahead_of_the_watermark_and_moved_is_published_twice:
+        Off::Statements(Precaution::AheadMarked), "a published event is moved and published again", [
+            ("resharding, exactly once, watermark", Setting { tracking: WATERMARK, ..ONCE_RESHARDED }, &[Twice]),
+        ];
+    what_waits_and_is_not_moved_is_lost_or_overtaken:
+        Off::Statements(Precaution::WaitingMoved), "an event is lost with its shard, or a later one of its key overtakes it", [
+            ("resharding, at least once", AT_LEAST_RESHARDED, &[Lost, Disorder]),
+            ("resharding, exactly once", ONCE_RESHARDED, &[Lost, Disorder]),
+        ];
+    what_is_moved_below_a_watermark_and_not_listed_is_lost:
+        Off::Statements(Precaution::PassedListed), "a moved event counts as published", [
+            ("resharding, at least once, watermark", Setting { tracking: WATERMARK, ..AT_LEAST_RESHARDED }, &[Lost]),
+            ("resharding, exactly once, watermark", Setting { tracking: WATERMARK, ..ONCE_RESHARDED }, &[Lost]),
+        ];
+    what_is_moved_below_the_claim_is_never_claimed:
+        Off::Statements(Precaution::LowIdLowered), "a moved event is never claimed", [
+            ("resharding, at least once", AT_LEAST_RESHARDED, &[BelowLowId]),
+            ("resharding, exactly once", ONCE_RESHARDED, &[BelowLowId]),
+        ];
+    a_shard_that_comes_back_with_other_numbers_is_refused_for_nothing:
+        Off::Statements(Precaution::NumbersKept), "a healthy shard is refused", [
+            ("resharding, exactly once", ONCE_RESHARDED, &[RefusedForNothing]),
+        ];
+    a_shard_that_comes_back_without_its_watermark_publishes_twice:
+        Off::Statements(Precaution::DoneKept), "what was published before is published again", [
+            ("resharding, exactly once, watermark", Setting { tracking: WATERMARK, ..ONCE_RESHARDED }, &[Twice]),
+        ];
+    a_change_that_is_abandoned_too_late_lets_events_overtake_others:
+        Off::Statements(Precaution::AbandonedBefore), "shards are given back before what waits has moved", [
+            ("resharding, at least once", AT_LEAST_RESHARDED, &[Lost, Disorder]),
+            ("resharding, exactly once", ONCE_RESHARDED, &[Lost, Disorder]),
+        ];
 }
 
 #[track_caller]
@@ -144,7 +208,7 @@ fn breaks(test: &str) {
         let rules = Rules { without: Some(case.off) };
         let world = World::new(Setting { rules, ..*setting });
         let wanted = |violation| expected.contains(&violation);
-        let found = match *setting == IDS_AGAIN {
+        let found = match setting.budget == IDS_AGAIN.budget {
             true => ids_again(world).is_some_and(wanted),
             false => random(&world, 0..SEEDS_TO_FIND, STEPS, wanted).is_some(),
         };
@@ -155,10 +219,10 @@ fn breaks(test: &str) {
 /// Too rare for a search by chance: a lane has a batch in hand that begins like the one before it, PostgreSQL loses
 /// that batch and a row of it, and gives the id of that row to another event.
 fn ids_again(world: World) -> Option<Violation> {
-    let relay = || Action::Relay(0, Luck::Fine);
+    let relay = || Action::Relay(0, 0, Luck::Fine);
     let commits = |key| [Action::WriterOpens(key), Action::WriterInserts(0), Action::WriterEnds(0, true)];
     let mut world = world.with_rows(&[0]);
-    let mut run = vec![relay(), relay(), Action::Relay(0, Luck::LostBefore)];
+    let mut run = vec![relay(), relay(), Action::Relay(0, 0, Luck::LostBefore)];
     run.extend(commits(1));
     run.extend([relay(), relay(), relay(), Action::PostgresGoesBack(2)]);
     run.extend(commits(2));
@@ -174,6 +238,7 @@ fn ids_again(world: World) -> Option<Violation> {
 #[test]
 fn ids_that_are_given_out_again_do_no_harm_to_a_lane_that_compares_batches() {
     assert_eq!(ids_again(World::new(IDS_AGAIN)), None);
+    assert_eq!(ids_again(World::new(IDS_AGAIN_SHARED)), None);
 }
 
 #[test]

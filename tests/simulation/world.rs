@@ -7,15 +7,20 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use crate::kafka::Kafka;
+use crate::lane::{Attempt, Doing, Lane, Mode, Parts, Process};
 use crate::postgres::{Database, Event, Key, LEASE};
-use crate::relay::{Attempt, Doing, Mode, Parts, Process, Relay};
+use crate::relay::Relay;
+use crate::resharder::{Command, Resharder};
 use crate::rules::{Luck, Rules};
+use crate::shard::{Number, SHARDS_MAX, Shard};
 use crate::step::Tracking;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// A relay takes one step.
-    Relay(usize, Luck),
+    /// A relay's lane of this shard takes one step.
+    Relay(usize, Number, Luck),
+    /// Those of its lanes that share their steps take one, in one transaction.
+    Together(usize, Luck),
     /// A process dies and another one starts in its place.
     Restart(usize, Mode),
     /// It is told to stop, drains, and another one starts in its place.
@@ -23,11 +28,13 @@ pub enum Action {
     Time(u32),
     /// A request arrives that nobody waits for any more.
     Straggler(usize),
-    /// The commit that was on its way arrives, or never does.
-    DoubtEnds(bool),
+    /// A commit that was on its way arrives, or never does.
+    DoubtEnds(usize, bool),
     TransactionFinishes,
     TransactionTimesOut,
     WriterOpens(Key),
+    /// It draws an id, for a row that it may insert later.
+    WriterDraws(usize),
     WriterInserts(usize),
     WriterEnds(usize, bool),
     /// An operator deletes a row that waits.
@@ -38,10 +45,20 @@ pub enum Action {
     BarrierLists(usize),
     /// So many commits are lost, with everything that was open.
     PostgresGoesBack(usize),
-    MarkerExpires,
+    MarkerExpires(Number),
+    /// `shards set` is run.
+    ReshardingBegins(usize),
+    Reshards(Luck),
+    /// It gives up.
+    ReshardingAbandoned,
+    /// A relay notices that the number of shards is about to change.
+    GivesWay(usize),
     /// The first partition loses its leader, or has one again.
     Leader(bool),
 }
+
+/// What may happen to a shared step, besides going well.
+const SHARED_MISFORTUNES: &[Luck] = &[Luck::LostAfter, Luck::LostBefore, Luck::Late, Luck::Undone];
 
 /// What may still happen, so that a search ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,6 +81,10 @@ pub struct Budget {
     pub deletions: u32,
     /// Batches that at-least-once delivery sends in part, because Kafka takes no more.
     pub parts: u32,
+    /// Times that `shards set` is run.
+    pub reshardings: u32,
+    /// Ids that are drawn long before their rows are inserted.
+    pub draws: u32,
 }
 
 /// What kind of run this is.
@@ -75,6 +96,8 @@ pub struct Setting {
     pub later: &'static [Mode],
     /// Of processes in turn.
     pub tracking: &'static [Tracking],
+    /// At the start.
+    pub shards: usize,
     /// Lanes share their steps with others, so a step may be undone for all of them.
     pub shares: bool,
     pub rules: Rules,
@@ -83,12 +106,20 @@ pub struct Setting {
     pub budget: Budget,
 }
 
+impl Setting {
+    /// Of each relay.
+    pub fn lanes(&self) -> usize {
+        if self.budget.reshardings > 0 { SHARDS_MAX } else { self.shards }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct World {
     pub setting: Setting,
     pub db: Database,
     pub kafka: Kafka,
     pub relays: Vec<Relay>,
+    pub resharder: Option<Resharder>,
     pub attempts: Vec<Attempt>,
     /// What at-least-once delivery has ever claimed may be visible more than once.
     pub repeatable: BTreeSet<Event>,
@@ -108,10 +139,11 @@ impl World {
         }
         Self {
             setting,
-            db: Database::new(setting.budget.failovers > 0),
+            db: Database::new(setting.shards, setting.budget.failovers > 0),
             kafka: Kafka::new(),
             next_instance: relays.len() as u32 + 1,
             relays,
+            resharder: None,
             attempts: Vec::new(),
             repeatable: BTreeSet::new(),
             left: setting.budget,
@@ -132,24 +164,35 @@ impl World {
     }
 
     pub fn refused(&self) -> bool {
-        self.relays.iter().any(|relay| relay.refused.is_some())
+        self.relays.iter().any(Relay::is_refused)
     }
 
+    #[allow(clippy::too_many_lines, reason = "a condition for each action")]
     pub fn actions(&self) -> Vec<Action> {
         let mut actions = Vec::new();
         let left = self.left;
         for (n, relay) in self.relays.iter().enumerate() {
-            if self.can_step(relay) {
-                actions.push(Action::Relay(n, Luck::Fine));
-                let spares = if relay.doing == Doing::SendPlain { left.parts } else { left.misfortunes };
+            for (shard, lane) in
+                relay.lanes.iter().enumerate().filter(|(shard, lane)| self.can_step(relay, *shard, lane))
+            {
+                actions.push(Action::Relay(n, shard, Luck::Fine));
+                let spares = if lane.doing == Doing::SendPlain { left.parts } else { left.misfortunes };
                 if spares > 0 {
-                    actions.extend(relay.misfortunes().iter().map(|luck| Action::Relay(n, *luck)));
+                    actions.extend(lane.misfortunes().iter().map(|luck| Action::Relay(n, shard, *luck)));
                 }
             }
-            if left.stops > 0 && relay.doing != Doing::Acquire && !relay.stopping {
+            if !relay.is_refused() && relay.sharing().len() > 1 {
+                actions.push(Action::Together(n, Luck::Fine));
+                let misfortunes = if left.misfortunes > 0 { SHARED_MISFORTUNES } else { &[] };
+                actions.extend(misfortunes.iter().map(|luck| Action::Together(n, *luck)));
+            }
+            if self.db.tables.resharding_to.is_some() && relay.lanes.iter().any(Lane::gives_way) {
+                actions.push(Action::GivesWay(n));
+            }
+            if left.stops > 0 && relay.is_at_work() && !relay.stopping {
                 actions.push(Action::Stop(n));
             }
-            if left.restarts > 0 && relay.doing != Doing::Acquire {
+            if left.restarts > 0 && relay.is_at_work() {
                 actions.extend(self.setting.later.iter().map(|mode| Action::Restart(n, *mode)));
             }
             if left.barriers > 0 {
@@ -159,12 +202,12 @@ impl World {
                 });
             }
         }
-        if left.waits > 0 && self.db.shard.lease_left > 0 && (self.setting.zombies || !self.owner_lives()) {
+        if left.waits > 0 && self.db.shards().iter().any(|shard| self.can_end(shard)) {
             actions.push(Action::Time(LEASE));
         }
         actions.extend((0..self.kafka.stragglers.len()).map(Action::Straggler));
-        if self.db.doubt.is_some() {
-            actions.extend([Action::DoubtEnds(true), Action::DoubtEnds(false)]);
+        for doubt in 0..self.db.doubts.len() {
+            actions.extend([Action::DoubtEnds(doubt, true), Action::DoubtEnds(doubt, false)]);
         }
         if self.kafka.is_ending() {
             actions.push(Action::TransactionFinishes);
@@ -178,19 +221,23 @@ impl World {
             actions.extend(free.map(Action::WriterOpens));
             actions.extend((0..self.db.writers.len()).map(Action::WriterInserts));
         }
+        if left.draws > 0 {
+            actions.extend((0..self.db.writers.len()).map(Action::WriterDraws));
+        }
         for writer in 0..self.db.writers.len() {
             actions.extend([Action::WriterEnds(writer, true), Action::WriterEnds(writer, false)]);
         }
         if left.deletions > 0 {
-            let waits = |row: &usize| !self.db.is_published(&self.db.rows[*row]);
-            actions.extend((0..self.db.rows.len()).filter(waits).map(Action::RowDeleted));
+            let waits = |row: &usize| !self.db.is_published(&self.db.rows()[*row]);
+            actions.extend((0..self.db.rows().len()).filter(waits).map(Action::RowDeleted));
         }
         if left.failovers > 0 {
             actions.extend((1..=self.db.past_commits().min(6)).map(Action::PostgresGoesBack));
         }
-        if left.expiries > 0 && self.kafka.marker.is_some() {
-            actions.push(Action::MarkerExpires);
+        if left.expiries > 0 {
+            actions.extend(self.kafka.markers.keys().copied().map(Action::MarkerExpires));
         }
+        self.resharding_actions(&mut actions);
         if self.kafka.leaderless {
             actions.push(Action::Leader(true));
         } else if left.elections > 0 {
@@ -199,39 +246,73 @@ impl World {
         actions
     }
 
-    fn can_step(&self, relay: &Relay) -> bool {
-        let free = self.db.shard.owner.is_none() || self.db.shard.lease_left == 0;
-        relay.refused.is_none() && (relay.doing != Doing::Acquire || free)
+    fn resharding_actions(&self, actions: &mut Vec<Action>) {
+        match &self.resharder {
+            Some(resharder) => {
+                actions.push(Action::Reshards(Luck::Fine));
+                if self.left.misfortunes > 0 {
+                    actions.extend([Action::Reshards(Luck::LostAfter), Action::Reshards(Luck::LostBefore)]);
+                }
+                if resharder.may_abandon(self.setting.rules) {
+                    actions.push(Action::ReshardingAbandoned);
+                }
+            }
+            None if self.left.reshardings > 0 => {
+                let possible = |shards: &usize| Resharder::begin(&self.db.tables, *shards).is_some();
+                actions.extend((1..=SHARDS_MAX).filter(possible).map(Action::ReshardingBegins));
+            }
+            None => {}
+        }
     }
 
-    fn owner_lives(&self) -> bool {
-        self.relays.iter().any(|relay| self.db.shard.owner == Some(relay.instance))
+    fn can_step(&self, relay: &Relay, shard: Number, lane: &Lane) -> bool {
+        let can_go_on = lane.doing != Doing::Acquire || (!lane.stopping && self.db.is_to_be_had(shard));
+        !relay.is_refused() && can_go_on
+    }
+
+    /// Its lease can end.
+    fn can_end(&self, shard: &Shard) -> bool {
+        let owner = shard.owner.filter(|_| shard.lease_left > 0 && !shard.is_taken());
+        owner.is_some_and(|owner| self.setting.zombies || !self.lives(owner))
+    }
+
+    fn lives(&self, instance: u32) -> bool {
+        self.relays.iter().any(|relay| relay.who.instance == instance)
     }
 
     #[allow(clippy::too_many_lines, reason = "one arm for each action")]
     pub fn apply(&mut self, action: Action) {
         let left = &mut self.left;
         match action {
-            Action::Relay(n, luck) => {
-                if luck != Luck::Fine && self.relays[n].doing == Doing::SendPlain {
+            Action::Relay(n, shard, luck) => {
+                if luck != Luck::Fine && self.relays[n].lanes[shard].doing == Doing::SendPlain {
                     left.parts = left.parts.saturating_sub(1);
                     self.repeats_vary = true;
                 } else {
                     left.misfortunes -= u32::from(luck != Luck::Fine && left.misfortunes > 0);
                 }
-                let mut parts = Parts {
-                    db: &mut self.db,
-                    kafka: &mut self.kafka,
-                    attempts: &mut self.attempts,
-                    rules: self.setting.rules,
-                };
-                let mode = self.relays[n].mode;
-                if self.relays[n].advance(luck, &mut parts) == Process::Ended {
-                    self.start(n, mode);
+                self.advance(n, |relay, parts| relay.advance(shard, luck, parts));
+            }
+            Action::Together(n, luck) => {
+                left.misfortunes -= u32::from(luck != Luck::Fine && left.misfortunes > 0);
+                self.advance(n, |relay, parts| relay.together(&relay.sharing(), luck, parts));
+            }
+            Action::GivesWay(n) => self.relays[n].give_way(),
+            Action::ReshardingBegins(shards) => {
+                left.reshardings = left.reshardings.saturating_sub(1);
+                self.resharder = Resharder::begin(&self.db.tables, shards);
+            }
+            Action::Reshards(luck) => {
+                left.misfortunes -= u32::from(luck != Luck::Fine && left.misfortunes > 0);
+                let (db, rules) = (&mut self.db, self.setting.rules);
+                if self.resharder.as_mut().is_some_and(|resharder| resharder.advance(luck, db, rules) == Command::Ended)
+                {
+                    self.resharder = None;
                 }
-                if mode == Mode::AtLeastOnce {
-                    self.note_repeatable();
-                }
+            }
+            Action::ReshardingAbandoned => {
+                self.db.abandon_resharding();
+                self.resharder = None;
             }
             Action::Restart(n, mode) => {
                 left.restarts = left.restarts.saturating_sub(1);
@@ -243,14 +324,16 @@ impl World {
             }
             Action::Time(ticks) => {
                 left.waits = left.waits.saturating_sub(u32::from(ticks >= LEASE));
-                self.db.pass(ticks);
+                let (zombies, relays) = (self.setting.zombies, &self.relays);
+                let renews =
+                    |owner| !zombies && ticks >= LEASE && relays.iter().any(|relay| relay.who.instance == owner);
+                self.db.pass(ticks, renews);
             }
             Action::Straggler(n) => self.kafka.arrives(n),
-            Action::DoubtEnds(happened) => {
-                self.db.end_doubt(happened);
-                if !self.db.shard.marked {
-                    self.note_repeatable();
-                }
+            Action::DoubtEnds(doubt, happened) => {
+                let shards: Vec<Number> = self.db.doubts[doubt].shards.keys().copied().collect();
+                self.db.end_doubt(doubt, happened);
+                shards.into_iter().for_each(|shard| self.note_repeatable(shard));
             }
             Action::TransactionFinishes => self.kafka.finish_all(),
             Action::TransactionTimesOut => {
@@ -258,6 +341,10 @@ impl World {
                 self.kafka.time_out();
             }
             Action::WriterOpens(key) => self.db.open_writer(key),
+            Action::WriterDraws(writer) => {
+                left.draws -= 1;
+                self.db.draw(writer);
+            }
             Action::WriterInserts(writer) => {
                 left.rows -= 1;
                 self.db.insert(writer);
@@ -286,17 +373,32 @@ impl World {
             Action::PostgresGoesBack(commits) => {
                 left.failovers -= 1;
                 self.history_lost = true;
+                self.resharder = None;
                 self.db.go_back(commits);
             }
             Action::Leader(back) => {
                 left.elections -= u32::from(!back);
                 self.kafka.leaderless = !back;
             }
-            Action::MarkerExpires => {
+            Action::MarkerExpires(shard) => {
                 left.expiries -= 1;
                 self.history_lost = true;
-                self.kafka.marker = None;
+                self.kafka.markers.remove(&shard);
             }
+        }
+    }
+
+    fn advance(&mut self, n: usize, step: impl FnOnce(&mut Relay, &mut Parts<'_>) -> Process) {
+        let rules = self.setting.rules;
+        let horizon = self.relays[n].horizon_of(&self.db, rules);
+        let (db, kafka, attempts) = (&mut self.db, &mut self.kafka, &mut self.attempts);
+        let mode = self.relays[n].who.mode;
+        let process = step(&mut self.relays[n], &mut Parts { db, kafka, attempts, rules, horizon });
+        if process == Process::Ends || self.relays[n].has_drained() {
+            self.start(n, mode);
+        }
+        if mode == Mode::AtLeastOnce {
+            (0..self.db.shards().len()).for_each(|shard| self.note_repeatable(shard));
         }
     }
 
@@ -305,9 +407,11 @@ impl World {
         self.next_instance += 1;
     }
 
-    fn note_repeatable(&mut self) {
-        let in_flight = self.db.shard.batch_ids.clone().unwrap_or_default();
-        self.repeatable.extend(self.db.events(&in_flight));
+    /// What is in flight without a mark was claimed by at-least-once delivery.
+    fn note_repeatable(&mut self, shard: Number) {
+        let shard = &self.db.shards()[shard];
+        let in_flight = shard.batch_ids.as_deref().filter(|_| !shard.marked).unwrap_or_default();
+        self.repeatable.extend(self.db.events(in_flight));
     }
 
     /// Nothing goes wrong any more. Everything that was delayed arrives, everyone goes on, and after a while all is
@@ -322,6 +426,7 @@ impl World {
             expiries: 0,
             elections: 0,
             deletions: 0,
+            draws: 0,
             ..self.left
         };
         self.kafka.leaderless = false;
@@ -333,13 +438,16 @@ impl World {
                 return self.history_lost;
             }
             let mut todo = vec![Action::Time(1)];
-            todo.extend(self.db.doubt.is_some().then_some(Action::DoubtEnds(round % 2 == 0)));
+            todo.extend((!self.db.doubts.is_empty()).then_some(Action::DoubtEnds(0, round % 2 == 0)));
             todo.extend((!self.kafka.stragglers.is_empty()).then_some(Action::Straggler(0)));
             todo.extend((!self.db.writers.is_empty()).then_some(Action::WriterEnds(0, true)));
             todo.extend(self.kafka.is_ending().then_some(Action::TransactionFinishes));
             // A transaction that nobody works on any more.
             todo.extend((round % 60 == 59).then_some(Action::TransactionTimesOut));
-            todo.extend((0..self.relays.len()).map(|n| Action::Relay(n, Luck::Fine)));
+            todo.extend(self.rest_of_resharding());
+            let lanes = 0..self.setting.lanes();
+            let steps = (0..self.relays.len()).flat_map(|n| lanes.clone().map(move |shard| (n, shard)));
+            todo.extend(steps.map(|(n, shard)| Action::Relay(n, shard, Luck::Fine)));
             for action in todo {
                 self.apply(action);
                 look(self);
@@ -348,19 +456,39 @@ impl World {
         self.is_at_rest()
     }
 
+    /// What is begun is finished.
+    fn rest_of_resharding(&self) -> Vec<Action> {
+        let mut todo = Vec::new();
+        match (&self.resharder, self.db.tables.resharding_to) {
+            (Some(_), _) => todo.push(Action::Reshards(Luck::Fine)),
+            (None, Some(wanted)) => todo.push(Action::ReshardingBegins(wanted)),
+            (None, None) => {}
+        }
+        if self.db.tables.resharding_to.is_some() {
+            todo.extend((0..self.relays.len()).map(Action::GivesWay));
+        }
+        todo
+    }
+
     fn is_at_rest(&self) -> bool {
-        let quiet = self.db.doubt.is_none() && self.db.writers.is_empty() && self.kafka.stragglers.is_empty();
+        let quiet = self.db.doubts.is_empty() && self.db.writers.is_empty() && self.kafka.stragglers.is_empty();
         let quiet = quiet && !self.kafka.has_open_transaction() && !self.kafka.is_ending();
-        let owned = self.relays.iter().any(|relay| relay.is_idle() && self.db.shard.owner == Some(relay.instance));
-        let published = self.db.rows.iter().all(|row| self.db.is_published(row));
-        quiet && owned && self.db.shard.batch_ids.is_none() && published
+        let quiet = quiet && self.resharder.is_none() && self.db.tables.resharding_to.is_none();
+        let at_work = |shard: Number, owner: u32| {
+            self.relays.iter().any(|relay| relay.who.instance == owner && relay.lanes[shard].is_idle())
+        };
+        let settled = |(number, shard): (Number, &Shard)| {
+            shard.batch_ids.is_none() && shard.owner.is_some_and(|owner| at_work(number, owner))
+        };
+        let published = self.db.rows().iter().all(|row| self.db.is_published(row));
+        quiet && self.db.shards().iter().enumerate().all(settled) && published
     }
 
     /// Two states with the same number have the same future, for what a search without the barrier can reach.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
-        (&self.db, &self.kafka, &self.attempts, &self.repeatable, self.left, self.history_lost, self.repeats_vary)
-            .hash(&mut hasher);
+        (&self.db, &self.kafka, &self.resharder, &self.attempts, &self.repeatable).hash(&mut hasher);
+        (self.left, self.history_lost, self.repeats_vary).hash(&mut hasher);
         for relay in &self.relays {
             relay.hash_into(&mut hasher);
         }
