@@ -2,6 +2,8 @@
 //!
 //! Labels come from closed or configured sets (topics, shards, outcomes), never from keys, ids or error texts.
 
+mod tenure;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::AtomicI64;
@@ -17,6 +19,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::tenure::Tenure;
+use self::tenure::Tenures;
 use crate::clock;
 
 /// 5 ms to 60 s: what people wait for an event.
@@ -143,6 +147,11 @@ impl<N: Copy> Measured<N> {
         *self.lock() = Some(Value { number, believed_until: Some(clock::monotonic().saturating_add(lasts)) });
     }
 
+    /// The value, while it is known and believed.
+    pub fn get(&self) -> Option<N> {
+        self.at(clock::monotonic())
+    }
+
     /// Until the next value.
     pub fn unknown(&self) {
         *self.lock() = None;
@@ -179,6 +188,7 @@ impl<N> TypedMetric for Measured<N> {
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
+    tenures: Tenures,
     pub pending_events: Measured<i64>,
     pub oldest_pending_age_seconds: Measured<f64>,
     pub failed_events: Measured<i64>,
@@ -205,13 +215,13 @@ pub struct Metrics {
     pub waits_since: Family<WaitLabels, CountGauge>,
     pub consumer_lag_records: Family<PartitionLabels, Measured<i64>>,
     pub consumer_events: Family<ConsumerLabels, Counter>,
-    pub consumer_partitions_stopped: Family<StopLabels, CountGauge>,
+    pub consumer_partitions_stopped: Family<StopLabels, Measured<i64>>,
     pub process_duration: Family<ProjectionLabel, Histogram>,
     pub cleanup_deleted_rows: Family<CleanupLabel, Counter>,
     pub cleanup_batch_duration: Histogram,
     pub cleanup_passes: Counter,
     pub cleanup_paused: CountGauge,
-    pub partition_ids_ahead: CountGauge,
+    pub partition_ids_ahead: Measured<i64>,
 }
 
 impl Default for Metrics {
@@ -344,8 +354,8 @@ impl Metrics {
         );
         let consumer_partitions_stopped = register!(
             "consumer_partitions_stopped",
-            "Partitions of this instance that wait for a decision about their position, by reason",
-            Family::<StopLabels, CountGauge>::default()
+            "Partitions of this instance that wait for a decision about their position, by reason; absent while no consumer runs",
+            Family::<StopLabels, Measured<i64>>::default()
         );
         let process_duration = register!(
             "process_duration",
@@ -372,16 +382,9 @@ impl Metrics {
         let partition_ids_ahead = register!(
             "partition_ids_ahead",
             "Ids before the last partition of a partitioned outbox, on the instance that looks after it",
-            CountGauge::default()
+            Measured::<i64>::default()
         );
-        // Sets that are known beforehand start at 0, so that rate() and absent() work from the first scrape.
-        for component in ["postgres", "kafka"] {
-            component_up.get_or_create(&ComponentLabel { component }).set(0);
-        }
-        paused.get_or_create(&TopicLabel { topic: "*".to_owned() }).set(0);
-        for state in crate::broker::partitions::Trouble::STATES {
-            partitions_unavailable.get_or_create(&StateLabel { state }).set(0);
-        }
+        // Sets that are known beforehand start at 0, so that rate() works from the first scrape.
         for result in ["full", "partial", "empty"] {
             drop(poll_duration.get_or_create(&PollLabel { result }));
         }
@@ -393,6 +396,7 @@ impl Metrics {
         }
         Self {
             registry: Arc::new(registry),
+            tenures: Tenures::default(),
             pending_events,
             oldest_pending_age_seconds,
             failed_events,
