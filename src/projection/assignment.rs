@@ -27,6 +27,8 @@ const FENCED_WAIT: Duration = Duration::from_secs(45);
 const STOPPED_WAIT: Duration = Duration::from_secs(300);
 /// Before a projection that does not work is tried again: first and longest wait.
 const BLOCKED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Before the log of a partition is asked for again whose broker did not answer. Asking keeps the others waiting.
+const UNMEASURED_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// Why a partition is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +37,12 @@ pub enum Why {
     New,
     /// PostgreSQL does not answer.
     Unavailable(String),
-    /// Kafka does not say where it begins and ends.
+    /// No broker answers.
+    Silent(String),
+    /// Its broker does not say where it begins and ends.
     Unmeasured(String),
+    /// No broker leads it.
+    Leaderless,
     /// Somebody keeps what a fold needs locked.
     Locked(String),
     /// A projection or the schema is broken.
@@ -74,6 +80,7 @@ struct Slot {
     why: Option<Why>,
     unavailable: Backoff,
     blocked: Backoff,
+    unmeasured: Backoff,
 }
 
 /// A batch to fold.
@@ -126,6 +133,7 @@ impl Assignment {
             why: Some(Why::New),
             unavailable: Backoff::for_connection(),
             blocked: Backoff::new(BLOCKED_WAIT.0, BLOCKED_WAIT.1),
+            unmeasured: Backoff::new(UNMEASURED_WAIT.0, UNMEASURED_WAIT.1),
         };
         self.slots = places.into_iter().map(slot).collect();
         self.reset_buffer();
@@ -152,6 +160,7 @@ impl Assignment {
         if let Some(slot) = self.slot(place) {
             slot.state = State::Reading { epoch, buffer: Vec::new(), look_back };
             slot.next_offset = next_offset;
+            slot.unmeasured.reset();
             slot.why.take_if(|why| !matches!(why, Why::Blocked(_)));
         }
     }
@@ -161,7 +170,8 @@ impl Assignment {
         let Some(slot) = self.slot(place) else { return };
         let wait = match &why {
             Why::New => Duration::ZERO,
-            Why::Unavailable(_) | Why::Unmeasured(_) | Why::Locked(_) => slot.unavailable.next_wait(),
+            Why::Unavailable(_) | Why::Silent(_) | Why::Leaderless | Why::Locked(_) => slot.unavailable.next_wait(),
+            Why::Unmeasured(_) => slot.unmeasured.next_wait(),
             Why::Blocked(_) => slot.blocked.next_wait(),
             Why::Fenced => FENCED_WAIT,
             Why::Stopped(_) => STOPPED_WAIT,
@@ -182,7 +192,14 @@ impl Assignment {
         self.slots.iter().filter_map(|slot| match &slot.why {
             Some(Why::Stopped(stopped)) => Some((&slot.place, stopped)),
             Some(
-                Why::New | Why::Unavailable(_) | Why::Unmeasured(_) | Why::Locked(_) | Why::Blocked(_) | Why::Fenced,
+                Why::New
+                | Why::Unavailable(_)
+                | Why::Silent(_)
+                | Why::Unmeasured(_)
+                | Why::Leaderless
+                | Why::Locked(_)
+                | Why::Blocked(_)
+                | Why::Fenced,
             )
             | None => None,
         })
@@ -242,6 +259,16 @@ impl Assignment {
     /// Why partitions are not read, or were not when they were last tried.
     pub fn problems(&self) -> impl Iterator<Item = (&Place, &Why)> {
         self.slots.iter().filter_map(|slot| Some((&slot.place, slot.why.as_ref()?)))
+    }
+
+    /// Whether its broker did not answer when it was asked last.
+    pub fn is_unmeasured(&self, place: &Place) -> bool {
+        self.slots.iter().any(|slot| slot.place == *place && matches!(slot.why, Some(Why::Unmeasured(_))))
+    }
+
+    /// The partitions that are not read.
+    pub fn waiting(&self) -> impl Iterator<Item = &Place> {
+        self.slots.iter().filter(|slot| matches!(slot.state, State::Waiting { .. })).map(|slot| &slot.place)
     }
 
     pub fn places(&self) -> impl Iterator<Item = &Place> {

@@ -54,6 +54,8 @@ use crate::signals::Situation;
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Maximum wait for the begin and end of one partition's log.
 const WATERMARK_WAIT: Duration = Duration::from_secs(5);
+/// The same for a partition whose broker did not answer in that time.
+const WATERMARK_WAIT_AGAIN: Duration = Duration::from_secs(1);
 /// Between two commits of offsets to Kafka, which only tools read.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an error of the client counts when it does not come again.
@@ -211,6 +213,8 @@ struct Reader {
     errors: BTreeMap<String, (Situation, Duration)>,
     /// Partitions that are read up to where another producer's transaction is open.
     open: BTreeSet<Place>,
+    /// Partitions that are read from a broker that sends nothing.
+    unheard: BTreeMap<Place, i32>,
     /// Offsets that Kafka does not know yet.
     uncommitted: BTreeMap<Place, i64>,
     committed_at: Duration,
@@ -254,6 +258,7 @@ impl Reader {
             brokers_down: false,
             errors: BTreeMap::new(),
             open: BTreeSet::new(),
+            unheard: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
             committed_at: Duration::ZERO,
             looked_at: Duration::ZERO,
@@ -316,6 +321,7 @@ impl Reader {
         self.folding.give_up();
         self.releasing.give_up();
         self.folding.forget_paused();
+        self.forget_partitions();
         self.assignment.assign(Vec::new(), clock::monotonic());
         self.unassigned = Unassigned::default();
         self.client_ids.clear();
@@ -332,6 +338,7 @@ impl Reader {
                     tracing::info!(partitions = places.len(), group = self.store.group(), "partitions assigned");
                     self.folding.give_up();
                     self.releasing.give_up();
+                    self.forget_partitions();
                     self.assignment.assign(places, clock::monotonic());
                     self.joined = true;
                     self.unanswered = true;
@@ -341,9 +348,7 @@ impl Reader {
                     self.folding.give_up();
                     self.releasing.give_up();
                     self.commit_offsets();
-                    for place in self.assignment.places() {
-                        self.meters.forget_lag(place);
-                    }
+                    self.forget_partitions();
                     self.assignment.assign(Vec::new(), clock::monotonic());
                     self.unanswered = false;
                     client::assign(&self.consumer, None).map_err(|error| refused_assignment(&error))?;

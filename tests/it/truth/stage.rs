@@ -18,6 +18,8 @@ pub enum Ready {
     No,
     /// 200, with the situation among the notes.
     Yes,
+    /// The situation is among the notes; something else makes the instance not ready.
+    Noted,
 }
 
 /// What all four signals have to say of a situation.
@@ -135,6 +137,7 @@ pub async fn readiness(process: &Relay, says: &Says<'_>) {
     let (status, mark) = match says.ready {
         Ready::No => (503, "[-]"),
         Ready::Yes => (200, "[i]"),
+        Ready::Noted => (503, "[i]"),
     };
     wait_until(&format!("/readyz says {}", says.situation), PATIENCE, async || {
         let address = process.try_admin().ok_or("it has not started")?;
@@ -147,7 +150,7 @@ pub async fn readiness(process: &Relay, says: &Says<'_>) {
     .await;
 }
 
-async fn metrics(process: &Relay, says: &Says<'_>) {
+pub async fn metrics(process: &Relay, says: &Says<'_>) {
     let (_, text) = http::get(process.admin(), "/metrics").await.expect("metrics");
     assert!(gauge(&text, "outbox_relay_waits", says).is_some_and(|waits| waits >= 1.0), "{text}");
     let since = gauge(&text, "outbox_relay_waits_since_timestamp_seconds", says);
@@ -173,7 +176,7 @@ fn named(waits: &Value, says: &Says<'_>) -> Result<(), String> {
     }
 }
 
-fn log_lines(process: &Relay, words: &str, says: &Says<'_>) -> usize {
+pub fn log_lines(process: &Relay, words: &str, says: &Says<'_>) -> usize {
     let mark = format!("\"situation\":\"{}\"", says.situation);
     let text = process.log_text();
     // A wait that repeats is one line with a count.
