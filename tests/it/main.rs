@@ -51,6 +51,7 @@ mod outage;
 mod outbox;
 mod outcome_watermark;
 mod overtaken;
+
 mod parked;
 #[cfg(feature = "failpoints")]
 mod part_ends;
@@ -62,6 +63,7 @@ mod positions;
 mod projection;
 mod query_plans;
 mod refusals;
+mod refused_kinds;
 mod refused_moves;
 mod refused_outcomes;
 mod refused_writes;
