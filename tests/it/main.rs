@@ -51,6 +51,7 @@ mod outage;
 mod outbox;
 mod outcome_watermark;
 mod overtaken;
+mod overtaken_letters;
 
 mod parked;
 #[cfg(feature = "failpoints")]

@@ -62,6 +62,9 @@ pub struct Report {
     pub left_alone: usize,
     /// Of those left alone: they would have gone back a moment before, and somebody else was faster.
     pub overtaken: usize,
+    /// Of these, the ones that did not go back at all.
+    #[serde(skip)]
+    decided: usize,
     pub refused: usize,
     /// Of those that go back: too old for their topic.
     pub expired: usize,
@@ -132,7 +135,7 @@ impl Plan {
     }
 
     pub fn report(self, dry_run: bool) -> Report {
-        Report::new(self.lines, 0, dry_run)
+        Report::new(self.lines, &[], dry_run)
     }
 }
 
@@ -176,7 +179,7 @@ impl<'a> Redrive<'a> {
         sending.at(0);
         let lines = self.pass(Some(sending)).await?;
         let overtaken = overtaken(&plan.lines, &lines);
-        Ok(Report::new(lines, overtaken, false))
+        Ok(Report::new(lines, &overtaken, false))
     }
 
     /// Reads the dead letters and sends them back, or without `sending` says what would become of each.
@@ -331,10 +334,11 @@ fn expect_found(places: &[Place], lines: &[Line]) -> Result<(), Error> {
     none_missing(&missing_names(places, lines.iter().map(Line::name)))
 }
 
-/// Lines that were to go back and were left alone.
-fn overtaken(planned: &[Line], done: &[Line]) -> usize {
+/// Lines that were to go back and were left alone: whether each of them went back all the same.
+fn overtaken(planned: &[Line], done: &[Line]) -> Vec<bool> {
     let wanted: HashSet<String> = planned.iter().filter(|line| line.goes_back()).map(Line::name).collect();
-    done.iter().filter(|line| line.outcome == "left-alone" && wanted.contains(&line.name())).count()
+    let left = done.iter().filter(|line| line.outcome == "left-alone" && wanted.contains(&line.name()));
+    left.map(|line| line.why.as_deref() == Some(letters::WENT_BACK)).collect()
 }
 
 fn expired(lines: &[Line]) -> usize {
@@ -342,26 +346,35 @@ fn expired(lines: &[Line]) -> usize {
 }
 
 impl Report {
-    fn new(letters: Vec<Line>, overtaken: usize, dry_run: bool) -> Self {
+    fn new(letters: Vec<Line>, overtaken: &[bool], dry_run: bool) -> Self {
         let count = |outcome: &str| letters.iter().filter(|line| line.outcome == outcome).count();
         Self {
             dry_run,
             reopened: count("reopened"),
             appended: count("appended"),
             left_alone: count("left-alone"),
-            overtaken,
+            overtaken: overtaken.len(),
+            decided: overtaken.iter().filter(|went_back| !**went_back).count(),
             refused: count("refused"),
             expired: expired(&letters),
             letters,
         }
     }
 
-    /// Errors: some of them cannot go back.
+    /// Errors: some of them cannot go back, or somebody else has discarded them meanwhile.
     pub fn verdict(&self) -> Result<(), Error> {
-        if self.refused == 0 || self.dry_run {
+        if self.dry_run {
             return Ok(());
         }
         let code = if self.reopened + self.appended > 0 { Code::PartlyDone } else { Code::CheckNotMet };
+        if self.refused == 0 && self.decided > 0 {
+            let message = format!("{} dead letters did not go back: their events were no longer FAILED", self.decided);
+            return Err(Error::new(code, message)
+                .hint("another command was faster; outbox-relay dlq ls says what became of them"));
+        }
+        if self.refused == 0 {
+            return Ok(());
+        }
         Err(Error::new(code, format!("{} dead letters cannot go back as they are", self.refused))
             .hint("the reasons are listed above, and for each one with -o ndjson; the others were sent back"))
     }
