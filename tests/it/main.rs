@@ -52,7 +52,6 @@ mod outbox;
 mod outcome_watermark;
 mod overtaken;
 mod overtaken_letters;
-
 mod parked;
 #[cfg(feature = "failpoints")]
 mod part_ends;
@@ -97,9 +96,6 @@ mod waits;
 mod watermark;
 
 // The proxy of the fault harness.
-#[path = "../chaos/plan.rs"]
-#[allow(dead_code, reason = "of the plan, only the words for weather and requests are used here")]
-mod plan;
 #[path = "../chaos/proxy.rs"]
 #[allow(dead_code, reason = "the harness uses the rest")]
 mod proxy;
@@ -109,3 +105,6 @@ mod time;
 #[path = "../chaos/traps.rs"]
 #[allow(dead_code, reason = "the harness uses the rest")]
 mod traps;
+#[path = "../chaos/weather.rs"]
+#[allow(dead_code, reason = "the harness uses the rest")]
+mod weather;

@@ -312,7 +312,7 @@ impl Relay {
             (false, _) => parts.db.last_id(),
         };
         let (settlement, resend) = self.lane.in_hand();
-        let published: Vec<Id> = settlement.published.iter().map(|(id, _)| *id).collect();
+        let published: Vec<Id> = settlement.published.iter().map(|event| event.id).collect();
         let resend = resend.unwrap_or_default();
         let in_hand = InHand { intent, tracking: self.tracking, published: &published, resend, horizon };
         let fence = self.fence();

@@ -1,7 +1,7 @@
 //! What a relay asks of Kafka: records one by one, the marker, the commit.
 
 use outbox_relay::broker::transaction::Marker;
-use outbox_relay::outbox::{Batch, Settlement};
+use outbox_relay::outbox::{Batch, Published, Settlement};
 use outbox_relay::relay::protocol::Sent;
 
 use crate::kafka::{KafkaError, PARTITIONS, Record, Straggler, partition_of};
@@ -135,7 +135,7 @@ impl Relay {
 
     /// The first `count` records are in Kafka.
     fn settles(&self, count: usize) -> Settlement {
-        let published = self.sending.records[..count].iter().map(|record| (record.id, None)).collect();
+        let published = self.sending.records[..count].iter().map(|record| Published::somewhere(record.id)).collect();
         Settlement { published, ..Settlement::default() }
     }
 

@@ -15,6 +15,9 @@ use crate::signals::{Situation, Wait};
 /// while they are read.
 const BROKER_SILENCE: Duration = Duration::from_secs(15);
 
+/// How long an ordinary rebalance may leave a member without an answer.
+const REJOINS_WITHIN: Duration = Duration::from_secs(15);
+
 impl Reader {
     /// Takes lag and reachability from the client's statistics, if there are new ones.
     pub(super) fn observe(&mut self) {
@@ -62,7 +65,7 @@ impl Reader {
         let now = clock::monotonic();
         self.errors.retain(|_, (_, seen)| now.saturating_sub(*seen) < ERROR_LASTS);
         let mut waits = Vec::new();
-        if !self.joined {
+        if !self.joined || self.revoked_at.is_some_and(|at| now.saturating_sub(at) >= REJOINS_WITHIN) {
             waits.push(Wait::new(Situation::NotJoined));
         }
         if self.brokers_down {

@@ -1,6 +1,8 @@
 //! One of three brokers is gone, or silent for clients alone: what is said of its partitions, and that nothing else
 //! suffers.
 
+use std::collections::BTreeMap;
+
 use outbox_relay::broker::admin::Admin;
 use outbox_relay::config::KafkaConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -8,8 +10,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use uuid::Uuid;
 
-use super::stage::{PATIENCE, Ready, Says, Stage};
-use crate::plan::{Direction, Weather};
+use super::stage::{PATIENCE, Ready, Says, Stage, readiness};
 use crate::positions::likes_of;
 use crate::proxy::Proxy;
 use crate::support::kafka::client_config;
@@ -17,6 +18,7 @@ use crate::support::outbox::insert_many;
 use crate::support::relay::RelaySettings;
 use crate::support::{PrivateKafka, Relay, StopMode, TestDatabase, Topic, http, unique, wait_until};
 use crate::traps::Protocol;
+use crate::weather::{Direction, Weather};
 
 const CONSUMER: Says<'_> = Says { part: "consumer", situation: "", ready: Ready::No, lag: 6, words: "", since: false };
 
@@ -47,16 +49,12 @@ impl Cluster {
         assert!(outcome.iter().all(Result::is_ok), "{outcome:?}");
         let sturdy = Topic::create_on(&bootstrap, &format!("b-{name}"), 3).await;
         let mut stage = Stage::between(database, fragile, name).reading(&sturdy.name);
-        stage.group = group_led_elsewhere(&bootstrap, name).await;
+        stage.group = group_led_by(&bootstrap, name, false).await;
         Self { brokers, stage, sturdy }
     }
 
     fn settings(&self) -> RelaySettings {
         self.stage.settings("relay,consumer,admin")
-    }
-
-    fn place(&self) -> String {
-        format!("{}/0", self.stage.topic.name)
     }
 
     /// Likes of a product in the topic that everybody has.
@@ -99,8 +97,8 @@ impl Cluster {
     }
 }
 
-/// A group that another broker than the last one coordinates, so that its members stay in it.
-async fn group_led_elsewhere(bootstrap: &str, name: &str) -> String {
+/// A group that the last broker coordinates, or another one, so that its members stay in it.
+async fn group_led_by(bootstrap: &str, name: &str, last: bool) -> String {
     let settings = KafkaConfig { bootstrap_servers: bootstrap.to_owned(), ..KafkaConfig::default() };
     // The first question makes the brokers create the topic of the offsets.
     wait_until("there is a coordinator", PATIENCE, async || {
@@ -112,17 +110,18 @@ async fn group_led_elsewhere(bootstrap: &str, name: &str) -> String {
     let leaders = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = client_config(&bootstrap).create().expect("a consumer");
         let found = consumer.fetch_metadata(Some("__consumer_offsets"), PATIENCE).expect("metadata");
-        found.topics()[0].partitions().iter().map(|partition| partition.leader()).collect::<Vec<i32>>()
+        let leaders = found.topics()[0].partitions().iter().map(|partition| (partition.id(), partition.leader()));
+        leaders.collect::<BTreeMap<i32, i32>>()
     })
     .await
     .expect("no panic");
     // As Kafka chooses the partition of a group: by the hash of its name in Java.
     let hash = |name: &str| name.bytes().fold(0_i32, |hash, byte| hash.wrapping_mul(31).wrapping_add(i32::from(byte)));
     let leader = |name: &str| {
-        let partition = usize::try_from(hash(name) & i32::MAX).expect("not negative") % leaders.len();
-        leaders[partition]
+        let partitions = i32::try_from(leaders.len()).expect("few");
+        leaders[&((hash(name) & i32::MAX) % partitions)]
     };
-    (0..100).map(|_| unique(name)).find(|name| leader(name) != 3).expect("the last broker does not lead everything")
+    (0..100).map(|_| unique(name)).find(|name| (leader(name) == 3) == last).expect("every broker leads something")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,8 +135,8 @@ async fn a_partition_without_a_leader() {
     cluster.wait_for_likes(9, 1).await;
 
     cluster.brokers[2].stop(StopMode::Crash).await;
-    let (place, topic) = (cluster.place(), cluster.stage.topic.name.clone());
-    let leaderless = Says { situation: "no-leader", words: &place, ..CONSUMER };
+    let topic = cluster.stage.topic.name.clone();
+    let leaderless = Says { situation: "no-leader", words: &topic, ..CONSUMER };
     // The status of `lag` is that of the partition without a leader.
     let refused = Says {
         part: "relay",
@@ -180,8 +179,8 @@ async fn a_partition_whose_leader_is_silent() {
     cluster.wait_for_likes(9, 1).await;
 
     proxy.set_weather(Direction::Both, Some(Weather::Swallow));
-    let place = cluster.place();
-    let silent = Says { situation: "unmeasured", words: &place, ..CONSUMER };
+    let topic = cluster.stage.topic.name.clone();
+    let silent = Says { situation: "unmeasured", words: &topic, ..CONSUMER };
     cluster.stage.expect(&process, &silent).await;
     cluster.expect_unknown(&process, 1).await;
     drop(process);
@@ -192,4 +191,23 @@ async fn a_partition_whose_leader_is_silent() {
     cluster.expect_unknown(&process, 1).await;
     proxy.set_weather(Direction::Both, None);
     cluster.stage.expect_over(&process, &silent).await;
+}
+
+/// The broker that coordinates the group is silent for clients: the consumer loses its partitions and cannot join again.
+/// That is no instance without a share, which would be ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_coordinator_is_silent() {
+    let proxy = Proxy::start(Protocol::Kafka).await;
+    let mut cluster = Cluster::start("truth-coordinator", Some(&proxy)).await;
+    cluster.stage.group = group_led_by(&cluster.sturdy.bootstrap, "truth-coordinator", true).await;
+    let process = cluster.settings().start_ready().await;
+    proxy.set_weather(Direction::Both, Some(Weather::Swallow));
+    let out = Says { situation: "not-joined", ..CONSUMER };
+    readiness(&process, &out).await;
+    proxy.set_weather(Direction::Both, None);
+    wait_until("it is ready again", PATIENCE, async || match http::get(process.admin(), "/readyz?verbose").await? {
+        (200, body) if !body.contains("not-joined") => Ok(()),
+        (status, body) => Err(format!("{status} {body}")),
+    })
+    .await;
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::stage::{PATIENCE, Ready, Says, Stage, log_lines, metrics, readiness};
+use super::stage::{PATIENCE, Ready, Says, Stage, metrics, one_log_line, readiness};
 use crate::positions::Likes;
 use crate::support::{Relay, http, wait_until};
 
@@ -71,7 +71,7 @@ async fn a_partition_that_another_instance_took() {
     let taken = Says { situation: "taken-elsewhere", ready: Ready::Yes, words: &place, ..CONSUMER };
     readiness(&process, &taken).await;
     metrics(&process, &taken).await;
-    assert_eq!(log_lines(&process, "is waiting:", &taken), 1, "{}", process.log_text());
+    one_log_line(&process, "is waiting:", &taken).await;
     assert!(lags(&process).await.expect("metrics").is_empty(), "whoever has it says how far it is");
     let lag = stage.lag().await.expect_code(0);
     assert!(!lag.stdout.contains("taken-elsewhere"), "{}", lag.stdout);

@@ -1,6 +1,6 @@
 //! Gauges of what an instance no longer has: they vanish, and do not stay at their last value.
 
-use super::stage::{PATIENCE, Says, Stage, log_lines};
+use super::stage::{PATIENCE, Ready, Says, Stage, one_log_line};
 use crate::support::{PrivatePostgres, Relay, StopMode, TestDatabase, Topic, http, outbox_relay, wait_until};
 
 /// The samples of this metric.
@@ -71,7 +71,6 @@ async fn what_events_wait_for_while_postgresql_is_away() {
     postgres.start_again().await;
     wait_for_samples(&process, waits, |samples| samples.iter().any(|sample| sample.ends_with(paused))).await;
     wait_for_samples(&process, "outbox_relay_pending_events", |samples| !samples.is_empty()).await;
-    let says =
-        Says { part: "relay", situation: "paused", ready: super::stage::Ready::Yes, lag: 0, words: "", since: true };
-    assert_eq!(log_lines(&process, "is waiting:", &says), 1, "{}", process.log_text());
+    let says = Says { part: "relay", situation: "paused", ready: Ready::Yes, lag: 0, words: "", since: true };
+    one_log_line(&process, "is waiting:", &says).await;
 }
