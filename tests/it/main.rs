@@ -53,6 +53,7 @@ mod outage;
 mod outbox;
 mod outcome_watermark;
 mod overtaken;
+mod overtaken_letters;
 mod parked;
 #[cfg(feature = "failpoints")]
 mod part_ends;
@@ -64,6 +65,7 @@ mod positions;
 mod projection;
 mod query_plans;
 mod refusals;
+mod refused_kinds;
 mod refused_moves;
 mod refused_outcomes;
 mod refused_writes;
