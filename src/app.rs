@@ -173,6 +173,7 @@ impl App {
             supervisor.keep(self.part("relay", ends::by_relay), move |attempt| {
                 let app = Arc::clone(&app);
                 Box::pin(async move {
+                    let _gauges = app.metrics.begin("relay");
                     let parts = app.relay_parts(&attempt)?;
                     drop(attempt.starting);
                     Box::pin(relay::run(parts, attempt.stop)).await
@@ -180,25 +181,25 @@ impl App {
             });
             let app = Arc::clone(self);
             supervisor.keep(self.part("partitions", ends::never), move |Attempt { stop, .. }| {
-                let Config { cleanup, outbox, .. } = &app.config;
-                let pool = app.database.pool(Role::Cleanup, PARTITION_CONNECTIONS);
-                Box::pin(partitions::run(cleanup.clone(), outbox.partition_rows, pool, app.metrics.clone(), stop))
+                let app = Arc::clone(&app);
+                Box::pin(async move {
+                    let _gauges = app.metrics.begin("partitions");
+                    let Config { cleanup, outbox, .. } = &app.config;
+                    let pool = app.database.pool(Role::Cleanup, PARTITION_CONNECTIONS);
+                    partitions::run(cleanup.clone(), outbox.partition_rows, pool, app.metrics.clone(), stop).await
+                })
             });
             if self.config.cleanup.enabled {
                 let app = Arc::clone(self);
                 supervisor.keep(self.part("cleanup", ends::never), move |Attempt { stop, .. }| {
-                    let pool = app.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
-                    let everything = cleanup::What::Everything;
-                    Box::pin(cleanup::run(app.config.cleanup.clone(), everything, pool, app.metrics.clone(), stop))
+                    Box::pin(Arc::clone(&app).clean(cleanup::What::Everything, stop))
                 });
             }
         }
         if self.config.consumer.enabled && !self.config.relay.enabled && self.config.cleanup.enabled {
             let app = Arc::clone(self);
             supervisor.keep(self.part("cleanup", ends::never), move |Attempt { stop, .. }| {
-                let pool = app.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
-                let handled = cleanup::What::Handled;
-                Box::pin(cleanup::run(app.config.cleanup.clone(), handled, pool, app.metrics.clone(), stop))
+                Box::pin(Arc::clone(&app).clean(cleanup::What::Handled, stop))
             });
         }
         if self.config.consumer.enabled {
@@ -206,6 +207,7 @@ impl App {
             supervisor.keep(self.part("consumer", ends::never), move |attempt| {
                 let app = Arc::clone(&app);
                 Box::pin(async move {
+                    let _gauges = app.metrics.begin("consumer");
                     tokio::select! {
                         () = attempt.stop.cancelled() => return Ok(()),
                         passes = preflight::consumer_passes(&app.config, &app.database) => passes?,
@@ -230,6 +232,12 @@ impl App {
             Ok(())
         });
         supervisor.wait_at_most(self.config.run.shutdown_timeout.mul_f64(DRAINED_UNTIL)).await
+    }
+
+    async fn clean(self: Arc<Self>, what: cleanup::What, stop: CancellationToken) -> Result<()> {
+        let _gauges = self.metrics.begin("cleanup");
+        let pool = self.database.pool(Role::Cleanup, CLEANER_CONNECTIONS);
+        cleanup::run(self.config.cleanup.clone(), what, pool, self.metrics.clone(), stop).await
     }
 
     /// Settings that librdkafka refuses end the start, before anything waits.

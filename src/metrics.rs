@@ -4,6 +4,7 @@
 
 mod labels;
 mod measured;
+mod tenure;
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -23,6 +24,8 @@ pub use labels::{
     ShardLabel, StateLabel, StopLabels, TopicLabel, TransactionLabel, WaitLabels,
 };
 pub use measured::Measured;
+pub use tenure::Tenure;
+use tenure::Tenures;
 
 /// 5 ms to 60 s: what people wait for an event.
 const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -46,6 +49,7 @@ macro_rules! metrics {
         pub struct Metrics {
             registry: Arc<Registry>,
             labelled: Arc<Mutex<HashSet<String>>>,
+            tenures: Tenures,
             $(#[doc = $help] pub $field: $kind,)*
         }
 
@@ -55,7 +59,7 @@ macro_rules! metrics {
                     let $field: $kind = metrics!(@first $($first)?);
                     register(&mut registry, $name, $help, metrics!(@unit $($unit)?), $field.clone());
                 )*
-                Self { registry: Arc::new(registry), labelled: Arc::default(), $($field,)* }
+                Self { registry: Arc::new(registry), labelled: Arc::default(), tenures: Tenures::default(), $($field,)* }
             }
         }
     };
@@ -104,8 +108,8 @@ metrics! {
     consumer_lag_records: Family<PartitionLabels, Measured<i64>>, "consumer_lag_records",
         "Records not yet folded, per partition of this instance; absent while it is not known";
     consumer_events: Family<ConsumerLabels, Counter>, "consumer_events", "Records read by the consumer, by outcome";
-    consumer_partitions_stopped: Family<StopLabels, CountGauge>, "consumer_partitions_stopped",
-        "Partitions of this instance that wait for a decision about their position, by reason";
+    consumer_partitions_stopped: Family<StopLabels, Measured<i64>>, "consumer_partitions_stopped",
+        "Partitions of this instance that wait for a decision about their position, by reason; absent while no consumer runs";
     process_duration: Family<ProjectionLabel, Histogram> = durations_by(), "process_duration" in Seconds,
         "Time of one fold of a batch";
     cleanup_deleted_rows: Family<CleanupLabel, Counter>, "cleanup_deleted_rows",
@@ -114,7 +118,7 @@ metrics! {
         "Time of one transaction that deletes";
     cleanup_passes: Counter, "cleanup_passes", "Times that this instance went over everything there is to delete";
     cleanup_paused: CountGauge, "cleanup_paused", "1 while deleting waits for a replica that is behind";
-    partition_ids_ahead: CountGauge, "partition_ids_ahead",
+    partition_ids_ahead: Measured<i64>, "partition_ids_ahead",
         "Ids before the last partition of a partitioned outbox, on the instance that looks after it";
 }
 
@@ -164,15 +168,8 @@ impl Metrics {
         metrics
     }
 
-    /// Sets that are known beforehand start at 0, so that rate() and absent() work from the first scrape.
+    /// Sets that are known beforehand start at 0, so that rate() works from the first scrape.
     fn start_at_zero(&self) {
-        for component in ["postgres", "kafka"] {
-            self.component_up.get_or_create(&ComponentLabel { component }).set(0);
-        }
-        self.paused.get_or_create(&TopicLabel { topic: "*".to_owned() }).set(0);
-        for state in crate::broker::partitions::Trouble::STATES {
-            self.partitions_unavailable.get_or_create(&StateLabel { state }).set(0);
-        }
         for result in ["full", "partial", "empty"] {
             drop(self.poll_duration.get_or_create(&PollLabel { result }));
         }

@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Number of empty partitions ahead of the one in use, in addition to the last one, which has no upper bound.
 const AHEAD: i64 = 2;
+/// How long a figure counts that nobody renews: longer than dropping a partition may take.
+const BELIEVED: Duration = Duration::from_secs(120);
 /// Rows that one statement looks at.
 const ROWS: u32 = 20_000;
 
@@ -52,6 +54,8 @@ pub async fn run(
                 backoff.next_wait().max(LOOK)
             }
         };
+        // From here on another instance may be the one that knows.
+        keeper.metrics.partition_ids_ahead.unknown();
         rest(wait, &stop).await;
     }
     Ok(())
@@ -113,7 +117,7 @@ impl Keeper {
             let partitions = session.list().await?;
             let Some(last) = partitions.last().filter(|partition| partition.upper.is_none()) else { return Ok(()) };
             let lower = last.lower.unwrap_or(1);
-            self.metrics.partition_ids_ahead.set(lower.saturating_sub(1).saturating_sub(last_id));
+            self.metrics.partition_ids_ahead.set_for(BELIEVED, lower.saturating_sub(1).saturating_sub(last_id));
             let Some(upper) = new_upper(last_id, lower, self.rows) else { return Ok(()) };
             session.extend(last, upper).await?;
             tracing::debug!(from = lower, to = upper, "created a partition");

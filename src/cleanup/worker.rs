@@ -19,8 +19,8 @@ use crate::outbox::isolate::{self, Blame, MayBlame};
 
 pub use crate::outbox::inspect::is_timeout;
 
-/// Rows of the smallest batch: where a batch takes longer than `database.statement_timeout`, the next one is half as
-/// large.
+/// Where a batch takes longer than `database.statement_timeout`, the next one is half as large; below this size a single
+/// row is looked for that takes as long by itself.
 const ROWS_MIN: u32 = 10;
 
 /// Between two looks at the replicas. A batch of a thousand rows writes a megabyte of WAL at most, so little can gather
@@ -29,6 +29,10 @@ const LAG_LOOK: Duration = Duration::from_millis(500);
 
 /// Number of rows that are reported individually per walk.
 const REFUSALS_TOLD: u64 = 10;
+
+/// Single rows in a row that fail with an error by which PostgreSQL blames itself, or take too long, before that is
+/// believed. A guess: a slow one costs `database.statement_timeout`.
+const DOUBTS_MAX: u32 = 10;
 
 /// Hears what each batch has deleted.
 pub type Tell<'t> = &'t mut (dyn FnMut(Tally) + Send);
@@ -75,6 +79,8 @@ pub struct Worker<'s> {
     left: u64,
     /// Rows that the table does not let go.
     refused: u64,
+    /// Of these, those that may have failed for another reason, since something was last deleted.
+    doubts: u32,
 }
 
 impl<'s> Worker<'s> {
@@ -94,6 +100,7 @@ impl<'s> Worker<'s> {
             vain: Duration::ZERO,
             left: u64::MAX,
             refused: 0,
+            doubts: 0,
         }
     }
 
@@ -240,17 +247,23 @@ impl<'s> Worker<'s> {
                 Ok(Batch::Done(done))
             }
             Err(error) if is_timeout(&error) && self.pace.shrink(took) => Ok(Batch::Smaller),
-            Err(error) if is_timeout(&error) || error.blame() != Blame::Row => Err(error),
-            Err(error) => match self.pace.narrow() {
-                true => Ok(Batch::Smaller),
-                false => Ok(Batch::Refused(isolate::reason(error.sqlstate()))),
-            },
+            Err(error) if error.blame() == Blame::Nobody => Err(error),
+            Err(_) if self.pace.narrow() => Ok(Batch::Smaller),
+            Err(error) => {
+                self.doubts += u32::from(is_timeout(&error) || error.blame() == Blame::Doubtful);
+                if self.doubts > DOUBTS_MAX {
+                    return Err(error);
+                }
+                Ok(Batch::Refused(isolate::reason(error.sqlstate())))
+            }
         }
     }
 
     fn count(&mut self, deleted: Tally, tell: Tell<'_>) {
         if deleted.total() == 0 {
             self.vain += self.last;
+        } else {
+            self.doubts = 0;
         }
         self.left = self.left.saturating_sub(deleted.total());
         tell(deleted);

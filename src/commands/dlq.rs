@@ -116,6 +116,12 @@ fn tell(plan: &Plan) {
 
 fn print_redriven(context: &Context, report: &Report) -> Result<()> {
     output::data(context.format(), report, &report.letters, || view::redriven(&report.letters))?;
+    if report.overtaken > 0 {
+        output::note(&format!(
+            "{} of them were sent back or decided by someone else in the meantime",
+            report.overtaken
+        ));
+    }
     let refused = report.letters.iter().filter(|line| line.outcome == "refused");
     for line in refused.take(REFUSALS_SHOWN) {
         let why = line.why.as_deref().unwrap_or_default();

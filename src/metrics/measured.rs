@@ -38,6 +38,11 @@ impl<N: Copy> Measured<N> {
         *self.lock() = Some(Value { number, believed_until: Some(clock::monotonic().saturating_add(lasts)) });
     }
 
+    /// The value, while it is known and believed.
+    pub fn get(&self) -> Option<N> {
+        self.at(clock::monotonic())
+    }
+
     /// Until the next value.
     pub fn unknown(&self) {
         *self.lock() = None;

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use super::claim::{self, Found};
 use super::doubt::Doubts;
-use super::isolate::{Blame, Cut, MayBlame, cut_where};
+use super::isolate::{Blame, Cut, MayBlame, cut, cut_where};
 use super::{Claim, OutboxError, Source, outcomes, rows};
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
@@ -90,7 +90,7 @@ impl Care {
     {
         match self {
             Self::Plain => Ok(Cut { done: vec![work(items.to_vec()).await?], refused: Vec::new(), left: Vec::new() }),
-            Self::Until(until) => cut_where(tx, items, until, |blame| blame == Blame::Row, work).await,
+            Self::Until(until) => cut(tx, items, until, work).await,
             Self::Doubting(until) => cut_where(tx, items, until, |blame| blame != Blame::Nobody, work).await,
         }
     }

@@ -154,7 +154,37 @@ where
     cut_where(savepoints, items, until, |blame| blame == Blame::Row, work).await
 }
 
-/// The same; `may_be_a_row` says for which errors a row is looked for.
+/// As [`cut`], outside of steps. A row is looked for even where PostgreSQL blames itself: a trigger may read what this
+/// role may not, a file that is missing, or more than fits into memory. Such an error is held against a row only if
+/// other rows succeed.
+///
+/// Errors: also one by which PostgreSQL blames itself, where no row succeeds.
+pub async fn cut_proven<S, T, R, E, F>(
+    savepoints: &S,
+    items: &[T],
+    until: Duration,
+    mut work: impl FnMut(Vec<T>) -> F,
+) -> Result<Cut<T, R>, E>
+where
+    S: Savepoints,
+    T: Clone,
+    F: Future<Output = Result<R, E>>,
+    E: MayBlame + From<DbError>,
+{
+    let cut = cut_where(savepoints, items, until, |blame| blame != Blame::Nobody, &mut work).await?;
+    if let ([], [first, ..]) = (&cut.done[..], &cut.refused[..]) {
+        savepoints.save().await?;
+        let again = work(vec![first.item.clone()]).await;
+        savepoints.undo().await?;
+        match again {
+            Err(error) if error.blame() == Blame::Doubtful => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(cut)
+}
+
+/// As [`cut`]; `may_be_a_row` says for which errors a row is looked for.
 pub async fn cut_where<S, T, R, E, F>(
     savepoints: &S,
     items: &[T],
@@ -249,6 +279,38 @@ mod tests {
 
     #[derive(Debug, PartialEq, Eq)]
     struct Fault(SqlState);
+
+    /// By its class the server's.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Doubtful(SqlState);
+
+    impl MayBlame for Doubtful {
+        fn blame(&self) -> Blame {
+            Blame::Doubtful
+        }
+
+        fn sqlstate(&self) -> Option<SqlState> {
+            Some(self.0.clone())
+        }
+    }
+
+    impl From<DbError> for Doubtful {
+        fn from(error: DbError) -> Self {
+            panic!("{error}")
+        }
+    }
+
+    fn insert_doubtfully(
+        table: &Table,
+        part: Vec<i64>,
+        is_bad: fn(i64) -> bool,
+    ) -> impl Future<Output = Result<(), Doubtful>> {
+        let refused = part.iter().any(|row| is_bad(*row));
+        if !refused {
+            table.rows.borrow_mut().extend(part);
+        }
+        std::future::ready(if refused { Err(Doubtful(SqlState::INSUFFICIENT_PRIVILEGE)) } else { Ok(()) })
+    }
 
     impl MayBlame for Fault {
         fn blame(&self) -> Blame {
@@ -363,6 +425,20 @@ mod tests {
             SqlState::from_code("ZZ999"),
         ] {
             assert_eq!(blame_of(&code), Blame::Row, "{code:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_server_is_a_rows_only_if_other_rows_succeed() {
+        let doubtful = || Doubtful(SqlState::INSUFFICIENT_PRIVILEGE);
+        let table = Table::default();
+        let work = |part: Vec<i64>| insert_doubtfully(&table, part, |row| row < 0);
+        let cut = cut_proven(&table, &[1, -1, 2], Duration::MAX, work).await.unwrap();
+        assert_eq!((cut.refused.len(), cut.refused[0].item), (1, -1));
+        assert_eq!(*table.rows.borrow(), [1, 2]);
+        for rows in [&[-1, -2][..], &[-1]] {
+            let work = |part: Vec<i64>| insert_doubtfully(&table, part, |row| row < 0);
+            assert_eq!(cut_proven(&table, rows, Duration::MAX, work).await, Err(doubtful()), "{rows:?}");
         }
     }
 

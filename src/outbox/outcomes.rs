@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::care::Budget;
-use super::isolate::{Refused, cut};
+use super::isolate::{Blame, Refused, cut_proven, cut_where};
 use super::{Published, statements as sql};
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction};
@@ -141,7 +141,7 @@ pub(super) async fn publish(tx: &Transaction<'_>, published: &[Published]) -> Re
         expect_left(tx, &ids, &[EventStatus::Pending]).await
     };
     for portion in published.chunks(PUBLISHED_TOGETHER) {
-        let cut = cut(tx, portion, Duration::MAX, &mark).await?;
+        let cut = cut_proven(tx, portion, Duration::MAX, &mark).await?;
         let kept: Vec<_> =
             answers(cut.refused, cut.left).map(|(event, code)| Outcome::published(event, code)).collect();
         keep(tx, &kept).await?;
@@ -166,7 +166,8 @@ pub async fn mend(pool: &Pool, after: i64) -> Result<i64, DbError> {
         let statement = &tx.prepare_cached(OUTCOMES_MEND).await?;
         let mending = &tx;
         let mend = |ids: Vec<i64>| async move { mending.execute(statement, &[&ids]).await };
-        cut(&tx, &ids, monotonic() + MEND_TIME, mend).await?;
+        // Whatever fails, the outcome stays.
+        cut_where(&tx, &ids, monotonic() + MEND_TIME, |blame| blame != Blame::Nobody, mend).await?;
     }
     tx.commit().await?;
     connection.done();

@@ -134,12 +134,17 @@ pub async fn act(
         let whole = act_on(pool, portion, action, author, false).await;
         match whole {
             Ok((done, _)) => acted.add(done),
-            Err(error) if error.blame() == Blame::Row => {
-                let mut left = portion.to_vec();
+            Err(error) if error.blame() != Blame::Nobody => {
+                let (mut left, mut together) = (portion.to_vec(), portion.len());
                 while !left.is_empty() {
-                    let (done, rest) = act_on(pool, &left, action, author, true).await?;
+                    let part: Vec<i64> = left.drain(..together.min(left.len())).collect();
+                    let (done, rest) = act_on(pool, &part, action, author, true).await?;
                     acted.add(done);
-                    left = rest;
+                    if rest.len() == part.len() {
+                        // One row takes longer than the search may: fewer of them, down to that one.
+                        together = (part.len() / 2).max(1);
+                    }
+                    left.splice(..0, rest);
                 }
             }
             Err(error) => return Err(error),
@@ -197,7 +202,7 @@ impl From<Applied> for Acted {
 /// Tries events again that are FAILED for longer than `older_than`, `most` at a time. Of several instances one does it.
 pub async fn reprocess(pool: &Pool, older_than: Duration, most: u32) -> Result<Acted, DbError> {
     match try_reprocess(pool, older_than, most, false).await {
-        Err(error) if error.blame() == Blame::Row => try_reprocess(pool, older_than, most, true).await,
+        Err(error) if error.blame() != Blame::Nobody => try_reprocess(pool, older_than, most, true).await,
         outcome => outcome,
     }
 }
@@ -228,7 +233,7 @@ async fn apply_apart(tx: &Transaction<'_>, ids: &[i64], action: Action) -> Resul
     // Once for all, since the savepoints would give the locks of a part back, and lanes would see half of it.
     tx.query(LOCK_SHARDS, &[&ids]).await?;
     let work = move |part: Vec<i64>| async move { apply(tx, &part, action).await };
-    let cut = isolate::cut(tx, ids, monotonic() + SEARCH, work).await?;
+    let cut = isolate::cut_proven(tx, ids, monotonic() + SEARCH, work).await?;
     let mut acted = Acted { refused: cut.refused, ..Acted::default() };
     cut.done.into_iter().for_each(|applied| acted.add(applied.into()));
     if action == Action::Discard && !acted.refused.is_empty() {

@@ -67,6 +67,7 @@ impl Assignment {
         if let Some(slot) = self.slot(place) {
             slot.state = State::Reading { epoch, buffer: Vec::new(), look_back };
             slot.next_offset = next_offset;
+            slot.unmeasured.reset();
             slot.why.take_if(|why| !matches!(why, Why::Blocked(_)));
         }
     }
@@ -90,7 +91,14 @@ impl Assignment {
         self.slots.iter().filter_map(|slot| match &slot.why {
             Some(Why::Stopped(stopped)) => Some((&slot.place, stopped)),
             Some(
-                Why::New | Why::Unavailable(_) | Why::Unmeasured(_) | Why::Locked(_) | Why::Blocked(_) | Why::Fenced,
+                Why::New
+                | Why::Unavailable(_)
+                | Why::Silent(_)
+                | Why::Unmeasured(_)
+                | Why::Leaderless
+                | Why::Locked(_)
+                | Why::Blocked(_)
+                | Why::Fenced,
             )
             | None => None,
         })
@@ -150,6 +158,16 @@ impl Assignment {
     /// Why partitions are not read, or were not when they were last tried.
     pub fn problems(&self) -> impl Iterator<Item = (&Place, &Why)> {
         self.slots.iter().filter_map(|slot| Some((&slot.place, slot.why.as_ref()?)))
+    }
+
+    /// Whether its broker did not answer when it was asked last.
+    pub fn is_unmeasured(&self, place: &Place) -> bool {
+        self.slots.iter().any(|slot| slot.place == *place && matches!(slot.why, Some(Why::Unmeasured(_))))
+    }
+
+    /// The partitions that are not read.
+    pub fn waiting(&self) -> impl Iterator<Item = &Place> {
+        self.slots.iter().filter(|slot| matches!(slot.state, State::Waiting { .. })).map(|slot| &slot.place)
     }
 
     pub fn places(&self) -> impl Iterator<Item = &Place> {

@@ -56,6 +56,8 @@ use crate::signals::Situation;
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Maximum wait for the begin and end of one partition's log.
 const WATERMARK_WAIT: Duration = Duration::from_secs(5);
+/// The same for a partition whose broker did not answer in that time.
+const WATERMARK_WAIT_AGAIN: Duration = Duration::from_secs(1);
 /// Between two commits of offsets to Kafka, which only tools read.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an error of the client counts when it does not come again.
@@ -205,6 +207,8 @@ struct Reader {
     assignment: Assignment,
     /// The group has answered, or it will not because no topic exists yet: nothing that this instance could do better.
     joined: bool,
+    /// When the group took the partitions away. It hands them out again within seconds, unless it cannot be reached.
+    revoked_at: Option<Duration>,
     /// Kafka waits for our answer to an assignment.
     unanswered: bool,
     /// No broker is connected.
@@ -213,6 +217,8 @@ struct Reader {
     errors: BTreeMap<String, (Situation, Duration)>,
     /// Partitions that are read up to where another producer's transaction is open.
     open: BTreeSet<Place>,
+    /// Partitions that are read from a broker that sends nothing.
+    unheard: BTreeMap<Place, i32>,
     /// Offsets that Kafka does not know yet.
     uncommitted: BTreeMap<Place, i64>,
     committed_at: Duration,
@@ -252,10 +258,12 @@ impl Reader {
             stop,
             assignment: Assignment::new(batch_records),
             joined: false,
+            revoked_at: None,
             unanswered: false,
             brokers_down: false,
             errors: BTreeMap::new(),
             open: BTreeSet::new(),
+            unheard: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
             committed_at: Duration::ZERO,
             looked_at: Duration::ZERO,

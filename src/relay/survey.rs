@@ -24,6 +24,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 const BELIEVED: Duration = Duration::from_secs(700);
 /// After a look that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(15);
+/// Between two looks at what is waited for while counting pauses for longer: an outage is noticed within this time.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Rows that wait in a shard are counted up to here, and estimated beyond.
 const COUNTED: u32 = 10_000;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -58,9 +60,9 @@ async fn count_and_sweep(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
     let mut pause = Duration::ZERO;
     let mut mended = 0;
     while !stop.is_cancelled() {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(pause) => {}
+        rest(lanes, pool, pause, stop).await;
+        if stop.is_cancelled() {
+            break;
         }
         let started = monotonic();
         let counted = count(lanes, pool).await;
@@ -77,16 +79,50 @@ async fn count_and_sweep(lanes: &Lanes, pool: &Pool, stop: &CancellationToken) {
     }
 }
 
+/// Waits this long before the next count, or until PostgreSQL does not answer any more: what was counted before is not
+/// known then.
+async fn rest(lanes: &Lanes, pool: &Pool, pause: Duration, stop: &CancellationToken) {
+    let until = monotonic() + pause;
+    loop {
+        let left = until.saturating_sub(monotonic());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(left.min(LOOK_EVERY)) => {}
+        }
+        if left <= LOOK_EVERY || look(lanes, pool).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// What is waited for. `None`: PostgreSQL does not say, and the gauges are absent.
+async fn look(lanes: &Lanes, pool: &Pool) -> Option<Vec<Wait>> {
+    match outbox::waits(pool, lanes.lease).await {
+        Ok(waits) => {
+            lanes.health.board.report(Source::Watch, waits.clone());
+            Some(waits)
+        }
+        Err(error) => {
+            tracing::debug!(error = %error.chain(), "could not look at what events wait for; its gauges are absent");
+            lanes.health.board.unmeasured();
+            forget(&lanes.metrics);
+            None
+        }
+    }
+}
+
 /// Returns whether it could be counted.
 async fn count(lanes: &Lanes, pool: &Pool) -> bool {
     let metrics = &lanes.metrics;
-    let waits = outbox::waits(pool, lanes.lease).await;
+    let (used, idle, max) = lanes.outbox.pool_usage();
+    for (state, count) in [("used", used), ("idle", idle), ("max", max)] {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.db_pool_connections.get_or_create(&StateLabel { state }).set(count);
+    }
+    let Some(waits) = look(lanes, pool).await else { return false };
     // A part of what waits would look like all of it.
     let is_hidden = |wait: &Wait| matches!(wait.situation, Situation::BoundTooHigh | Situation::RowSecurity);
-    let hidden = waits.as_ref().is_ok_and(|waits| waits.iter().any(is_hidden));
-    if let Ok(waits) = waits {
-        lanes.health.board.report(Source::Watch, waits);
-    }
+    let hidden = waits.iter().any(is_hidden);
     let counted = backlog::count(pool, COUNTED).await;
     let worked = counted.is_ok();
     match counted {
@@ -101,11 +137,6 @@ async fn count(lanes: &Lanes, pool: &Pool) -> bool {
             tracing::debug!(error = %error.chain(), "could not count the backlog; its gauges are absent");
             forget(metrics);
         }
-    }
-    let (used, idle, max) = lanes.outbox.pool_usage();
-    for (state, count) in [("used", used), ("idle", idle), ("max", max)] {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        metrics.db_pool_connections.get_or_create(&StateLabel { state }).set(count);
     }
     worked
 }

@@ -32,6 +32,8 @@ pub struct Board {
     state: Arc<Mutex<State>>,
     part: &'static str,
     metrics: Metrics,
+    /// The attempt of the part whose gauges these are.
+    tenure: u64,
 }
 
 /// What it is and where. Two sources that report the same have found one thing.
@@ -53,17 +55,40 @@ struct State {
     notes: Option<Notes>,
     /// Why the part does not run, or not yet.
     not_running: Option<String>,
+    /// Nobody can tell at present what is waited for.
+    unmeasured: bool,
     /// What the gauges show: the number of waits, and since when the first is.
     shown: BTreeMap<Situation, (i64, Timestamp)>,
 }
 
 impl Board {
-    /// Of the part `consumer` or `relay`. Its gauges appear at once, with zeros.
+    /// Of the part `consumer` or `relay`. Its gauges appear at once, with zeros. They are those of the attempt that
+    /// runs now, see [`Metrics::begin`].
     pub fn new(part: &'static str, metrics: Metrics) -> Self {
-        for situation in Situation::ALL.iter().filter(|situation| situation.part() == part) {
-            metrics.waits.get_or_create(&WaitLabels { part, situation: situation.code() }).set(0);
+        let tenure = metrics.tenure(part);
+        let board = Self { state: Arc::default(), part, metrics, tenure };
+        board.show_zeros();
+        board
+    }
+
+    fn situations(&self) -> impl Iterator<Item = WaitLabels> {
+        let part = self.part;
+        let own = Situation::ALL.iter().filter(move |situation| situation.part() == part);
+        own.map(move |situation| WaitLabels { part, situation: situation.code() })
+    }
+
+    fn show_zeros(&self) {
+        for labels in self.situations() {
+            self.metrics.waits.get_or_create(&labels).set(0);
         }
-        Self { state: Arc::default(), part, metrics }
+    }
+
+    /// Nobody can tell what the part waits for, until the next report: no gauge and no note says anything. What is
+    /// known is remembered, so that it does not begin again.
+    pub fn unmeasured(&self) {
+        let mut state = self.lock();
+        state.unmeasured = true;
+        self.show(&mut state, clock::monotonic());
     }
 
     /// From now on this check and these notes say what the board knows.
@@ -92,6 +117,9 @@ impl Board {
         let mut state = self.lock();
         if source == Source::Work {
             state.not_running = None;
+        }
+        if std::mem::take(&mut state.unmeasured) && self.is_current() {
+            self.show_zeros();
         }
         let mut found: BTreeMap<Key, Wait> = BTreeMap::new();
         for wait in waits {
@@ -176,13 +204,24 @@ impl Board {
             let entry = shown.entry(known.wait.situation).or_insert((0, since));
             *entry = (entry.0 + 1, entry.1.min(since));
         }
+        if state.unmeasured {
+            state.notes.iter().for_each(|notes| notes.set(Vec::new()));
+            if self.is_current() {
+                for labels in self.situations() {
+                    self.metrics.waits.remove(&labels);
+                    self.metrics.waits_since.remove(&labels);
+                }
+            }
+            state.shown.clear();
+            return;
+        }
         if let Some(notes) = &state.notes {
             let noted =
                 |known: &&Known| known.is_shown(now) && !known.is_unready(now) && !known.wait.situation.has_note();
             let lines = state.known.values().filter(noted);
             notes.set(lines.map(|known| format!("the {} waits: {}", self.part, known.said())).collect());
         }
-        if state.shown == shown {
+        if state.shown == shown || !self.is_current() {
             return;
         }
         let labels = |situation: Situation| WaitLabels { part: self.part, situation: situation.code() };
@@ -195,6 +234,11 @@ impl Board {
             self.metrics.waits_since.get_or_create(&labels(*situation)).set(since.as_second());
         }
         state.shown = shown;
+    }
+
+    /// Whether no other attempt has taken the place of this one.
+    fn is_current(&self) -> bool {
+        self.metrics.tenure(self.part) == self.tenure
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -337,6 +381,25 @@ mod tests {
         assert!(board.reason().is_some(), "one of them still says so");
         board.report(Source::Watch, Vec::new());
         assert_eq!(board.reason(), None);
+    }
+
+    #[test]
+    fn what_nobody_can_tell_is_no_zero() {
+        let (health, metrics) = (Health::default(), Metrics::new());
+        let board = Board::new("consumer", metrics.clone());
+        board.report_to(Some(health.check("consumer")), health.notes());
+        board.report_at(Source::Watch, vec![open()], SECOND * 100);
+        board.report_at(Source::Watch, vec![open()], SECOND * 106);
+        let before = gauges(&metrics);
+        board.unmeasured();
+        assert!(gauges(&metrics).is_empty(), "{:?}", gauges(&metrics));
+        assert!(!health.readiness().to_string().contains("open-transaction"), "{}", health.readiness());
+        board.report_at(Source::Watch, vec![open()], SECOND * 110);
+        assert_eq!(gauges(&metrics), before, "it is the same one");
+        assert!(health.readiness().to_string().contains("open-transaction"), "{}", health.readiness());
+        board.unmeasured();
+        board.report_at(Source::Watch, Vec::new(), SECOND * 112);
+        assert_eq!(gauges(&metrics).len(), 1, "a zero that was measured");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct Shop {
     pub database: TestDatabase,
     pub client: Client,
     pub topic: Topic,
-    letters: Topic,
+    pub letters: Topic,
 }
 
 impl Shop {

@@ -54,6 +54,7 @@ mod outage;
 mod outbox;
 mod outcome_watermark;
 mod overtaken;
+mod overtaken_letters;
 mod parked;
 #[cfg(feature = "failpoints")]
 mod part_ends;
@@ -65,6 +66,7 @@ mod positions;
 mod projection;
 mod query_plans;
 mod refusals;
+mod refused_kinds;
 mod refused_moves;
 mod refused_outcomes;
 mod refused_writes;

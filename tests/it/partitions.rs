@@ -243,8 +243,8 @@ async fn partitions_are_made_ahead_also_after_nobody_made_any() {
     assert_eq!(names(&client).await, ["outbox_events_p1"]);
     writer.rollback().await.unwrap();
     wait_until("there is room ahead", LIMIT, async || match keeper.metrics.partition_ids_ahead.get() {
-        free if free >= 2 * ROWS => Ok(()),
-        free => Err(format!("{free} free")),
+        Some(free) if free >= 2 * ROWS => Ok(()),
+        free => Err(format!("{free:?} free")),
     })
     .await;
     assert_eq!(client.query_one(in_last, &[]).await.unwrap().get::<_, i64>(0), 0);

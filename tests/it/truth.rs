@@ -4,7 +4,11 @@
 //!
 //! The table is in `docs/operations/alerts.md`, "Situations".
 
+mod clock;
+mod cluster;
 mod consumer;
+mod folds;
+mod gauges;
 mod groups;
 mod relay;
 mod servers;

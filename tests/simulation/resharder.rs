@@ -1,5 +1,5 @@
-//! `outbox-relay shards set`, which changes the number of shards step by step, as `operations/shards/set.rs` has it. Its
-//! session holds a lock that no other one has at the same time; whoever comes after it goes on where it was.
+//! `outbox-relay shards set`, which changes the number of shards step by step, as `operations/shards/set.rs` has it.
+//! Its session holds a lock that no other one has at the same time; the next one continues where it stopped.
 
 use crate::postgres::{Database, Tables};
 use crate::rules::{Luck, Precaution, Rules};

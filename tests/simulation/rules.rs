@@ -2,8 +2,8 @@
 
 use outbox_relay::relay::protocol::{Safeguard, Safeguards};
 
-/// What the statements of a step, of a change of the number of shards and of the barrier do, which the simulation models. The safeguards of the protocol itself
-/// are the product's: [`Safeguard`].
+/// What the statements of a step, of a change of the number of shards and of the barrier do, which the simulation
+/// models. The safeguards of the protocol itself are the product's: [`Safeguard`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precaution {
     /// A transaction of a lane changes nothing unless (owner, epoch) are still in the row of the shard.

@@ -151,7 +151,7 @@ impl Plan {
     }
 
     pub fn report(self, dry_run: bool) -> Report {
-        Report::new(self.lines, 0, dry_run)
+        Report::new(self.lines, &[], dry_run)
     }
 }
 
@@ -223,7 +223,7 @@ impl<'a> Redrive<'a> {
             Ok(lines) => {
                 let overtaken = overtaken(&plan.lines, &lines);
                 let report =
-                    Report { job: recording.id().map(|id| id.to_string()), ..Report::new(lines, overtaken, false) };
+                    Report { job: recording.id().map(|id| id.to_string()), ..Report::new(lines, &overtaken, false) };
                 recording.end(report.verdict().err().as_ref(), None).await;
                 Ok(report)
             }

@@ -38,6 +38,9 @@ const TOPIC_ROWS: i64 = 50_000;
 /// A guess.
 const SEARCH: Duration = Duration::from_secs(5);
 
+/// Why a dead letter is left alone that went back already.
+pub const WENT_BACK: &str = "it went back before";
+
 /// Where a record lies.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
@@ -232,7 +235,7 @@ pub async fn redrive(
             connection.done();
             return Ok(ours.then_some(outcomes));
         }
-        Err(error) if error.blame() == Blame::Row => tx.rollback().await?,
+        Err(error) if error.blame() != Blame::Nobody => tx.rollback().await?,
         Err(error) => return Err(error),
     }
     let tx = connection.transaction().await?;
@@ -246,7 +249,7 @@ pub async fn redrive(
         let outcomes = redrive_in(tx_ref, letters.get(range.clone()).unwrap_or_default(), author).await?;
         Ok::<_, DbError>((range.start, outcomes))
     };
-    let cut = isolate::cut(tx_ref, &places, monotonic() + SEARCH, work).await?;
+    let cut = isolate::cut_proven(tx_ref, &places, monotonic() + SEARCH, work).await?;
     let unreached = || {
         Outcome::Refused(
             "the search for the rows that the table rejects took too long; run the command again".to_owned(),
@@ -306,7 +309,7 @@ async fn redrive_in(
             continue;
         }
         if !taken.contains(&letter.place) {
-            *outcome = Outcome::LeftAlone("it went back before");
+            *outcome = Outcome::LeftAlone(WENT_BACK);
         } else if let Outcome::Reopened(id) = outcome {
             if reopened.contains(id) {
                 rows.insert(&letter.place, *id);
@@ -347,7 +350,7 @@ fn plan(state: State, letter: &Letter, event: &Result<NewEvent, String>) -> Outc
             "event {id} holds its key; to continue with both run: outbox-relay events retry {id}"
         )),
         (State::Waiting { holds_key: false }, Some(id)) => Outcome::Reopened(id),
-        (State::Redriven(_), _) => Outcome::LeftAlone("it went back before"),
+        (State::Redriven(_), _) => Outcome::LeftAlone(WENT_BACK),
         (State::Discarded, _) => Outcome::LeftAlone("its row was discarded"),
         (State::UnknownRow | State::Waiting { .. }, _) => match event {
             Ok(_) => Outcome::Appended(0),

@@ -1,5 +1,7 @@
 //! A portion of a replay: copies and progress in one transaction.
 
+use std::time::Duration;
+
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -19,6 +21,12 @@ const PROGRESS: &str = include_str!("sql/progress.sql");
 
 /// Stored bytes of one portion, so that rows of a megabyte do not make a transaction of gigabytes.
 const PORTION_BYTES: i64 = 16 * 1024 * 1024;
+
+/// How often a single copy fails with an error by which PostgreSQL blames itself before other copies are tried, the wait
+/// in between, and how many others are tried. Guesses: a deadlock is over sooner.
+const DOUBTS: u32 = 3;
+const DOUBT_WAIT: Duration = Duration::from_millis(500);
+const PROBES: u32 = 20;
 
 /// Whoever makes the copies.
 #[derive(Debug, Clone, Copy)]
@@ -47,19 +55,71 @@ pub enum Portion {
 /// After [`DbError::Unavailable`] the portion may have been committed; the row in `outbox_replays` knows, and the next
 /// call goes by it.
 pub async fn portion(pool: &Pool, replay: &mut Replay, by: By<'_>, pace: &mut Pace) -> Result<Portion, DbError> {
+    let mut doubts = 0;
     loop {
         match try_portion(pool, replay, by, pace).await {
             Err(error) if is_timeout(&error) && pace.slow() => {}
             // Some row of the window cannot be copied: the window shrinks to it.
-            Err(error) if error.blame() == Blame::Row => {
+            Err(error) if error.blame() != Blame::Nobody => {
                 if pace.slow() {
                     continue;
+                }
+                if error.blame() == Blame::Doubtful {
+                    doubts += 1;
+                    if doubts < DOUBTS {
+                        tokio::time::sleep(DOUBT_WAIT).await;
+                        continue;
+                    }
+                    if !copies_of_others_pass(pool, replay).await? {
+                        return Err(error);
+                    }
                 }
                 return skip(pool, replay, by, &error).await;
             }
             outcome => return outcome,
         }
     }
+}
+
+/// Whether another event can be copied, so that an error by which PostgreSQL blames itself is about the next one alone.
+/// The first event of the replay and some behind the next one are tried, and taken back.
+async fn copies_of_others_pass(pool: &Pool, replay: &Replay) -> Result<bool, DbError> {
+    let mut after = 0;
+    for tried in 0..=PROBES {
+        let mut connection = pool.get().await?;
+        let tx = connection.transaction().await?;
+        match tx.query_one(COPY, &copy_params(replay, &after, &Pace::new(1))).await {
+            Ok(row) if row.get::<_, i64>("copied") > 0 => {
+                tx.rollback().await?;
+                connection.done();
+                return Ok(true);
+            }
+            Ok(_) => {}
+            Err(error) if error.blame() == Blame::Nobody => return Err(error),
+            Err(_) => {}
+        }
+        tx.rollback().await?;
+        let from = if tried == 0 { replay.last_id } else { after };
+        let next = connection.query_one(NEXT, &[&from, &replay.upto_id, &replay.filter.ids]).await?;
+        connection.done();
+        let Some(next) = next.get("next_id") else { return Ok(false) };
+        after = next;
+    }
+    Ok(false)
+}
+
+/// The parameters of the statement that copies.
+fn copy_params<'p>(replay: &'p Replay, after: &'p i64, pace: &'p Pace) -> Vec<&'p (dyn ToSql + Sync)> {
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![after, &replay.upto_id, &pace.rows];
+    params.extend(conditions(&replay.filter));
+    params.extend([
+        &pace.copies as &(dyn ToSql + Sync),
+        &PORTION_BYTES,
+        &replay.to_topic,
+        &replay.new_ids,
+        &replay.created_at,
+    ]);
+    params
 }
 
 /// Goes past the next row, which the table does not take a copy of.
@@ -105,17 +165,7 @@ async fn try_portion(pool: &Pool, replay: &mut Replay, by: By<'_>, pace: &mut Pa
         connection.done();
         return Ok(Portion::Done);
     }
-    let last = replay.last_id;
-    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &replay.upto_id, &pace.rows];
-    params.extend(conditions(&replay.filter));
-    params.extend([
-        &pace.copies as &(dyn ToSql + Sync),
-        &PORTION_BYTES,
-        &replay.to_topic,
-        &replay.new_ids,
-        &replay.created_at,
-    ]);
-    let row = tx.query_one(COPY, &params).await?;
+    let row = tx.query_one(COPY, &copy_params(replay, &replay.last_id, pace)).await?;
     let (copied, seen): (i64, i64) = (row.get("copied"), row.get("seen"));
     let reached = row.get::<_, Option<i64>>("last_id").unwrap_or(replay.upto_id);
     let finished = (seen < pace.rows && !row.get::<_, bool>("cut")) || reached >= replay.upto_id;

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::db::{DbError, Transaction};
 use crate::event::ShardId;
-use crate::outbox::isolate::{Refused, cut};
+use crate::outbox::isolate::{Refused, cut_proven};
 use crate::outbox::outcomes::{self, IMMEDIATE, Outcome, answers};
 use crate::outbox::{Published, statements as sql};
 
@@ -47,7 +47,7 @@ impl Moved {
     {
         let mut moved = Self::default();
         for portion in ids.chunks(PORTION) {
-            let cut = cut(tx, portion, Duration::MAX, &mut work).await?;
+            let cut = cut_proven(tx, portion, Duration::MAX, &mut work).await?;
             moved.add(Self { events: cut.done.iter().sum(), refused: cut.refused });
         }
         Ok(moved)

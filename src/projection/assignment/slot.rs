@@ -14,6 +14,8 @@ pub(super) const FENCED_WAIT: Duration = Duration::from_secs(45);
 pub(super) const STOPPED_WAIT: Duration = Duration::from_secs(300);
 /// Before a projection that does not work is tried again: first and longest wait.
 const BLOCKED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Before the log of a partition is asked for again whose broker did not answer. Asking keeps the others waiting.
+const UNMEASURED_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// Why a partition is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +24,12 @@ pub enum Why {
     New,
     /// PostgreSQL does not answer.
     Unavailable(String),
-    /// Kafka does not say where it begins and ends.
+    /// No broker answers.
+    Silent(String),
+    /// Its broker does not say where it begins and ends.
     Unmeasured(String),
+    /// No broker leads it.
+    Leaderless,
     /// Somebody keeps what a fold needs locked.
     Locked(String),
     /// A projection or the schema is broken.
@@ -61,6 +67,7 @@ pub(super) struct Slot {
     pub(super) why: Option<Why>,
     pub(super) unavailable: Backoff,
     pub(super) blocked: Backoff,
+    pub(super) unmeasured: Backoff,
 }
 
 impl Slot {
@@ -75,6 +82,7 @@ impl Slot {
             why: Some(Why::New),
             unavailable: Backoff::for_connection(),
             blocked: Backoff::new(BLOCKED_WAIT.0, BLOCKED_WAIT.1),
+            unmeasured: Backoff::new(UNMEASURED_WAIT.0, UNMEASURED_WAIT.1),
         }
     }
 
@@ -82,7 +90,8 @@ impl Slot {
     pub(super) fn wait(&mut self, why: Why, now: Duration) {
         let wait = match &why {
             Why::New => Duration::ZERO,
-            Why::Unavailable(_) | Why::Unmeasured(_) | Why::Locked(_) => self.unavailable.next_wait(),
+            Why::Unavailable(_) | Why::Silent(_) | Why::Leaderless | Why::Locked(_) => self.unavailable.next_wait(),
+            Why::Unmeasured(_) => self.unmeasured.next_wait(),
             Why::Blocked(_) => self.blocked.next_wait(),
             Why::Fenced => FENCED_WAIT,
             Why::Stopped(_) => STOPPED_WAIT,

@@ -23,10 +23,12 @@ impl Reader {
         self.folding.give_up();
         self.releasing.give_up();
         self.folding.forget_paused();
+        self.forget_partitions();
         self.assignment.assign(Vec::new(), clock::monotonic());
         self.unassigned = Unassigned::default();
         self.client_ids.clear();
         (self.joined, self.unanswered, self.brokers_down) = (false, false, false);
+        self.revoked_at = None;
         self.uncommitted.clear();
         Ok(())
     }
@@ -39,8 +41,10 @@ impl Reader {
                     tracing::info!(partitions = places.len(), group = self.store.group(), "partitions assigned");
                     self.folding.give_up();
                     self.releasing.give_up();
+                    self.forget_partitions();
                     self.assignment.assign(places, clock::monotonic());
                     self.joined = true;
+                    self.revoked_at = None;
                     self.unanswered = true;
                 }
                 Rebalance::Revoke => {
@@ -48,9 +52,8 @@ impl Reader {
                     self.folding.give_up();
                     self.releasing.give_up();
                     self.commit_offsets();
-                    for place in self.assignment.places() {
-                        self.meters.forget_lag(place);
-                    }
+                    self.revoked_at = Some(clock::monotonic());
+                    self.forget_partitions();
                     self.assignment.assign(Vec::new(), clock::monotonic());
                     self.unanswered = false;
                     client::assign(&self.consumer, None).map_err(|error| refused_assignment(&error))?;

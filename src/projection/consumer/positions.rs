@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
 use uuid::Uuid;
 
-use super::{Reader, WATERMARK_WAIT, why_not};
+use super::{Reader, WATERMARK_WAIT, WATERMARK_WAIT_AGAIN, why_not};
 use crate::broker::raw;
 use crate::clock;
 use crate::error::Result;
@@ -47,7 +48,6 @@ impl Reader {
                     let free = |place: &Place| fences.iter().any(|fence| fence.place == *place);
                     for (place, _) in taking.iter().filter(|(place, _)| !free(place)) {
                         let why = format!("{place}: its row in consumer_partitions is locked by another session");
-                        self.meters.forget_lag(place);
                         self.assignment.wait(place, Why::Unavailable(why), clock::monotonic());
                     }
                     for fence in fences {
@@ -61,7 +61,6 @@ impl Reader {
                 Err(error) => {
                     let why = why_not(&FoldError::from(error));
                     for (place, _) in taking {
-                        self.meters.forget_lag(&place);
                         self.assignment.wait(&place, why.clone(), clock::monotonic());
                     }
                 }
@@ -127,25 +126,55 @@ impl Reader {
         self.connect_anew()
     }
 
-    /// The logs as they are now. A partition whose log cannot be asked waits, and so do those after it.
+    /// The logs as they are now. A partition whose log cannot be asked waits. A leader that does not answer costs the
+    /// other partitions one wait, and a short one if it did not answer before: nothing is read meanwhile.
     fn log_ranges(&mut self, places: &[Place]) -> BTreeMap<Place, Log> {
         let mut ranges = BTreeMap::new();
-        let mut failed = None;
+        if places.is_empty() {
+            return ranges;
+        }
+        let leaders = self.leaders(places);
+        let mut silent: BTreeMap<i32, String> = BTreeMap::new();
         for place in places {
-            if failed.is_none() {
-                match self.consumer.fetch_watermarks(&place.topic, place.partition, WATERMARK_WAIT) {
-                    Ok((start, end)) => {
-                        ranges.insert(place.clone(), Log { start, end });
-                        continue;
+            let why = match &leaders {
+                Err(error) => Why::Silent(format!("Kafka does not respond: {error}")),
+                Ok(leaders) => match leaders.get(place) {
+                    None => Why::Unmeasured("Kafka does not know the partition".to_owned()),
+                    Some(leader) if *leader < 0 => Why::Leaderless,
+                    Some(leader) if let Some(error) = silent.get(leader) => Why::Unmeasured(error.clone()),
+                    Some(leader) => {
+                        let limit =
+                            if self.assignment.is_unmeasured(place) { WATERMARK_WAIT_AGAIN } else { WATERMARK_WAIT };
+                        match self.consumer.fetch_watermarks(&place.topic, place.partition, limit) {
+                            Ok((start, end)) => {
+                                ranges.insert(place.clone(), Log { start, end });
+                                continue;
+                            }
+                            Err(error) => {
+                                let error = format!("broker {leader} does not respond: {error}");
+                                silent.insert(*leader, error.clone());
+                                Why::Unmeasured(error)
+                            }
+                        }
                     }
-                    Err(error) => failed = Some(format!("Kafka does not respond: {error}")),
-                }
-            }
-            let why = Why::Unmeasured(failed.clone().expect("set just above"));
-            self.meters.forget_lag(place);
+                },
+            };
             self.assignment.wait(place, why, clock::monotonic());
         }
         ranges
+    }
+
+    /// Which broker leads each of these partitions; below 0: none. Without those that Kafka does not know.
+    fn leaders(&self, places: &[Place]) -> std::result::Result<BTreeMap<Place, i32>, KafkaError> {
+        let topics: BTreeSet<&str> = places.iter().map(|place| place.topic.as_str()).collect();
+        let mut leaders = BTreeMap::new();
+        for topic in topics {
+            let metadata = self.consumer.fetch_metadata(Some(topic), WATERMARK_WAIT)?;
+            for partition in metadata.topics().iter().flat_map(|found| found.partitions()) {
+                leaders.insert(Place { topic: topic.to_owned(), partition: partition.id() }, partition.leader());
+            }
+        }
+        Ok(leaders)
     }
 
     /// The fence is taken: the partition is read from its position, unless that means nothing in this log. Returns

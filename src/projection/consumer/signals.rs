@@ -15,16 +15,23 @@ use crate::signals::{Situation, Wait};
 /// while they are read.
 const BROKER_SILENCE: Duration = Duration::from_secs(15);
 
+/// How long an ordinary rebalance may leave a member without an answer.
+const REJOINS_WITHIN: Duration = Duration::from_secs(15);
+
 impl Reader {
     /// Takes lag and reachability from the client's statistics, if there are new ones.
     pub(super) fn observe(&mut self) {
         let Some(statistics) = self.consumer.context().take_statistics() else { return };
         self.brokers_down = !statistics.brokers.values().any(|broker| broker.state == "UP");
         self.open.clear();
+        self.unheard.clear();
         for Reading { place, next_offset, .. } in self.assignment.reading() {
             let topic = statistics.topics.get(&place.topic);
             let Some(partition) = topic.and_then(|topic| topic.partitions.get(&place.partition)) else { continue };
             if !is_heard(&statistics, partition.leader) {
+                if partition.leader >= 0 && !self.brokers_down {
+                    self.unheard.insert(place.clone(), partition.leader);
+                }
                 continue;
             }
             // Not the last stable offset: what lies behind an open transaction is lag as well.
@@ -41,11 +48,16 @@ impl Reader {
     }
 
     /// The consumer ends: whoever reads its partitions next says how far behind they are.
-    pub(super) fn forget_gauges(&self) {
-        for place in self.assignment.places() {
-            self.meters.forget_lag(place);
-        }
-        self.meters.set_stopped(std::iter::empty());
+    pub(super) fn forget_gauges(&mut self) {
+        self.forget_partitions();
+        self.meters.forget_stopped();
+    }
+
+    /// The partitions are not ours any more.
+    pub(super) fn forget_partitions(&mut self) {
+        self.assignment.places().for_each(|place| self.meters.forget_lag(place));
+        self.open.clear();
+        self.unheard.clear();
     }
 
     /// Tells the status what is waited for, if anything.
@@ -53,7 +65,7 @@ impl Reader {
         let now = clock::monotonic();
         self.errors.retain(|_, (_, seen)| now.saturating_sub(*seen) < ERROR_LASTS);
         let mut waits = Vec::new();
-        if !self.joined {
+        if !self.joined || self.revoked_at.is_some_and(|at| now.saturating_sub(at) >= REJOINS_WITHIN) {
             waits.push(Wait::new(Situation::NotJoined));
         }
         if self.brokers_down {
@@ -68,12 +80,20 @@ impl Reader {
             .iter()
             .map(|place| Wait::new(Situation::OpenTransaction).of_partition(&place.topic, place.partition));
         waits.extend(open);
+        waits.extend(self.unheard.iter().map(|(place, leader)| {
+            let text = format!("broker {leader} does not respond");
+            Wait::new(Situation::Unmeasured).of_partition(&place.topic, place.partition).because(text)
+        }));
         for (place, why) in self.assignment.problems() {
             let wait = match why {
                 Why::New => continue,
                 Why::Fenced => Wait::new(Situation::TakenElsewhere).of_partition(&place.topic, place.partition),
                 Why::Unavailable(text) => Wait::new(Situation::PostgresAway).because(text),
-                Why::Unmeasured(text) => Wait::new(Situation::Unmeasured).because(text),
+                Why::Silent(text) => Wait::new(Situation::KafkaAway).because(text),
+                Why::Unmeasured(text) => {
+                    Wait::new(Situation::Unmeasured).of_partition(&place.topic, place.partition).because(text)
+                }
+                Why::Leaderless => Wait::new(Situation::NoLeader).of_partition(&place.topic, place.partition),
                 Why::Locked(text) => Wait::new(Situation::Locked).because(text),
                 Why::Blocked(text) => Wait::new(Situation::ProjectionRefused).because(text),
                 Why::Stopped(Stopped { reason, detail, since }) => Wait::new(Situation::Stopped)
@@ -83,6 +103,8 @@ impl Reader {
             };
             waits.push(wait);
         }
+        // How far behind they are is for whoever reads them to say.
+        self.assignment.waiting().for_each(|place| self.meters.forget_lag(place));
         self.meters.set_stopped(self.assignment.stopped());
         self.status.report(waits);
     }

@@ -18,6 +18,8 @@ pub enum Ready {
     No,
     /// 200, with the situation among the notes.
     Yes,
+    /// The situation is among the notes; something else makes the instance not ready.
+    Noted,
 }
 
 /// What all four signals have to say of a situation.
@@ -139,6 +141,7 @@ pub async fn readiness(process: &Relay, says: &Says<'_>) {
     let (status, mark) = match says.ready {
         Ready::No => (503, "[-]"),
         Ready::Yes => (200, "[i]"),
+        Ready::Noted => (503, "[i]"),
     };
     wait_until(&format!("/readyz says {}", says.situation), PATIENCE, async || {
         let address = process.try_admin().ok_or("it has not started")?;
@@ -151,7 +154,7 @@ pub async fn readiness(process: &Relay, says: &Says<'_>) {
     .await;
 }
 
-async fn metrics(process: &Relay, says: &Says<'_>) {
+pub async fn metrics(process: &Relay, says: &Says<'_>) {
     wait_until(&format!("the metrics say {}", says.situation), PATIENCE, async || {
         let (_, text) = http::get(process.admin(), "/metrics").await?;
         let waits = gauge(&text, "outbox_relay_waits", says).is_some_and(|waits| waits >= 1.0);
@@ -181,7 +184,7 @@ fn named(waits: &Value, says: &Says<'_>) -> Result<(), String> {
 }
 
 /// Waits until the log says so, and then it has said it once.
-async fn one_log_line(process: &Relay, words: &str, says: &Says<'_>) {
+pub async fn one_log_line(process: &Relay, words: &str, says: &Says<'_>) {
     wait_until(&format!("the log says {words} {}", says.situation), PATIENCE, async || {
         match log_lines(process, words, says) {
             0 => Err(process.log_text()),

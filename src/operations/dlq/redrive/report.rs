@@ -8,7 +8,7 @@ use super::super::{missing_names, none_missing};
 use crate::error::{Code, Error};
 use crate::operations::Place;
 use crate::operations::dlq::letter::DeadLetter;
-use crate::outbox::dead_letters::redrive::Outcome;
+use crate::outbox::dead_letters::redrive::{Outcome, WENT_BACK};
 
 /// What became of a dead letter, or would.
 #[derive(Debug, Clone, Serialize)]
@@ -34,6 +34,9 @@ pub struct Report {
     pub left_alone: usize,
     /// Of those left alone: they would have gone back a moment before, and somebody else was faster.
     pub overtaken: usize,
+    /// Of these, the ones that did not go back at all.
+    #[serde(skip)]
+    pub(super) decided: usize,
     pub refused: usize,
     /// Of those that go back: too old for their topic.
     pub expired: usize,
@@ -82,10 +85,11 @@ pub(super) fn expect_found(places: &[Place], lines: &[Line]) -> Result<(), Error
     none_missing(&missing_names(places, lines.iter().map(Line::name)))
 }
 
-/// Lines that were to go back and were left alone.
-pub(super) fn overtaken(planned: &[Line], done: &[Line]) -> usize {
+/// Lines that were to go back and were left alone: whether each of them went back all the same.
+pub(super) fn overtaken(planned: &[Line], done: &[Line]) -> Vec<bool> {
     let wanted: HashSet<String> = planned.iter().filter(|line| line.goes_back()).map(Line::name).collect();
-    done.iter().filter(|line| line.outcome == "left-alone" && wanted.contains(&line.name())).count()
+    let left = done.iter().filter(|line| line.outcome == "left-alone" && wanted.contains(&line.name()));
+    left.map(|line| line.why.as_deref() == Some(WENT_BACK)).collect()
 }
 
 pub(super) fn expired(lines: &[Line]) -> usize {
@@ -93,14 +97,15 @@ pub(super) fn expired(lines: &[Line]) -> usize {
 }
 
 impl Report {
-    pub(super) fn new(letters: Vec<Line>, overtaken: usize, dry_run: bool) -> Self {
+    pub(super) fn new(letters: Vec<Line>, overtaken: &[bool], dry_run: bool) -> Self {
         let count = |outcome: &str| letters.iter().filter(|line| line.outcome == outcome).count();
         Self {
             dry_run,
             reopened: count("reopened"),
             appended: count("appended"),
             left_alone: count("left-alone"),
-            overtaken,
+            overtaken: overtaken.len(),
+            decided: overtaken.iter().filter(|went_back| !**went_back).count(),
             refused: count("refused"),
             expired: expired(&letters),
             job: None,
@@ -108,12 +113,20 @@ impl Report {
         }
     }
 
-    /// Errors: some of them cannot go back.
+    /// Errors: some of them cannot go back, or somebody else has discarded them meanwhile.
     pub fn verdict(&self) -> Result<(), Error> {
-        if self.refused == 0 || self.dry_run {
+        if self.dry_run {
             return Ok(());
         }
         let code = if self.reopened + self.appended > 0 { Code::PartlyDone } else { Code::CheckNotMet };
+        if self.refused == 0 && self.decided > 0 {
+            let message = format!("{} dead letters did not go back: their events were no longer FAILED", self.decided);
+            return Err(Error::new(code, message)
+                .hint("another command was faster; outbox-relay dlq ls says what became of them"));
+        }
+        if self.refused == 0 {
+            return Ok(());
+        }
         Err(Error::new(code, format!("{} dead letters cannot go back as they are", self.refused))
             .hint("the reasons are listed above, and for each one with -o ndjson; the others were sent back"))
     }
