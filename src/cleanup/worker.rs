@@ -19,8 +19,8 @@ use crate::outbox::isolate::{self, Blame, MayBlame};
 
 pub use crate::outbox::inspect::is_timeout;
 
-/// Where a batch takes longer than `database.statement_timeout`, the next one is half as large; below this size a single
-/// row is looked for that takes as long by itself.
+/// Where a batch takes longer than `database.statement_timeout`, the next one is half as large; below this size a
+/// single row is looked for that takes as long by itself.
 const ROWS_MIN: u32 = 10;
 
 /// Between two looks at the replicas. A batch of a thousand rows writes a megabyte of WAL at most, so little can gather

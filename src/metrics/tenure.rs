@@ -6,26 +6,32 @@
 //! changes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ComponentLabel, Metrics, StateLabel, TopicLabel, WaitLabels};
 use crate::broker::partitions::Trouble;
-use crate::signals::Situation;
 
-/// The newest attempt of each part that has begun.
+/// The newest attempt of a part that has begun.
+#[derive(Debug, Default)]
+struct Newest {
+    number: u64,
+    /// The gauges of what the part may wait for.
+    waits: Vec<WaitLabels>,
+}
+
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tenures(Arc<Mutex<BTreeMap<&'static str, u64>>>);
+pub(super) struct Tenures(Arc<Mutex<BTreeMap<&'static str, Newest>>>);
 
 impl Tenures {
-    fn newest(&self, part: &str) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(part).copied().unwrap_or_default()
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Newest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next(&self, part: &'static str) -> u64 {
-        let mut tenures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tenures = self.lock();
         let newest = tenures.entry(part).or_default();
-        *newest += 1;
-        *newest
+        newest.number += 1;
+        newest.number
     }
 }
 
@@ -66,7 +72,12 @@ impl Metrics {
 
     /// Which attempt of the part may set its gauges.
     pub fn tenure(&self, part: &str) -> u64 {
-        self.tenures.newest(part)
+        self.tenures.lock().get(part).map_or(0, |newest| newest.number)
+    }
+
+    /// The part sets these gauges.
+    pub fn has_waits(&self, part: &'static str, waits: Vec<WaitLabels>) {
+        self.tenures.lock().entry(part).or_default().waits = waits;
     }
 
     fn take_back(&self, part: &'static str) {
@@ -92,10 +103,9 @@ impl Metrics {
             "partitions" => self.partition_ids_ahead.unknown(),
             _ => {}
         }
-        for situation in Situation::ALL.iter().filter(|situation| situation.part() == part) {
-            let labels = WaitLabels { part, situation: situation.code() };
-            self.waits.remove(&labels);
-            self.waits_since.remove(&labels);
+        for labels in self.tenures.lock().get(part).iter().flat_map(|newest| &newest.waits) {
+            self.waits.remove(labels);
+            self.waits_since.remove(labels);
         }
     }
 }
@@ -104,7 +114,7 @@ impl Metrics {
 mod tests {
     use super::*;
     use crate::metrics::{PartitionLabels, ShardLabel};
-    use crate::signals::{Board, Source, Wait};
+    use crate::signals::{Board, Situation, Source, Wait};
 
     fn gauges(metrics: &Metrics, name: &str) -> Vec<String> {
         let text = metrics.encode();

@@ -67,6 +67,7 @@ impl Board {
     pub fn new(part: &'static str, metrics: Metrics) -> Self {
         let tenure = metrics.tenure(part);
         let board = Self { state: Arc::default(), part, metrics, tenure };
+        board.metrics.has_waits(part, board.situations().collect());
         board.show_zeros();
         board
     }

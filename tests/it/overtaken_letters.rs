@@ -8,8 +8,8 @@ use crate::support::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One each was published by a retry, discarded, deleted after a discard, and sent back by another redrive; the last one
-/// is still there.
+/// One each was published by a retry, discarded, deleted after a discard, and sent back by another redrive; the last
+/// one is still there.
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_that_were_decided_while_a_redrive_waited_are_told_apart() {
     let shop = Shop::open("overtaken-letters", 1).await;

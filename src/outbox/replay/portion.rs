@@ -22,8 +22,8 @@ const PROGRESS: &str = include_str!("sql/progress.sql");
 /// Stored bytes of one portion, so that rows of a megabyte do not make a transaction of gigabytes.
 const PORTION_BYTES: i64 = 16 * 1024 * 1024;
 
-/// How often a single copy fails with an error by which PostgreSQL blames itself before other copies are tried, the wait
-/// in between, and how many others are tried. Guesses: a deadlock is over sooner.
+/// How often a single copy fails with an error by which PostgreSQL blames itself before other copies are tried, the
+/// wait in between, and how many others are tried. Guesses: a deadlock is over sooner.
 const DOUBTS: u32 = 3;
 const DOUBT_WAIT: Duration = Duration::from_millis(500);
 const PROBES: u32 = 20;

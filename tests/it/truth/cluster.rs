@@ -193,8 +193,8 @@ async fn a_partition_whose_leader_is_silent() {
     cluster.stage.expect_over(&process, &silent).await;
 }
 
-/// The broker that coordinates the group is silent for clients: the consumer loses its partitions and cannot join again.
-/// That is no instance without a share, which would be ready.
+/// The broker that coordinates the group is silent for clients: the consumer loses its partitions and cannot join
+/// again. That is no instance without a share, which would be ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_whose_coordinator_is_silent() {
     let proxy = Proxy::start(Protocol::Kafka).await;
