@@ -106,14 +106,17 @@ impl SharedSteps {
     }
 }
 
-/// Takes waiting steps until `stop`, which must come after the last lane has ended.
+/// Takes waiting steps until `stop`, which must come after the last lane has ended, or until nobody can ask for one.
 pub(super) async fn run(outbox: &PgOutbox, mut steps: Steps, stop: CancellationToken) {
     let mut waiting: Vec<Waiting> = Vec::with_capacity(LANES);
     loop {
         if waiting.is_empty() {
             tokio::select! {
                 () = stop.cancelled() => return,
-                first = steps.0.recv() => waiting.extend(first),
+                first = steps.0.recv() => match first {
+                    Some(first) => waiting.push(first),
+                    None => return,
+                },
             }
         }
         while let Some(next) = (waiting.len() < LANES).then(|| steps.0.try_recv().ok()).flatten() {
@@ -135,7 +138,11 @@ pub(super) async fn run(outbox: &PgOutbox, mut steps: Steps, stop: CancellationT
         while waiting.len() < LANES {
             tokio::select! {
                 biased;
-                next = steps.0.recv() => waiting.extend(next),
+                next = steps.0.recv() => match next {
+                    Some(next) => waiting.push(next),
+                    // The last lane has ended, and the owner with it.
+                    None => break,
+                },
                 _ = landed.recv() => break,
                 () = &mut patience => break,
             }
