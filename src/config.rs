@@ -34,32 +34,18 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use mask::Masked;
-use reader::{Reader, Scope};
-use spec::Section as _;
+use reader::{Reader, Scope, Section as _};
 
 pub use effective::{EffectiveValue, effective};
 pub use example::commented_toml;
 pub use problem::{Origin, Problem, Provenance};
 pub use reference::reference_markdown;
 pub use report::{ConfigError, ProblemRow};
+pub use rules::Needs;
 pub use schema::schema;
 pub use sections::*;
 pub use source::{Sources, search_path, user_of_shell};
 pub use value::Retention;
-
-/// What a command cannot do without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Needs {
-    pub database: bool,
-    pub kafka: bool,
-}
-
-impl Needs {
-    pub const NOTHING: Self = Self { database: false, kafka: false };
-    pub const DATABASE: Self = Self { database: true, kafka: false };
-    pub const KAFKA: Self = Self { database: false, kafka: true };
-    pub const BOTH: Self = Self { database: true, kafka: true };
-}
 
 /// Settings that passed every check, and where they came from.
 #[derive(Debug, Clone, PartialEq)]

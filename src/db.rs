@@ -6,6 +6,7 @@
 mod client;
 mod connector;
 mod deadline;
+pub mod fragments;
 mod patience;
 mod pool;
 mod schema;

@@ -2,6 +2,7 @@
 
 mod failure_class;
 mod hold_reason;
+mod place;
 mod status;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 pub use failure_class::{FailureClass, UnknownClass};
 pub use hold_reason::{HoldReason, UnknownReason};
+pub use place::Place;
 pub use status::{EventStatus, UnknownStatus};
 
 /// Number of a shard, 0 to the number of shards less one.

@@ -5,7 +5,11 @@
 //! `ok` once, so an instance is not ready while it starts. Invariants: a note changes neither readiness nor liveness.
 //! Liveness depends on heartbeats alone: a database that is down must not make an orchestrator restart us.
 
+mod check;
+mod heartbeat;
+mod notes;
 mod report;
+mod waits;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock;
+pub use check::Check;
+use check::Standing;
+pub use heartbeat::Heartbeat;
+use heartbeat::Pulse;
+pub use notes::Notes;
 pub use report::Report;
+pub use waits::{Wait, Waits};
+use waits::{Waiting, WaitsGroup, too_long};
 
 /// All checks and heartbeats of a process. Cheap to clone; clones share the same state.
 #[derive(Debug, Clone, Default)]
@@ -46,72 +57,6 @@ struct Named<T> {
     name: Cow<'static, str>,
     part: u64,
     state: T,
-}
-
-/// What a check last reported.
-#[derive(Debug)]
-struct Standing {
-    outcome: Result<(), String>,
-    reported: Duration,
-    /// Since when it has been failing after it had been ok; the start does not count as an outage.
-    failing_since: Option<Duration>,
-    /// How long a success counts; `None`: until the next report.
-    lasts: Option<Duration>,
-    /// The reporter logs about it.
-    logged_elsewhere: bool,
-}
-
-/// What a report has changed.
-#[derive(Debug, PartialEq, Eq)]
-enum News {
-    Fails,
-    /// It had been failing for so long.
-    Recovered(Duration),
-}
-
-impl Standing {
-    fn report(&mut self, outcome: Result<(), String>, now: Duration) -> Option<News> {
-        let news = match (&self.outcome, &outcome) {
-            (Ok(()), Err(_)) => {
-                self.failing_since = Some(now);
-                Some(News::Fails)
-            }
-            (Err(_), Ok(())) => self.failing_since.take().map(|since| News::Recovered(now.saturating_sub(since))),
-            (Ok(()), Ok(())) | (Err(_), Err(_)) => None,
-        };
-        (self.outcome, self.reported) = (outcome, now);
-        news.filter(|_| !self.logged_elsewhere)
-    }
-
-    fn at(&self, now: Duration) -> Result<(), String> {
-        self.outcome.clone().map_err(|reason| match self.failing_since {
-            // What is logged elsewhere already says since when.
-            Some(since) if !self.logged_elsewhere => {
-                format!("{reason} (failing for {:.0} s)", now.saturating_sub(since).as_secs_f64())
-            }
-            Some(_) | None => reason,
-        })?;
-        let age = now.saturating_sub(self.reported);
-        match self.lasts {
-            Some(lasts) if age > lasts => Err(format!("no success for {:.0} s", age.as_secs_f64())),
-            Some(_) | None => Ok(()),
-        }
-    }
-}
-
-/// Something that is waited for.
-#[derive(Debug)]
-struct Waiting {
-    what: &'static str,
-    shard: Option<i16>,
-    since: Duration,
-    limit: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Pulse {
-    last: Duration,
-    limit: Duration,
 }
 
 impl Shared {
@@ -151,7 +96,7 @@ impl Health {
         let now = clock::monotonic();
         let entries = self.shared.lock();
         let mut own = entries.heartbeats.values().filter(|beat| beat.part == self.part);
-        own.any(|beat| now.saturating_sub(beat.state.last) > beat.state.limit * 2 / 3)
+        own.any(|beat| beat.state.is_late(now))
     }
 
     /// Whether every check of this part is satisfied. One that has none yet may still be starting.
@@ -186,15 +131,8 @@ impl Health {
     fn new_check(&self, name: Cow<'static, str>, lasts: Option<Duration>) -> Check {
         let mut entries = self.shared.lock();
         let id = entries.new_id();
-        let state = Standing {
-            outcome: Err("starting".to_owned()),
-            reported: clock::monotonic(),
-            failing_since: None,
-            lasts,
-            logged_elsewhere: false,
-        };
         if entries.listens_to(self.part) {
-            entries.checks.insert(id, self.named(name, state));
+            entries.checks.insert(id, self.named(name, Standing::starting(lasts)));
         }
         Check { id, shared: Arc::clone(&self.shared) }
     }
@@ -227,7 +165,7 @@ impl Health {
         let mut entries = self.shared.lock();
         let id = entries.new_id();
         if entries.listens_to(self.part) {
-            entries.heartbeats.insert(id, self.named(name.into(), Pulse { last: clock::monotonic(), limit }));
+            entries.heartbeats.insert(id, self.named(name.into(), Pulse::new(limit)));
         }
         Heartbeat { id, shared: Arc::clone(&self.shared) }
     }
@@ -260,187 +198,8 @@ impl Health {
 
     fn liveness_at(&self, now: Duration) -> Report {
         let entries = self.shared.lock();
-        let line = |pulse: Pulse| {
-            let silent = now.saturating_sub(pulse.last);
-            if silent <= pulse.limit {
-                Ok(())
-            } else {
-                Err(format!("silent for {:.1} s, more than {:.1} s", silent.as_secs_f64(), pulse.limit.as_secs_f64()))
-            }
-        };
-        let lines = entries.heartbeats.values().map(|beat| (beat.name.clone(), line(beat.state))).collect();
+        let lines = entries.heartbeats.values().map(|beat| (beat.name.clone(), beat.state.at(now))).collect();
         Report { lines, notes: Vec::new() }
-    }
-}
-
-/// The waits that have lasted too long, the longest first; three are named.
-fn too_long<'a>(waits: impl Iterator<Item = &'a Waiting>, now: Duration) -> Result<(), String> {
-    let age = |wait: &Waiting| now.saturating_sub(wait.since);
-    let mut late: Vec<_> = waits.filter(|wait| age(wait) > wait.limit).collect();
-    if late.is_empty() {
-        return Ok(());
-    }
-    late.sort_by_key(|wait| wait.since);
-    let named = late.iter().take(3);
-    let text = |wait: &&Waiting| {
-        let who = wait.shard.map_or_else(String::new, |shard| format!("shard {shard} "));
-        format!("{who}{} for {:.0} s", wait.what, age(wait).as_secs_f64())
-    };
-    let mut texts: Vec<_> = named.map(text).collect();
-    if late.len() > texts.len() {
-        texts.push(format!("and {} more", late.len() - texts.len()));
-    }
-    Err(texts.join(", "))
-}
-
-/// Handle of one readiness check.
-#[derive(Debug)]
-pub struct Check {
-    id: u64,
-    shared: Arc<Shared>,
-}
-
-impl Check {
-    pub fn ok(&self) {
-        self.set(Ok(()));
-    }
-
-    /// `reason` is shown to anyone who reads `/readyz`: no addresses with passwords, no keys, no payloads.
-    pub fn failing(&self, reason: impl Into<String>) {
-        self.set(Err(reason.into()));
-    }
-
-    /// Leaves logging of changes, and since when, to the reporter.
-    pub fn leave_log_to_reporter(&self) {
-        if let Some(check) = self.shared.lock().checks.get_mut(&self.id) {
-            check.state.logged_elsewhere = true;
-        }
-    }
-
-    fn set(&self, state: Result<(), String>) {
-        let reason = state.as_ref().err().cloned().unwrap_or_default();
-        let news = self.shared.lock().checks.get_mut(&self.id).and_then(|check| {
-            let news = check.state.report(state, clock::monotonic())?;
-            Some((check.name.clone(), news))
-        });
-        // Not under the lock, which the admin server waits for.
-        match news {
-            Some((check, News::Fails)) => tracing::warn!(check = %check, reason, "a readiness check is failing"),
-            Some((check, News::Recovered(lasted))) => {
-                tracing::info!(check = %check, failed_for = ?lasted, "a readiness check recovered");
-            }
-            None => {}
-        }
-    }
-}
-
-impl Drop for Check {
-    fn drop(&mut self) {
-        self.shared.lock().checks.remove(&self.id);
-    }
-}
-
-/// Handle of a group of workers; clones share it.
-#[derive(Debug, Clone)]
-pub struct Waits {
-    group: Arc<WaitsGroup>,
-}
-
-#[derive(Debug)]
-struct WaitsGroup {
-    id: u64,
-    shared: Arc<Shared>,
-}
-
-impl Waits {
-    /// The lane of `shard`, or someone on behalf of all lanes, waits until the handle is dropped. `what` follows the
-    /// shard in the text.
-    pub fn begin(&self, shard: Option<i16>, what: &'static str, limit: Duration) -> Wait {
-        let mut entries = self.group.shared.lock();
-        let id = entries.new_id();
-        if let Some(group) = entries.waits.get_mut(&self.group.id) {
-            group.state.insert(id, Waiting { what, shard, since: clock::monotonic(), limit });
-        }
-        Wait { id, group: Arc::clone(&self.group) }
-    }
-}
-
-impl Drop for WaitsGroup {
-    fn drop(&mut self) {
-        self.shared.lock().waits.remove(&self.id);
-    }
-}
-
-/// A wait that lasts as long as this value.
-#[derive(Debug)]
-pub struct Wait {
-    id: u64,
-    group: Arc<WaitsGroup>,
-}
-
-impl Wait {
-    /// Changes the text; the wait still counts from its start.
-    pub fn now(&self, what: &'static str) {
-        if let Some(group) = self.group.shared.lock().waits.get_mut(&self.group.id)
-            && let Some(waiting) = group.state.get_mut(&self.id)
-        {
-            waiting.what = what;
-        }
-    }
-}
-
-impl Drop for Wait {
-    fn drop(&mut self) {
-        if let Some(group) = self.group.shared.lock().waits.get_mut(&self.group.id) {
-            group.state.remove(&self.id);
-        }
-    }
-}
-
-/// Handle of some lines of information.
-#[derive(Debug)]
-pub struct Notes {
-    id: u64,
-    shared: Arc<Shared>,
-}
-
-impl Notes {
-    /// Replaces the lines. Anyone can read `/readyz`: no keys, no payloads, no text that an operator typed.
-    pub fn set(&self, lines: Vec<String>) {
-        if let Some(notes) = self.shared.lock().notes.get_mut(&self.id) {
-            notes.state = lines;
-        }
-    }
-}
-
-impl Drop for Notes {
-    fn drop(&mut self) {
-        self.shared.lock().notes.remove(&self.id);
-    }
-}
-
-/// Handle of one loop.
-#[derive(Debug)]
-pub struct Heartbeat {
-    id: u64,
-    shared: Arc<Shared>,
-}
-
-impl Heartbeat {
-    pub fn beat(&self) {
-        self.beat_at(clock::monotonic());
-    }
-
-    fn beat_at(&self, now: Duration) {
-        if let Some(beat) = self.shared.lock().heartbeats.get_mut(&self.id) {
-            beat.state.last = now;
-        }
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        self.shared.lock().heartbeats.remove(&self.id);
     }
 }
 
@@ -490,28 +249,6 @@ mod tests {
         assert!(health.readiness_at(now + LIMIT * 2).is_ok());
         drop(lanes);
         assert_eq!(health.readiness().to_string(), "");
-    }
-
-    #[test]
-    fn the_end_of_an_outage_is_news_and_the_end_of_a_start_is_not() {
-        let second = Duration::from_secs(1);
-        let mut standing = Standing {
-            outcome: Err("starting".to_owned()),
-            reported: second,
-            failing_since: None,
-            lasts: None,
-            logged_elsewhere: false,
-        };
-        assert_eq!(standing.report(Ok(()), second), None, "it has started");
-        assert_eq!(standing.report(Ok(()), second * 2), None);
-        assert_eq!(standing.report(Err("no answer".to_owned()), second * 3), Some(News::Fails));
-        assert_eq!(standing.report(Err("no answer yet".to_owned()), second * 4), None);
-        assert_eq!(standing.at(second * 8), Err("no answer yet (failing for 5 s)".to_owned()));
-        assert_eq!(standing.report(Ok(()), second * 9), Some(News::Recovered(second * 6)));
-        assert_eq!(standing.report(Ok(()), second * 10), None, "told once");
-        standing.logged_elsewhere = true;
-        assert_eq!(standing.report(Err("gone".to_owned()), second * 11), None);
-        assert_eq!(standing.at(second * 12), Err("gone".to_owned()), "whoever reports says since when");
     }
 
     #[test]

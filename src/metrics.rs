@@ -2,22 +2,27 @@
 //!
 //! Labels come from closed or configured sets (topics, shards, outcomes), never from keys, ids or error texts.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod labels;
+mod measured;
 
-use prometheus_client::encoding::{EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::metrics::{MetricType, TypedMetric};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
-use crate::clock;
+pub use labels::{
+    CleanupLabel, ComponentLabel, ConsumerLabels, FailureLabels, PartitionLabels, PollLabel, ProjectionLabel,
+    ShardLabel, StateLabel, StopLabels, TopicLabel, TransactionLabel, WaitLabels,
+};
+pub use measured::Measured;
 
 /// 5 ms to 60 s: what people wait for an event.
 const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -30,188 +35,114 @@ pub const LABELLED_TOPICS: usize = 50;
 /// The label of all others, and of a topic that is called so.
 const OTHER_TOPICS: &str = "other";
 
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct TopicLabel {
-    pub topic: String,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct FailureLabels {
-    pub topic: String,
-    /// The class of the error, as in `docs/operations/failed-events.md`.
-    pub reason: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ShardLabel {
-    pub shard: i64,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ComponentLabel {
-    /// `postgres` or `kafka`.
-    pub component: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct StateLabel {
-    pub state: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct PollLabel {
-    /// `full`, `partial` or `empty`.
-    pub result: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct TransactionLabel {
-    /// `committed`, `refused` (records), `denied` (a topic), `unavailable` (a partition) or `unknown` (the marker
-    /// tells).
-    pub outcome: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ConsumerLabels {
-    pub group: String,
-    pub topic: String,
-    /// `applied`, `duplicate`, `skipped` or `parked`.
-    pub outcome: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct PartitionLabels {
-    pub group: String,
-    pub topic: String,
-    pub partition: i64,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct WaitLabels {
-    /// `consumer` or `relay`.
-    pub part: &'static str,
-    /// As in `docs/operations/alerts.md`.
-    pub situation: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct StopLabels {
-    pub group: String,
-    /// As in `consumer_partitions`.
-    pub reason: String,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ProjectionLabel {
-    pub projection: String,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CleanupLabel {
-    /// `published`, `discarded`, `failed` or `handled`.
-    pub kind: &'static str,
-}
-
 pub type CountGauge = Gauge<i64, AtomicI64>;
 
-/// A gauge that is not shown while its value is unknown: an old figure, or a zero that nobody has measured, would look
-/// like a good one. A value may also have a time after which it is not believed any more. Whoever reads the metrics
-/// judges that, so that a thread which is stuck cannot leave its last figure standing.
-#[derive(Debug, Clone)]
-pub struct Measured<N>(Arc<Mutex<Option<Value<N>>>>);
+/// Declares the metrics, in the order in which they are shown. Of each: field, type and first value (the default if
+/// none is given), name and unit (which becomes a part of the name), and what it means.
+macro_rules! metrics {
+    ($($field:ident: $kind:ty $(= $first:expr)?, $name:literal $(in $unit:ident)?, $help:literal;)*) => {
+        /// All metrics of a process. Cheap to clone.
+        #[derive(Debug, Clone)]
+        pub struct Metrics {
+            registry: Arc<Registry>,
+            labelled: Arc<Mutex<HashSet<String>>>,
+            $(#[doc = $help] pub $field: $kind,)*
+        }
 
-#[derive(Debug, Clone, Copy)]
-struct Value<N> {
-    number: N,
-    /// Monotonic; `None`: until the next one.
-    believed_until: Option<Duration>,
+        impl Metrics {
+            fn registered(mut registry: Registry) -> Self {
+                $(
+                    let $field: $kind = metrics!(@first $($first)?);
+                    register(&mut registry, $name, $help, metrics!(@unit $($unit)?), $field.clone());
+                )*
+                Self { registry: Arc::new(registry), labelled: Arc::default(), $($field,)* }
+            }
+        }
+    };
+    (@first) => { Default::default() };
+    (@first $first:expr) => { $first };
+    (@unit) => { None };
+    (@unit $unit:ident) => { Some(Unit::$unit) };
 }
 
-impl<N> Default for Measured<N> {
-    fn default() -> Self {
-        Self(Arc::default())
+metrics! {
+    pending_events: Measured<i64>, "pending_events",
+        "Rows that wait to be published; estimated where more than 10,000 of one shard do; absent while it cannot be counted";
+    oldest_pending_age_seconds: Measured<f64>, "oldest_pending_age" in Seconds,
+        "Age of the oldest row that waits: alert on this first, and on its absence";
+    failed_events: Measured<i64>, "failed_events", "Rows that failed and need a decision";
+    held_events: Measured<i64>, "held_events", "Rows that wait behind a failed or delayed row of their key";
+    claimed_events: Family<TopicLabel, Counter>, "claimed_events", "Rows claimed";
+    published_events: Family<TopicLabel, Counter>, "published_events", "Rows that Kafka acknowledged";
+    publish_failures: Family<FailureLabels, Counter>, "publish_failures",
+        "Failed attempts, by topic and class of error";
+    delivery_latency: Family<TopicLabel, Histogram> = latencies_by(), "delivery_latency" in Seconds,
+        "From the insert of the row (created_at) to the acknowledgement of Kafka";
+    publish_duration: Histogram = latencies(), "publish_duration" in Seconds,
+        "From handing over a batch to its last acknowledgement";
+    batch_events: Histogram = batch_sizes(), "batch_events", "Events per batch";
+    poll_duration: Family<PollLabel, Histogram> = durations_by(), "poll_duration" in Seconds,
+        "Time of the settle-and-claim transaction";
+    transactions: Family<TransactionLabel, Counter>, "transactions",
+        "Kafka transactions of exactly-once delivery, by how they ended";
+    opens: Counter, "opens",
+        "Times that a lane fenced its predecessors and read its marker: once per takeover, and after unusual transactions";
+    producers_left: Counter, "producers_left",
+        "Times that a shard went on with another transactional.id, because Kafka could not end its last transaction";
+    dead_letters: Counter, "dead_letters", "Events that were given up and whose copy goes to a dead-letter topic";
+    paused: Family<TopicLabel, CountGauge>, "paused",
+        "1 for each topic that an operator has paused; \"*\" is everything";
+    partitions_unavailable: Family<StateLabel, CountGauge>, "partitions_unavailable",
+        "Partitions that take no records and whose keys wait, by what is wrong with them";
+    db_pool_connections: Family<StateLabel, CountGauge>, "db_pool_connections", "Connections of the lane pool";
+    lease_held: Family<ShardLabel, CountGauge>, "lease_held", "1 for each shard this instance owns";
+    sweep_found_below_watermark: Counter, "sweep_found_below_watermark", "Rows found below the scan bound: must stay 0";
+    component_up: Family<ComponentLabel, CountGauge>, "component_up", "1 while PostgreSQL or Kafka answers";
+    waits: Family<WaitLabels, CountGauge>, "waits", "Things that this instance waits for, by what they are";
+    waits_since: Family<WaitLabels, CountGauge>, "waits_since_timestamp" in Seconds,
+        "When the oldest wait of each kind began; absent while there is none";
+    consumer_lag_records: Family<PartitionLabels, Measured<i64>>, "consumer_lag_records",
+        "Records not yet folded, per partition of this instance; absent while it is not known";
+    consumer_events: Family<ConsumerLabels, Counter>, "consumer_events", "Records read by the consumer, by outcome";
+    consumer_partitions_stopped: Family<StopLabels, CountGauge>, "consumer_partitions_stopped",
+        "Partitions of this instance that wait for a decision about their position, by reason";
+    process_duration: Family<ProjectionLabel, Histogram> = durations_by(), "process_duration" in Seconds,
+        "Time of one fold of a batch";
+    cleanup_deleted_rows: Family<CleanupLabel, Counter>, "cleanup_deleted_rows",
+        "Rows deleted because they were finished and old, by kind";
+    cleanup_batch_duration: Histogram = durations(), "cleanup_batch_duration" in Seconds,
+        "Time of one transaction that deletes";
+    cleanup_passes: Counter, "cleanup_passes", "Times that this instance went over everything there is to delete";
+    cleanup_paused: CountGauge, "cleanup_paused", "1 while deleting waits for a replica that is behind";
+    partition_ids_ahead: CountGauge, "partition_ids_ahead",
+        "Ids before the last partition of a partitioned outbox, on the instance that looks after it";
+}
+
+fn register(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, metric: impl Metric) {
+    match unit {
+        Some(unit) => registry.register_with_unit(name, help, unit, metric),
+        None => registry.register(name, help, metric),
     }
 }
 
-impl<N: Copy> Measured<N> {
-    pub fn set(&self, number: N) {
-        *self.lock() = Some(Value { number, believed_until: None });
-    }
-
-    /// A value that is believed for so long.
-    pub fn set_for(&self, lasts: Duration, number: N) {
-        *self.lock() = Some(Value { number, believed_until: Some(clock::monotonic().saturating_add(lasts)) });
-    }
-
-    /// Until the next value.
-    pub fn unknown(&self) {
-        *self.lock() = None;
-    }
-
-    fn at(&self, now: Duration) -> Option<N> {
-        self.lock().filter(|value| value.believed_until.is_none_or(|until| now < until)).map(|value| value.number)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Value<N>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn latencies() -> Histogram {
+    Histogram::new(LATENCY_BUCKETS)
 }
 
-impl<N: Copy + EncodeGaugeValue> EncodeMetric for Measured<N> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        self.at(clock::monotonic()).map_or(Ok(()), |number| encoder.encode_gauge(&number))
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Gauge
-    }
-
-    fn is_empty(&self) -> bool {
-        self.at(clock::monotonic()).is_none()
-    }
+fn latencies_by<L: Clone + Hash + Eq>() -> Family<L, Histogram> {
+    Family::<L, Histogram>::new_with_constructor(latencies)
 }
 
-impl<N> TypedMetric for Measured<N> {
-    const TYPE: MetricType = MetricType::Gauge;
+fn durations() -> Histogram {
+    Histogram::new(DURATION_BUCKETS)
 }
 
-/// All metrics of a process. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Metrics {
-    registry: Arc<Registry>,
-    pub pending_events: Measured<i64>,
-    pub oldest_pending_age_seconds: Measured<f64>,
-    pub failed_events: Measured<i64>,
-    pub held_events: Measured<i64>,
-    pub claimed_events: Family<TopicLabel, Counter>,
-    pub published_events: Family<TopicLabel, Counter>,
-    pub publish_failures: Family<FailureLabels, Counter>,
-    pub delivery_latency: Family<TopicLabel, Histogram>,
-    pub publish_duration: Histogram,
-    pub batch_events: Histogram,
-    pub poll_duration: Family<PollLabel, Histogram>,
-    pub transactions: Family<TransactionLabel, Counter>,
-    pub opens: Counter,
-    pub producers_left: Counter,
-    pub dead_letters: Counter,
-    pub paused: Family<TopicLabel, CountGauge>,
-    pub partitions_unavailable: Family<StateLabel, CountGauge>,
-    labelled: Arc<Mutex<HashSet<String>>>,
-    pub db_pool_connections: Family<StateLabel, CountGauge>,
-    pub lease_held: Family<ShardLabel, CountGauge>,
-    pub sweep_found_below_watermark: Counter,
-    pub component_up: Family<ComponentLabel, CountGauge>,
-    pub waits: Family<WaitLabels, CountGauge>,
-    pub waits_since: Family<WaitLabels, CountGauge>,
-    pub consumer_lag_records: Family<PartitionLabels, Measured<i64>>,
-    pub consumer_events: Family<ConsumerLabels, Counter>,
-    pub consumer_partitions_stopped: Family<StopLabels, CountGauge>,
-    pub process_duration: Family<ProjectionLabel, Histogram>,
-    pub cleanup_deleted_rows: Family<CleanupLabel, Counter>,
-    pub cleanup_batch_duration: Histogram,
-    pub cleanup_passes: Counter,
-    pub cleanup_paused: CountGauge,
-    pub partition_ids_ahead: CountGauge,
+fn durations_by<L: Clone + Hash + Eq>() -> Family<L, Histogram> {
+    Family::<L, Histogram>::new_with_constructor(durations)
+}
+
+fn batch_sizes() -> Histogram {
+    Histogram::new(BATCH_BUCKETS)
 }
 
 impl Default for Metrics {
@@ -223,209 +154,33 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("outbox_relay");
-        macro_rules! register {
-            ($name:literal, $help:literal, $metric:expr) => {{
-                let metric = $metric;
-                registry.register($name, $help, metric.clone());
-                metric
-            }};
-            ($name:literal, $help:literal, seconds $metric:expr) => {{
-                let metric = $metric;
-                registry.register_with_unit($name, $help, Unit::Seconds, metric.clone());
-                metric
-            }};
-        }
         registry.register(
             "build",
             "What runs",
             Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("librdkafka", rdkafka_version())]),
         );
-        let latency = || Histogram::new(LATENCY_BUCKETS);
-        let pending_events = register!(
-            "pending_events",
-            "Rows that wait to be published; estimated where more than 10,000 of one shard do; absent while it cannot be counted",
-            Measured::<i64>::default()
-        );
-        let oldest_pending_age_seconds = register!("oldest_pending_age", "Age of the oldest row that waits: alert on this first, and on its absence", seconds Measured::<f64>::default());
-        let failed_events =
-            register!("failed_events", "Rows that failed and need a decision", Measured::<i64>::default());
-        let held_events = register!(
-            "held_events",
-            "Rows that wait behind a failed or delayed row of their key",
-            Measured::<i64>::default()
-        );
-        let claimed_events = register!("claimed_events", "Rows claimed", Family::<TopicLabel, Counter>::default());
-        let published_events =
-            register!("published_events", "Rows that Kafka acknowledged", Family::<TopicLabel, Counter>::default());
-        let publish_failures = register!(
-            "publish_failures",
-            "Failed attempts, by topic and class of error",
-            Family::<FailureLabels, Counter>::default()
-        );
-        let delivery_latency = register!(
-            "delivery_latency",
-            "From the insert of the row (created_at) to the acknowledgement of Kafka",
-            seconds Family::<TopicLabel, Histogram>::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS))
-        );
-        let publish_duration =
-            register!("publish_duration", "From handing over a batch to its last acknowledgement", seconds latency());
-        let batch_events = register!("batch_events", "Events per batch", Histogram::new(BATCH_BUCKETS));
-        let poll_duration = register!(
-            "poll_duration",
-            "Time of the settle-and-claim transaction",
-            seconds Family::<PollLabel, Histogram>::new_with_constructor(|| Histogram::new(DURATION_BUCKETS))
-        );
-        let transactions = register!(
-            "transactions",
-            "Kafka transactions of exactly-once delivery, by how they ended",
-            Family::<TransactionLabel, Counter>::default()
-        );
-        let opens = register!(
-            "opens",
-            "Times that a lane fenced its predecessors and read its marker: once per takeover, and after unusual transactions",
-            Counter::default()
-        );
-        let producers_left = register!(
-            "producers_left",
-            "Times that a shard went on with another transactional.id, because Kafka could not end its last transaction",
-            Counter::default()
-        );
-        let dead_letters = register!(
-            "dead_letters",
-            "Events that were given up and whose copy goes to a dead-letter topic",
-            Counter::default()
-        );
-        let paused = register!(
-            "paused",
-            "1 for each topic that an operator has paused; \"*\" is everything",
-            Family::<TopicLabel, CountGauge>::default()
-        );
-        let partitions_unavailable = register!(
-            "partitions_unavailable",
-            "Partitions that take no records and whose keys wait, by what is wrong with them",
-            Family::<StateLabel, CountGauge>::default()
-        );
-        let db_pool_connections = register!(
-            "db_pool_connections",
-            "Connections of the lane pool",
-            Family::<StateLabel, CountGauge>::default()
-        );
-        let lease_held =
-            register!("lease_held", "1 for each shard this instance owns", Family::<ShardLabel, CountGauge>::default());
-        let sweep_found_below_watermark = register!(
-            "sweep_found_below_watermark",
-            "Rows found below the scan bound: must stay 0",
-            Counter::default()
-        );
-        let component_up = register!(
-            "component_up",
-            "1 while PostgreSQL or Kafka answers",
-            Family::<ComponentLabel, CountGauge>::default()
-        );
-        let waits = register!(
-            "waits",
-            "Things that this instance waits for, by what they are",
-            Family::<WaitLabels, CountGauge>::default()
-        );
-        let waits_since = register!(
-            "waits_since_timestamp",
-            "When the oldest wait of each kind began; absent while there is none",
-            seconds Family::<WaitLabels, CountGauge>::default()
-        );
-        let consumer_lag_records = register!(
-            "consumer_lag_records",
-            "Records not yet folded, per partition of this instance; absent while it is not known",
-            Family::<PartitionLabels, Measured<i64>>::default()
-        );
-        let consumer_events = register!(
-            "consumer_events",
-            "Records read by the consumer, by outcome",
-            Family::<ConsumerLabels, Counter>::default()
-        );
-        let consumer_partitions_stopped = register!(
-            "consumer_partitions_stopped",
-            "Partitions of this instance that wait for a decision about their position, by reason",
-            Family::<StopLabels, CountGauge>::default()
-        );
-        let process_duration = register!(
-            "process_duration",
-            "Time of one fold of a batch",
-            seconds Family::<ProjectionLabel, Histogram>::new_with_constructor(|| Histogram::new(DURATION_BUCKETS))
-        );
-        let cleanup_deleted_rows = register!(
-            "cleanup_deleted_rows",
-            "Rows deleted because they were finished and old, by kind",
-            Family::<CleanupLabel, Counter>::default()
-        );
-        let cleanup_batch_duration = register!(
-            "cleanup_batch_duration",
-            "Time of one transaction that deletes",
-            seconds Histogram::new(DURATION_BUCKETS)
-        );
-        let cleanup_passes = register!(
-            "cleanup_passes",
-            "Times that this instance went over everything there is to delete",
-            Counter::default()
-        );
-        let cleanup_paused =
-            register!("cleanup_paused", "1 while deleting waits for a replica that is behind", CountGauge::default());
-        let partition_ids_ahead = register!(
-            "partition_ids_ahead",
-            "Ids before the last partition of a partitioned outbox, on the instance that looks after it",
-            CountGauge::default()
-        );
-        // Sets that are known beforehand start at 0, so that rate() and absent() work from the first scrape.
+        let metrics = Self::registered(registry);
+        metrics.start_at_zero();
+        metrics
+    }
+
+    /// Sets that are known beforehand start at 0, so that rate() and absent() work from the first scrape.
+    fn start_at_zero(&self) {
         for component in ["postgres", "kafka"] {
-            component_up.get_or_create(&ComponentLabel { component }).set(0);
+            self.component_up.get_or_create(&ComponentLabel { component }).set(0);
         }
-        paused.get_or_create(&TopicLabel { topic: "*".to_owned() }).set(0);
+        self.paused.get_or_create(&TopicLabel { topic: "*".to_owned() }).set(0);
         for state in crate::broker::partitions::Trouble::STATES {
-            partitions_unavailable.get_or_create(&StateLabel { state }).set(0);
+            self.partitions_unavailable.get_or_create(&StateLabel { state }).set(0);
         }
         for result in ["full", "partial", "empty"] {
-            drop(poll_duration.get_or_create(&PollLabel { result }));
+            drop(self.poll_duration.get_or_create(&PollLabel { result }));
         }
         for outcome in ["committed", "refused", "denied", "unavailable", "unknown"] {
-            drop(transactions.get_or_create(&TransactionLabel { outcome }));
+            drop(self.transactions.get_or_create(&TransactionLabel { outcome }));
         }
         for kind in ["published", "discarded", "failed", "handled"] {
-            drop(cleanup_deleted_rows.get_or_create(&CleanupLabel { kind }));
-        }
-        Self {
-            registry: Arc::new(registry),
-            pending_events,
-            oldest_pending_age_seconds,
-            failed_events,
-            held_events,
-            claimed_events,
-            published_events,
-            publish_failures,
-            delivery_latency,
-            publish_duration,
-            batch_events,
-            poll_duration,
-            transactions,
-            opens,
-            producers_left,
-            dead_letters,
-            paused,
-            partitions_unavailable,
-            labelled: Arc::default(),
-            db_pool_connections,
-            lease_held,
-            sweep_found_below_watermark,
-            component_up,
-            waits,
-            waits_since,
-            consumer_lag_records,
-            consumer_events,
-            consumer_partitions_stopped,
-            process_duration,
-            cleanup_deleted_rows,
-            cleanup_batch_duration,
-            cleanup_passes,
-            cleanup_paused,
-            partition_ids_ahead,
+            drop(self.cleanup_deleted_rows.get_or_create(&CleanupLabel { kind }));
         }
     }
 
@@ -488,19 +243,6 @@ mod tests {
             !shown.contains("outbox_relay_pending_events 7") && shown.contains("pending_age_seconds 1.5"),
             "{shown}"
         );
-    }
-
-    #[test]
-    fn a_gauge_that_nobody_renews_is_not_shown() {
-        let gauge = Measured::<i64>::default();
-        gauge.set_for(Duration::from_secs(20), 3);
-        let now = clock::monotonic();
-        assert_eq!(gauge.at(now), Some(3));
-        assert_eq!(gauge.at(now + Duration::from_secs(21)), None);
-        let metrics = Metrics::new();
-        let labels = PartitionLabels { group: "g".to_owned(), topic: "t".to_owned(), partition: 0 };
-        metrics.consumer_lag_records.get_or_create(&labels).set_for(Duration::ZERO, 3);
-        assert!(!metrics.encode().contains("consumer_lag_records{"), "{}", metrics.encode());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The outbox table as lanes use it: types, and queries about shards. The transaction of a batch is in `step.rs`.
+//! The outbox table as lanes use it: types, and queries about shards. The transaction of a batch is in `step/`.
 //!
 //! What a record looks like is up to `relay::encode`, and how it reaches Kafka is up to `broker`. Knows no Kafka.
 //! Invariants: a statement that changes a shard's rows runs under [`Fence`], in the transaction that locked the shard's
@@ -49,11 +49,10 @@ use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 use barrier::Reached;
 use care::Watch;
-use claim::Found;
 use failure::FailurePolicy;
-pub use settle::Settlement;
+pub use settle::{Published, Settlement};
 use statements as sql;
-pub use step::Part;
+pub use step::{Outcome, Part};
 pub use tag::BatchTag;
 pub use triage::{Screening, TopicWait};
 use watermark::Watermark;

@@ -3,8 +3,11 @@
 //! Metadata comes from the task that queries the cluster ([`topics`](super::topics)), failed attempts from the senders.
 //! Only records for a partition in trouble wait: their keys are held until the partition works again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
+mod outage;
+mod report;
+mod trouble;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,10 +15,11 @@ use std::time::Duration;
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
-use super::murmur2::murmur2;
 use super::request_size::RequestLimits;
 use crate::clock::monotonic;
 use crate::failpoint::{Fault, fault};
+use outage::{Known, Outage};
+pub use trouble::{Down, Trouble};
 
 /// Electing a leader takes less; keys are not held for that.
 const ELECTION: Duration = Duration::from_secs(2);
@@ -25,62 +29,6 @@ const SILENT: Duration = Duration::from_secs(8);
 const STEADY: Duration = Duration::from_secs(4);
 /// Failed attempts in a row after which a partition counts as refusing.
 const STRIKES: u32 = 3;
-/// Time until a partition in trouble that metadata does not explain is tried with an event; doubled each time.
-const PROBE: Duration = Duration::from_secs(10);
-const PROBE_MAX: Duration = Duration::from_secs(60);
-/// Partitions that `/readyz?verbose` names.
-const NAMED: usize = 10;
-
-/// Why a partition does not accept records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    NoLeader,
-    /// Fewer replicas are in sync than `min.insync.replicas` asks for.
-    UnderReplicated,
-    /// Its leader is known and does not acknowledge.
-    Silent,
-    /// Attempts repeatedly end with this error.
-    Refusing(RDKafkaErrorCode),
-}
-
-impl Trouble {
-    /// For a metric.
-    pub const STATES: [&'static str; 4] = ["no-leader", "under-replicated", "silent", "refusing"];
-
-    pub fn state(self) -> &'static str {
-        match self {
-            Self::NoLeader => "no-leader",
-            Self::UnderReplicated => "under-replicated",
-            Self::Silent => "silent",
-            Self::Refusing(_) => "refusing",
-        }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoLeader => f.write_str("has no leader"),
-            Self::UnderReplicated => f.write_str("has fewer in-sync replicas than min.insync.replicas"),
-            Self::Silent => f.write_str("does not acknowledge records"),
-            Self::Refusing(code) => write!(f, "refuses records: {code}"),
-        }
-    }
-}
-
-/// A partition that currently accepts no records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Down {
-    pub topic: String,
-    pub partition: i32,
-    pub trouble: Trouble,
-}
-
-impl fmt::Display for Down {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "partition {} of {} {}", self.partition, self.topic, self.trouble)
-    }
-}
 
 /// What metadata says about one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,36 +37,10 @@ pub struct Place {
     pub in_sync: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    trouble: Trouble,
-    since: Duration,
-    /// Metadata says so, and will tell when it is over.
-    seen: bool,
-    /// Keys are held for it. Until then it may be an election, or a failure that the next attempt does not meet.
-    confirmed: bool,
-    strikes: u32,
-    /// When it may be tried with an event, unless metadata tells.
-    probe_at: Duration,
-    probes: u32,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    count: i32,
-    /// When the cluster last answered.
-    asked: Duration,
-    /// Since when it has answered without a gap.
-    steady_since: Duration,
-    /// `min.insync.replicas`.
-    min_in_sync: Option<u32>,
-    entries: BTreeMap<i32, Entry>,
-}
-
 #[derive(Debug, Default)]
 struct Inner {
     topics: Mutex<HashMap<String, Known>>,
-    /// Entries of all topics, so that the lock is not taken while all is well.
+    /// Outages of all topics, so that the lock is not taken while all is well.
     entries: AtomicUsize,
     suspects: Mutex<HashSet<String>>,
     recovered: Mutex<BTreeSet<String>>,
@@ -179,7 +101,7 @@ impl Partitions {
             match (trouble, known.entries.get_mut(&partition)) {
                 (Some(trouble), Some(entry)) => (entry.trouble, entry.seen) = (trouble, true),
                 (Some(trouble), None) => {
-                    known.entries.insert(partition, Entry { seen: true, ..Entry::new(trouble, now) });
+                    known.entries.insert(partition, Outage { seen: true, ..Outage::new(trouble, now) });
                 }
                 (None, Some(entry)) if entry.seen => {
                     over |= entry.confirmed;
@@ -312,7 +234,7 @@ impl Partitions {
         let now = monotonic();
         let mut topics = self.topics();
         let known = topics.entry(topic.to_owned()).or_default();
-        let entry = known.entries.entry(partition).or_insert_with(|| Entry::new(trouble, now));
+        let entry = known.entries.entry(partition).or_insert_with(|| Outage::new(trouble, now));
         entry.confirm(topic, partition);
         entry.postpone(now);
         self.recount(&topics);
@@ -328,7 +250,7 @@ impl Partitions {
         let entry = known
             .entries
             .entry(partition)
-            .or_insert_with(|| Entry { strikes: 0, ..Entry::new(Trouble::Refusing(code), now) });
+            .or_insert_with(|| Outage { strikes: 0, ..Outage::new(Trouble::Refusing(code), now) });
         entry.strikes += 1;
         if entry.strikes == 1 {
             let code = code.to_string();
@@ -377,80 +299,11 @@ impl Partitions {
         let topics = self.topics();
         topics.iter().filter(|(_, known)| !known.entries.is_empty()).map(|(topic, _)| topic.clone()).collect()
     }
-
-    pub(super) fn any_leaderless(&self) -> bool {
-        let leaderless = |entry: &Entry| entry.trouble == Trouble::NoLeader;
-        !self.all_well() && self.topics().values().any(|known| known.entries.values().any(leaderless))
-    }
-
-    /// Partitions that have no leader, in words, as far as they are known.
-    pub fn leaderless(&self) -> Vec<String> {
-        if self.all_well() {
-            return Vec::new();
-        }
-        let topics = self.topics();
-        let entries = topics.iter().flat_map(|(topic, known)| known.entries.iter().map(move |entry| (topic, entry)));
-        let down =
-            entries.filter(|(_, (_, entry))| entry.trouble == Trouble::NoLeader).map(|(topic, (partition, entry))| {
-                Down { topic: topic.clone(), partition: *partition, trouble: entry.trouble }.to_string()
-            });
-        down.take(NAMED).collect()
-    }
-
-    /// For `/readyz?verbose`: the partitions that keys wait for, and how many of each state there are.
-    pub fn report(&self) -> (Vec<String>, [i64; 4]) {
-        let (mut notes, mut counts) = (Vec::new(), [0; 4]);
-        if self.all_well() {
-            return (notes, counts);
-        }
-        let mut more = 0_usize;
-        for (topic, known) in &*self.topics() {
-            for (partition, entry) in known.entries.iter().filter(|(_, entry)| entry.confirmed) {
-                let trouble = entry.trouble;
-                let place = Trouble::STATES.iter().position(|state| *state == trouble.state()).unwrap_or(0);
-                counts[place] += 1;
-                if notes.len() < NAMED {
-                    notes.push(Down { topic: topic.clone(), partition: *partition, trouble }.to_string());
-                } else {
-                    more += 1;
-                }
-            }
-        }
-        if more > 0 {
-            notes.push(format!("{more} more partitions do not accept records"));
-        }
-        (notes, counts)
-    }
-}
-
-impl Known {
-    fn place(&self, key: Option<&str>) -> Option<i32> {
-        (self.count > 0).then_some(())?;
-        // As `murmur2_random` of librdkafka and the default of the Java client.
-        key.map(|key| (murmur2(key.as_bytes()) & 0x7fff_ffff).cast_signed() % self.count)
-    }
-}
-
-impl Entry {
-    fn new(trouble: Trouble, now: Duration) -> Self {
-        Self { trouble, since: now, seen: false, confirmed: false, strikes: 0, probe_at: now, probes: 0 }
-    }
-
-    fn confirm(&mut self, topic: &str, partition: i32) {
-        if !self.confirmed {
-            self.confirmed = true;
-            tracing::warn!(topic, partition, reason = %self.trouble, "the partition does not accept records; its keys wait");
-        }
-    }
-
-    fn postpone(&mut self, now: Duration) {
-        self.probe_at = now + (PROBE * 2_u32.saturating_pow(self.probes)).min(PROBE_MAX);
-        self.probes = (self.probes + 1).min(8);
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::murmur2::murmur2;
     use super::*;
 
     const GOOD: Place = Place { has_leader: true, in_sync: 2 };

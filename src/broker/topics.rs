@@ -4,6 +4,8 @@
 //! for all of them at once. A missing topic is waited for before its events fail: services are deployed before their
 //! topics exist more often than the other way round.
 
+mod fact;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -11,62 +13,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::admin::{Admin, Timestamps, TopicFacts};
+use super::admin::{Admin, TopicFacts};
 use super::partitions::Partitions;
 use crate::clock::monotonic;
 use crate::error::{Code, Result};
-
-/// What a lane may assume of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Topic {
-    /// Never asked for, or the answer is older than the attempt that it would blame: [`TopicCatalog::ask`].
-    Unknown,
-    Exists(Limits),
-    /// Does not exist, but may soon: wait this long.
-    Awaited(Duration),
-    /// Kafka denies us access: its events wait.
-    Denied,
-    /// Has not existed for longer than the grace, nor a moment ago.
-    Missing,
-}
-
-/// What a topic accepts, if the broker reports it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// `max.message.bytes`.
-    pub max_message_bytes: Option<u64>,
-    pub timestamps: Timestamps,
-    /// It does not accept records without a key.
-    pub compacted: bool,
-    /// When the cluster said so.
-    pub asked: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Fact {
-    Denied {
-        /// When Kafka last said so.
-        asked: Duration,
-        /// The client may see the topic, so only an event can find out whether it may write by now.
-        visible: bool,
-    },
-    Exists(Limits),
-    Missing {
-        since: Duration,
-        /// When the cluster last said so.
-        asked: Duration,
-        /// It was asked for by name: a topic that this client may not see is missing in the list of all, too.
-        by_name: bool,
-    },
-}
-
-/// A fact, and when it was last needed.
-#[derive(Debug)]
-struct Entry {
-    fact: Fact,
-    /// In monotonic milliseconds.
-    used: AtomicU64,
-}
+use fact::{Entry, Fact, is_fresh, millis};
+pub use fact::{Limits, Topic};
 
 /// How long a topic counts as denied before it is tried with an event again. A grant is noticed after that time at
 /// most, and an attempt costs one refused request, in exactly-once delivery an aborted transaction.
@@ -423,30 +375,4 @@ impl TopicCatalog {
         };
         self.learn(&known).await
     }
-}
-
-impl Fact {
-    fn asked(&self) -> Duration {
-        match self {
-            Self::Denied { asked, .. } | Self::Missing { asked, .. } => *asked,
-            Self::Exists(limits) => limits.asked,
-        }
-    }
-}
-
-impl Limits {
-    /// Whether this may blame an event. `asked_at`: as of [`TopicCatalog::look_up`].
-    pub fn is_fresh(&self, asked_at: Option<Duration>) -> bool {
-        is_fresh(self.asked, asked_at)
-    }
-}
-
-/// An answer blames no event that did not exist when it was requested: its topic may have been created or changed in
-/// the meantime.
-fn is_fresh(asked: Duration, asked_at: Option<Duration>) -> bool {
-    asked_at.is_some_and(|at| asked >= at)
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::problem::Provenance;
-use super::spec::{Kind, Section as _, SectionSpec, join};
-use super::value::Setting as _;
+use super::reader::{Section as _, Setting as _};
+use super::spec::{Kind, SectionSpec, join};
 use super::{Config, Loaded};
 
 /// One row of `config show`.

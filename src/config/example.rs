@@ -1,7 +1,8 @@
 //! The commented settings file that `init` writes, and the examples that the reference also shows.
 
 use super::Config;
-use super::spec::{Kind, Section as _, SectionSpec, join, prose, toml_text};
+use super::reader::Section as _;
+use super::spec::{Kind, SectionSpec, join, prose, toml_text};
 
 const HEAD: &str = "\
 # Settings of outbox-relay. Every setting is listed with its default, commented out: remove the # to change it.

@@ -25,12 +25,12 @@ macro_rules! section {
         impl std::fmt::Debug for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 let mut output = f.debug_struct(stringify!($name));
-                $( output.field(stringify!($field), &format_args!("{}", $crate::config::value::Setting::json(&self.$field))); )*
+                $( output.field(stringify!($field), &format_args!("{}", $crate::config::reader::Setting::json(&self.$field))); )*
                 output.finish()
             }
         }
 
-        impl $crate::config::spec::Section for $name {
+        impl $crate::config::reader::Section for $name {
             fn spec() -> $crate::config::spec::SectionSpec {
                 let default = Self::default();
                 $crate::config::spec::SectionSpec {
@@ -40,20 +40,20 @@ macro_rules! section {
                     fields: vec![ $( $crate::config::spec::FieldSpec {
                         key: stringify!($field),
                         doc: concat!($($field_doc, "\n"),*),
-                        kind: <$type as $crate::config::value::Setting>::kind(),
-                        default: $crate::config::value::Setting::json(&default.$field),
+                        kind: <$type as $crate::config::reader::Setting>::kind(),
+                        default: $crate::config::reader::Setting::json(&default.$field),
                     } ),* ],
                 }
             }
 
             fn read_fields(scope: &mut $crate::config::reader::Scope<'_, '_>, fallback: Self) -> Self {
-                Self { $( $field: $crate::config::value::Setting::read(scope, stringify!($field), fallback.$field) ),* }
+                Self { $( $field: $crate::config::reader::Setting::read(scope, stringify!($field), fallback.$field) ),* }
             }
         }
 
-        impl $crate::config::value::Setting for $name {
+        impl $crate::config::reader::Setting for $name {
             fn kind() -> $crate::config::spec::Kind {
-                $crate::config::spec::Kind::Table(<Self as $crate::config::spec::Section>::spec())
+                $crate::config::spec::Kind::Table(<Self as $crate::config::reader::Section>::spec())
             }
 
             fn read(scope: &mut $crate::config::reader::Scope<'_, '_>, key: &str, fallback: Self) -> Self {
@@ -62,7 +62,7 @@ macro_rules! section {
 
             fn json(&self) -> serde_json::Value {
                 serde_json::Value::Object(serde_json::Map::from_iter([
-                    $( (stringify!($field).to_owned(), $crate::config::value::Setting::json(&self.$field)) ),*
+                    $( (stringify!($field).to_owned(), $crate::config::reader::Setting::json(&self.$field)) ),*
                 ]))
             }
         }
@@ -106,7 +106,7 @@ macro_rules! choice {
             }
         }
 
-        $crate::config::value::scalar_settings!($name);
+        $crate::config::reader::scalar_settings!($name);
     };
 }
 

@@ -3,6 +3,7 @@
 //! A value that a stronger source overrides is still read, so that a mistake in the file does not surface only on the
 //! day the variable is gone.
 
+mod setting;
 mod tables;
 
 use std::collections::BTreeSet;
@@ -16,9 +17,10 @@ use super::environment::{Given, Layer};
 use super::problem::{Origin, Problem, Provenance};
 use super::secret_file;
 use super::source::SettingsFile;
-use super::spec::{Section, SectionSpec, join};
+use super::spec::{SectionSpec, join};
 use super::value::{Bad, Scalar};
 use crate::secret::Secret;
+pub(super) use setting::{Section, Setting, scalar_settings};
 
 /// What has been found out so far.
 pub(super) struct Reader<'a> {

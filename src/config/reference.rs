@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::environment::variable_of;
+use super::reader::Section as _;
 use super::rules::REFUSED;
-use super::spec::{FieldSpec, Kind, Section as _, SectionSpec, join, prose, toml_text};
+use super::spec::{FieldSpec, Kind, SectionSpec, join, prose, toml_text};
 use super::{Config, example};
 
 /// The text before the settings.

@@ -19,11 +19,25 @@ use super::problem::{Origin, Problem};
 use super::reader::Reader;
 use super::value::Scalar;
 use super::{
-    AfterPublish, Config, DatabaseConfig, HeadersConfig, Needs, OutboxConfig, RelayConfig, RunConfig, TlsMode, Tracking,
+    AfterPublish, Config, DatabaseConfig, HeadersConfig, OutboxConfig, RelayConfig, RunConfig, TlsMode, Tracking,
 };
 use names::{is_name, legal_schema, legal_topic};
 
 pub(super) use properties::REFUSED;
+
+/// What a command cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    pub database: bool,
+    pub kafka: bool,
+}
+
+impl Needs {
+    pub const NOTHING: Self = Self { database: false, kafka: false };
+    pub const DATABASE: Self = Self { database: true, kafka: false };
+    pub const KAFKA: Self = Self { database: false, kafka: true };
+    pub const BOTH: Self = Self { database: true, kafka: true };
+}
 
 /// Adds every broken rule to the problems of `reader`.
 pub(super) fn check(config: &Config, needs: Needs, reader: &mut Reader<'_>) {

@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::spec::{FieldSpec, Kind, Section as _, SectionSpec, prose};
+use super::reader::Section as _;
+use super::spec::{FieldSpec, Kind, SectionSpec, prose};
 use super::value::{DURATION_PATTERN, SIZE_PATTERN};
 use super::{Config, Retention};
 

@@ -3,17 +3,6 @@
 
 use serde_json::Value;
 
-use super::reader::Scope;
-use super::value::Setting;
-
-/// A struct made by `section!`.
-pub(super) trait Section: Setting + Default {
-    fn spec() -> SectionSpec;
-
-    /// Reads every field from `scope`, `fallback` standing in for what nobody gave.
-    fn read_fields(scope: &mut Scope<'_, '_>, fallback: Self) -> Self;
-}
-
 #[derive(Debug)]
 pub(super) struct SectionSpec {
     /// Dotted, as in `routing.rule`; empty for the whole file.

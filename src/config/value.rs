@@ -1,6 +1,7 @@
 //! Value types of settings: from TOML, from text (environment and flags), and back to JSON with secrets masked.
 //!
-//! A new value type is a [`Scalar`] here and, if it is of a new kind, a variant of [`Kind`]. Nothing else changes.
+//! A new value type is a [`Scalar`] here, one word in `reader/setting.rs`, and, if it is of a new kind, a variant of
+//! [`Kind`]. Nothing else changes.
 
 mod containers;
 mod retention;
@@ -16,24 +17,12 @@ use bytesize::ByteSize;
 use serde_json::Value;
 use toml::de::DeValue;
 
-use super::reader::Scope;
 use super::spec::Kind;
 use super::suggest;
 
-pub(super) use containers::{is_secret_property, scalar_settings};
+pub(super) use containers::is_secret_property;
 pub use retention::Retention;
 pub(super) use units::{DURATION_PATTERN, SIZE_PATTERN};
-
-/// Anything that can be a field of a section: a [`Scalar`], an optional one, a list, a map, or another section.
-pub(super) trait Setting: Sized {
-    fn kind() -> Kind;
-
-    /// The value that the sources give for `key`, or `fallback`. Problems go to the scope.
-    fn read(scope: &mut Scope<'_, '_>, key: &str, fallback: Self) -> Self;
-
-    /// The value for people and tools: `null` if unset, `"***"` for a secret.
-    fn json(&self) -> Value;
-}
 
 /// One value that a source gives as a whole.
 pub(super) trait Scalar: Sized {
@@ -44,7 +33,7 @@ pub(super) trait Scalar: Sized {
 
     fn from_text(text: &str) -> Result<Self, Bad>;
 
-    /// See [`Setting::json`].
+    /// The value for people and tools: `null` if unset, `"***"` for a secret.
     fn show(&self) -> Value;
 }
 
@@ -273,5 +262,3 @@ impl Scalar for ByteSize {
         units::show_size(*self).into()
     }
 }
-
-scalar_settings!(bool, NonZeroU16, NonZeroU32, f64, String, PathBuf, SocketAddr, Duration, ByteSize);

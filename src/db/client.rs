@@ -28,7 +28,76 @@ pub struct Client {
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
+/// What a session and a transaction on it have in common: every call of the driver within the limit of a statement.
+macro_rules! statements {
+    () => {
+        pub async fn query<T: ?Sized + ToStatement>(
+            &self,
+            statement: &T,
+            params: Params<'_>,
+        ) -> Result<Vec<Row>, DbError> {
+            self.guard.statement(self.inner.query(statement, params)).await
+        }
+
+        pub async fn query_one<T: ?Sized + ToStatement>(
+            &self,
+            statement: &T,
+            params: Params<'_>,
+        ) -> Result<Row, DbError> {
+            self.guard.statement(self.inner.query_one(statement, params)).await
+        }
+
+        pub async fn query_opt<T: ?Sized + ToStatement>(
+            &self,
+            statement: &T,
+            params: Params<'_>,
+        ) -> Result<Option<Row>, DbError> {
+            self.guard.statement(self.inner.query_opt(statement, params)).await
+        }
+
+        /// The limit is for the first answer, and then for each row.
+        pub async fn query_raw<T, P, I>(&self, statement: &T, params: I) -> Result<Rows<'_>, DbError>
+        where
+            T: ?Sized + ToStatement,
+            P: BorrowToSql,
+            I: IntoIterator<Item = P>,
+            I::IntoIter: ExactSizeIterator,
+        {
+            let rows = self.guard.statement(self.inner.query_raw(statement, params)).await?;
+            Ok(Rows::new(rows, &self.guard))
+        }
+
+        pub async fn execute<T: ?Sized + ToStatement>(
+            &self,
+            statement: &T,
+            params: Params<'_>,
+        ) -> Result<u64, DbError> {
+            self.guard.statement(self.inner.execute(statement, params)).await
+        }
+
+        pub async fn batch_execute(&self, script: &str) -> Result<(), DbError> {
+            self.guard.statement(self.inner.batch_execute(script)).await
+        }
+
+        pub async fn prepare(&self, query: &str) -> Result<Statement, DbError> {
+            self.guard.statement(self.inner.prepare(query)).await
+        }
+
+        /// As `prepare`, once for each text in the life of the session.
+        pub async fn prepare_cached(&self, query: &str) -> Result<Statement, DbError> {
+            if let Some(known) = self.statements.get(query) {
+                return Ok(known);
+            }
+            let statement = self.prepare(query).await?;
+            self.statements.insert(query, &statement);
+            Ok(statement)
+        }
+    };
+}
+
 impl Client {
+    statements!();
+
     pub(super) fn new(inner: tokio_postgres::Client, guard: Guard, database: Database, silences: u64) -> Self {
         Self { inner, statements: Statements::default(), guard, database, silences }
     }
@@ -50,59 +119,9 @@ impl Client {
         self.guard.statement(self.inner.query_typed(query, params)).await
     }
 
-    pub async fn query<T: ?Sized + ToStatement>(&self, statement: &T, params: Params<'_>) -> Result<Vec<Row>, DbError> {
-        self.guard.statement(self.inner.query(statement, params)).await
-    }
-
-    pub async fn query_one<T: ?Sized + ToStatement>(&self, statement: &T, params: Params<'_>) -> Result<Row, DbError> {
-        self.guard.statement(self.inner.query_one(statement, params)).await
-    }
-
-    pub async fn query_opt<T: ?Sized + ToStatement>(
-        &self,
-        statement: &T,
-        params: Params<'_>,
-    ) -> Result<Option<Row>, DbError> {
-        self.guard.statement(self.inner.query_opt(statement, params)).await
-    }
-
-    /// The limit is for the first answer, and then for each row.
-    pub async fn query_raw<T, P, I>(&self, statement: &T, params: I) -> Result<Rows<'_>, DbError>
-    where
-        T: ?Sized + ToStatement,
-        P: BorrowToSql,
-        I: IntoIterator<Item = P>,
-        I::IntoIter: ExactSizeIterator,
-    {
-        let rows = self.guard.statement(self.inner.query_raw(statement, params)).await?;
-        Ok(Rows::new(rows, &self.guard))
-    }
-
-    pub async fn execute<T: ?Sized + ToStatement>(&self, statement: &T, params: Params<'_>) -> Result<u64, DbError> {
-        self.guard.statement(self.inner.execute(statement, params)).await
-    }
-
-    pub async fn batch_execute(&self, script: &str) -> Result<(), DbError> {
-        self.guard.statement(self.inner.batch_execute(script)).await
-    }
-
     /// The messages that a script gives, as text.
     pub async fn simple_query(&self, script: &str) -> Result<Vec<SimpleQueryMessage>, DbError> {
         self.guard.statement(self.inner.simple_query(script)).await
-    }
-
-    pub async fn prepare(&self, query: &str) -> Result<Statement, DbError> {
-        self.guard.statement(self.inner.prepare(query)).await
-    }
-
-    /// As [`Client::prepare`], once for each text in the life of the session.
-    pub async fn prepare_cached(&self, query: &str) -> Result<Statement, DbError> {
-        if let Some(known) = self.statements.get(query) {
-            return Ok(known);
-        }
-        let statement = self.prepare(query).await?;
-        self.statements.insert(query, &statement);
-        Ok(statement)
     }
 
     /// Begins a transaction, which is rolled back when it is dropped.
@@ -126,55 +145,7 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    pub async fn query<T: ?Sized + ToStatement>(&self, statement: &T, params: Params<'_>) -> Result<Vec<Row>, DbError> {
-        self.guard.statement(self.inner.query(statement, params)).await
-    }
-
-    pub async fn query_one<T: ?Sized + ToStatement>(&self, statement: &T, params: Params<'_>) -> Result<Row, DbError> {
-        self.guard.statement(self.inner.query_one(statement, params)).await
-    }
-
-    pub async fn query_opt<T: ?Sized + ToStatement>(
-        &self,
-        statement: &T,
-        params: Params<'_>,
-    ) -> Result<Option<Row>, DbError> {
-        self.guard.statement(self.inner.query_opt(statement, params)).await
-    }
-
-    /// The limit is for the first answer, and then for each row.
-    pub async fn query_raw<T, P, I>(&self, statement: &T, params: I) -> Result<Rows<'_>, DbError>
-    where
-        T: ?Sized + ToStatement,
-        P: BorrowToSql,
-        I: IntoIterator<Item = P>,
-        I::IntoIter: ExactSizeIterator,
-    {
-        let rows = self.guard.statement(self.inner.query_raw(statement, params)).await?;
-        Ok(Rows::new(rows, self.guard))
-    }
-
-    pub async fn execute<T: ?Sized + ToStatement>(&self, statement: &T, params: Params<'_>) -> Result<u64, DbError> {
-        self.guard.statement(self.inner.execute(statement, params)).await
-    }
-
-    pub async fn batch_execute(&self, script: &str) -> Result<(), DbError> {
-        self.guard.statement(self.inner.batch_execute(script)).await
-    }
-
-    pub async fn prepare(&self, query: &str) -> Result<Statement, DbError> {
-        self.guard.statement(self.inner.prepare(query)).await
-    }
-
-    /// As [`Client::prepare_cached`].
-    pub async fn prepare_cached(&self, query: &str) -> Result<Statement, DbError> {
-        if let Some(known) = self.statements.get(query) {
-            return Ok(known);
-        }
-        let statement = self.prepare(query).await?;
-        self.statements.insert(query, &statement);
-        Ok(statement)
-    }
+    statements!();
 
     /// A part of this transaction that can be rolled back by itself.
     pub async fn savepoint(&mut self, name: &str) -> Result<Transaction<'_>, DbError> {

@@ -3,95 +3,31 @@
 //! The position of our own consumer is in PostgreSQL (`consumer_partitions`), where it moves with the fold. For groups
 //! and partitions that are not there, the offsets committed to Kafka are used.
 
+mod state;
+mod waits;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::broker::admin::Admin;
 use crate::broker::ends::{self, Told};
-use crate::broker::raw::{Group, GroupState};
 use crate::clock;
 use crate::config::Config;
 use crate::db::{Pool, Role, StoredTime};
 use crate::error::Error;
-use crate::projection::assignment::ASSIGNORS;
 use crate::projection::decisions::positions::{self, Line};
-use crate::projection::decisions::sessions::{self, Session};
-use crate::projection::position::reason;
+use crate::projection::decisions::sessions;
 use crate::retry::Backoff;
 use crate::signals::{Situation, Wait};
+pub use state::{Source, State};
+pub(super) use waits::missing;
+use waits::{of_members, of_session, stalled, wait_of};
 
 /// With growing waits, about three seconds: what a single broker took to make its first coordinator.
 const COMMITTED_RETRIES: u32 = 4;
-/// A position that has not moved for so long while there are records is worth a line.
-const STALLED_AFTER: SignedDuration = SignedDuration::from_secs(60);
-
-/// Where a position comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    Postgres,
-    Kafka,
-    /// The group has not read this partition.
-    None,
-}
-
-/// What the position means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    Ok,
-    NotStarted,
-    /// Kafka has deleted records that the group has not read.
-    RecordsLost,
-    /// The position is after the end: the topic was deleted and made again.
-    AheadOfLog,
-    /// The record before the position is another one, or the topic has another id.
-    TopicRecreated,
-    OtherCluster,
-    /// The position was changed by hand while the partition was read.
-    MovedByHand,
-    /// Other groups have read the topic, and this one asks first.
-    OtherGroup,
-    /// For a reason that this version does not know.
-    Stopped,
-    /// Records of a transaction that is still open end what consumers of committed records get.
-    OpenTransaction,
-    /// Kafka does not say where the partition ends.
-    Unknown,
-}
-
-impl State {
-    /// Of a partition that is stopped in PostgreSQL.
-    fn of_stop(reason: &str) -> Self {
-        match reason {
-            reason::RECORDS_LOST => Self::RecordsLost,
-            reason::AHEAD_OF_LOG => Self::AheadOfLog,
-            reason::TOPIC_RECREATED => Self::TopicRecreated,
-            reason::OTHER_CLUSTER => Self::OtherCluster,
-            reason::MOVED => Self::MovedByHand,
-            reason::OTHER_GROUP => Self::OtherGroup,
-            _ => Self::Stopped,
-        }
-    }
-
-    /// What an operator has to know of it; `None`: nothing is wrong.
-    pub fn trouble(self) -> Option<&'static str> {
-        match self {
-            Self::Ok | Self::NotStarted | Self::OpenTransaction => None,
-            Self::RecordsLost => Some("Kafka deleted records that the group had not read"),
-            Self::AheadOfLog => Some("the position is past the end of the log: was the topic recreated?"),
-            Self::TopicRecreated => Some("the topic was recreated"),
-            Self::OtherCluster => Some("the topic is in a different cluster"),
-            Self::MovedByHand => Some("the position was changed by hand"),
-            Self::OtherGroup => Some("other groups have read this topic, and this group waits for a decision"),
-            Self::Stopped => Some("it waits for a decision"),
-            Self::Unknown => Some("Kafka does not report the end of the partition"),
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PartitionLag {
@@ -168,71 +104,6 @@ pub async fn lag(settings: &Config, pool: &Pool, admin: &Admin, group: String) -
         missing_topics,
         waits,
     })
-}
-
-/// The same words, whichever way it is detected.
-pub(super) fn missing(topic: &str) -> Wait {
-    Wait::new(Situation::MissingTopic).of_topic(topic).because(format!("the topic {topic} does not exist"))
-}
-
-/// What a partition waits for, as far as its state says.
-fn wait_of(lag: &PartitionLag, ends: &[Told]) -> Option<Wait> {
-    let opened = || {
-        let told = ends.iter().find(|(topic, partition, _)| *topic == lag.topic && *partition == lag.partition);
-        let ms = told.and_then(|(_, _, ends)| ends.as_ref().ok()?.open_since_ms)?;
-        Timestamp::from_millisecond(ms).ok()
-    };
-    let situation = match lag.state {
-        State::Ok | State::NotStarted => return None,
-        State::OpenTransaction => Situation::OpenTransaction,
-        State::Unknown if lag.detail.as_deref() == Some(ends::NO_LEADER) => Situation::NoLeader,
-        State::Unknown => Situation::Unmeasured,
-        State::RecordsLost
-        | State::AheadOfLog
-        | State::TopicRecreated
-        | State::OtherCluster
-        | State::MovedByHand
-        | State::OtherGroup
-        | State::Stopped => Situation::Stopped,
-    };
-    let wait = Wait::new(situation).of_partition(&lag.topic, lag.partition);
-    if situation == Situation::OpenTransaction {
-        // The detail is the time alone.
-        return Some(wait.since(opened()));
-    }
-    let detail = lag.detail.clone().or_else(|| lag.state.trouble().map(str::to_owned));
-    let since = lag.stopped_at.as_deref().and_then(|at| at.parse().ok());
-    Some(Wait { detail, ..wait.since(since) })
-}
-
-/// A partition with records to fold whose position does not move.
-fn stalled(lag: &PartitionLag, known: &Known<'_>, now: Timestamp) -> Option<Wait> {
-    let line = known.get(&(lag.topic.as_str(), lag.partition))?;
-    let to_fold = matches!(lag.state, State::Ok) && lag.lag.is_some_and(|lag| lag > 0);
-    let moved = line.updated_at.timestamp()?;
-    let stands = to_fold && now.duration_since(moved) > STALLED_AFTER;
-    stands.then(|| Wait::new(Situation::Stalled).of_partition(&lag.topic, lag.partition).since(Some(moved)))
-}
-
-/// What the members of a group mean for it, and for our own consumer where it is `ours`.
-fn of_members(name: &str, group: &Group, ours: bool) -> Option<Wait> {
-    // While it rebalances its members are not known yet.
-    if group.members.is_empty() && matches!(group.state, GroupState::Empty | GroupState::Dead) {
-        return Some(Wait::new(Situation::NoMember).because(format!("the group {name} has no members")));
-    }
-    let refused = group.refuses(ASSIGNORS).filter(|_| ours)?;
-    Some(Wait::new(Situation::GroupRefused).because(format!("the group {name} does not accept this member: {refused}")))
-}
-
-fn of_session(session: Session) -> Wait {
-    let Session { relation, pid, since } = session;
-    match relation {
-        Some(relation) => Wait::new(Situation::Locked)
-            .because(format!("a fold waits for a lock on {relation} held by PostgreSQL process {pid}")),
-        None => Wait::new(Situation::SlowFold)
-            .because(format!("a statement of PostgreSQL process {pid} has been running for long")),
-    }
-    .since(since)
 }
 
 /// What Kafka has as committed. A cluster that has just started has no coordinator yet, so it is asked a few times.
@@ -331,7 +202,8 @@ fn open_since(ms: Option<i64>) -> String {
 mod tests {
     use super::*;
     use crate::broker::ends::LogEnds;
-    use crate::broker::raw::{Member, Protocol};
+    use crate::broker::raw::{Group, GroupState, Member, Protocol};
+    use crate::projection::position::reason;
 
     fn ends(low: i64, stable: i64, high: i64) -> Vec<Told> {
         vec![("orders".to_owned(), 0, Ok(LogEnds { low, stable, high, open_since_ms: Some(0) }))]

@@ -206,11 +206,27 @@ impl Barrier {
 
 /// Looks below `low_id` of the owned shards, where nothing may be waiting. Returns what it found and fixed. It reads
 /// one row per shard, after any dead rows that an open transaction elsewhere keeps from being removed.
-pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid) -> Result<Vec<(ShardId, i64)>, DbError> {
+///
+/// `server`: as in [`Reached`], where the bounds were last known to be right. Ids that started over since are below the
+/// bounds as well, and no bug; [`super::restart`] resets the bounds.
+pub async fn sweep(pool: &Pool, shards: &[ShardId], owner: Uuid, server: i64) -> Result<Vec<(ShardId, i64)>, DbError> {
     let connection = pool.get().await?;
+    let before = connection.query_one(LAST_ID, &[]).await?;
+    if before.get::<_, i64>("server") != server || before.get("beyond") {
+        connection.done();
+        return Ok(Vec::new());
+    }
     let rows = connection.query(SWEEP, &[&shards, &owner]).await?;
+    let mut found: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    if !found.is_empty() {
+        let after = connection.query_one(LAST_ID, &[]).await?;
+        let (last_id, then): (i64, i64) = (after.get("last_id"), before.get("last_id"));
+        if after.get::<_, i64>("server") != server || last_id < then {
+            found.clear();
+        }
+    }
     connection.done();
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    Ok(found)
 }
 
 /// Looks for held events of the owned shards that nothing would release, since their key was changed under way. Returns

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
+use super::claim::{self, Found};
 use super::doubt::Doubts;
 use super::isolate::{Blame, Cut, MayBlame, cut_where};
-use super::{Claim, Found, OutboxError, Source, claim, outcomes, rows};
+use super::{Claim, OutboxError, Source, outcomes, rows};
 use crate::clock::monotonic;
 use crate::db::{DbError, Transaction};
 use crate::event::ShardId;

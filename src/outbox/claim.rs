@@ -1,6 +1,7 @@
 //! Reading the rows of the next batch.
 
 use std::pin::pin;
+use std::sync::LazyLock;
 
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
@@ -9,13 +10,22 @@ use tokio_postgres::types::ToSql;
 use super::rows::{self, Content};
 use super::{Claim, Limits, OutboxError, Source};
 use crate::db::Transaction;
+use crate::db::fragments::assemble;
 use crate::event::ShardId;
 use crate::failpoint::{Fault, fault};
 
-const CLAIM: &str = include_str!("claim/sql/claim.sql");
 const CLAIM_AGAIN: &str = include_str!("claim/sql/claim_again.sql");
-const CLAIM_MANIFEST: &str = include_str!("claim/sql/claim_manifest.sql");
-const CLAIM_WATERMARK: &str = include_str!("claim/sql/claim_watermark.sql");
+/// What the statements that read rows have in common.
+const SHARED: &[(&str, &str)] = &[
+    ("columns", include_str!("claim/sql/columns.sql")),
+    ("printed", include_str!("claim/sql/printed.sql")),
+    ("takes", include_str!("claim/sql/takes.sql")),
+];
+static CLAIM: LazyLock<String> = LazyLock::new(|| assemble(include_str!("claim/sql/claim.sql"), SHARED));
+static CLAIM_MANIFEST: LazyLock<String> =
+    LazyLock::new(|| assemble(include_str!("claim/sql/claim_manifest.sql"), SHARED));
+static CLAIM_WATERMARK: LazyLock<String> =
+    LazyLock::new(|| assemble(include_str!("claim/sql/claim_watermark.sql"), SHARED));
 
 /// Rows of the first claim, when nothing is known of their size yet.
 const FIRST_ROWS: u64 = 256;
@@ -131,16 +141,16 @@ pub(super) async fn waiting(
     let shards: Vec<_> = claims.iter().map(|claim| claim.shard).collect();
     let (low_ids, ceilings): (Vec<i64>, Vec<i64>) = claims.iter().map(|claim| claim.range).unzip();
     let params: [&(dyn ToSql + Sync); 7] =
-        [&shards, &low_ids, &most_rows, &bounds.record, &ceilings, &bounds.all, &bounds.uncounted];
+        [&bounds.record, &bounds.all, &bounds.uncounted, &shards, &low_ids, &ceilings, &most_rows];
     let mut all = Found::default();
     if first.ahead.is_some() {
         let ahead: Vec<i64> = claims.iter().filter_map(|claim| claim.ahead).flatten().copied().collect();
         let last = ahead.iter().max().copied().unwrap_or(0);
         let mut params = params.to_vec();
         params.extend([&ahead as &(dyn ToSql + Sync), &last]);
-        all.read(tx, CLAIM_WATERMARK, &params, &bounds).await?;
+        all.read(tx, &CLAIM_WATERMARK, &params, &bounds).await?;
     } else {
-        all.read(tx, CLAIM, &params, &bounds).await?;
+        all.read(tx, &CLAIM, &params, &bounds).await?;
     }
     for row in all.rows {
         let shard = rows::shard(&row)?;
@@ -200,8 +210,8 @@ impl Found {
         bounds: &Bounds,
         locks: bool,
     ) -> Result<(), OutboxError> {
-        let params: [&(dyn ToSql + Sync); 5] = [&ids, &bounds.record, &bounds.all, &bounds.uncounted, &locks];
-        self.read(tx, CLAIM_MANIFEST, &params, bounds).await
+        let params: [&(dyn ToSql + Sync); 5] = [&bounds.record, &bounds.all, &bounds.uncounted, &ids, &locks];
+        self.read(tx, &CLAIM_MANIFEST, &params, bounds).await
     }
 
     /// Reads rows until there are as many bytes as may be, by what arrives or by what the server has counted. Rows that

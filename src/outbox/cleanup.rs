@@ -4,11 +4,14 @@
 //! leave on its own, never while it holds a key or is listed in a manifest; and no PENDING row is ever locked, because
 //! a lane skips locked rows. Ages use the database's clock.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio_postgres::Row;
 
 use super::locks::{Lead, lead};
+use super::statements as sql;
+use crate::db::fragments::assemble;
 use crate::db::{Connection, DbError, Pool};
 
 const REPLICA_LAG: &str = include_str!("cleanup/sql/replica_lag.sql");
@@ -16,7 +19,8 @@ const FINISHED: &str = include_str!("cleanup/sql/finished.sql");
 const FAILED: &str = include_str!("cleanup/sql/failed.sql");
 const HANDLED: &str = include_str!("cleanup/sql/handled.sql");
 const HANDLED_EXTENT: &str = include_str!("cleanup/sql/handled_extent.sql");
-const COUNT_FINISHED: &str = include_str!("cleanup/sql/count_finished.sql");
+static COUNT_FINISHED: LazyLock<String> =
+    LazyLock::new(|| assemble(include_str!("cleanup/sql/count_finished.sql"), &[sql::NEXT_ROWS]));
 const COUNT_FAILED: &str = include_str!("cleanup/sql/count_failed.sql");
 const COUNT_HANDLED: &str = include_str!("cleanup/sql/count_handled.sql");
 const PARTITIONS: &str = include_str!("sql/partitions.sql");
@@ -194,7 +198,7 @@ impl Session {
 
     /// What [`finished`](Self::finished) would delete of the window.
     pub async fn count_finished(&self, window: Window, ages: Ages) -> Result<Looked, DbError> {
-        let statement = self.connection.prepare_cached(COUNT_FINISHED).await?;
+        let statement = self.connection.prepare_cached(&COUNT_FINISHED).await?;
         let (published, discarded) = (seconds(ages.published), seconds(ages.discarded));
         let row = self
             .connection

@@ -9,10 +9,10 @@ use tokio_postgres::types::ToSql;
 
 use super::care::Budget;
 use super::isolate::{Refused, cut};
-use super::statements as sql;
+use super::{Published, statements as sql};
 use crate::clock::monotonic;
 use crate::db::{DbError, Pool, Transaction};
-use crate::event::EventStatus;
+use crate::event::{EventStatus, Place};
 use crate::failpoint::{Fault, fault};
 
 const EXPECT_LEFT: &str = include_str!("outcomes/sql/expect_left.sql");
@@ -30,7 +30,7 @@ pub(super) struct Outcome {
     pub(super) status: EventStatus,
     pub(super) sqlstate: SqlState,
     pub(super) last_error: Option<String>,
-    pub(super) place: Option<(i32, i64)>,
+    pub(super) place: Option<Place>,
     pub(super) letter: Option<DueLetter>,
 }
 
@@ -44,7 +44,8 @@ pub(super) struct DueLetter {
 
 impl Outcome {
     /// Published, and the row does not say so.
-    pub(super) fn published(id: i64, place: Option<(i32, i64)>, sqlstate: SqlState) -> Self {
+    pub(super) fn published(event: Published, sqlstate: SqlState) -> Self {
+        let Published { id, place } = event;
         Self { id, status: EventStatus::Published, sqlstate, last_error: None, place, letter: None }
     }
 
@@ -57,9 +58,6 @@ impl Outcome {
         Self { id, status: EventStatus::Held, sqlstate, last_error: None, place: None, letter: None }
     }
 }
-
-/// An event that is published, and where, if that is known.
-pub(super) type Placed = (i64, Option<(i32, i64)>);
 
 /// What the row answered; of those that there was no time for, that there was none.
 pub(super) fn answers<T>(refused: Vec<Refused<T>>, left: Vec<T>) -> impl Iterator<Item = (T, SqlState)> {
@@ -77,8 +75,10 @@ pub(super) async fn keep(tx: &Transaction<'_>, outcomes: &[Outcome]) -> Result<u
     let codes: Vec<&str> = outcomes.iter().map(|outcome| outcome.sqlstate.code()).collect();
     let errors: Vec<Option<&str>> = outcomes.iter().map(|outcome| outcome.last_error.as_deref()).collect();
     let attempts: Vec<i32> = outcomes.iter().map(|outcome| i32::from(outcome.status == EventStatus::Failed)).collect();
-    let (partitions, offsets): (Vec<Option<i32>>, Vec<Option<i64>>) =
-        outcomes.iter().map(|outcome| (outcome.place.map(|place| place.0), outcome.place.map(|place| place.1))).unzip();
+    let (partitions, offsets): (Vec<Option<i32>>, Vec<Option<i64>>) = outcomes
+        .iter()
+        .map(|outcome| (outcome.place.map(|place| place.partition), outcome.place.map(|place| place.offset)))
+        .unzip();
     let letters = outcomes.iter().map(|outcome| outcome.letter.as_ref());
     let (to, from): (Vec<Option<&str>>, Vec<Option<&str>>) =
         letters.map(|letter| (letter.map(|due| due.to.as_str()), letter.and_then(|due| due.from.as_deref()))).unzip();
@@ -128,22 +128,22 @@ pub(super) async fn expect_left(tx: &Transaction<'_>, ids: &[i64], states: &[Eve
 const PUBLISHED_TOGETHER: usize = 10_000;
 
 /// Marks rows PUBLISHED outside of a step. The outcome of a row that cannot be changed is stored.
-pub(super) async fn publish(tx: &Transaction<'_>, published: &[Placed]) -> Result<(), DbError> {
+pub(super) async fn publish(tx: &Transaction<'_>, published: &[Published]) -> Result<(), DbError> {
     if published.is_empty() {
         return Ok(());
     }
     tx.batch_execute(IMMEDIATE).await?;
-    let mark = |part: Vec<Placed>| async move {
-        let ids: Vec<i64> = part.iter().map(|(id, _)| *id).collect();
+    let mark = |part: Vec<Published>| async move {
+        let ids: Vec<i64> = part.iter().map(|event| event.id).collect();
         let (partitions, offsets): (Vec<Option<i32>>, Vec<Option<i64>>) =
-            part.iter().map(|(_, place)| place.unzip()).unzip();
+            part.iter().map(|event| event.place.map(|place| (place.partition, place.offset)).unzip()).unzip();
         tx.execute(sql::SETTLE_PUBLISHED, &[&ids, &partitions, &offsets]).await?;
         expect_left(tx, &ids, &[EventStatus::Pending]).await
     };
     for portion in published.chunks(PUBLISHED_TOGETHER) {
         let cut = cut(tx, portion, Duration::MAX, &mark).await?;
         let kept: Vec<_> =
-            answers(cut.refused, cut.left).map(|((id, place), code)| Outcome::published(id, place, code)).collect();
+            answers(cut.refused, cut.left).map(|(event, code)| Outcome::published(event, code)).collect();
         keep(tx, &kept).await?;
     }
     Ok(())

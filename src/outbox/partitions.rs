@@ -4,16 +4,19 @@
 //! since the last one has no upper bound; a table is dropped only after it was detached with [`Session::take_off`],
 //! which marks it, and was checked once more.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::locks::{Lead, lead};
+use super::statements as sql;
+use crate::db::fragments::assemble;
 use crate::db::{Connection, DbError, Pool};
 
 const LAST_ID: &str = include_str!("sql/last_id.sql");
 const PARTITIONS: &str = include_str!("sql/partitions.sql");
 const DOOMED: &str = include_str!("partitions/sql/partitions_doomed.sql");
 const NEEDED: &str = include_str!("partitions/sql/needed.sql");
-const LOOK: &str = include_str!("partitions/sql/look.sql");
+static LOOK: LazyLock<String> = LazyLock::new(|| assemble(include_str!("partitions/sql/look.sql"), &[sql::NEXT_ROWS]));
 const EXTEND: &str = include_str!("partitions/sql/extend.sql");
 const MARK: &str = include_str!("partitions/sql/mark.sql");
 const DETACH: &str = include_str!("partitions/sql/detach.sql");
@@ -45,7 +48,8 @@ pub struct Doomed {
     pub upper: String,
 }
 
-/// A session that looks after partitions.
+/// A session that looks after partitions. Not the one of [`cleanup`](super::cleanup): both lead at the same time, each
+/// by a lock of its own.
 pub struct Session {
     connection: Connection,
 }
@@ -116,7 +120,7 @@ impl Session {
         rows: u32,
         age: Duration,
     ) -> Result<(Option<i64>, i64, i64), DbError> {
-        let statement = self.connection.prepare_cached(LOOK).await?;
+        let statement = self.connection.prepare_cached(&LOOK).await?;
         let row =
             self.connection.query_one(&statement, &[&after, &up_to, &i64::from(rows), &age.as_secs_f64()]).await?;
         Ok((row.try_get("last_id")?, row.try_get("seen")?, row.try_get("needed")?))

@@ -7,12 +7,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::BatchTag;
 use super::audit::{self, Author};
-use super::outcomes::{self, Placed};
 use super::statements::{INSTALLATION, REQUEUE};
+use super::{BatchTag, Published, outcomes};
 use crate::db::{DbError, Pool, StoredTime, stored_text};
-use crate::event::ShardId;
+use crate::event::{Place, ShardId};
 
 const SHARDS: &str = include_str!("recovery/sql/shards.sql");
 const CANDIDATES: &str = include_str!("recovery/sql/candidates.sql");
@@ -120,8 +119,9 @@ pub async fn apply(
         return Ok(false);
     }
     let ids: Vec<i64> = found.iter().map(|(id, _, _)| *id).collect();
-    let placed: Vec<Placed> = found.iter().map(|(id, partition, offset)| (*id, Some((*partition, *offset)))).collect();
-    outcomes::publish(&tx, &placed).await?;
+    let published: Vec<_> =
+        found.iter().map(|&(id, partition, offset)| Published::at(id, Place { partition, offset })).collect();
+    outcomes::publish(&tx, &published).await?;
     // The watermark has passed them, and now no manifest says that they wait.
     tx.execute(REQUEUE, &[&shard.in_flight.as_deref().unwrap_or_default()]).await?;
     let details: Value = serde_json::json!({

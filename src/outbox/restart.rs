@@ -6,7 +6,7 @@
 
 use uuid::Uuid;
 
-use super::outcomes::{self, Placed};
+use super::{Published, outcomes};
 use crate::db::{DbError, Pool};
 use crate::event::ShardId;
 
@@ -32,7 +32,7 @@ pub async fn begin_again(pool: &Pool, instance: Uuid, restart: Restart) -> Resul
     let shards: Vec<ShardId> = rows.iter().map(|row| row.get(0)).collect();
     if !shards.is_empty() {
         let published = tx.query(MARK, &[&shards]).await?;
-        let published: Vec<Placed> = published.iter().map(|row| (row.get("id"), None)).collect();
+        let published: Vec<_> = published.iter().map(|row| Published::somewhere(row.get("id"))).collect();
         outcomes::publish(&tx, &published).await?;
         tx.execute(SHARDS, &[&shards]).await?;
     }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -16,13 +17,13 @@ use super::audit::{self, Author};
 use super::inspect::events::Filter;
 use super::isolate::{self, Blame, MayBlame, Refused};
 use super::locks::Lead;
-use super::{outcomes, rows};
+use super::{outcomes, rows, statements as sql};
 use crate::clock::monotonic;
+use crate::db::fragments::assemble;
 use crate::db::{DbError, Pool, Transaction, stored_text};
 use crate::event::EventStatus;
 
 const STATES: &str = include_str!("retry_discard/sql/states.sql");
-const MATCHING: &str = include_str!("retry_discard/sql/matching.sql");
 const FAILED_LONG_AGO: &str = include_str!("retry_discard/sql/failed_long_ago.sql");
 const REPROCESS_LOCK: &str = include_str!("retry_discard/sql/reprocess_lock.sql");
 const LOCK_SHARDS: &str = include_str!("sql/lock_shards.sql");
@@ -34,6 +35,8 @@ const RETRY: &str = include_str!("retry_discard/sql/retry.sql");
 const MAKE_DUE: &str = include_str!("retry_discard/sql/make_due.sql");
 const DISCARD: &str = include_str!("retry_discard/sql/discard.sql");
 const RELEASE_BEHIND: &str = include_str!("retry_discard/sql/release_behind.sql");
+static MATCHING: LazyLock<String> =
+    LazyLock::new(|| assemble(include_str!("retry_discard/sql/matching.sql"), &[sql::FILTER]));
 
 /// Events of one transaction. A guess: it takes some ten milliseconds, for which the lanes of their shards wait.
 const PORTION: usize = 1_000;
@@ -82,7 +85,7 @@ pub async fn find(pool: &Pool, selection: &Selection) -> Result<Found, DbError> 
     let bound = selection.filter.bound();
     let mut params = bound.params();
     params.extend([&selection.class as &(dyn ToSql + Sync), &selection.ids]);
-    let mut rows = pin!(connection.query_raw(MATCHING, params).await?);
+    let mut rows = pin!(connection.query_raw(MATCHING.as_str(), params).await?);
     let mut found = Found::default();
     while let Some(row) = rows.try_next().await? {
         found.ids.push(row.get("id"));

@@ -7,11 +7,11 @@ use tokio_postgres::types::ToSql;
 
 use super::care::Care;
 use super::failure::{Failed, FailedEvent, FailureAction, FailurePolicy};
-use super::outcomes::{self, DueLetter, Outcome, Placed, answers};
+use super::outcomes::{self, DueLetter, Outcome, answers};
 use super::statements as sql;
 use super::{OutboxError, SettleMode, rows};
 use crate::db::{Transaction, stored_text};
-use crate::event::{EventStatus, FailureClass, HoldReason, ShardId};
+use crate::event::{EventStatus, FailureClass, HoldReason, Place, ShardId};
 use crate::failpoint::{Fault, fault};
 
 const ATTEMPTS: &str = include_str!("settle/sql/attempts.sql");
@@ -21,11 +21,29 @@ const SETTLE_DELETED: &str = include_str!("settle/sql/deleted.sql");
 const SETTLE_FAILED: &str = include_str!("settle/sql/failed.sql");
 const SETTLE_HELD: &str = include_str!("settle/sql/held.sql");
 
+/// An event that is durably in Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Published {
+    pub id: i64,
+    /// `None`: nobody knows where.
+    pub place: Option<Place>,
+}
+
+impl Published {
+    pub fn at(id: i64, place: Place) -> Self {
+        Self { id, place: Some(place) }
+    }
+
+    pub fn somewhere(id: i64) -> Self {
+        Self { id, place: None }
+    }
+}
+
 /// The result of the current batch. An event in neither list stays PENDING and is claimed again.
 #[derive(Debug, Clone, Hash, Default)]
 pub struct Settlement {
-    /// Durably in Kafka: id, and partition and offset if known.
-    pub published: Vec<(i64, Option<(i32, i64)>)>,
+    /// Durably in Kafka.
+    pub published: Vec<Published>,
     pub failed: Vec<Failed>,
 }
 
@@ -41,13 +59,13 @@ impl Settlement {
     /// One of the published events was claimed again in the transaction that settled it: its row was not changed as
     /// requested. `claimed` is in id order.
     pub(super) fn comes_back_in(&self, claimed: &[Row]) -> Result<bool, OutboxError> {
-        let Some(last) = self.published.iter().map(|(id, _)| *id).max() else { return Ok(false) };
+        let Some(last) = self.published.iter().map(|event| event.id).max() else { return Ok(false) };
         for row in claimed {
             let id = rows::id(row)?;
             if id > last {
                 break;
             }
-            if self.published.iter().any(|(published, _)| *published == id) {
+            if self.published.iter().any(|event| event.id == id) {
                 return Ok(true);
             }
         }
@@ -55,7 +73,7 @@ impl Settlement {
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = i64> {
-        self.published.iter().map(|(id, _)| *id).chain(self.failed.iter().map(|failed| failed.id))
+        self.published.iter().map(|event| event.id).chain(self.failed.iter().map(|failed| failed.id))
     }
 }
 
@@ -107,7 +125,7 @@ pub(super) async fn settle(
         // The shard's watermark accounts for it.
         SettleMode::Watermark => return Ok(0),
         SettleMode::Delete if all > 0 => {
-            let ids: Vec<i64> = published.clone().map(|(id, _)| *id).collect();
+            let ids: Vec<i64> = published.clone().map(|event| event.id).collect();
             let statement = &tx.prepare_cached(SETTLE_DELETED).await?;
             let cut =
                 care.over(tx, &ids, |ids: Vec<i64>| async move { Ok(tx.execute(statement, &[&ids]).await?) }).await?;
@@ -146,24 +164,23 @@ pub(super) async fn left_state(
 pub(super) async fn mark(
     tx: &Transaction<'_>,
     care: Care,
-    published: impl Iterator<Item = &Placed>,
+    published: impl Iterator<Item = &Published>,
 ) -> Result<u64, OutboxError> {
-    let published: Vec<Placed> = published.copied().collect();
+    let published: Vec<Published> = published.copied().collect();
     if published.is_empty() {
         return Ok(0);
     }
     let statement = &tx.prepare_cached(sql::SETTLE_PUBLISHED).await?;
-    let mark = |part: Vec<Placed>| async move {
-        let ids: Vec<i64> = part.iter().map(|(id, _)| *id).collect();
-        let partitions: Vec<Option<i32>> = part.iter().map(|(_, place)| place.map(|place| place.0)).collect();
-        let offsets: Vec<Option<i64>> = part.iter().map(|(_, place)| place.map(|place| place.1)).collect();
+    let mark = |part: Vec<Published>| async move {
+        let ids: Vec<i64> = part.iter().map(|event| event.id).collect();
+        let partitions: Vec<Option<i32>> = part.iter().map(|event| event.place.map(|place| place.partition)).collect();
+        let offsets: Vec<Option<i64>> = part.iter().map(|event| event.place.map(|place| place.offset)).collect();
         let changed = tx.execute(statement, &[&ids, &partitions, &offsets]).await?;
         left_state(tx, care, &ids, changed, EventStatus::Pending).await?;
         Ok(changed)
     };
     let cut = care.over(tx, &published, mark).await?;
-    let kept: Vec<_> =
-        answers(cut.refused, cut.left).map(|((id, place), code)| Outcome::published(id, place, code)).collect();
+    let kept: Vec<_> = answers(cut.refused, cut.left).map(|(event, code)| Outcome::published(event, code)).collect();
     Ok(cut.done.iter().sum::<u64>() + outcomes::keep(tx, &kept).await?)
 }
 

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use super::care::Care;
 use super::settle::mark;
 use super::statements as sql;
-use super::{Fence, OutboxError};
+use super::{Fence, OutboxError, Published};
 use crate::db::{DbError, Pool, Transaction};
 
 const NOTE_PROGRESS: &str = include_str!("watermark/sql/note_progress.sql");
@@ -76,7 +76,7 @@ impl Watermark {
         care: Care,
         all: bool,
     ) -> Result<(), OutboxError> {
-        let published: Vec<_> = self.surplus(all).into_iter().map(|id| (id, None)).collect();
+        let published: Vec<_> = self.surplus(all).into_iter().map(Published::somewhere).collect();
         mark(tx, care, published.iter()).await?;
         Ok(())
     }

@@ -5,11 +5,14 @@
 //! Invariant: a partition is read only between taking its fence and losing it, and what is buffered of it follows its
 //! folded offset: whenever the assignment is handed to Kafka anew, buffers are empty and reading starts at that offset.
 
+mod slot;
+
 use std::time::Duration;
 
 use super::position::{Landmark, Stopped};
 use super::record::{Place, Record};
-use crate::retry::Backoff;
+pub use slot::{Batch, Reading, Why};
+use slot::{Slot, State};
 
 /// The ways of sharing partitions that our members know, as Kafka writes them. A group that has agreed on another one
 /// cannot be joined.
@@ -18,84 +21,6 @@ pub const ASSIGNORS: &str = "range,roundrobin";
 /// Most bytes of records buffered over all partitions, besides what librdkafka prefetches. A guess: enough for a full
 /// batch of ordinary events, and one record larger than that still fits.
 const BUFFER_BYTES_MAX: usize = 8 << 20;
-
-/// Before a partition that another instance took, while it is still assigned to us, is taken back. By then a rebalance
-/// would have told us (session timeout 30 s); if none came, nobody else may be reading it.
-const FENCED_WAIT: Duration = Duration::from_secs(45);
-/// Before a partition that is stopped is taken again. Decisions are looked for every few seconds, so this only matters
-/// when the look fails for long.
-const STOPPED_WAIT: Duration = Duration::from_secs(300);
-/// Before a projection that does not work is tried again: first and longest wait.
-const BLOCKED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-/// Why a partition is not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
-    /// Just assigned.
-    New,
-    /// PostgreSQL does not answer.
-    Unavailable(String),
-    /// Kafka does not say where it begins and ends.
-    Unmeasured(String),
-    /// Somebody keeps what a fold needs locked.
-    Locked(String),
-    /// A projection or the schema is broken.
-    Blocked(String),
-    /// Another instance has taken it.
-    Fenced,
-    /// Somebody has to decide about its position.
-    Stopped(Stopped),
-}
-
-#[derive(Debug)]
-enum State {
-    Waiting {
-        due: Duration,
-    },
-    Reading {
-        epoch: i64,
-        buffer: Vec<Record>,
-        /// To be found unchanged before anything is buffered.
-        look_back: Option<Landmark>,
-    },
-}
-
-#[derive(Debug)]
-struct Slot {
-    place: Place,
-    state: State,
-    /// Offset after the last folded record; 0 until the fence was taken once.
-    next_offset: i64,
-    /// The epoch of a fold that is under way.
-    folding: Option<i64>,
-    /// Kafka does not have it because of that fold.
-    left_out: bool,
-    /// Why it waits. A partition that was blocked stays so until a fold succeeds: reading it again proves nothing.
-    why: Option<Why>,
-    unavailable: Backoff,
-    blocked: Backoff,
-}
-
-/// A batch to fold.
-#[derive(Debug)]
-pub struct Batch {
-    pub place: Place,
-    pub epoch: i64,
-    /// After the last folded record.
-    pub next_offset: i64,
-    pub records: Vec<Record>,
-}
-
-/// A partition that is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading<'a> {
-    pub place: &'a Place,
-    pub epoch: i64,
-    /// After the last folded record.
-    pub next_offset: i64,
-    /// Where Kafka begins: at the record to look back at, if there is one.
-    pub from: i64,
-}
 
 /// All partitions of this instance.
 #[derive(Debug)]
@@ -117,17 +42,7 @@ impl Assignment {
 
     /// The group has given us exactly these.
     pub fn assign(&mut self, places: Vec<Place>, now: Duration) {
-        let slot = |place| Slot {
-            place,
-            state: State::Waiting { due: now },
-            next_offset: 0,
-            folding: None,
-            left_out: false,
-            why: Some(Why::New),
-            unavailable: Backoff::for_connection(),
-            blocked: Backoff::new(BLOCKED_WAIT.0, BLOCKED_WAIT.1),
-        };
-        self.slots = places.into_iter().map(slot).collect();
+        self.slots = places.into_iter().map(|place| Slot::new(place, now)).collect();
         self.reset_buffer();
     }
 
@@ -158,16 +73,9 @@ impl Assignment {
 
     /// It is not read any more; what is buffered of it is dropped.
     pub fn wait(&mut self, place: &Place, why: Why, now: Duration) {
-        let Some(slot) = self.slot(place) else { return };
-        let wait = match &why {
-            Why::New => Duration::ZERO,
-            Why::Unavailable(_) | Why::Unmeasured(_) | Why::Locked(_) => slot.unavailable.next_wait(),
-            Why::Blocked(_) => slot.blocked.next_wait(),
-            Why::Fenced => FENCED_WAIT,
-            Why::Stopped(_) => STOPPED_WAIT,
-        };
-        slot.state = State::Waiting { due: now + wait };
-        slot.why = Some(why);
+        if let Some(slot) = self.slot(place) {
+            slot.wait(why, now);
+        }
     }
 
     /// Somebody has decided about it: it is due at once.
@@ -335,6 +243,7 @@ impl Assignment {
 
 #[cfg(test)]
 mod tests {
+    use super::slot::{FENCED_WAIT, STOPPED_WAIT};
     use super::*;
 
     const NOW: Duration = Duration::from_secs(100);

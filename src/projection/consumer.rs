@@ -10,6 +10,7 @@
 
 mod client;
 mod folding;
+mod membership;
 mod positions;
 mod released;
 mod signals;
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
@@ -28,8 +29,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::client::{Context, Rebalance, client_settings, is_missing_topic, keeps_out, needs_operator, to_record};
+use self::client::{Context, client_settings, is_missing_topic, keeps_out, needs_operator, to_record};
 use self::folding::Folding;
+use self::membership::subscribe;
 use self::positions::{IDS_INTERVAL, LOOK_INTERVAL};
 use self::released::Releasing;
 use self::unassigned::Unassigned;
@@ -306,67 +308,6 @@ impl Reader {
         Ok(())
     }
 
-    /// Another client takes the place of this one. Where to read on is in PostgreSQL.
-    fn connect_anew(&mut self) -> Result<()> {
-        let successor = subscribe(&(self.fresh)(&self.kafka), &self.settings.topics)?;
-        let old = std::mem::replace(&mut self.consumer, successor);
-        old.context().close();
-        // It cannot leave its group, and may wait for that.
-        drop(std::thread::Builder::new().name("consumer-closing".to_owned()).spawn(move || drop(old)));
-        self.folding.give_up();
-        self.releasing.give_up();
-        self.folding.forget_paused();
-        self.assignment.assign(Vec::new(), clock::monotonic());
-        self.unassigned = Unassigned::default();
-        self.client_ids.clear();
-        (self.joined, self.unanswered, self.brokers_down) = (false, false, false);
-        self.uncommitted.clear();
-        Ok(())
-    }
-
-    fn answer_rebalances(&mut self) -> Result<()> {
-        let rebalances = self.consumer.context().take_rebalances();
-        for rebalance in rebalances {
-            match rebalance {
-                Rebalance::Assign(places) => {
-                    tracing::info!(partitions = places.len(), group = self.store.group(), "partitions assigned");
-                    self.folding.give_up();
-                    self.releasing.give_up();
-                    self.assignment.assign(places, clock::monotonic());
-                    self.joined = true;
-                    self.unanswered = true;
-                }
-                Rebalance::Revoke => {
-                    tracing::info!(group = self.store.group(), "partitions revoked");
-                    self.folding.give_up();
-                    self.releasing.give_up();
-                    self.commit_offsets();
-                    for place in self.assignment.places() {
-                        self.meters.forget_lag(place);
-                    }
-                    self.assignment.assign(Vec::new(), clock::monotonic());
-                    self.unanswered = false;
-                    client::assign(&self.consumer, None).map_err(|error| refused_assignment(&error))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells Kafka which partitions to read and from where. Whatever was prefetched is fetched again.
-    fn hand_over(&mut self) -> Result<()> {
-        let mut list = TopicPartitionList::new();
-        for Reading { place, from, .. } in self.assignment.reading() {
-            list.add_partition_offset(&place.topic, place.partition, Offset::Offset(from))
-                .map_err(|error| refused_assignment(&error))?;
-        }
-        self.assignment.reset_buffer();
-        client::assign(&self.consumer, Some(&list)).map_err(|error| refused_assignment(&error))?;
-        self.resume(&list);
-        self.unanswered = false;
-        Ok(())
-    }
-
     /// Polls until there is enough for a fold, or something else to do.
     fn gather(&mut self) -> Result<()> {
         let now = clock::monotonic();
@@ -456,24 +397,6 @@ impl Reader {
     }
 }
 
-fn subscribe(kafka: &ClientConfig, topics: &[String]) -> Result<BaseConsumer<Context>> {
-    let consumer = BaseConsumer::from_config_and_context(kafka, Context::default()).map_err(refused_client)?;
-    subscribe_to(&consumer, topics)?;
-    Ok(consumer)
-}
-
-/// Joins the group, or leaves it and joins it again.
-fn subscribe_to(consumer: &BaseConsumer<Context>, topics: &[String]) -> Result<()> {
-    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-    consumer.subscribe(&topics).map_err(refused_client)
-}
-
-fn refused_client(error: KafkaError) -> Error {
-    Error::new(Code::KafkaConfig, "could not create the Kafka consumer")
-        .caused_by(error)
-        .hint("check [kafka] and [kafka.properties]")
-}
-
 /// Why a partition waits after PostgreSQL failed.
 fn why_not(error: &FoldError) -> Why {
     match error.cause() {
@@ -481,8 +404,4 @@ fn why_not(error: &FoldError) -> Why {
         Cause::Locked => Why::Locked(error.to_string()),
         Cause::TooSlow | Cause::Unclear | Cause::Data | Cause::Program => Why::Blocked(error.to_string()),
     }
-}
-
-fn refused_assignment(error: &KafkaError) -> Error {
-    Error::new(Code::Unexpected, format!("the Kafka client rejected an assignment: {error}"))
 }

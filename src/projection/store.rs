@@ -6,111 +6,49 @@
 
 mod apart;
 mod columns;
+mod differences;
 pub mod locks;
 pub mod parked;
+mod parking;
+mod part;
 mod passes;
 pub mod positions;
+mod prepare;
 
 use std::collections::HashSet;
 use std::time::Instant;
 
-use jiff::Timestamp;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use self::positions::{LOOK, NOTE_IDENTITY, STOP, TAKE_FENCES};
 use super::Projection;
 use super::failure::{Cause, FoldError};
 use super::position::{Landmark, Standing};
-use super::record::{Place, Record};
+use super::record::Place;
 use super::suspicion::Ground;
 use crate::clock::monotonic;
-use crate::db::{Connection, Database, DbError, Pool, Role, Transaction};
-use crate::error::{Code, Error, Result};
+use crate::db::{Database, DbError, Pool, Role, Transaction};
 use crate::failpoint::{self, Point};
 use crate::metrics::{Metrics, ProjectionLabel};
-use columns::{Columns, NewEvents, kept};
-use locks::{LockWait, Turns};
+use columns::{Columns, NewEvents};
+pub use differences::{Difference, differences};
+use locks::Turns;
+pub use part::{Counts, Fate, Manner, Outcome, Part};
 use passes::Passes;
+pub use prepare::prepare_all;
 
 /// Runs on each new connection of the consumer.
 const SESSION: &str = include_str!("store/sql/async_commit.sql");
 const ADVANCE: &str = include_str!("store/sql/advance.sql");
 const STANDING: &str = include_str!("store/sql/standing.sql");
 const INSERT_HANDLED: &str = include_str!("store/sql/insert_handled.sql");
-const INSERT_PARKED: &str = include_str!("store/sql/insert_parked.sql");
 const BE_BRIEF: &str = include_str!("store/sql/be_brief.sql");
-const PRODUCT_METRICS_DIFFERENCES: &str = include_str!("store/sql/product_metrics_differences.sql");
 
 /// What is deferred to the commit happens now.
 const IMMEDIATE: &str = "set constraints all immediate";
 
 /// Partitions folded at the same time. A fold keeps one core of PostgreSQL busy; more connections gain little. A guess.
 const FOLDS_AT_ONCE: usize = 4;
-
-/// What is to happen to a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
-    /// Into every projection that handles it.
-    Fold,
-    /// No projection handles it.
-    Skip,
-    /// It cannot be folded, for this reason.
-    Park(String),
-    /// The same, and PostgreSQL refuses to keep it as it is: what is no ASCII is written in another way, from which
-    /// every byte is known.
-    ParkEscaped(String),
-}
-
-/// Part of a batch of one partition, offsets ascending. `fates` is as long as `records`.
-#[derive(Debug, Clone, Copy)]
-pub struct Part<'a> {
-    pub place: &'a Place,
-    pub epoch: i64,
-    /// Where the partition stands, as far as its reader knows.
-    pub next_offset: i64,
-    pub records: &'a [Record],
-    pub fates: &'a [Fate],
-}
-
-/// How a part is folded.
-#[derive(Debug, Clone, Copy)]
-pub struct Manner<'a> {
-    /// It has failed with [`Cause::Data`]: finds out which events fail, and parks them. The same cause again is about
-    /// something that concerns no projection alone.
-    pub apart: bool,
-    /// It has failed with [`Cause::TooSlow`], and holds more records than one: less time.
-    pub brief: bool,
-    pub wait: &'a LockWait,
-}
-
-/// What became of the records of a part.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub applied: u64,
-    pub duplicate: u64,
-    pub skipped: u64,
-    pub parked: u64,
-}
-
-/// How a fold ended, if the database did not fail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Committed.
-    Folded(Counts),
-    /// Nothing changed: a projection refuses these records (index in the part, reason).
-    Refused(Vec<(usize, String)>),
-    /// Nothing changed: the partition is not where its reader believes. `None`: its row is gone.
-    Elsewhere(Option<Standing>),
-}
-
-/// An event to keep in `consumer_parked`.
-#[derive(Debug, Clone, Copy)]
-struct Parked<'a> {
-    record: &'a Record,
-    reason: &'a str,
-    escaped: bool,
-}
 
 /// The tables of one consumer group.
 #[derive(Debug, Clone)]
@@ -150,20 +88,6 @@ impl Store {
 
     pub fn projections(&self) -> &[Projection] {
         &self.projections
-    }
-
-    /// Whether the statements prepare. Errors: [`Code::ProjectionInvalid`], and what [`DbError`] becomes.
-    pub async fn prepare(&self) -> Result<()> {
-        let connection = self.pool.get().await?;
-        let positions = [TAKE_FENCES, NOTE_IDENTITY, STOP, LOOK, ADVANCE, STANDING];
-        for sql in positions.into_iter().chain(parked::ALL).chain([INSERT_HANDLED, INSERT_PARKED, BE_BRIEF]) {
-            connection.prepare_cached(sql).await?;
-        }
-        for projection in &self.projections {
-            prepare(&connection, projection).await?;
-        }
-        connection.done();
-        Ok(())
     }
 
     /// How many folds have passed of the projection that failed, or of all where none is to blame.
@@ -287,36 +211,6 @@ impl Store {
         Ok(Outcome::Folded(counts))
     }
 
-    /// Keeps what is to be parked, and counts what became of the part.
-    async fn park(&self, transaction: &Transaction<'_>, part: Part<'_>, fresh: &[bool]) -> Result<Counts, FoldError> {
-        let mut counts = Counts::default();
-        let mut parked = Vec::new();
-        for (index, fate) in part.fates.iter().enumerate() {
-            let (reason, escaped) = match fate {
-                Fate::Skip => {
-                    counts.skipped += 1;
-                    continue;
-                }
-                Fate::Fold | Fate::Park(_) | Fate::ParkEscaped(_) if !fresh[index] => {
-                    counts.duplicate += 1;
-                    continue;
-                }
-                Fate::Fold => {
-                    counts.applied += 1;
-                    continue;
-                }
-                Fate::Park(reason) => (reason, false),
-                Fate::ParkEscaped(reason) => (reason, true),
-            };
-            counts.parked += 1;
-            parked.push(Parked { record: &part.records[index], reason, escaped });
-        }
-        if !parked.is_empty() {
-            self.insert_parked(transaction, part.place, &parked).await?;
-        }
-        Ok(counts)
-    }
-
     /// Records the events of the part as handled. Returns for each record whether it is new: the first of its id, and
     /// not in `event_handled` yet.
     async fn insert_handled(&self, transaction: &Transaction<'_>, part: Part<'_>) -> Result<Vec<bool>, FoldError> {
@@ -400,95 +294,4 @@ impl Store {
         }
         Ok(refused)
     }
-
-    async fn insert_parked(
-        &self,
-        transaction: &Transaction<'_>,
-        place: &Place,
-        parked: &[Parked<'_>],
-    ) -> Result<(), FoldError> {
-        let records = || parked.iter().map(|parked| parked.record);
-        let ids: Vec<Uuid> = records().map(|record| record.event.id).collect();
-        let types: Vec<_> =
-            parked.iter().map(|parked| kept(parked.record.event.event_type.as_deref(), parked.escaped)).collect();
-        let offsets: Vec<i64> = records().map(|record| record.offset).collect();
-        let keys: Vec<Option<&[u8]>> = records().map(|record| record.key.as_deref()).collect();
-        let values: Vec<Option<&[u8]>> = records().map(|record| record.value.as_deref()).collect();
-        let headers: Vec<String> = parked.iter().map(|parked| parked.record.headers_list(parked.escaped)).collect();
-        let times: Vec<Option<Timestamp>> = records().map(|record| record.recorded_at).collect();
-        let reasons: Vec<_> = parked.iter().map(|parked| kept(Some(parked.reason), parked.escaped)).collect();
-        let statement = transaction.prepare_cached(INSERT_PARKED).await?;
-        transaction
-            .execute(
-                &statement,
-                &[
-                    &self.group,
-                    &place.topic,
-                    &place.partition,
-                    &ids,
-                    &types,
-                    &offsets,
-                    &keys,
-                    &values,
-                    &headers,
-                    &times,
-                    &reasons,
-                    &self.projection,
-                ],
-            )
-            .await?;
-        Ok(())
-    }
-}
-
-/// Whether PostgreSQL takes every projection, for `check`. Opens one connection of its own.
-///
-/// Errors: [`Code::ProjectionInvalid`] for the first that it does not take; what [`DbError`] becomes if it is
-/// unreachable.
-pub async fn prepare_all(database: &Database, projections: &[Projection]) -> Result<()> {
-    let connection = database.pool(Role::Admin, 1).get().await?;
-    for projection in projections {
-        prepare(&connection, projection).await?;
-    }
-    Ok(())
-}
-
-async fn prepare(connection: &Connection, projection: &Projection) -> Result<()> {
-    let invalid = |problem: String| {
-        Error::new(Code::ProjectionInvalid, format!("projection {}: {problem}", projection.name()))
-            .hint("it must be one statement without parameters that reads new_events and returns either nothing or (ordinal int, reason text)")
-    };
-    let statement = match connection.prepare(&projection.checked_statement()).await {
-        Ok(statement) => statement,
-        Err(DbError::Statement(error)) => return Err(invalid(error.to_string())),
-        Err(error) => return Err(error.into()),
-    };
-    if !statement.params().is_empty() {
-        return Err(invalid("it has parameters".to_owned()));
-    }
-    let columns: Vec<&Type> = statement.columns().iter().map(|column| column.type_()).collect();
-    if columns.is_empty() || columns == [&Type::INT4, &Type::TEXT] {
-        return Ok(());
-    }
-    let types: Vec<&str> = columns.iter().map(|column| column.name()).collect();
-    Err(invalid(format!("it returns ({})", types.join(", "))))
-}
-
-/// A product whose metrics are not what the outbox says. Each side as text, `None` where it has no row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    pub product_id: i64,
-    pub folded: Option<String>,
-    pub expected: Option<String>,
-}
-
-/// Compares `product_metrics` with a recomputation from all published rows of `outbox_events`, less what `group` has
-/// parked. Empty when they agree. Reads the whole outbox: for demos and tests, once the consumer has caught up.
-pub async fn differences(database: &Database, group: &str) -> Result<Vec<Difference>, DbError> {
-    let mut client = database.connect(Role::Admin).await?;
-    client.without_statement_limit().await?;
-    let rows = client.query(PRODUCT_METRICS_DIFFERENCES, &[&group]).await?;
-    let differences =
-        rows.iter().map(|row| Difference { product_id: row.get(0), folded: row.get(1), expected: row.get(2) });
-    Ok(differences.collect())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
+use super::shared::Lanes;
 use crate::broker::partitions::Trouble;
 use crate::clock::monotonic;
 use crate::metrics::StateLabel;

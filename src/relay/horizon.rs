@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
+use super::shared::Lanes;
 use crate::config::{Ordering, Tracking};
 use crate::db::Pool;
 use crate::error::Code;
@@ -34,11 +34,10 @@ pub(super) async fn run(lanes: Arc<Lanes>, pool: Pool, stop: CancellationToken) 
         match barrier.probe().await {
             Ok(horizon) => {
                 let moved = horizon != lanes.horizon();
-                lanes.set_horizon(horizon);
-                if let Some(restart) = barrier.take_restart()
-                    && !begin_again(&lanes, &pool, restart).await
-                {
-                    barrier.put_back(restart);
+                match barrier.take_restart() {
+                    Some(restart) if !begin_again(&lanes, &pool, restart).await => barrier.put_back(restart),
+                    // Not before the bounds are reset: the sweep trusts bounds of the run that the horizon is of.
+                    Some(_) | None => lanes.set_horizon(horizon),
                 }
                 match barrier.fault() {
                     None => lanes.health.ids.ok(),

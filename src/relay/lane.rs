@@ -13,7 +13,6 @@ mod exactly_once;
 mod pace;
 mod patience;
 pub mod protocol;
-mod screen;
 mod stepping;
 mod topics;
 
@@ -24,8 +23,9 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::shared_step::InFlight;
-use super::{Lanes, Sending, horizon, wakeup};
+use super::horizon;
+use super::shared::{Lanes, Sending};
+use super::shared_step::{InFlight, SharedSteps};
 use crate::broker::Record;
 use crate::broker::publisher::Publisher;
 use crate::clock::{Permit, monotonic};
@@ -37,7 +37,6 @@ use exactly_once::Transactions;
 use pace::Pace;
 pub(super) use protocol::Ended;
 use protocol::{Around, Mode, Next, Protocol, Right, Safeguards, Wait};
-pub(super) use screen::Screen;
 use stepping::LOW_ID_INTERVAL;
 use topics::Topics;
 
@@ -61,6 +60,7 @@ pub(super) struct Lane {
     fence: Fence,
     permit: Permit,
     shared: Arc<Lanes>,
+    shared_steps: Arc<SharedSteps>,
     sender: Sender,
     low_id_moved: Duration,
     /// Where rows are marked: the highest id that was claimed, as long as `low_id` has not passed it.
@@ -82,7 +82,12 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(fence: Fence, permit: Permit, shared: Arc<Lanes>) -> std::io::Result<Self> {
+    pub(super) fn new(
+        fence: Fence,
+        permit: Permit,
+        shared: Arc<Lanes>,
+        shared_steps: Arc<SharedSteps>,
+    ) -> std::io::Result<Self> {
         let (name, client_id) = (format!("lane-{}", fence.shard), format!("{}-{}", shared.client_id, fence.shard));
         let sender = match &shared.sending {
             Sending::AtLeastOnce(settings) => Sender::AtLeastOnce(Publisher::start(settings.of(name, client_id))?),
@@ -97,6 +102,7 @@ impl Lane {
             fence,
             permit,
             shared,
+            shared_steps,
             sender,
             low_id_moved: monotonic(),
             unpassed: None,
@@ -124,7 +130,7 @@ impl Lane {
             Sending::AtLeastOnce(_) => Mode::AtLeastOnce,
             Sending::ExactlyOnce(_, installation) => Mode::ExactlyOnce(*installation),
         };
-        let shares = self.shared.shared_steps.publisher().is_some();
+        let shares = self.shared_steps.publisher().is_some();
         let mut protocol = Protocol::new(mode, inherited, shares, Safeguards::ALL);
         // Held until the batch that a step claims is acknowledged. First come, first served, so lanes take turns.
         let mut turn: Option<Turn> = None;
@@ -167,7 +173,7 @@ impl Lane {
 
     async fn turn(&self, small: bool) -> Turn {
         let permit = match small {
-            true => self.shared.shared_steps.turn().await,
+            true => self.shared_steps.turn().await,
             false => Arc::clone(&self.shared.batches).acquire_owned().await.ok(),
         };
         Turn { _permit: permit }
@@ -203,7 +209,7 @@ impl Lane {
         let (shared, shard, unpassed) = (Arc::clone(&self.shared), self.fence.shard, self.unpassed);
         let waiting = async {
             tokio::select! {
-                () = wakeup::wait(&shared.wakeup, shard, stop) => {}
+                () = shared.idle.wait(shard, stop) => {}
                 () = horizon::until_passed(&shared, unpassed, LOW_ID_INTERVAL) => {}
             }
         };

@@ -11,8 +11,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
 use super::lane::{Ended, Lane};
+use super::permits::{permit_end, permit_length};
+use super::shared::Lanes;
+use super::shared_step::SharedSteps;
 use super::takeover::Disagreement;
 use crate::clock::{Permit, monotonic};
 use crate::db::DbError;
@@ -45,6 +47,7 @@ struct Owned {
 
 pub(super) struct Owner {
     lanes: Arc<Lanes>,
+    shared_steps: Arc<SharedSteps>,
     leases: Leases,
     heartbeat: Heartbeat,
     lease: Duration,
@@ -57,6 +60,7 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(
         lanes: Arc<Lanes>,
+        shared_steps: Arc<SharedSteps>,
         leases: Leases,
         heartbeat: Heartbeat,
         lease: Duration,
@@ -64,6 +68,7 @@ impl Owner {
     ) -> Self {
         Self {
             lanes,
+            shared_steps,
             leases,
             heartbeat,
             lease,
@@ -191,7 +196,7 @@ impl Owner {
         let fence = Fence { shard, owner: self.leases.instance(), epoch };
         let permit = Permit::new(permit_end(asked, self.lease));
         let stop = CancellationToken::new();
-        let lane = match Lane::new(fence, permit.clone(), Arc::clone(&self.lanes)) {
+        let lane = match Lane::new(fence, permit.clone(), Arc::clone(&self.lanes), Arc::clone(&self.shared_steps)) {
             Ok(lane) => lane,
             // The lease expires, and an instance with threads to spare takes the shard.
             Err(error) => return tracing::error!(shard, error = %error, "could not start a lane"),
@@ -327,16 +332,6 @@ impl Owner {
 /// Maximum number of shards that one live instance should own.
 fn fair_share(census: Census) -> usize {
     census.shards.div_ceil(census.live.max(1))
-}
-
-/// When a lane must have stopped sending: before the lease that was asked for at `asked` can end.
-pub(super) fn permit_end(asked: Duration, lease: Duration) -> Duration {
-    asked + permit_length(lease)
-}
-
-/// The margin is a fifth of the lease, three seconds at most: time for a request in flight to be answered.
-fn permit_length(lease: Duration) -> Duration {
-    lease - (lease / 5).min(Duration::from_secs(3))
 }
 
 fn fenced(shard: ShardId, epoch: i64) -> Error {

@@ -1,13 +1,12 @@
 //! What is paused, as the lanes know it: read every second, so a pause takes effect within about that time. Also
 //! releases keys that wait for a topic that is resumed.
 
-use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
+use super::shared::{Lanes, Paused};
 use crate::db::Pool;
 use crate::metrics::TopicLabel;
 use crate::outbox::pauses::{self, EVERYTHING, Pause};
@@ -16,50 +15,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks between two looks for keys that wait for a topic which can be written to: they may have been held by a process
 /// that is gone.
 const LOOKS_FOR_WAITING: u32 = 5;
-
-/// What is paused at a moment.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Paused {
-    everything: bool,
-    topics: HashSet<String>,
-}
-
-impl Paused {
-    fn new(pauses: Vec<Pause>) -> Self {
-        let mut topics: HashSet<String> = pauses.into_iter().map(|pause| pause.topic).collect();
-        Self { everything: topics.remove(EVERYTHING), topics }
-    }
-
-    pub(super) fn topic(&self, topic: &str) -> bool {
-        !self.topics.is_empty() && self.topics.contains(topic)
-    }
-}
-
-/// Shared by all lanes of an instance.
-#[derive(Debug, Default)]
-pub(super) struct Pauses {
-    current: RwLock<Arc<Paused>>,
-}
-
-impl Pauses {
-    pub(super) fn now(&self) -> Arc<Paused> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn everything(&self) -> bool {
-        self.now().everything
-    }
-
-    /// Returns what is paused from now on, if that is something else than before.
-    fn set(&self, paused: Paused) -> Option<Arc<Paused>> {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if **current == paused {
-            return None;
-        }
-        *current = Arc::new(paused);
-        Some(Arc::clone(&current))
-    }
-}
 
 /// Keeps [`Lanes`] informed until `stop`, and releases what waits for topics that go on. While PostgreSQL is away
 /// nothing changes.
@@ -126,23 +81,5 @@ fn note(pause: &Pause) -> String {
     match pause.topic.as_str() {
         EVERYTHING => format!("everything has been paused since {since}"),
         topic => format!("topic {topic} has been paused since {since}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_star_pauses_everything_and_is_no_topic() {
-        let pause = |topic: &str| Pause {
-            topic: topic.to_owned(),
-            paused_at: jiff::Timestamp::UNIX_EPOCH.into(),
-            actor: String::new(),
-            reason: None,
-        };
-        let paused = Paused::new(vec![pause("*"), pause("orders")]);
-        assert!(paused.everything && paused.topic("orders") && !paused.topic("*"));
-        assert!(!Paused::new(vec![pause("orders")]).everything);
     }
 }

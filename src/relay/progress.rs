@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::RelayHealth;
+use super::health::RelayHealth;
 use crate::broker::admin::Admin;
 use crate::db::DbError;
 use crate::error::{Code, Error, Result};

@@ -15,13 +15,11 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
-use super::lane::Screen;
+use super::screen::Screen;
 use crate::broker::Record;
 use crate::broker::publisher::Publisher;
-use crate::db::DbError;
 use crate::event::OutboxEvent;
-use crate::outbox::{Claim, Fence, Limits, OutboxError, Part, PgOutbox, Settlement, Step};
+use crate::outbox::{Claim, Fence, Limits, Outcome, Part, PgOutbox, Settlement, Step};
 
 /// Number of events that counts as few. A lane claims at most this many in a shared step; a lane that had more goes
 /// alone next time.
@@ -48,9 +46,6 @@ pub(super) struct Request {
     pub(super) screen: Screen,
 }
 
-/// The result of a step. `None`: nothing was done, and the lane has to take it alone.
-pub(super) type Outcome = Option<Result<Step<Record>, OutboxError>>;
-
 struct Waiting {
     request: Request,
     answer: oneshot::Sender<Answer>,
@@ -58,7 +53,7 @@ struct Waiting {
 
 struct Answer {
     request: Request,
-    outcome: Outcome,
+    outcome: Outcome<Step<Record>>,
     in_flight: Option<InFlight>,
 }
 
@@ -87,7 +82,11 @@ impl SharedSteps {
     /// Takes a step together with other lanes; [`run`] must be running as long as lanes are. `in_flight` is that of the
     /// batch that this step settles, and becomes that of the batch that it claims. Not cancel safe: a step whose future
     /// is dropped is still taken.
-    pub(super) async fn step(&self, request: Request, in_flight: &mut Option<InFlight>) -> (Request, Outcome) {
+    pub(super) async fn step(
+        &self,
+        request: Request,
+        in_flight: &mut Option<InFlight>,
+    ) -> (Request, Outcome<Step<Record>>) {
         let (answer, answered) = oneshot::channel();
         drop(self.steps.send(Waiting { request, answer }).await);
         *in_flight = None;
@@ -108,7 +107,7 @@ impl SharedSteps {
 }
 
 /// Takes waiting steps until `stop`, which must come after the last lane has ended.
-pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken) {
+pub(super) async fn run(outbox: &PgOutbox, mut steps: Steps, stop: CancellationToken) {
     let mut waiting: Vec<Waiting> = Vec::with_capacity(LANES);
     loop {
         if waiting.is_empty() {
@@ -121,8 +120,8 @@ pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken
             waiting.push(next);
         }
         let (alive, mut landed) = channel(1);
-        let taken = take(&lanes.outbox, &mut waiting).await;
-        let has_batch = |outcome: &Outcome| matches!(outcome, Some(Ok(Step { batch: Some(_), .. })));
+        let taken = take(outbox, &mut waiting).await;
+        let has_batch = |outcome: &Outcome<_>| matches!(outcome, Outcome::Done(Step { batch: Some(_), .. }));
         let batches = taken.iter().filter(|(_, outcome)| has_batch(outcome)).count();
         for (Waiting { request, answer }, outcome) in taken {
             let waited_for = has_batch(&outcome);
@@ -145,7 +144,7 @@ pub(super) async fn run(lanes: &Lanes, mut steps: Steps, stop: CancellationToken
 }
 
 /// One step for all waiting lanes.
-async fn take(outbox: &PgOutbox, waiting: &mut Vec<Waiting>) -> Vec<(Waiting, Outcome)> {
+async fn take(outbox: &PgOutbox, waiting: &mut Vec<Waiting>) -> Vec<(Waiting, Outcome<Step<Record>>)> {
     let mut parts: Vec<_> = waiting
         .iter_mut()
         .map(|Waiting { request: Request { fence, settlement, claim, screen }, .. }| Part {
@@ -155,13 +154,7 @@ async fn take(outbox: &PgOutbox, waiting: &mut Vec<Waiting>) -> Vec<(Waiting, Ou
             screen: |event: &OutboxEvent<'_>| screen.screen(event),
         })
         .collect();
-    let outcomes = match outbox.step_together(&mut parts).await {
-        Ok(outcomes) => outcomes,
-        Err(error) => {
-            let error = Arc::new(error);
-            parts.iter().map(|_| Some(Err(DbError::shared(&error).into()))).collect()
-        }
-    };
+    let outcomes = outbox.step_together(&mut parts).await;
     drop(parts);
     waiting.drain(..).zip(outcomes).collect()
 }

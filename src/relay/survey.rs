@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
+use super::shared::Lanes;
 use crate::clock::monotonic;
 use crate::db::Pool;
 use crate::measure::outbox;
@@ -119,7 +119,7 @@ fn forget(metrics: &Metrics) {
 
 /// Checks the scan bound: nothing may wait below it.
 async fn sweep(lanes: &Lanes, pool: &Pool) {
-    match barrier::sweep(pool, &lanes.owned_shards(), lanes.instance).await {
+    match barrier::sweep(pool, &lanes.owned_shards(), lanes.instance, lanes.horizon().server).await {
         Ok(found) => {
             for (shard, id) in found {
                 lanes.metrics.sweep_found_below_watermark.inc();

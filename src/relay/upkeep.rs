@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
+use super::shared::Lanes;
 use crate::clock::monotonic;
 use crate::config::ReprocessConfig;
 use crate::db::Pool;

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 
 use crate::direct::Direct;
 use crate::it::support::StopMode;
-use crate::plan::{Direction, Fault, Lane, Link, Plan, Planned, Request, Weather, Who};
+use crate::plan::{Fault, Lane, Link, Plan, Planned, Who};
 use crate::proxy::Proxy;
 use crate::stack::Stack;
 use crate::time::{pass, pass_until};
 use crate::traps::{How, Trap};
+use crate::weather::{Direction, Request, Weather};
 use crate::writers::Writers;
 
 /// How long open transactions may take before a crash while all is idle, and single records to be folded.

@@ -36,6 +36,7 @@ mod stack;
 mod strangers;
 mod time;
 mod traps;
+mod weather;
 mod writers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -16,9 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::plan::{Direction, Weather};
 use crate::time::pass;
 use crate::traps::{Fate, Memory, Protocol, Traps, next_piece};
+use crate::weather::{Direction, Weather};
 
 /// A listening port in front of a server.
 pub struct Proxy {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 
-use crate::plan::Request;
+use crate::weather::Request;
 
 /// How the bytes of a link are cut into pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

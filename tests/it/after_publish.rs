@@ -32,11 +32,11 @@ async fn wait_for_rows(client: &Client, limit: impl Fn(i64) -> bool) {
 async fn rows_go(delivery: &str) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("deleting"), Topic::create("deleting", 6));
     let client = database.connect().await;
-    insert_many(&client, &topic.name, 100, 6_000).await;
+    insert_many(&client, &topic.name, 100, 2_000).await;
     let committed = committed_ids(&client).await;
-    let settings = deleting(&database, delivery, &unique("deleting"));
+    let settings = deleting(&database, delivery, &unique("deleting")).set("relay.batch_rows", "20");
     let mut first = settings.start();
-    wait_for_rows(&client, |rows| rows < 5_000).await;
+    wait_for_rows(&client, |rows| rows < 1_700).await;
     first.kill().await;
     let mut second = settings.start_ready().await;
     wait_for_rows(&client, |rows| rows == 0).await;
@@ -73,7 +73,7 @@ async fn what_failed_stays_and_so_does_its_dead_letter() {
     let client = database.connect().await;
     let file = "[[retry.rule]]\nevent_type = \"Minor*\"\non_exhausted = \"dead-letter\"\n\
                 [reprocess]\nenabled = true\ninterval = \"1s\"\nolder_than = \"1s\"\n";
-    let relay = deleting(&database, "at-least-once", "deleting").file(file).start_ready().await;
+    let relay = deleting(&database, "at-least-once", "deleting").steady().file(file).start_ready().await;
     let bad = |key: &str| NewRow::new(&topic.name, key, "{}").text("headers", r#"{"a": 1}"#);
     let minor = bad("minor").text("event_type", "MinorEvent").insert(&client).await;
     let letter: i64 = wait_until("the dead letter is published and stays", PATIENCE, async || {

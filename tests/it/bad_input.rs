@@ -17,7 +17,7 @@ struct Bad {
 
 async fn start(name: &str, file: &str) -> (TestDatabase, Client, Topic, Relay) {
     let (database, topic) = tokio::join!(TestDatabase::migrated(name), Topic::create(name, 3));
-    let settings = RelaySettings::new(&database, &parts().kafka).file(&file.replace("TOPIC", &topic.name));
+    let settings = RelaySettings::new(&database, &parts().kafka).steady().file(&file.replace("TOPIC", &topic.name));
     let relay = settings.start_ready().await;
     let client = database.connect().await;
     (database, client, topic, relay)
@@ -158,7 +158,7 @@ async fn a_route_to_an_illegal_or_forbidden_topic_fails_the_row() {
 async fn a_row_over_the_limit_of_its_topic_fails_and_holds_its_key_alone() {
     let database = TestDatabase::migrated("small-topic").await;
     let topic = Topic::planned("small").created_with(3, &[("max.message.bytes", "20000")]).await;
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     let client = database.connect().await;
     let row = NewRow::new(&topic.name, "large", "{}");
     let large =

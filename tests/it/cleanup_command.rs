@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use crate::support::cli::{Finished, clean_environment};
 use crate::support::{BINARY, TestDatabase, outbox_relay, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 async fn run(database: &TestDatabase, args: &[&str]) -> Finished {
     outbox_relay(&[&["cleanup", "-o", "json"], args].concat()).env("DATABASE_URL", &database.url).run().await
@@ -157,13 +157,17 @@ async fn gate_at(client: &Client, id: i64) {
     client.batch_execute(&gate).await.unwrap();
 }
 
-/// Starts it, and sends the signal while a batch waits at the gate; then opens it.
+/// Starts it, and sends the signal while a batch waits at the gate. Opens it once the process has heard the signal;
+/// nobody hears SIGKILL.
 async fn interrupted(database: &TestDatabase, client: &Client, signal: &str) -> (Option<i32>, String) {
+    let said = tempfile::NamedTempFile::new().expect("a file");
     let mut command = std::process::Command::new(BINARY);
-    command.args(["cleanup", "--older-than", "7d", "--yes", "-o", "json", "--set", "cleanup.batch_rows=10"]);
+    // `-v`: it tells of the signal.
+    command.args(["cleanup", "--older-than", "7d", "--yes", "-v", "--set", "cleanup.batch_rows=10"]);
     clean_environment(&mut command);
-    command.env("DATABASE_URL", &database.url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("the binary starts");
+    command.env("DATABASE_URL", &database.url).stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(said.reopen().expect("the file"));
+    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("the binary starts");
     let waiting = "select count(*) from pg_locks where locktype = 'advisory' and objid = 7419 and not granted \
                    and database = (select oid from pg_database where datname = current_database())";
     let at_the_gate = async || client.query_one(waiting, &[]).await.expect("the locks").get::<_, i64>(0);
@@ -174,8 +178,15 @@ async fn interrupted(database: &TestDatabase, client: &Client, signal: &str) -> 
     .await;
     let pid = child.id().expect("it runs").to_string();
     assert!(std::process::Command::new("kill").args([signal, &pid]).status().expect("kill starts").success());
+    let text = || std::fs::read_to_string(said.path()).expect("UTF-8");
+    if signal != "-KILL" {
+        wait_until("it has heard the signal", LIMIT, async || {
+            if text().contains("stopping after the current work") { Ok(()) } else { Err(text()) }
+        })
+        .await;
+    }
     client.batch_execute("select pg_advisory_unlock(7419)").await.expect("the gate opens");
-    let output = tokio::time::timeout(LIMIT, child.wait_with_output()).await.expect("it ends").expect("its output");
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.expect("it ends").expect("its status");
     // What a killed process has left to PostgreSQL ends too.
     let others = "select count(*) from pg_stat_activity where application_name like 'outbox-relay%' and datname = current_database()";
     wait_until("its sessions have ended", LIMIT, async || {
@@ -185,7 +196,7 @@ async fn interrupted(database: &TestDatabase, client: &Client, signal: &str) -> 
         }
     })
     .await;
-    (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    (status.code(), text())
 }
 
 /// The row of this place in the order of ids.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::outbox::{wait_for_status, wait_until_published};
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, TestDatabase, Topic, cli::Call, outbox_relay, parts::parts};
+use crate::support::{NewRow, Nobody, TestDatabase, Topic, cli::Call, outbox_relay, parts::parts};
 
 fn call(database: &TestDatabase, args: &[&str]) -> Call {
     outbox_relay(args).env("DATABASE_URL", &database.url).env("KAFKA_BOOTSTRAP_SERVERS", &parts().kafka)
@@ -84,8 +84,8 @@ async fn usage_errors_exit_2() {
 
 #[tokio::test]
 async fn servers_that_do_not_answer_exit_4_without_the_password() {
-    // Bound and closed again: nobody listens there.
-    let address = Untouched::new().address();
+    let nobody = Nobody::here();
+    let address = nobody.address().to_string();
     for args in [&["migrate", "up"][..], &["events", "ls"], &["lag"], &["migrate", "status"]] {
         let finished = outbox_relay(args)
             .env("DATABASE_URL", &format!("postgres://user:hunter2@{address}/x"))
@@ -107,7 +107,7 @@ async fn events_are_listed_and_shown_as_json() {
         NewRow::new(&topic.name, "order-7", r#"{"a": 1}"#).text("correlation_id", "saga-1").insert(&client).await;
     let bad = NewRow::new("no such topic", "order-8", "{}").insert(&client).await;
     let large = NewRow::new(&topic.name, "order-9", r#"{"n": 9007199254740993}"#).insert(&client).await;
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     wait_for_status(&client, good, "PUBLISHED").await;
     wait_for_status(&client, large, "PUBLISHED").await;
     wait_for_status(&client, bad, "FAILED").await;
@@ -184,7 +184,7 @@ async fn lag_fails_over_what_a_consumer_group_is_behind_and_over_a_position_that
     let (database, topic) = tokio::join!(TestDatabase::migrated("group-lag"), Topic::create("group-lag", 1));
     let client = database.connect().await;
     crate::support::outbox::insert_many(&client, &topic.name, 10, 30).await;
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     wait_until_published(&database, Duration::from_secs(30)).await;
     relay.terminate().await;
     let folded = "insert into consumer_partitions (consumer_group, topic, partition, epoch, next_offset) values ('shop', $1, 0, 1, 10)";
@@ -280,7 +280,9 @@ async fn check_names_dead_letter_topics_that_are_missing_where_they_would_be_use
 #[tokio::test]
 async fn health_asks_the_instance_that_runs() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("health"), Topic::create("health", 1));
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    // An address of this test: nobody else listens there when the relay has ended.
+    let own = format!("127.{}.{}.{}:0", fastrand::u8(2..), fastrand::u8(..), fastrand::u8(1..));
+    let mut relay = RelaySettings::new(&database, &parts().kafka).set("admin.listen", &own).start_ready().await;
     let health = |address: &str, args: &[&str]| {
         call(&database, &[&["health"], args].concat()).env("OUTBOX_RELAY_ADMIN__LISTEN", address)
     };
@@ -289,7 +291,7 @@ async fn health_asks_the_instance_that_runs() {
     health(&address, &["--ready"]).run().await.expect_code(0);
     let client = database.connect().await;
     NewRow::new(&topic.name, "k", "{}").insert(&client).await;
-    wait_until_published(&database, Duration::from_secs(20)).await;
+    wait_until_published(&database, Duration::from_secs(30)).await;
     relay.terminate().await;
     let finished = health(&address, &["--timeout", "1s"]).run().await;
     assert!(matches!(finished.code, Some(4 | 6)), "{finished:?}");

@@ -41,6 +41,13 @@ async fn wait_for_len(topic: &Topic, count: i64) {
     .await;
 }
 
+/// The leases of a killed relay end, as they would in time. Only where Kafka has everything that it sent.
+async fn end_leases(client: &Client) {
+    let end = "update outbox_shards set lease_until = clock_timestamp() - interval '1 second' where owner is not null; \
+               delete from outbox_instances";
+    client.batch_execute(end).await.expect("the leases end");
+}
+
 /// Everything acknowledged, nothing marked yet, SIGKILL: the worst moment. The batch is sent again, the whole of it, in
 /// the same order, and nothing else is.
 ///
@@ -51,7 +58,7 @@ async fn a_crash_between_acknowledgement_and_mark_repeats_the_batch_in_the_same_
     let topic = Topic::create_on(&kafka.bootstrap, "worst", 3).await;
     let (client, mut lock) = (database.connect().await, database.connect().await);
     // Every shard may have its batch in flight at once.
-    let settings = RelaySettings::new(&database, &kafka.bootstrap).set("relay.parallel_batches", "8");
+    let settings = RelaySettings::new(&database, &kafka.bootstrap).steady().set("relay.parallel_batches", "8");
     let mut relay = settings.start_ready().await;
     insert_many(&client, &topic.name, 40, 200).await;
     wait_until_published(&database, Duration::from_secs(30)).await;
@@ -66,6 +73,7 @@ async fn a_crash_between_acknowledgement_and_mark_repeats_the_batch_in_the_same_
     wait_for_len(&topic, 400).await;
     relay.kill().await;
     transaction.rollback().await.expect("rollback");
+    end_leases(&client).await;
     assert_eq!(counts(&client).await.get("PENDING"), Some(&200), "nothing of the batch was marked");
     insert_many(&client, &topic.name, 40, 200).await;
 
@@ -101,7 +109,7 @@ async fn a_successor_repeats_the_batch_in_flight_before_lower_ids_that_were_comm
     // One shard and one partition: Kafka has the records as the lane sent them.
     let topic = Topic::create_on(&kafka.bootstrap, "manifest", 1).await;
     let (client, mut writer, mut lock) = (database.connect().await, database.connect().await, database.connect().await);
-    let settings = RelaySettings::new(&database, &kafka.bootstrap).set("relay.batch_rows", "50");
+    let settings = RelaySettings::new(&database, &kafka.bootstrap).steady().set("relay.batch_rows", "50");
     let mut relay = settings.start_ready().await;
     insert_in_one_shard(&client, &topic.name, "first-", 1).await;
     wait_until_published(&database, Duration::from_secs(30)).await;
@@ -120,6 +128,7 @@ async fn a_successor_repeats_the_batch_in_flight_before_lower_ids_that_were_comm
     wait_for_len(&topic, 51).await;
     relay.kill().await;
     transaction.rollback().await.expect("rollback");
+    end_leases(&client).await;
 
     let _relay = settings.start_ready().await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 101);
@@ -130,12 +139,19 @@ async fn a_successor_repeats_the_batch_in_flight_before_lower_ids_that_were_comm
     assert_eq!(sent[101..], late.into_iter().chain(rest).collect::<Vec<_>>(), "then what waits, in order");
 }
 
+/// An instance with a long lease counts others as alive for as long, and leaves them their share.
+async fn count_as_dead(client: &Client, name: &str) {
+    let gone = client.execute("delete from outbox_instances where name = $1", &[&name]).await;
+    assert_eq!(gone.expect("an answer"), 1);
+}
+
 /// Frozen for longer than its lease and woken up: it finds itself fenced, marks nothing and says so with its exit code.
 #[tokio::test]
 async fn a_zombie_changes_nothing_and_exits_75() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("zombie"), Topic::create("zombie", 6));
     let client = database.connect().await;
     let settings = |name: &str| RelaySettings::new(&database, &parts().kafka).instance(name);
+    // With the shortest lease, which its heir waits for.
     let mut zombie = settings("zombie").start_ready().await;
     wait_until("it has all shards", Duration::from_secs(20), async || {
         let leases = leases(&client).await;
@@ -143,8 +159,9 @@ async fn a_zombie_changes_nothing_and_exits_75() {
     })
     .await;
     zombie.signal(Signal::Stop);
+    count_as_dead(&client, "zombie").await;
     insert_many(&client, &topic.name, 100, 2_000).await;
-    let heir = settings("heir").start_ready().await;
+    let heir = settings("heir").steady().start_ready().await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 2_000);
     let fence = "select array_agg(owner::text || epoch || coalesce(batch_seq, 0) order by shard) from outbox_shards";
     let before: Vec<String> = client.query_one(fence, &[]).await.expect("shards").get(0);
@@ -169,15 +186,19 @@ async fn a_zombie_whose_heir_has_left_exits_75_all_the_same() {
     insert_many(&client, &topic.name, 100, 200).await;
     wait_until_published(&database, Duration::from_secs(30)).await;
     wait_for_flight(&client, 0).await;
+    // With the shortest lease it may have repeated some of these on a machine that stalls.
+    let before = topic.records().await.len();
     zombie.signal(Signal::Stop);
+    count_as_dead(&client, "zombie").await;
     insert_many(&client, &topic.name, 100, 200).await;
-    let mut heir = settings("heir").start_ready().await;
+    let mut heir = settings("heir").steady().start_ready().await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 400);
     heir.terminate().await;
     zombie.signal(Signal::Continue);
     assert_eq!(zombie.wait_for_exit(Duration::from_secs(10)).await, Some(75), "{}", zombie.log_text());
-    let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
-    report.expect_kept().expect_no_repeats();
+    let records = topic.records().await;
+    order::check(&committed_ids(&client).await, &sent_ids(&records)).expect_kept();
+    assert_eq!(records.len() - before, 200, "nothing was sent again");
 }
 
 /// Rows that somebody deletes or marks while they are in flight are reported, and hold nobody up.
@@ -186,7 +207,7 @@ async fn rows_that_vanish_in_flight_are_reported_and_the_rest_is_settled() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("vanish"), PrivateKafka::start());
     let topic = Topic::create_on(&kafka.bootstrap, "vanish", 3).await;
     let client = database.connect().await;
-    let settings = RelaySettings::new(&database, &kafka.bootstrap).set("relay.parallel_batches", "8");
+    let settings = RelaySettings::new(&database, &kafka.bootstrap).steady().set("relay.parallel_batches", "8");
     let mut relay = settings.start_ready().await;
     insert_many(&client, &topic.name, 10, 50).await;
     wait_until_published(&database, Duration::from_secs(30)).await;
@@ -197,9 +218,7 @@ async fn rows_that_vanish_in_flight_are_reported_and_the_rest_is_settled() {
     assert_eq!(deleted.expect("delete"), 5);
     kafka.resume().await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 95);
-    wait_until("it says that somebody must look", Duration::from_secs(5), async || {
-        if relay.log_text().contains("\"level\":\"ERROR\"") { Ok(()) } else { Err("no line of level ERROR".to_owned()) }
-    })
-    .await;
+    // It says that somebody must look.
+    relay.wait_for_log("\"level\":\"ERROR\"").await;
     assert!(relay.is_running());
 }

@@ -6,30 +6,21 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
 
-use crate::plan::{Direction, Weather};
 use crate::proxy::Proxy;
 use crate::support::kafka::sent_ids;
 use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
-use crate::support::relay::{Relay, RelaySettings, leases};
+use crate::support::relay::{RelaySettings, leases};
 use crate::support::{
-    NewRow, PrivatePostgres, TestDatabase, Topic, holds_for, http, order, outbox_relay, parts::parts, wait_until,
+    NewRow, PrivatePostgres, TestDatabase, Topic, http, order, outbox_relay, parts::parts, wait_until,
 };
 use crate::traps::Protocol;
+use crate::weather::{Direction, Weather};
 
 /// For what must happen at all; every limit of the relay is shorter.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// `run.shutdown_timeout` of the relays that are stopped here, and how long that may take on a busy machine.
-const SHUTDOWN: (&str, Duration) = ("5s", Duration::from_secs(9));
-
-async fn wait_for_readiness(relay: &Relay, wanted: u16, part: &str) -> String {
-    wait_until(&format!("/readyz says {wanted} and {part:?}"), PATIENCE, async || {
-        match http::get(relay.admin(), "/readyz?verbose").await? {
-            (status, body) if status == wanted && body.contains(part) => Ok(body),
-            (status, body) => Err(format!("{status} {body}")),
-        }
-    })
-    .await
-}
+/// `run.shutdown_timeout` of the relays that are stopped here, and how long that may take on a machine that stalls. No
+/// other limit of a relay would end it sooner.
+const SHUTDOWN: (&str, Duration) = ("5s", Duration::from_secs(25));
 
 async fn wait_for_published(client: &Client, at_least: i64) {
     wait_until(&format!("{at_least} rows are published"), PATIENCE, async || {
@@ -70,10 +61,10 @@ async fn connections_that_fall_silent_are_replaced_and_everything_flows_again() 
     behind.set_weather(Direction::Both, Some(Weather::Hold));
     proxy.lead_to(port_of(server));
     insert_many(&client, &topic.name, 40, 400).await;
-    wait_for_readiness(&relay, 503, "[-]").await;
+    // It is unready for a moment only: until the first connection is replaced.
+    relay.wait_for_log("PostgreSQL did not answer a statement within").await;
     assert_eq!(wait_until_published(&database, PATIENCE).await, 800);
-    wait_for_readiness(&relay, 200, "[+]postgres ok").await;
-    assert!(relay.log_text().contains("PostgreSQL did not answer a statement within"), "{}", relay.log_text());
+    relay.wait_for_readiness(200, "[+]postgres ok").await;
     assert!(relay.is_running());
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     report.expect_kept();
@@ -98,7 +89,7 @@ async fn a_stop_ends_in_time_while_postgres_is_frozen() {
             false => postgres.freeze(),
         };
         if !alone {
-            wait_for_readiness(&relay, 503, "[-]postgres failed").await;
+            relay.wait_for_readiness(503, "[-]postgres failed").await;
         }
         let took = relay.terminate().await;
         assert!(took < SHUTDOWN.1, "it took {took:?}:\n{}", relay.log_text());
@@ -129,12 +120,8 @@ async fn a_commit_that_waits_for_a_missing_standby_makes_it_unready_and_does_not
     };
     standby("nobody").await;
     insert_many(&client, &topic.name, 10, 100).await;
-    wait_for_readiness(&relay, 503, "[-]postgres failed").await;
-    wait_until("the log says why", PATIENCE, async || {
-        let log = relay.log_text();
-        if log.contains("synchronous_standby_names") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    relay.wait_for_readiness(503, "[-]postgres failed").await;
+    relay.wait_for_log("synchronous_standby_names").await;
     let took = relay.terminate().await;
     assert!(took < SHUTDOWN.1, "it took {took:?}:\n{}", relay.log_text());
     standby("").await;
@@ -171,7 +158,7 @@ async fn every_command_gives_up_on_a_server_that_accepts_and_never_answers() {
                 .env("DATABASE_URL", url)
                 .env("KAFKA_BOOTSTRAP_SERVERS", &parts().kafka)
                 .env("OUTBOX_RELAY_DATABASE__CONNECT_TIMEOUT", "2s");
-            // Fails the test after a minute.
+            // Fails the test after two minutes.
             call.run()
         });
         for ended in futures_util::future::join_all(calls).await {
@@ -195,17 +182,13 @@ async fn a_start_waits_for_a_server_that_accepts_and_never_answers() {
         .set("database.connect_timeout", "2s");
     let (mut stopped, waiting) = (settings.start(), settings.start());
     for relay in [&stopped, &waiting] {
-        wait_until("it says that it waits", PATIENCE, async || {
-            let log = relay.log_text();
-            if log.contains("waiting for PostgreSQL") { Ok(()) } else { Err(log) }
-        })
-        .await;
-        wait_for_readiness(relay, 503, "[-]schema failed").await;
+        relay.wait_for_log("waiting for PostgreSQL").await;
+        relay.wait_for_readiness(503, "[-]schema failed").await;
     }
     let took = stopped.terminate().await;
     assert!(took < SHUTDOWN.1, "it took {took:?}");
     drop(frozen);
-    wait_for_readiness(&waiting, 200, "[+]postgres ok").await;
+    waiting.wait_for_readiness(200, "[+]postgres ok").await;
     NewRow::new(&topic.name, "k", "{}").insert(&database.connect().await).await;
     assert_eq!(wait_until_published(&database, PATIENCE).await, 1);
 }
@@ -229,7 +212,7 @@ async fn a_migration_ends_when_its_server_freezes() {
     })
     .await;
     let frozen = postgres.freeze();
-    // Fails the test after a minute.
+    // Fails the test after two minutes.
     let ended = migrating.finish().await.expect_code(4);
     assert!(ended.stderr.contains("stopped answering"), "{}", ended.stderr);
     drop(frozen);
@@ -239,9 +222,14 @@ async fn a_migration_ends_when_its_server_freezes() {
 /// heartbeat.
 #[tokio::test]
 async fn a_locked_row_of_a_shard_stops_that_shard_alone() {
+    /// In seconds.
+    const LEASE: i64 = 20;
     let (database, topic) = tokio::join!(TestDatabase::migrated("locked-row"), Topic::create("locked-row", 6));
     let (client, mut stranger) = (database.connect().await, database.connect().await);
-    let settings = |name: &str| RelaySettings::new(&database, &parts().kafka).set("relay.lease", "3s").instance(name);
+    let settings = |name: &str| {
+        let lease = format!("{LEASE}s");
+        RelaySettings::new(&database, &parts().kafka).set("relay.lease", &lease).instance(name)
+    };
     let (first, second) = tokio::join!(settings("first").start_ready(), settings("second").start_ready());
     wait_until("each has half of the shards", PATIENCE, async || {
         let leases = leases(&client).await;
@@ -254,7 +242,8 @@ async fn a_locked_row_of_a_shard_stops_that_shard_alone() {
     };
     let before = epochs().await;
     let lock = stranger.transaction().await.expect("a transaction");
-    lock.query_one("select shard from outbox_shards where shard = 3 for update", &[]).await.expect("the row");
+    let locked = "select clock_timestamp() from outbox_shards where shard = 3 for update";
+    let locked: jiff::Timestamp = lock.query_one(locked, &[]).await.expect("the row").get(0);
     insert_many(&client, &topic.name, 80, 800).await;
     let of_others = "select count(*) from outbox_current where status <> 'PUBLISHED' and shard <> 3";
     wait_until("the other shards are published", PATIENCE, async || {
@@ -262,12 +251,14 @@ async fn a_locked_row_of_a_shard_stops_that_shard_alone() {
         if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
     })
     .await;
-    // Several leases long.
-    holds_for("the other shards stay where they are", Duration::from_secs(10), async || {
-        let now = epochs().await;
-        if now == before { Ok(()) } else { Err(format!("{before:?} became {now:?}")) }
+    // Twice as long as they would be without a renewal since the lock, and where they were.
+    let renewed = "select min(lease_until) > $1::timestamptz + $2::bigint * interval '1 second' from outbox_shards where shard <> 3";
+    wait_until("the leases of the other shards are renewed", PATIENCE, async || {
+        let renewed: bool = client.query_one(renewed, &[&locked, &(2 * LEASE)]).await.expect("leases").get(0);
+        if renewed { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await;
+    assert_eq!(epochs().await, before, "the other shards stay where they are");
     let stuck: i64 = client
         .query_one("select count(*) from outbox_current where status = 'PENDING' and shard = 3", &[])
         .await
@@ -291,10 +282,11 @@ async fn silent_connections_to_the_admin_port_keep_no_probe_waiting() {
     for _ in 0..600 {
         silent.push(TcpStream::connect(relay.admin()).await.expect("a connection"));
     }
-    for path in ["/livez", "/readyz", "/metrics"] {
+    for path in ["/livez", "/metrics"] {
         let (status, _) = http::get(relay.admin(), path).await.expect("an answer in spite of them");
         assert_eq!(status, 200, "{path}");
     }
+    relay.wait_for_readiness(200, "").await;
     drop(silent);
 }
 
@@ -313,8 +305,7 @@ async fn a_runtime_whose_threads_are_all_stuck_is_reported_and_stopped_in_time()
         .start_ready()
         .await;
     insert_many(&client, &topic.name, 80, 800).await;
-    let body = wait_for_readiness(&relay, 503, "no success for").await;
-    assert!(body.contains("[-]postgres failed: no success for"), "{body}");
+    relay.wait_for_readiness(503, "[-]postgres failed: no success for").await;
     let (status, _) = http::get(relay.admin(), "/livez").await.expect("an answer");
     assert_eq!(status, 200, "a stall of a minute is not the end");
     let took = relay.terminate().await;

@@ -28,7 +28,7 @@ impl Shop {
     }
 
     async fn relay(&self, after_publish: &str) -> Relay {
-        let settings = RelaySettings::new(&self.database, &parts().kafka);
+        let settings = RelaySettings::new(&self.database, &parts().kafka).steady();
         let settings = settings.set("relay.tracking", "rows").set("relay.after_publish", after_publish);
         settings.set("retry.on_exhausted", "dead-letter").start_ready().await
     }

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use crate::support::cli::Call;
 use crate::support::kafka::client_config;
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, TestDatabase, Topic, outbox_relay, parts::parts, unique, wait_until};
+use crate::support::{NewRow, TestDatabase, Topic, outbox_relay, parts::parts, side_by_side, unique, wait_until};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -66,6 +66,7 @@ async fn decided(delivery: &str, after_publish: &str, deed: Deed) {
     let client = database.connect().await;
     let shop = Shop { database, client, topic, letters };
     let settings = RelaySettings::new(&shop.database, &parts().kafka)
+        .steady()
         .set("relay.tracking", "rows")
         .set("relay.after_publish", after_publish)
         .set("relay.delivery", delivery)
@@ -143,17 +144,15 @@ async fn decided(delivery: &str, after_publish: &str, deed: Deed) {
 /// Promise: redrive.
 #[tokio::test]
 async fn no_dead_letter_undoes_a_decision_at_least_once() {
-    for deed in [Deed::Retry, Deed::Discard, Deed::Redrive] {
-        decided("at-least-once", "delete", deed).await;
-    }
-    decided("at-least-once", "mark", Deed::Redrive).await;
+    let deleted = [Deed::Retry, Deed::Discard, Deed::Redrive].map(|deed| ("delete", deed));
+    let cases = deleted.into_iter().chain([("mark", Deed::Redrive)]);
+    side_by_side(cases, async |(after_publish, deed)| decided("at-least-once", after_publish, deed).await).await;
 }
 
 /// Promise: redrive.
 #[tokio::test]
 async fn no_dead_letter_undoes_a_decision_exactly_once() {
-    for deed in [Deed::Retry, Deed::Discard, Deed::Redrive] {
-        decided("exactly-once", "delete", deed).await;
-    }
-    decided("exactly-once", "mark", Deed::Retry).await;
+    let deleted = [Deed::Retry, Deed::Discard, Deed::Redrive].map(|deed| ("delete", deed));
+    let cases = deleted.into_iter().chain([("mark", Deed::Retry)]);
+    side_by_side(cases, async |(after_publish, deed)| decided("exactly-once", after_publish, deed).await).await;
 }

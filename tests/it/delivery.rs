@@ -12,7 +12,7 @@ async fn relay_of(
     settings: impl FnOnce(RelaySettings) -> RelaySettings,
 ) -> (TestDatabase, Topic, crate::support::Relay) {
     let (database, topic) = tokio::join!(TestDatabase::migrated(name), Topic::create(name, 6));
-    let relay = settings(RelaySettings::new(&database, &parts().kafka)).start_ready().await;
+    let relay = settings(RelaySettings::new(&database, &parts().kafka).steady()).start_ready().await;
     (database, topic, relay)
 }
 
@@ -212,7 +212,7 @@ async fn a_row_without_a_topic_goes_where_the_first_matching_rule_sends_it() {
         topic = "nowhere"
         "#
     );
-    let _relay = RelaySettings::new(&database, &parts().kafka).file(&file).start_ready().await;
+    let _relay = RelaySettings::new(&database, &parts().kafka).steady().file(&file).start_ready().await;
     let client = database.connect().await;
     let base = NewRow::new("", "k", "{}").without("topic");
     let order = base.clone().insert(&client).await;
@@ -246,5 +246,7 @@ async fn a_batch_is_bounded_by_its_bytes_and_large_rows_flow_in_order() {
     let ids: Vec<i64> = records.iter().map(Record::outbox_id).collect();
     assert!(ids.is_sorted() && records.iter().all(|record| record.value.as_ref().unwrap().len() > 900_000));
     wait_for_status(&client, ids[11], "PUBLISHED").await;
-    assert!(relay.metric("outbox_relay_batch_events_count").await >= 6.0, "more than two of them were in one batch");
+    relay.wait_for_metric("outbox_relay_batch_events_sum", |events| events >= 12.0).await;
+    let batches = relay.metric("outbox_relay_batch_events_count").await;
+    assert!(batches >= 6.0, "more than two of them were in one batch: {batches} batches");
 }

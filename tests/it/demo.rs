@@ -66,6 +66,11 @@ impl Demo {
         }
     }
 
+    /// Progress is told every second or so. The first line may come late, and is not that of the first second then.
+    async fn progress(&mut self) {
+        self.line_with(" 0:").await;
+    }
+
     /// Where its database is.
     async fn database(&mut self) -> SocketAddr {
         let line = self.line_with(" 'postgres://").await;
@@ -119,7 +124,7 @@ async fn a_demo_ends_by_itself_keeps_every_promise_and_touches_nothing_that_exis
 #[tokio::test]
 async fn a_demo_told_to_stop_delivers_and_checks_what_it_wrote() {
     let mut demo = Demo::start();
-    demo.line_with(" 0:01 ").await;
+    demo.progress().await;
     let (code, summary, stderr) = demo.stop().await;
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(summary["holds"], true, "{summary}");
@@ -132,7 +137,7 @@ async fn a_demo_told_to_stop_delivers_and_checks_what_it_wrote() {
 async fn a_demo_whose_projection_is_wrong_says_where_and_exits_6() {
     let mut demo = Demo::start();
     let address = demo.database().await;
-    demo.line_with(" 0:01 ").await;
+    demo.progress().await;
     let mut folder = std::fs::read_dir(demo.folder.path()).unwrap();
     let passfile = folder.next().unwrap().unwrap().path().join("pgpass");
     let password = std::fs::read_to_string(passfile).unwrap().trim().rsplit(':').next().unwrap().to_owned();

@@ -226,42 +226,43 @@ async fn streams_that_are_full_closed_or_a_terminal_stop_no_command() {
         eprintln!("unshare --pid is not allowed here: no command is tried as process 1");
         around.retain(|around| *around != Surroundings::FirstProcess);
     }
-    let jobs: Vec<(usize, &Line)> = ending().enumerate().collect();
-    let (stage, draw_ref, faults_ref, around) = (&stage, &draw, &faults, &around);
-    let work = stream::iter(jobs).for_each_concurrent(TOGETHER, |(place, line)| async move {
-        let drawn = draw_ref.at(place).usize(1..around.len());
-        let around: Vec<Surroundings> =
-            if draw_ref.all { around.clone() } else { vec![around[drawn], around[1 + drawn % (around.len() - 1)]] };
-        let format = draw_ref.formats(place)[0];
-        for around in around {
-            let copy = stage.copy_for(line).await;
-            let ended = run(&copy, line, format, around, None).await;
-            copy.database.dropped().await;
-            let mixed =
-                matches!(around, Surroundings::Terminal | Surroundings::ErrorsFull | Surroundings::ErrorsClosed);
-            let full = String::from_utf8_lossy(&ended.stderr).contains("cannot write to standard output");
-            let codes: &[i32] = if full && matches!(around, Surroundings::OutputFull) { &[1] } else { &[0, 5, 6] };
-            // Where the end of the output is somebody else's, it is no whole document.
-            let format =
-                if matches!(around, Surroundings::Plain | Surroundings::InputClosed | Surroundings::FirstProcess) {
-                    format
-                } else {
-                    ""
-                };
-            faults_ref.judge(&ended, Wanted { line, format, codes, mixed });
-            // What is to be written is written, or the command fails.
-            let prints =
-                line.kind == Kind::Looks && (line.plain || line.starts_with("events ls") || line.starts_with("lag"));
-            if around == Surroundings::OutputFull && prints && !full {
-                faults_ref.add([format!(
-                    "{}: the output was lost, and it does not say so (status {:?})",
-                    ended.call, ended.code
-                )]);
+    // Nobody may be connected while copies are made.
+    let (looking, writing): (Vec<_>, Vec<_>) = ending().enumerate().partition(|(_, line)| !is_copied_for(line));
+    for jobs in [writing, looking] {
+        let work = stream::iter(jobs).for_each_concurrent(TOGETHER, |(place, line)| {
+            let (stage, draw, faults, around) = (&stage, &draw, &faults, &around);
+            async move {
+                let drawn = draw.at(place).usize(1..around.len());
+                let two = [around[drawn], around[1 + drawn % (around.len() - 1)]];
+                for around in if draw.all { around.as_slice() } else { &two } {
+                    let copy = if is_copied_for(line) { Some(stage.copy_for(line).await) } else { None };
+                    within(copy.as_ref().unwrap_or(stage), line, draw.formats(place)[0], *around, faults).await;
+                    if let Some(copy) = copy {
+                        copy.database.dropped().await;
+                    }
+                }
             }
-        }
-    });
-    work.await;
+        });
+        work.await;
+    }
     faults.expect_none(&draw);
+}
+
+/// Runs a line in these surroundings, and judges how it ended.
+async fn within(stage: &Stage, line: &Line, format: &str, around: Surroundings, faults: &Faults) {
+    let ended = run(stage, line, format, around, None).await;
+    let mixed = matches!(around, Surroundings::Terminal | Surroundings::ErrorsFull | Surroundings::ErrorsClosed);
+    let full = String::from_utf8_lossy(&ended.stderr).contains("cannot write to standard output");
+    let codes: &[i32] = if full && matches!(around, Surroundings::OutputFull) { &[1] } else { &[0, 5, 6] };
+    // Where the end of the output is somebody else's, it is no whole document.
+    let whole = matches!(around, Surroundings::Plain | Surroundings::InputClosed | Surroundings::FirstProcess);
+    let format = if whole { format } else { "" };
+    faults.judge(&ended, Wanted { line, format, codes, mixed });
+    // What is to be written is written, or the command fails.
+    let prints = line.kind == Kind::Looks && (line.plain || line.starts_with("events ls") || line.starts_with("lag"));
+    if around == Surroundings::OutputFull && prints && !full {
+        faults.add([format!("{}: the output was lost, and it does not say so (status {:?})", ended.call, ended.code)]);
+    }
 }
 
 /// Whether the machine lets us start a process 1.

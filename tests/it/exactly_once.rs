@@ -10,14 +10,16 @@ use crate::support::outbox::{
 };
 use crate::support::relay::{RelaySettings, leases};
 use crate::support::{
-    NewRow, PrivateKafka, PrivatePostgres, Signal, StopMode, TestDatabase, Topic, parts::parts, unique, wait_until,
+    NewRow, PrivateKafka, PrivatePostgres, StopMode, TestDatabase, Topic, parts::parts, repeats, side_by_side, unique,
+    wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A relay in exactly-once delivery, with markers of its own.
 fn exactly_once(database: &TestDatabase, bootstrap: &str, deployment: &str) -> RelaySettings {
-    RelaySettings::new(database, bootstrap).set("relay.delivery", "exactly-once").set("run.deployment", deployment)
+    let settings = RelaySettings::new(database, bootstrap).steady();
+    settings.set("relay.delivery", "exactly-once").set("run.deployment", deployment)
 }
 
 async fn expect_each_once(database: &TestDatabase, topic: &Topic) {
@@ -32,8 +34,8 @@ async fn rows_are_published_in_transactions_and_settled_with_their_place() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("eos"), Topic::create("eos", 6));
     let client = database.connect().await;
     let mut relay = exactly_once(&database, &parts().kafka, &unique("eos")).start_ready().await;
-    insert_many(&client, &topic.name, 100, 5_000).await;
-    assert_eq!(wait_until_published(&database, PATIENCE).await, 5_000);
+    insert_many(&client, &topic.name, 100, 3_000).await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 3_000);
     let unplaced = "select count(*) from outbox_events where published_partition is null or published_offset is null";
     assert_eq!(client.query_one(unplaced, &[]).await.unwrap().get::<_, i64>(0), 0);
     // A transaction ends with a record of Kafka's own, so offsets have holes.
@@ -45,8 +47,8 @@ async fn rows_are_published_in_transactions_and_settled_with_their_place() {
     marked.sort_unstable();
     found.sort_unstable();
     assert_eq!(marked, found);
-    let opens = relay.metric("outbox_relay_opens_total").await;
-    assert!(opens >= 8.0, "each shard was opened: {opens}");
+    // Each shard was opened.
+    relay.wait_for_metric("outbox_relay_opens_total", |opens| opens >= 8.0).await;
     relay.terminate().await;
     expect_each_once(&database, &topic).await;
     relay.expect_no_error_lines();
@@ -58,10 +60,9 @@ async fn rows_are_published_in_transactions_and_settled_with_their_place() {
 #[tokio::test]
 async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
     let (postgres, kafka) = tokio::join!(PrivatePostgres::start(), PrivateKafka::start());
-    let database = TestDatabase { url: postgres.url.clone() };
-    crate::support::cli::outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);
-    let topic = Topic::create_on(&kafka.bootstrap, "eos-crashes", 6).await;
-    let settings = exactly_once(&database, &kafka.bootstrap, "crashes").set("relay.batch_rows", "50");
+    let (database, topic) =
+        tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create_on(&kafka.bootstrap, "eos-crashes", 6));
+    let settings = exactly_once(&database, &kafka.bootstrap, "crashes").set("relay.batch_rows", "20");
     let mut relay = settings.start_ready().await;
     let pending_is_below = async |limit: i64| {
         wait_until(&format!("less than {limit} rows wait"), PATIENCE, async || {
@@ -73,13 +74,13 @@ async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
         .await;
     };
     for round in 0..2 {
-        insert_many(&database.reconnect().await, &topic.name, 200, 4_000).await;
-        pending_is_below(3_500).await;
+        insert_many(&database.reconnect().await, &topic.name, 200, 1_600).await;
+        pending_is_below(1_400).await;
         postgres.restart(StopMode::Crash).await;
-        pending_is_below(2_500).await;
+        pending_is_below(1_000).await;
         kafka.stop(StopMode::Crash).await;
         kafka.start_again().await;
-        pending_is_below(1_500).await;
+        pending_is_below(600).await;
         if round == 1 {
             kafka.pause().await;
             relay.kill().await;
@@ -87,7 +88,7 @@ async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
             relay = settings.start();
         }
     }
-    assert_eq!(wait_until_published(&database, PATIENCE).await, 8_000);
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 3_200);
     expect_each_once(&database, &topic).await;
     relay.terminate().await;
 }
@@ -98,10 +99,9 @@ async fn crashes_of_postgresql_and_kafka_repeat_nothing() {
 /// Promise: exactly-once.
 #[tokio::test]
 async fn a_record_that_the_broker_refuses_fails_alone_and_its_batch_is_sent_once() {
-    let (database, kafka) = tokio::join!(TestDatabase::migrated("eos-refused"), PrivateKafka::start());
-    let topic = Topic { name: unique("eos-refused"), bootstrap: kafka.bootstrap.clone() }.created(1).await;
+    let (database, topic) = tokio::join!(TestDatabase::migrated("eos-refused"), Topic::create("eos-refused", 1));
     let client = database.connect().await;
-    let relay = exactly_once(&database, &kafka.bootstrap, "refused").start_ready().await;
+    let relay = exactly_once(&database, &parts().kafka, &unique("eos-refused")).start_ready().await;
     // The relay learns the limit of the topic with the first row. Afterwards it is lowered.
     let first = NewRow::new(&topic.name, "first", "{}").insert(&client).await;
     wait_for_status(&client, first, "PUBLISHED").await;
@@ -144,22 +144,25 @@ async fn a_record_that_the_broker_refuses_fails_alone_and_its_batch_is_sent_once
 /// Promise: exactly-once.
 #[tokio::test]
 async fn switching_the_delivery_mode_loses_nothing() {
+    const BATCH_ROWS: usize = 20;
     let (database, topic) = tokio::join!(TestDatabase::migrated("eos-switch"), Topic::create("eos-switch", 6));
     let client = database.connect().await;
     let deployment = unique("eos-switch");
-    let mut written = 0;
+    // Successors wait for the leases of an instance that delivered at least once.
+    let settings = |mode: &str| {
+        let settings = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", &BATCH_ROWS.to_string());
+        settings.set("run.deployment", &deployment).set("relay.delivery", mode)
+    };
+    let (mut written, mut log) = (0, String::new());
     for (round, mode) in
         ["at-least-once", "exactly-once", "exactly-once", "at-least-once", "exactly-once"].iter().enumerate()
     {
-        let settings = exactly_once(&database, &parts().kafka, &deployment)
-            .set("relay.delivery", mode)
-            .set("relay.batch_rows", "50");
-        let mut relay = settings.start();
-        insert_many(&client, &topic.name, 40, 1_600).await;
-        written += 1_600;
+        let mut relay = settings(mode).start();
+        insert_many(&client, &topic.name, 40, 640).await;
+        written += 640;
         wait_until("half of it is out", PATIENCE, async || {
             let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
-            if pending < 800 { Ok(()) } else { Err(format!("{mode}: {pending}\n{}", relay.log_text())) }
+            if pending < 320 { Ok(()) } else { Err(format!("{mode}: {pending}\n{}", relay.log_text())) }
         })
         .await;
         if round % 2 == 0 {
@@ -167,13 +170,15 @@ async fn switching_the_delivery_mode_loses_nothing() {
         } else {
             relay.terminate().await;
         }
+        log += &relay.log_text();
     }
-    let _relay = exactly_once(&database, &parts().kafka, &deployment).start_ready().await;
+    let relay = settings("exactly-once").start_ready().await;
     assert_eq!(wait_until_published(&database, PATIENCE).await, written);
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     report.expect_kept().expect_no_late_repeats();
-    // Only the crash in at-least-once may repeat, and the switch back to it: at most a batch of each shard.
-    assert!(report.repeats <= 3 * 8 * 50, "{report:?}");
+    // What was in flight when an instance that delivered at least once died, or lost its leases.
+    let allowed = repeats::allowed_by(&(log + &relay.log_text()), BATCH_ROWS, true);
+    assert!(report.repeats <= allowed, "{allowed} may repeat: {report:?}");
 }
 
 /// PostgreSQL is restored from a backup: Kafka has batches that it knows nothing of. Nobody guesses.
@@ -235,7 +240,7 @@ async fn a_marker_of_another_outbox_is_not_believed() {
 /// Promise: strict-order.
 #[tokio::test]
 async fn strict_order_waits_for_transactions_with_lower_ids() {
-    for delivery in ["at-least-once", "exactly-once"] {
+    side_by_side(["at-least-once", "exactly-once"], async |delivery| {
         let (database, topic) = tokio::join!(TestDatabase::migrated("strict"), Topic::create("strict", 3));
         let (client, mut writer) = (database.connect().await, database.connect().await);
         let relay = exactly_once(&database, &parts().kafka, &unique("strict"))
@@ -257,8 +262,9 @@ async fn strict_order_waits_for_transactions_with_lower_ids() {
         wait_for_status(&client, later, "PUBLISHED").await;
         let sent: Vec<i64> = topic.records().await.iter().map(crate::support::kafka::Record::outbox_id).collect();
         assert_eq!(sent, [early, later], "{delivery}");
-        relay.signal(Signal::Terminate);
-    }
+        drop(relay);
+    })
+    .await;
 }
 
 async fn wait_until_all_shards_belong_to(database: &TestDatabase, name: &str, limit: Duration) {
@@ -280,18 +286,17 @@ async fn a_successor_need_not_wait_for_the_lease_of_a_killed_instance() {
     let client = database.connect().await;
     let deployment = unique("eos-early");
     let settings =
-        |name: &str| exactly_once(&database, &parts().kafka, &deployment).set("relay.lease", "120s").instance(name);
+        |name: &str| exactly_once(&database, &parts().kafka, &deployment).set("relay.lease", "10m").instance(name);
     let mut first = settings("first").start_ready().await;
     wait_until_all_shards_belong_to(&database, "first", PATIENCE).await;
     insert_many(&client, &topic.name, 100, 1_000).await;
     assert_eq!(wait_until_published(&database, PATIENCE).await, 1_000);
     let _second = settings("second").start_ready().await;
-    insert_many(&client, &topic.name, 100, 20_000).await;
-    let killed = std::time::Instant::now();
+    insert_many(&client, &topic.name, 100, 6_000).await;
     first.kill().await;
-    wait_until_all_shards_belong_to(&database, "second", Duration::from_secs(60)).await;
-    println!("all shards taken over {:?} after a SIGKILL", killed.elapsed());
-    assert_eq!(wait_until_published(&database, PATIENCE).await, 21_000);
+    // Long before the lease of the first is over.
+    wait_until_all_shards_belong_to(&database, "second", PATIENCE).await;
+    assert_eq!(wait_until_published(&database, PATIENCE).await, 7_000);
     expect_each_once(&database, &topic).await;
 }
 
@@ -301,11 +306,9 @@ async fn a_successor_need_not_wait_for_the_lease_of_a_killed_instance() {
 #[tokio::test]
 async fn a_restart_of_postgresql_is_not_taken_for_the_death_of_the_others() {
     let (postgres, topic) = tokio::join!(PrivatePostgres::start(), Topic::create("eos-restart", 6));
-    let database = TestDatabase { url: postgres.url.clone() };
-    crate::support::outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(0);
+    let database = TestDatabase::migrated_at(&postgres.url).await;
     let deployment = unique("eos-restart");
-    let settings =
-        |name: &str| exactly_once(&database, &parts().kafka, &deployment).set("relay.lease", "30s").instance(name);
+    let settings = |name: &str| exactly_once(&database, &parts().kafka, &deployment).instance(name);
     let mut relays = [settings("a").start_ready().await, settings("b").start_ready().await];
     let shared = async || {
         wait_until("both have four shards", PATIENCE, async || {
@@ -316,10 +319,10 @@ async fn a_restart_of_postgresql_is_not_taken_for_the_death_of_the_others() {
         .await;
     };
     shared().await;
-    for round in 1..=3 {
+    for round in 1..=2 {
         postgres.restart(StopMode::Crash).await;
-        insert_many(&database.reconnect().await, &topic.name, 100, 2_000).await;
-        assert_eq!(wait_until_published(&database, PATIENCE).await, round * 2_000);
+        insert_many(&database.reconnect().await, &topic.name, 100, 1_000).await;
+        assert_eq!(wait_until_published(&database, PATIENCE).await, round * 1_000);
     }
     shared().await;
     for relay in &mut relays {

@@ -88,6 +88,7 @@ fn port_of(url: &str) -> u16 {
 
 fn settings(pair: &Pair, delivery: &str, deployment: &str) -> RelaySettings {
     RelaySettings::new(&pair.database, &parts().kafka)
+        .steady()
         .set("relay.delivery", delivery)
         .set("run.deployment", deployment)
         .set("relay.batch_rows", "50")
@@ -235,9 +236,13 @@ async fn a_failover_to_a_synchronous_standby_loses_and_repeats_nothing() {
     })
     .await;
     let mut relay = settings(&pair, "exactly-once", &unique("synchronous")).start_ready().await;
+    // The lane of one shard waits until the failover ends this session: there is work left, however quick it is.
+    let mut lock = pair.database.connect().await;
+    let lock = lock.transaction().await.expect("begin");
+    lock.execute("select from outbox_shards where shard = 3 for update", &[]).await.expect("the lock");
     let mut acknowledged: BTreeSet<i64> = BTreeSet::new();
     let mut written = 0;
-    for _ in 0..20 {
+    for _ in 0..6 {
         insert_many(&client, &topic.name, KEYS, 500).await;
         written += 500;
         acknowledged.extend(events(&client, "true").await.into_keys());
@@ -247,8 +252,6 @@ async fn a_failover_to_a_synchronous_standby_loses_and_repeats_nothing() {
         if published > 1_000 { Ok(()) } else { Err(format!("{published}")) }
     })
     .await;
-    let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
-    assert!(pending > 500, "it was too quick for the test: {pending} left");
     pair.fail_over().await;
 
     let client = pair.database.reconnect().await;
@@ -273,7 +276,7 @@ async fn what_was_acknowledged_before_a_failover_marks_no_other_rows() {
     let topic = Topic::create_on(&kafka.bootstrap, "acknowledged", 3).await;
     let (client, mut lock) = (pair.database.connect().await, pair.database.connect().await);
     let relay = RelaySettings::new(&pair.database, &kafka.bootstrap)
-        .set("relay.lease", "60s")
+        .steady()
         .set("relay.parallel_batches", "8")
         .start_ready()
         .await;

@@ -11,14 +11,16 @@ use crate::support::kafka::sent_ids;
 use crate::support::order;
 use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts};
 use crate::support::relay::RelaySettings;
-use crate::support::{Signal, TestDatabase, Topic, parts::parts, unique, wait_until};
+use crate::support::{Relay, Signal, TestDatabase, Topic, parts::parts, repeats, unique, wait_until};
 use futures_util::StreamExt;
 use outbox_relay::failpoint::Point;
 
-const ROWS: i64 = 600;
+const ROWS: i64 = 400;
 const BATCH: usize = 20;
 const SHARDS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(90);
+/// What the first one says at the point.
+const ACTS: &str = "a test acts here";
 /// Cases that run side by side.
 const PARALLEL: usize = 4;
 
@@ -94,7 +96,7 @@ async fn run(case: Case) {
     let mut second = None;
     let mut acted = false;
     wait_until("every row is PUBLISHED", PATIENCE, async || {
-        acted = acted || first.log_text().contains("a test acts here");
+        acted = acted || first.log_text().contains(ACTS);
         if second.is_none() && !first.is_running() {
             second = Some(settings.clone().instance("second").start());
         }
@@ -105,6 +107,7 @@ async fn run(case: Case) {
         }
     })
     .await;
+    acted = acted || first.log_text().contains(ACTS);
     // A drain with nothing in hand does not pass its point.
     assert!(
         acted || case.point == Point::ShutdownDraining,
@@ -112,13 +115,18 @@ async fn run(case: Case) {
         first.log_text()
     );
     if case.action == Action::Kill && acted {
-        assert!(second.is_some(), "{name}: it should have died");
+        assert_eq!(first.wait_for_exit(PATIENCE).await, None, "{name}: it should have died");
     }
+    let log = first.log_text() + &second.as_ref().map(Relay::log_text).unwrap_or_default();
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     assert!(report.violations.is_empty(), "{name}: {report:?}");
     match case.delivery {
         "exactly-once" => assert_eq!(report.repeats, 0, "{name}: {report:?}\n{}", first.log_text()),
-        _ => assert!(report.repeats <= SHARDS * BATCH, "{name}: {report:?}"),
+        // A batch of each shard; and what was given up because the machine stalled for longer than a lease.
+        _ => {
+            let allowed = (SHARDS * BATCH).max(repeats::allowed_by(&log, BATCH, true));
+            assert!(report.repeats <= allowed, "{name}: {report:?}");
+        }
     }
     assert_eq!(most_attempts(&client).await, 0, "{name}: a crash is not an attempt");
     println!("{name}: {} repeats", report.repeats);
@@ -160,11 +168,7 @@ async fn run_consumer(point: Point, action: Action) {
     let mut first =
         first.clone().instance("first").env("FAILPOINTS", &format!("{}={instruction}", point.name())).start();
     wait_until("the point is reached", PATIENCE, async || {
-        if first.log_text().contains("a test acts here") {
-            Ok(())
-        } else {
-            Err(format!("{name}: {}", first.log_text()))
-        }
+        if first.log_text().contains(ACTS) { Ok(()) } else { Err(format!("{name}: {}", first.log_text())) }
     })
     .await;
     let mut second = None;

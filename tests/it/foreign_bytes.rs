@@ -99,6 +99,8 @@ impl Bench {
                     ("max.message.bytes", "8000000"),
                     ("message.timestamp.after.max.ms", "9223372036854775807"),
                     ("message.timestamp.before.max.ms", "9223372036854775807"),
+                    // Records with odd times must not be deleted for their age.
+                    ("retention.ms", "-1"),
                 ]
             ),
             Topic::create(name, 1)
@@ -114,7 +116,7 @@ impl Bench {
             unique("foreign"),
             self.topic.name
         );
-        RelaySettings::new(&self.database, &parts().kafka).file(&file).only("relay,consumer,admin")
+        RelaySettings::new(&self.database, &parts().kafka).steady().file(&file).only("relay,consumer,admin")
     }
 
     async fn number(&self, sql: &str) -> i64 {

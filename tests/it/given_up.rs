@@ -124,7 +124,7 @@ async fn an_event_whose_row_refuses_every_change_is_given_up_all_the_same() {
     assert_eq!(number(client, decided).await, 1, "of the one that has a dead letter");
 
     // What waited behind goes on; no dead letter is written, nothing is published again, and it stays so.
-    let settings = RelaySettings::new(&shop.database, &parts().kafka);
+    let settings = RelaySettings::new(&shop.database, &parts().kafka).steady();
     let mut relay = settings.set("reprocess.enabled", "true").set("cleanup.enabled", "false").start_ready().await;
     wait_for_status(client, behind, "PUBLISHED").await;
     let later = NewRow::new(&topic.name, "raises", "{}").insert(client).await;

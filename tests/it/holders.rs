@@ -14,27 +14,32 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Promise: key-order.
 #[tokio::test]
 async fn a_later_event_that_fails_at_once_opens_no_way_past_one_that_kafka_refuses() {
-    for (delivery, last) in [
+    let cases = [
         ("at-least-once", ("headers", "'[]'")),
         ("exactly-once", ("headers", "'[]'")),
         ("at-least-once", ("available_at", "now() + interval '1 hour'")),
-    ] {
+    ];
+    side_by_side(cases, async |(delivery, last)| {
         let topic = Topic { name: unique("holders"), bootstrap: parts().kafka.clone() };
         let future = [("message.timestamp.type", "CreateTime"), ("message.timestamp.after.max.ms", "3600000")];
         let (database, topic) = tokio::join!(TestDatabase::migrated("holders"), topic.created_with(1, &future));
-        let client = database.connect().await;
+        let (client, mut writer) = (database.connect().await, database.connect().await);
         let row = || NewRow::new(&topic.name, "k", "{}");
-        let mut ids = Vec::new();
-        // Less than a minute beyond the limit: the relay does not decide that by its own clock.
-        for row in [row().sql("created_at", "now() + interval '1 hour 57 seconds'"), row(), row().sql(last.0, last.1)] {
-            ids.push(row.insert(&client).await);
-        }
         let relay = RelaySettings::new(&database, &parts().kafka)
+            .steady()
             .set("run.deployment", &unique("holders"))
             .set("relay.delivery", delivery)
             .set("retry.on_exhausted", "hold")
             .start_ready()
             .await;
+        // Less than a minute beyond the limit: the relay does not decide that by its own clock. All of them at once,
+        // and not before somebody waits for them.
+        let mut ids = Vec::new();
+        let all = writer.transaction().await.expect("begin");
+        for row in [row().sql("created_at", "now() + interval '1 hour 57 seconds'"), row(), row().sql(last.0, last.1)] {
+            ids.push(row.insert(all.client()).await);
+        }
+        all.commit().await.expect("commit");
         wait_until("the first one has failed, and the others wait", PATIENCE, async || {
             let rows = client.query("select status from outbox_current where id = any($1) order by id", &[&ids]).await;
             let found: Vec<String> = rows.map_err(|error| error.to_string())?.iter().map(|row| row.get(0)).collect();
@@ -47,7 +52,8 @@ async fn a_later_event_that_fails_at_once_opens_no_way_past_one_that_kafka_refus
             if found == ["FAILED", "HELD", "HELD"] { Ok(()) } else { Err(format!("{delivery}, {last:?}: {found:?}")) }
         })
         .await;
-    }
+    })
+    .await;
 }
 
 /// An event that was committed late fails behind a key that a later event holds. What is between the two waits for
@@ -71,6 +77,7 @@ async fn an_earlier_event_that_comes_late_and_fails_takes_the_key_over() {
         ids.push(bad().insert(&client).await);
         ids.push(good().insert(&client).await);
         let relay = RelaySettings::new(&database, &parts().kafka)
+            .steady()
             .set("run.deployment", &unique("late-holder"))
             .set("relay.delivery", delivery)
             .set("retry.on_exhausted", "hold")

@@ -11,13 +11,16 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::support::outbox::{insert_many, wait_for_status, wait_until_published};
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, PrivatePostgres, TestDatabase, Topic, http, parts::parts, unique, wait_until};
+use crate::support::{
+    NewRow, PrivatePostgres, TestDatabase, Topic, http, parts::parts, side_by_side, unique, wait_until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRACKINGS: [&str; 2] = ["rows", "watermark"];
 
 fn settings(database: &TestDatabase, tracking: &str) -> RelaySettings {
-    RelaySettings::new(database, &parts().kafka).set("relay.tracking", tracking).set("run.deployment", &unique("locks"))
+    let settings = RelaySettings::new(database, &parts().kafka).steady();
+    settings.set("relay.tracking", tracking).set("run.deployment", &unique("locks"))
 }
 
 async fn number(client: &Client, query: &str) -> i64 {
@@ -38,7 +41,7 @@ async fn wait_until_passed(client: &Client, id: i64) {
 /// Promise: watermark.
 #[tokio::test]
 async fn a_writer_under_the_name_of_a_lane_is_waited_for() {
-    for tracking in TRACKINGS {
+    side_by_side(TRACKINGS, async |tracking| {
         let (database, topic) = tokio::join!(TestDatabase::migrated("name"), Topic::create("name", 3));
         let client = database.connect().await;
         let mut config: tokio_postgres::Config = database.url.parse().expect("a URL");
@@ -49,7 +52,7 @@ async fn a_writer_under_the_name_of_a_lane_is_waited_for() {
         let open = writer.transaction().await.expect("begin");
         let early: i64 =
             open.query_one(&NewRow::new(&topic.name, "early", "{}").statement(), &[]).await.expect("insert").get(0);
-        for round in 0..20 {
+        for round in 0..10 {
             insert_many(&client, &topic.name, 50, 50).await;
             let expected = i64::from((round + 1) * 50);
             wait_until("the others are published", PATIENCE, async || {
@@ -65,7 +68,8 @@ async fn a_writer_under_the_name_of_a_lane_is_waited_for() {
         relay.terminate().await;
         assert!(topic.records().await.iter().any(|record| record.outbox_id() == early), "{tracking}");
         relay.expect_no_error_lines();
-    }
+    })
+    .await;
 }
 
 /// A trigger of the application that notes in the outbox what became of an event. It runs in the lane's session, in the
@@ -85,17 +89,18 @@ const ECHO: &str = "
 /// Promise: watermark.
 #[tokio::test]
 async fn what_a_trigger_inserts_in_the_session_of_a_lane_is_not_passed() {
-    for tracking in TRACKINGS {
+    side_by_side(TRACKINGS, async |tracking| {
         let (database, topic) = tokio::join!(TestDatabase::migrated("echo"), Topic::create("echo", 3));
         let client = database.connect().await;
         client.batch_execute(ECHO).await.expect("the trigger");
         let mut relay = settings(&database, tracking).start_ready().await;
-        // Held until its time, so that a lane updates it in either tracking.
-        NewRow::new(&topic.name, "loud", "{}").sql("available_at", "now() + interval '3 s'").insert(&client).await;
         let gate = database.connect().await;
         gate.execute("select pg_advisory_lock(4711)", &[]).await.expect("the gate");
+        // Held until its time, so that a lane updates it in either tracking.
+        NewRow::new(&topic.name, "loud", "{}").sql("available_at", "now() + interval '1 hour'").insert(&client).await;
         wait_until("the trigger is at work", PATIENCE, async || {
-            let open = "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted";
+            let open = "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted \
+                and database = (select oid from pg_database where datname = current_database())";
             if number(&client, open).await > 0 { Ok(()) } else { Err("not yet".to_owned()) }
         })
         .await;
@@ -103,6 +108,12 @@ async fn what_a_trigger_inserts_in_the_session_of_a_lane_is_not_passed() {
             insert_many(&client, &topic.name, 50, 50).await;
         }
         drop(gate);
+        wait_until("its time has come", PATIENCE, async || {
+            let due =
+                client.execute("update outbox_held_keys set release_at = now() where partition_key = 'loud'", &[]);
+            if due.await.expect("an answer") == 1 { Ok(()) } else { Err("it is not held yet".to_owned()) }
+        })
+        .await;
         // Held, and released: twice, and once more where it is marked.
         let echoes = if tracking == "rows" { 48 } else { 32 };
         wait_until("all echoes are there and published", PATIENCE, async || {
@@ -121,13 +132,14 @@ async fn what_a_trigger_inserts_in_the_session_of_a_lane_is_not_passed() {
             .collect();
         assert!(lost.is_empty(), "{tracking}: never sent: {lost:?}");
         relay.expect_no_error_lines();
-    }
+    })
+    .await;
 }
 
 /// Promise: watermark.
 #[tokio::test]
 async fn a_relay_does_not_start_on_a_sequence_that_gives_ids_out_of_turn() {
-    for tracking in TRACKINGS {
+    side_by_side(TRACKINGS, async |tracking| {
         for fault in ["set cache 20", "set increment by -1 set maxvalue 9223372036854775807", "set cycle"] {
             let database = TestDatabase::migrated("sequence").await;
             let change = format!("alter table outbox_events alter column id {fault}");
@@ -136,7 +148,8 @@ async fn a_relay_does_not_start_on_a_sequence_that_gives_ids_out_of_turn() {
             assert_eq!(relay.wait_for_exit(PATIENCE).await, Some(6), "{fault}: {}", relay.log_text());
             assert!(relay.log_text().contains("alter column id set"), "{fault}: {}", relay.log_text());
         }
-    }
+    })
+    .await;
 }
 
 /// The same while it runs: it goes on publishing, says that it is not in order, and passes nothing.
@@ -144,7 +157,7 @@ async fn a_relay_does_not_start_on_a_sequence_that_gives_ids_out_of_turn() {
 /// Promise: watermark.
 #[tokio::test]
 async fn a_sequence_that_is_cached_later_stops_the_watermark_and_readiness() {
-    for tracking in TRACKINGS {
+    side_by_side(TRACKINGS, async |tracking| {
         let (database, topic) = tokio::join!(TestDatabase::migrated("cached"), Topic::create("cached", 3));
         let (client, late) = (database.connect().await, database.connect().await);
         let relay = settings(&database, tracking).start_ready().await;
@@ -177,7 +190,8 @@ async fn a_sequence_that_is_cached_later_stops_the_watermark_and_readiness() {
         insert_many(&client, &topic.name, 50, 50).await;
         wait_until_published(&database, PATIENCE).await;
         wait_until_passed(&client, second).await;
-    }
+    })
+    .await;
 }
 
 /// PostgreSQL restarts all sessions in place when one of them is killed. Its postmaster goes on, and the last ids may

@@ -2,15 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write as _};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::support::cli::clean_environment;
 use crate::support::outbox::{insert_many, wait_until_published};
 use crate::support::relay::leave_to_the_reaper;
-use crate::support::{BINARY, TestDatabase, Topic, outbox_relay, parts::parts, wait_until};
+use crate::support::{BINARY, Nobody, TestDatabase, Topic, outbox_relay, parts::parts, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -56,14 +57,17 @@ impl Drop for Process {
     }
 }
 
-/// Relays 500 events with this standard error, then stops.
+/// Relays 1500 events with this standard error, then stops.
 async fn relays(name: &str, stderr: Stdio, close: impl FnOnce(&mut Child)) {
     let (database, topic) = tokio::join!(TestDatabase::migrated(name), Topic::create(name, 3));
     let client = database.connect().await;
-    let settings = [("OUTBOX_RELAY_TELEMETRY__LOG_FILTER", "outbox_relay=trace,librdkafka=debug")];
+    let settings = [
+        ("OUTBOX_RELAY_TELEMETRY__LOG_FILTER", "outbox_relay=trace,librdkafka=debug"),
+        ("OUTBOX_RELAY_RELAY__LEASE", "60s"),
+    ];
     let mut relay = Process::relay(&database.url, &parts().kafka, stderr, &settings);
     close(&mut relay.0);
-    for portion in 1..=10 {
+    for portion in 1..=3 {
         insert_many(&client, &topic.name, 50, 500).await;
         assert_eq!(wait_until_published(&database, LIMIT).await, portion * 500);
     }
@@ -90,7 +94,8 @@ async fn a_hangup_is_a_stop() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("hangup"), Topic::create("hangup", 3));
     let client = database.connect().await;
     insert_many(&client, &topic.name, 50, 500).await;
-    let mut relay = Process::relay(&database.url, &parts().kafka, Stdio::null(), &[]);
+    let mut relay =
+        Process::relay(&database.url, &parts().kafka, Stdio::null(), &[("OUTBOX_RELAY_RELAY__LEASE", "60s")]);
     wait_until_published(&database, LIMIT).await;
     relay.signal("HUP");
     assert_eq!(relay.ended().await.code(), Some(0));
@@ -101,33 +106,38 @@ async fn a_hangup_is_a_stop() {
 
 #[tokio::test]
 async fn what_repeats_in_an_outage_is_gathered() {
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address");
+    let nobody = Nobody::here();
     let log = tempfile::NamedTempFile::new().expect("a log");
     let file = File::options().append(true).open(log.path()).expect("the log");
     let settings = [("OUTBOX_RELAY_TELEMETRY__LOG_FORMAT", "json")];
-    let mut relay =
-        Process::relay(&format!("postgres://nobody@{nobody}/none"), &parts().kafka, Stdio::from(file), &settings);
-    let message = |line: &str| {
-        serde_json::from_str::<serde_json::Value>(line).ok().and_then(|line| Some(line["message"].as_str()?.to_owned()))
+    let mut relay = Process::relay(
+        &format!("postgres://nobody@{}/none", nobody.address()),
+        &parts().kafka,
+        Stdio::from(file),
+        &settings,
+    );
+    // When each line about it was logged, and what it says.
+    let line = |line: &str| -> Option<(Timestamp, String)> {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some((line["timestamp"].as_str()?.parse().ok()?, line["message"].as_str()?.to_owned()))
     };
-    let messages = |path: &Path| -> Vec<String> {
+    let lines = |path: &Path| -> Vec<(Timestamp, String)> {
         BufReader::new(File::open(path).expect("the log"))
             .lines()
-            .filter_map(|line| message(&line.expect("UTF-8")))
-            .filter(|text| text.starts_with("waiting for PostgreSQL"))
+            .filter_map(|text| line(&text.expect("UTF-8")))
+            .filter(|(_, text)| text.starts_with("waiting for PostgreSQL"))
             .collect()
     };
-    let found = wait_until("two gathered lines", LIMIT, async || {
-        let found = messages(log.path());
-        if found.iter().filter(|text| text.ends_with("(repeated)")).count() >= 2 {
-            Ok(found)
-        } else {
-            Err(format!("{found:?}"))
-        }
+    let found = wait_until("a gathered line", LIMIT, async || {
+        let found = lines(log.path());
+        if found.iter().any(|(_, text)| text.ends_with("(repeated)")) { Ok(found) } else { Err(format!("{found:?}")) }
     })
     .await;
-    assert_eq!(found[0], "waiting for PostgreSQL", "the first is there at once");
-    assert_eq!(found.iter().filter(|text| *text == "waiting for PostgreSQL").count(), 1, "{found:?}");
+    assert_eq!(found[0].1, "waiting for PostgreSQL", "the first is there at once");
+    let alone: Vec<Timestamp> =
+        found.iter().filter(|(_, text)| text == "waiting for PostgreSQL").map(|(at, _)| *at).collect();
+    // A process that stalls for longer than the ten seconds in which lines are gathered begins anew.
+    assert!(alone.is_sorted_by(|one, next| next.duration_since(*one).as_secs() >= 9), "{found:?}");
     relay.signal("TERM");
     assert_eq!(relay.ended().await.code(), Some(0));
 }

@@ -95,9 +95,6 @@ mod waits;
 mod watermark;
 
 // The proxy of the fault harness.
-#[path = "../chaos/plan.rs"]
-#[allow(dead_code, reason = "of the plan, only the words for weather and requests are used here")]
-mod plan;
 #[path = "../chaos/proxy.rs"]
 #[allow(dead_code, reason = "the harness uses the rest")]
 mod proxy;
@@ -107,3 +104,6 @@ mod time;
 #[path = "../chaos/traps.rs"]
 #[allow(dead_code, reason = "the harness uses the rest")]
 mod traps;
+#[path = "../chaos/weather.rs"]
+#[allow(dead_code, reason = "the harness uses the rest")]
+mod weather;

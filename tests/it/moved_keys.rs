@@ -32,6 +32,7 @@ impl Stage {
         let (database, topic) = tokio::join!(TestDatabase::migrated(name), Topic::create(name, 3));
         let client = database.connect().await;
         let settings = RelaySettings::new(&database, &parts().kafka)
+            .steady()
             .set("relay.tracking", tracking)
             .set("run.deployment", &unique(name));
         Self { database, topic, client, settings }
@@ -191,7 +192,7 @@ async fn a_held_event_is_released_under_its_new_key() {
     .await;
 }
 
-/// It holds its key itself, until its time.
+/// It holds its key itself, until its time. Long enough that it is seen to wait on a machine that stalls.
 ///
 /// Promise: retry-order.
 #[tokio::test]
@@ -199,7 +200,7 @@ async fn a_delayed_event_is_published_under_its_new_key_and_so_is_what_waited_be
     in_every_way(async |tracking, same_shard| {
         let stage = Stage::new("moved-delayed", tracking).await;
         let mut relay = stage.start().await;
-        let delayed = NewRow::new(&stage.topic.name, "later", "{}").sql("available_at", "now() + interval '5 s'");
+        let delayed = NewRow::new(&stage.topic.name, "later", "{}").sql("available_at", "now() + interval '15 s'");
         let delayed = delayed.insert(&stage.client).await;
         let behind = stage.insert("later").await;
         for id in [delayed, behind] {

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use crate::plan::{Direction, Request, Weather};
 use crate::proxy::Proxy;
 use crate::support::kafka::sent_ids;
 use crate::support::order::{self, Report};
 use crate::support::outbox::{committed_ids, counts, insert_many, most_attempts, wait_until_published};
 use crate::support::relay::{RelaySettings, leases};
-use crate::support::{PrivateKafka, TestDatabase, Topic, http, parts::parts, side_by_side, unique, wait_until};
+use crate::support::{PrivateKafka, TestDatabase, Topic, parts::parts, repeats, side_by_side, unique, wait_until};
 use crate::time::pass;
 use crate::traps::{How, Protocol, Trap};
+use crate::weather::{Direction, Request, Weather};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -18,13 +18,12 @@ fn port_of(address: &str) -> u16 {
     address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("host:port")
 }
 
-/// A broker whose clients all go through a proxy, and a topic on it that a test reads past the proxy.
-async fn kafka_behind_a_proxy(name: &str) -> (PrivateKafka, Proxy, Topic) {
+/// A broker whose clients all go through a proxy. Tests reach it past the proxy, by its direct address.
+async fn kafka_behind_a_proxy() -> (PrivateKafka, Proxy) {
     let proxy = Proxy::start(Protocol::Kafka).await;
     let kafka = PrivateKafka::start_with(&["--advertised-port", &proxy.port.to_string()]).await;
     proxy.lead_to(port_of(&kafka.bootstrap));
-    let topic = Topic::create_on(&kafka.direct, name, 6).await;
-    (kafka, proxy, topic)
+    (kafka, proxy)
 }
 
 async fn report(database: &TestDatabase, topic: &Topic) -> Report {
@@ -43,8 +42,8 @@ async fn the_end_of_a_transaction_may_be_unanswered_or_late() {
     let late = |seconds| How::Late(Duration::from_secs(seconds));
     let fates = [[How::AnswerLost, late(15)], [How::IntoNext(Duration::from_secs(20)), late(4)]];
     side_by_side(fates, async |fates| {
-        let (database, (kafka, proxy, topic)) =
-            tokio::join!(TestDatabase::migrated("end-txn"), kafka_behind_a_proxy("end-txn"));
+        let (database, (kafka, proxy)) = tokio::join!(TestDatabase::migrated("end-txn"), kafka_behind_a_proxy());
+        let topic = Topic::create_on(&kafka.direct, "end-txn", 6).await;
         let client = database.connect().await;
         let settings = RelaySettings::new(&database, &format!("127.0.0.1:{}", proxy.port))
             .set("relay.delivery", "exactly-once")
@@ -91,6 +90,8 @@ async fn a_broker_that_stalls_for_longer_than_every_timeout_gets_every_record_on
             .set("relay.delivery", delivery)
             .set("run.deployment", &unique("stall"))
             .set("relay.batch_rows", "100")
+            .set("relay.publish_timeout", "10m")
+            .steady()
             .start_ready()
             .await;
         running.push((database, topic, relay));
@@ -122,45 +123,54 @@ async fn a_broker_that_stalls_for_longer_than_every_timeout_gets_every_record_on
 /// wait, and the client asks again under the same numbers.
 #[tokio::test]
 async fn kafka_that_can_be_reached_in_one_direction_only_is_waited_for() {
-    side_by_side(
-        [
-            ("at-least-once", Direction::Answers),
-            ("exactly-once", Direction::Answers),
-            ("exactly-once", Direction::Requests),
-        ],
-        async |(delivery, direction)| {
-            let (database, (kafka, proxy, topic)) =
-                tokio::join!(TestDatabase::migrated("one-way"), kafka_behind_a_proxy("one-way"));
-            let client = database.connect().await;
-            let mut relay = RelaySettings::new(&database, &format!("127.0.0.1:{}", proxy.port))
-                .set("relay.delivery", delivery)
-                .set("relay.batch_rows", "50")
-                .start_ready()
-                .await;
-            insert_many(&client, &topic.name, 100, 4_000).await;
+    let (kafka, proxy) = kafka_behind_a_proxy().await;
+    let mut running = Vec::new();
+    for delivery in ["at-least-once", "exactly-once"] {
+        let database = TestDatabase::migrated("one-way").await;
+        let topic = Topic::create_on(&kafka.direct, "one-way", 6).await;
+        let relay = RelaySettings::new(&database, &format!("127.0.0.1:{}", proxy.port))
+            .steady()
+            .set("relay.delivery", delivery)
+            .set("run.deployment", &unique("one-way"))
+            .set("relay.batch_rows", "50")
+            .set("relay.publish_timeout", "10m")
+            .start_ready()
+            .await;
+        running.push((delivery, database.connect().await, database, topic, relay));
+    }
+    let mut written = 0;
+    for direction in [Direction::Answers, Direction::Requests] {
+        for (_, client, _, topic, _) in &running {
+            insert_many(client, &topic.name, 100, 2_000).await;
+        }
+        written += 2_000;
+        for (_, client, ..) in &running {
             wait_until("some of it is out", PATIENCE, async || {
-                let pending = counts(&client).await.get("PENDING").copied().unwrap_or(0);
-                if pending < 3_800 { Ok(()) } else { Err(format!("{pending}")) }
+                let published = counts(client).await.get("PUBLISHED").copied().unwrap_or(0);
+                if published > written - 1_800 { Ok(()) } else { Err(format!("{published}")) }
             })
             .await;
-            proxy.set_weather(direction, Some(Weather::Swallow));
-            wait_until("the relay says that Kafka is away", PATIENCE, async || {
-                match http::get(relay.admin(), "/readyz?verbose").await? {
-                    (503, _) => Ok(()),
-                    (status, body) => Err(format!("{status} {body}")),
-                }
-            })
-            .await;
-            let waiting = counts(&client).await;
-            assert!(waiting.contains_key("PENDING"), "{delivery} {direction:?}: it was over too soon: {waiting:?}");
-            proxy.set_weather(direction, None);
-            assert_eq!(wait_until_published(&database, PATIENCE).await, 4_000, "{delivery} {direction:?}");
-            report(&database, &topic).await.expect_kept().expect_no_repeats();
-            assert!(relay.is_running(), "{}", relay.log_text());
-            drop(kafka);
-        },
-    )
-    .await;
+        }
+        proxy.set_weather(direction, Some(Weather::Swallow));
+        // However far the relays were by then, there is more.
+        for (_, client, _, topic, _) in &running {
+            insert_many(client, &topic.name, 100, 1_000).await;
+        }
+        written += 1_000;
+        for (delivery, client, _, _, relay) in &running {
+            relay.wait_for_readiness(503, "").await;
+            let waiting = counts(client).await.get("PENDING").copied().unwrap_or(0);
+            assert!(waiting >= 1_000, "{delivery} {direction:?}: it was over too soon: {waiting}");
+        }
+        proxy.set_weather(direction, None);
+        for (delivery, _, database, ..) in &running {
+            assert_eq!(wait_until_published(database, PATIENCE).await, written, "{delivery} {direction:?}");
+        }
+    }
+    for (_, _, database, topic, relay) in &mut running {
+        report(database, topic).await.expect_kept().expect_no_repeats();
+        assert!(relay.is_running(), "{}", relay.log_text());
+    }
 }
 
 /// One instance is cut off from PostgreSQL in one direction: its bytes arrive and no answer comes, or nothing arrives.
@@ -209,7 +219,10 @@ async fn an_instance_cut_off_in_one_direction_leaves_its_shards_to_another() {
             report.expect_kept();
             match delivery {
                 "exactly-once" => drop(report.expect_no_repeats()),
-                _ => assert!(report.repeats <= 8 * 50, "{report:?}"),
+                _ => {
+                    let allowed = [&first, &second].map(|relay| repeats::allowed_by(&relay.log_text(), 50, false));
+                    assert!(report.repeats <= allowed.iter().sum(), "{report:?}, {allowed:?} are allowed");
+                }
             }
             drop((first, second));
         },

@@ -39,10 +39,10 @@ impl Shop {
         ended
     }
 
-    /// All commands that read, over all rows that there are.
-    async fn look_at_everything(&self, ids: &[i64]) {
+    /// All commands that read, over all rows that there are, in these formats.
+    async fn look_at_everything(&self, ids: &[i64], formats: &[&str]) {
         let rows = ids.len();
-        for format in ["table", "json", "ndjson"] {
+        for format in formats.iter().copied() {
             let list = self.run(&["events", "ls", "--limit", "10000", "-o", format], &[0]).await;
             if format == "json" {
                 assert_eq!(list.json().as_array().expect("a list").len(), rows, "every row is listed");
@@ -69,7 +69,7 @@ impl Shop {
         self.run(&["check", "-o", "json"], &[0, 5, 6]).await;
         for part in ids.chunks(SHOWN_TOGETHER) {
             let part: Vec<String> = part.iter().map(i64::to_string).collect();
-            for format in ["table", "json"] {
+            for format in formats.iter().copied().filter(|format| *format != "ndjson") {
                 let args: Vec<&str> =
                     ["events", "show", "-o", format].into_iter().chain(part.iter().map(String::as_str)).collect();
                 self.run(&args, &[0]).await;
@@ -105,7 +105,7 @@ async fn every_command_that_reads_takes_every_row() {
     }
     let all = ids(&shop.client, "true").await;
     assert!(refused < 15, "{refused} of {} odd rows are refused", oddities().len());
-    shop.look_at_everything(&all).await;
+    shop.look_at_everything(&all, &["table", "json", "ndjson"]).await;
 
     // The same rows after they failed, and those of the same keys behind them.
     shop.client
@@ -120,7 +120,7 @@ async fn every_command_that_reads_takes_every_row() {
         )
         .await
         .expect("failed");
-    shop.look_at_everything(&all).await;
+    shop.look_at_everything(&all, &["table"]).await;
 
     // And as outcomes over rows that say nothing.
     shop.client
@@ -132,7 +132,7 @@ async fn every_command_that_reads_takes_every_row() {
         )
         .await
         .expect("outcomes");
-    shop.look_at_everything(&all).await;
+    shop.look_at_everything(&all, &["json"]).await;
     let retried = shop.run(&["events", "retry", "--all", "--yes", "-o", "json"], &[0]).await.json();
     assert_eq!(retried["refused"], serde_json::json!([]), "{retried}");
     shop.client
@@ -186,8 +186,8 @@ async fn bytes_that_are_no_text_cost_their_row_alone() {
     let shop = Shop { database, client, secret: "nothing of the kind".to_owned() };
     let mut all = bad.clone();
     all.extend(&good);
-    shop.look_at_everything(&all).await;
-    let mut relay = RelaySettings::new(&shop.database, &parts().kafka).start_ready().await;
+    shop.look_at_everything(&all, &["table", "json"]).await;
+    let mut relay = RelaySettings::new(&shop.database, &parts().kafka).steady().start_ready().await;
     for id in &good {
         wait_for_status(&shop.client, *id, "PUBLISHED").await;
     }
@@ -208,7 +208,7 @@ async fn bytes_that_are_no_text_cost_their_row_alone() {
         }
     }
     assert!(failed >= 6, "{failed} are unreadable");
-    shop.look_at_everything(&all).await;
+    shop.look_at_everything(&all, &["json"]).await;
     let retried = shop.run(&["events", "retry", "--all", "--yes", "-o", "json"], &[0]).await.json();
     assert_eq!(retried["refused"], serde_json::json!([]), "{retried}");
     relay.terminate().await;

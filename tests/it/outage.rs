@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
+use crate::support::acl::{Operation, forbid, strict_kafka};
 use crate::support::kafka::sent_ids;
 use crate::support::order::{self, Report};
 use crate::support::outbox::{
@@ -12,33 +13,25 @@ use crate::support::outbox::{
 };
 use crate::support::relay::RelaySettings;
 use crate::support::{
-    NewRow, PrivateKafka, PrivatePostgres, StopMode, TestDatabase, Topic, holds_for, http, parts::parts, side_by_side,
-    unique, wait_until,
+    NewRow, PrivateKafka, PrivatePostgres, StopMode, TestDatabase, Topic, holds_for, http, parts::parts, repeats,
+    side_by_side, unique, wait_until,
 };
 
 async fn report(client: &Client, topic: &Topic) -> Report {
     order::check(&committed_ids(client).await, &sent_ids(&topic.records().await))
 }
 
-async fn wait_for_readiness(address: std::net::SocketAddr, expected: u16) {
-    wait_until(&format!("/readyz says {expected}"), Duration::from_secs(30), async || {
-        match http::get(address, "/readyz?verbose").await? {
-            (status, _) if status == expected => Ok(()),
-            (status, body) => Err(format!("{status} {body}")),
-        }
-    })
-    .await;
-}
-
-/// First an orderly stop with two minutes of darkness while applications go on inserting, then a crash and a pause.
+/// First an orderly stop and an outage of twice `publish_timeout` while applications go on inserting, then a crash and
+/// a pause.
 ///
 /// Promise: outages, memory.
 #[tokio::test]
-async fn two_minutes_without_kafka_cost_no_event_an_attempt_and_no_memory() {
+async fn a_long_time_without_kafka_costs_no_event_an_attempt_and_no_memory() {
     let (database, kafka) = tokio::join!(TestDatabase::migrated("no-kafka"), PrivateKafka::start());
     let topic = Topic::create_on(&kafka.bootstrap, "no-kafka", 6).await;
     let client = database.connect().await;
-    let relay = RelaySettings::new(&database, &kafka.bootstrap).start_ready().await;
+    let settings = RelaySettings::new(&database, &kafka.bootstrap).steady().set("relay.publish_timeout", "20s");
+    let relay = settings.start_ready().await;
     // Warm: the relay has sent what an outage will also make it hold in memory.
     insert_many(&client, &topic.name, 100, 20_000).await;
     wait_until_published(&database, Duration::from_secs(60)).await;
@@ -47,20 +40,20 @@ async fn two_minutes_without_kafka_cost_no_event_an_attempt_and_no_memory() {
     insert_many(&client, &topic.name, 100, 5_000).await;
     kafka.stop(StopMode::Orderly).await;
     insert_many(&client, &topic.name, 100, 5_000).await;
-    wait_for_readiness(relay.admin(), 503).await;
+    relay.wait_for_readiness(503, "").await;
     let mut most = 0;
     let mut inserted = 30_000;
     let mut looked = Instant::now();
-    holds_for("the relay waits", Duration::from_secs(120), async || {
-        // Two minutes of counting rows fifty times a second would starve the tests beside this one.
+    holds_for("the relay waits", Duration::from_secs(40), async || {
+        // To count rows at every look would starve the tests beside this one.
         if looked.elapsed() < Duration::from_millis(500) {
             return Ok(());
         }
         looked = Instant::now();
         // Applications know nothing of the outage.
         if inserted < 60_000 {
-            insert_many(&client, &topic.name, 100, 500).await;
-            inserted += 500;
+            insert_many(&client, &topic.name, 100, 1_000).await;
+            inserted += 1_000;
         }
         most = most.max(relay.resident_bytes());
         let (attempts, counts) = (most_attempts(&client).await, counts(&client).await);
@@ -68,9 +61,10 @@ async fn two_minutes_without_kafka_cost_no_event_an_attempt_and_no_memory() {
         if waits { Ok(()) } else { Err(format!("retry_count {attempts}, {counts:?}")) }
     })
     .await;
-    assert_eq!(relay.metric("outbox_relay_component_up").await, 1.0, "one of PostgreSQL and Kafka is up");
+    // One of PostgreSQL and Kafka is up.
+    relay.wait_for_metric("outbox_relay_component_up", |up| up == 1.0).await;
     kafka.start_again().await;
-    wait_for_readiness(relay.admin(), 200).await;
+    relay.wait_for_readiness(200, "").await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, inserted);
 
     // A crash and a pause while it sends.
@@ -101,8 +95,8 @@ async fn postgresql_restarted_and_crashed_under_load_loses_nothing() {
     let (database, topic) =
         tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create("postgres-restart", 6));
     let settings = RelaySettings::new(&database, &parts().kafka).set("relay.batch_rows", "200");
-    // As by default: long enough for a restart. With less, the lanes lose their leases and repeat what was in flight.
-    let mut relay = settings.set("relay.lease", "15s").start_ready().await;
+    // Long enough for a restart. With less, the lanes lose their leases and repeat what was in flight.
+    let mut relay = settings.steady().start_ready().await;
     let mut expected = 0;
     for mode in [StopMode::Orderly, StopMode::Crash, StopMode::Crash] {
         let client = database.reconnect().await;
@@ -144,7 +138,7 @@ async fn postgresql_away_for_longer_than_a_lease_ends_no_relay() {
     .await;
     drop(client);
     postgres.stop(StopMode::Crash).await;
-    wait_for_readiness(relay.admin(), 503).await;
+    relay.wait_for_readiness(503, "").await;
     holds_for("it waits and lives", Duration::from_secs(8), async || {
         if !relay.is_running() {
             return Err(relay.log_text());
@@ -161,26 +155,29 @@ async fn postgresql_away_for_longer_than_a_lease_ends_no_relay() {
     let report = report(&client, &topic).await;
     println!("{report:?}");
     report.expect_kept().expect_no_late_repeats();
-    assert!(report.repeats <= 8 * 200, "{} repeats, one batch per shard at most", report.repeats);
+    // What was in flight is sent again by whoever has the lease next.
+    let allowed = repeats::allowed_by(&relay.log_text(), 200, false);
+    assert!(report.repeats <= allowed, "{} repeats, {allowed} are allowed", report.repeats);
     assert_eq!(most_attempts(&client).await, 0, "an outage is not an attempt");
-    wait_for_readiness(relay.admin(), 200).await;
+    relay.wait_for_readiness(200, "").await;
 }
 
 /// A new service is deployed before its topic: its rows wait, without an attempt.
 ///
 /// Promise: outages.
 #[tokio::test]
-async fn a_topic_created_20_s_after_its_first_row_gets_every_row_in_order() {
+async fn a_topic_created_long_after_its_first_row_gets_every_row_in_order() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("late-topic"), Topic::create("other", 3));
     let client = database.connect().await;
     let late = Topic::planned("late-topic");
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let settings = RelaySettings::new(&database, &parts().kafka).steady().set("relay.unknown_topic_grace", "10m");
+    let mut relay = settings.start_ready().await;
     for n in 0..50 {
         NewRow::new(&late.name, &format!("k{}", n % 5), "{}").insert(&client).await;
     }
     let first = client.query_one("select min(id) from outbox_events", &[]).await.expect("the first").get(0);
     let mut others = 0;
-    holds_for("the rows wait without an attempt", Duration::from_secs(20), async || {
+    holds_for("the rows wait without an attempt", Duration::from_secs(12), async || {
         NewRow::new(&topic.name, &format!("o{others}"), "{}").insert(&client).await;
         others += 1;
         let row = row(&client, first).await;
@@ -197,26 +194,25 @@ async fn a_topic_created_20_s_after_its_first_row_gets_every_row_in_order() {
     assert!(relay.is_running());
 }
 
-/// Started in the wrong order, or with both servers down: it waits and says so, and begins when they come.
+/// Started in the wrong order, or with both servers down: it waits and says so, and begins when they come. When it has
+/// nothing to do it notices all the same that Kafka goes.
 #[tokio::test]
-async fn a_relay_started_before_its_servers_begins_when_they_come() {
-    let (postgres, kafka) = tokio::join!(PrivatePostgres::start(), PrivateKafka::start());
-    let (database, topic) =
-        tokio::join!(TestDatabase::migrated_at(&postgres.url), Topic::create_on(&kafka.bootstrap, "early", 1));
-    let client = database.connect().await;
-    NewRow::new(&topic.name, "k", "{}").insert(&client).await;
-    tokio::join!(kafka.stop(StopMode::Crash), postgres.stop(StopMode::Crash));
-    let relay = RelaySettings::new(&database, &kafka.bootstrap).start();
-    wait_until("it serves /livez", Duration::from_secs(20), async || {
-        relay.try_admin().map(drop).ok_or_else(|| relay.log_text())
-    })
-    .await;
+async fn a_relay_begins_when_its_servers_come_and_notices_when_kafka_goes() {
+    let (postgres, kafka) = tokio::join!(PrivatePostgres::start(), PrivateKafka::prepared());
+    let topic = Topic { name: unique("early"), bootstrap: kafka.bootstrap.clone() };
+    let database = TestDatabase::migrated_at(&postgres.url).await;
+    NewRow::new(&topic.name, "k", "{}").insert(&database.connect().await).await;
+    postgres.stop(StopMode::Crash).await;
+    let relay = RelaySettings::new(&database, &kafka.bootstrap).set("relay.unknown_topic_grace", "10m").start();
+    relay.wait_for_readiness(503, "").await;
     assert_eq!(http::get(relay.admin(), "/livez").await.expect("an answer").0, 200);
-    wait_for_readiness(relay.admin(), 503).await;
     postgres.start_again().await;
     kafka.start_again().await;
-    wait_for_readiness(relay.admin(), 200).await;
+    topic.created(1).await;
+    relay.wait_for_readiness(200, "").await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(30)).await, 1);
+    kafka.stop(StopMode::Crash).await;
+    relay.wait_for_readiness(503, "").await;
 }
 
 /// A topic that somebody deletes and makes again is an outage of that topic: its rows wait, and cost no attempts.
@@ -229,13 +225,14 @@ async fn a_topic_deleted_while_it_is_used_and_made_anew_gets_the_rows_that_waite
             .set("relay.delivery", delivery)
             .set("run.deployment", &unique("deleted"))
             .set("relay.unknown_topic_grace", "10m")
+            .steady()
             .start_ready()
             .await;
         insert_many(&client, &topic.name, 10, 100).await;
         wait_until_published(&database, Duration::from_secs(60)).await;
         topic.delete().await;
         insert_many(&client, &topic.name, 10, 100).await;
-        let ids = "select id from outbox_current where status = 'PENDING' order by id";
+        let ids = "select id from outbox_current where status in ('PENDING', 'HELD') order by id";
         let waiting: Vec<i64> = client.query(ids, &[]).await.expect("ids").iter().map(|row| row.get(0)).collect();
         assert_eq!(waiting.len(), 100, "they wait");
         let topic = topic.created(3).await;
@@ -259,6 +256,7 @@ async fn partitions_added_while_events_flow_lose_and_repeat_nothing() {
         let _relay = RelaySettings::new(&database, &parts().kafka)
             .set("relay.delivery", delivery)
             .set("relay.batch_rows", "50")
+            .steady()
             .set("run.deployment", &unique("grown"))
             .file("[kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = \"500\"\n")
             .start_ready()
@@ -290,36 +288,10 @@ async fn partitions_added_while_events_flow_lose_and_repeat_nothing() {
     .await;
 }
 
-#[tokio::test]
-async fn a_relay_with_nothing_to_do_notices_that_kafka_is_away() {
-    let (database, kafka) = tokio::join!(TestDatabase::migrated("idle-outage"), PrivateKafka::start());
-    let relay = RelaySettings::new(&database, &kafka.bootstrap).start_ready().await;
-    kafka.stop(StopMode::Crash).await;
-    wait_for_readiness(relay.admin(), 503).await;
-    kafka.start_again().await;
-    wait_for_readiness(relay.admin(), 200).await;
-}
-
-/// Forbids everybody to use a topic, or allows it again. The broker knows its clients by no name.
-async fn forbid(kafka: &PrivateKafka, topic: &str, forbidden: bool) {
-    let change: &[&str] = if forbidden { &["--add"] } else { &["--remove", "--force"] };
-    let subject = ["--deny-principal", "User:ANONYMOUS", "--operation", "All", "--topic", topic];
-    let call = ["tool", "org.apache.kafka.tools.AclCommand", "--bootstrap-server", &kafka.bootstrap];
-    let call: Vec<&str> = call.iter().chain(change).chain(&subject).copied().collect();
-    let output = tokio::process::Command::new(crate::support::script("kafka.sh")).args(&call).output().await.unwrap();
-    assert!(output.status.success(), "{call:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// A grant that is missing on one topic makes the keys of its events wait, however many, and nobody else; after the
 /// grant they follow in order, with no attempt counted. `known`: the relay has written to the topic before.
 async fn a_missing_grant(delivery: &str, known: bool) {
-    let authorizer = [
-        "--config",
-        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "--config",
-        "allow.everyone.if.no.acl.found=true",
-    ];
-    let (database, kafka) = tokio::join!(TestDatabase::migrated("denied"), PrivateKafka::start_with(&authorizer));
+    let (database, kafka) = tokio::join!(TestDatabase::migrated("denied"), strict_kafka());
     let (denied, free) =
         (Topic::create_on(&kafka.bootstrap, "denied", 3).await, Topic::create_on(&kafka.bootstrap, "free", 3).await);
     let client = database.connect().await;
@@ -327,13 +299,14 @@ async fn a_missing_grant(delivery: &str, known: bool) {
         .set("relay.delivery", delivery)
         .set("run.deployment", &unique("denied"))
         .set("relay.batch_rows", "100")
+        .steady()
         .start_ready()
         .await;
     if known {
         insert_many(&client, &denied.name, 20, 100).await;
         wait_until_published(&database, Duration::from_secs(60)).await;
     }
-    forbid(&kafka, &denied.name, true).await;
+    forbid(&denied, Operation::All, true).await;
     // More than a batch of every shard, and the others come after them.
     insert_many(&client, &denied.name, 20, 4_000).await;
     let others = async |up_to: i64| {
@@ -357,10 +330,10 @@ async fn a_missing_grant(delivery: &str, known: bool) {
     assert_eq!(counts(&client).await.get("FAILED"), None);
     others(2_000).await;
     if known {
-        assert!(relay.metric("outbox_relay_publish_failures_total").await > 0.0, "the metric tells");
+        relay.wait_for_metric("outbox_relay_publish_failures_total", |failures| failures > 0.0).await;
     }
 
-    forbid(&kafka, &denied.name, false).await;
+    forbid(&denied, Operation::All, false).await;
     wait_until_published(&database, Duration::from_secs(60)).await;
     let sent = sent_ids(&[denied.records().await, free.records().await].concat());
     let report = order::check(&committed_ids(&client).await, &sent);

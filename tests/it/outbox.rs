@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
+use outbox_relay::event::Place;
 use outbox_relay::outbox::barrier::{Barrier, Reached};
 use outbox_relay::outbox::failure::{FailedEvent, FailureAction, FailurePolicy};
 use outbox_relay::outbox::leases::{Acquired, Leases};
-use outbox_relay::outbox::{Claim, Fence, Limits, OutboxError, PgOutbox, Screening, Settlement, Source, Step};
+use outbox_relay::outbox::{
+    Claim, Fence, Limits, OutboxError, PgOutbox, Published, Screening, Settlement, Source, Step,
+};
 use outbox_relay::secret::Secret;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::support::outbox::{counts, row};
-use crate::support::{NewRow, TestDatabase, wait_until};
+use crate::support::outbox::{counts, make_due, row};
+use crate::support::{NewRow, TestDatabase};
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -83,7 +86,7 @@ impl Bench {
         published: &[i64],
         source: Source<'_>,
     ) -> Result<Step<i64>, OutboxError> {
-        let published = published.iter().map(|id| (*id, Some((0, *id)))).collect();
+        let published = published.iter().map(|id| Published::at(*id, Place { partition: 0, offset: *id })).collect();
         let settlement = Settlement { published, ..Settlement::default() };
         let limits =
             Limits { rows: NonZeroU32::new(3).expect("not zero"), bytes: 1 << 20, record_bytes: 1 << 20, row_bytes: 0 };
@@ -218,7 +221,7 @@ async fn settling_a_batch_leaves_ids_between_its_own_alone() {
 #[tokio::test]
 async fn a_released_row_is_claimed_first_though_the_scan_bound_has_passed_it() {
     let bench = Bench::new("released").await;
-    let delayed = NewRow::new("t", "k", "{}").sql("available_at", "now() + interval '2 seconds'");
+    let delayed = NewRow::new("t", "k", "{}").sql("available_at", "now() + interval '1 hour'");
     let delayed = delayed.insert(&bench.client).await;
     let (_leases, fence, _) = bench.take_over("one").await;
     assert!(batch(bench.step(fence, &[], Source::Waiting).await.expect("ours")).is_empty());
@@ -235,11 +238,6 @@ async fn a_released_row_is_claimed_first_though_the_scan_bound_has_passed_it() {
     assert_eq!(low_id.get::<_, i64>(0), delayed + 1, "the bound has passed it");
 
     let next = bench.insert(1).await;
-    wait_until("it is due", Duration::from_secs(10), async || {
-        let due = "select release_at < clock_timestamp() from outbox_held_keys";
-        let due = bench.client.query_one(due, &[]).await.expect("the held key");
-        if due.get(0) { Ok(()) } else { Err("not yet".to_owned()) }
-    })
-    .await;
+    make_due(&bench.client, delayed).await;
     assert_eq!(batch(bench.step(fence, &[], Source::Waiting).await.expect("ours")), [delayed, next[0]]);
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use outbox_relay::config::DatabaseConfig;
 use outbox_relay::db::{Database, Role};
 use outbox_relay::outbox::barrier::Barrier;
-use outbox_relay::outbox::{Claim, Limits, Screening, SettleMode, Settlement, Source};
+use outbox_relay::outbox::{Claim, Limits, Published, Screening, SettleMode, Settlement, Source};
 use outbox_relay::secret::Secret;
 
 use crate::outbox::Bench;
@@ -56,7 +56,7 @@ async fn a_step_without_a_new_claim_passes_no_event_that_waits() {
     assert_eq!(step(&nothing, Source::Waiting).await, ids[..3]);
     assert_eq!(step(&nothing, Source::Manifest(&ids[..3])).await, ids[..3]);
     assert!(done_id().await < ids[3], "a batch was sent again, and {} wait", ids.len() - 3);
-    let published = ids[..3].iter().map(|id| (*id, None)).collect();
+    let published = ids[..3].iter().map(|id| Published::somewhere(*id)).collect();
     assert!(step(&Settlement { published, ..Settlement::default() }, Source::Nothing).await.is_empty());
     assert!(done_id().await < ids[3], "a batch was settled, and {} wait", ids.len() - 3);
     assert_eq!(step(&nothing, Source::Waiting).await, ids[3..]);

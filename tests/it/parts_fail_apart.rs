@@ -8,7 +8,7 @@ use crate::foreign_bytes::{Bench, Foreign, produce};
 use crate::support::kafka::sent_ids;
 use crate::support::outbox::{committed_ids, insert_many, wait_until_published};
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, TestDatabase, Topic, http, order, parts::parts, unique, wait_until};
+use crate::support::{NewRow, TestDatabase, Topic, http, order, parts::parts, unique};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const RESTARTED: &str = "panicked; restarting it";
@@ -27,17 +27,13 @@ async fn relay_panics(delivery: &str) {
     let mut relay = settings.env("FAILPOINTS", points).start();
     wait_until_published(&database, PATIENCE).await;
     assert!(relay.is_running(), "{}", relay.log_text());
-    assert!(relay.log_text().contains("failed; restarting it"), "{}", relay.log_text());
+    relay.wait_for_log("failed; restarting it").await;
     let report = order::check(&committed_ids(&client).await, &sent_ids(&topic.records().await));
     assert!(report.violations.is_empty(), "{report:?}");
     if delivery == "exactly-once" {
         assert_eq!(report.repeats, 0, "{report:?}");
     }
-    wait_until("it is ready again", PATIENCE, async || match http::get(relay.admin(), "/readyz?verbose").await? {
-        (200, _) => Ok(()),
-        (status, body) => Err(format!("{status} {body}")),
-    })
-    .await;
+    relay.wait_for_readiness(200, "").await;
     relay.terminate().await;
 }
 
@@ -64,8 +60,9 @@ async fn a_consumer_that_panics_is_started_again_and_counts_nothing_twice() {
     let mut consumer = settings.env("FAILPOINTS", points).start();
     shop.wait_until_folded(&client).await;
     expect_the_fold(&client).await;
+    consumer.wait_for_log("a fold panicked").await;
     let log = consumer.log_text();
-    assert!(consumer.is_running() && log.contains("a fold panicked") && !log.contains(RESTARTED), "{log}");
+    assert!(consumer.is_running() && !log.contains(RESTARTED), "{log}");
     consumer.terminate().await;
 }
 
@@ -74,23 +71,15 @@ async fn a_consumer_that_panics_is_started_again_and_counts_nothing_twice() {
 async fn a_consumer_that_hangs_is_replaced_while_the_relay_goes_on() {
     let bench = Bench::open("hang").await;
     produce(&bench.topic, vec![Foreign::like(0), Foreign::like(1)]).await;
-    let hangs = "consumer.turn=10*off->1*return(100000000)->off;part.silence=return(30)";
+    let hangs = "consumer.turn=10*off->1*return(100000000)->off;part.silence=return(15)";
     let mut relay = bench.settings().env("FAILPOINTS", hangs).start();
-    wait_until("the consumer is replaced", PATIENCE, async || {
-        let log = relay.log_text();
-        if log.contains("abandoning and replacing it") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    relay.wait_for_log("abandoning and replacing it").await;
     NewRow::new(&bench.other.name, "k", "{}").insert(&bench.client).await;
     wait_until_published(&bench.database, PATIENCE).await;
     produce(&bench.topic, vec![Foreign::like(0), Foreign::like(1)]).await;
     bench.wait_until_read(4).await;
     assert_eq!(bench.likes().await, 4);
-    wait_until("it is ready again", PATIENCE, async || match http::get(relay.admin(), "/readyz?verbose").await? {
-        (200, _) => Ok(()),
-        (status, body) => Err(format!("{status} {body}")),
-    })
-    .await;
+    relay.wait_for_readiness(200, "").await;
     let (status, _) = http::get(relay.admin(), "/livez").await.expect("it answers");
     assert_eq!(status, 200);
     relay.terminate().await;

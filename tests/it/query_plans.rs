@@ -6,7 +6,8 @@ use outbox_relay::secret::Secret;
 use serde_json::Value;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::support::{TestDatabase, repository};
+use crate::support::TestDatabase;
+use crate::support::statements::statement;
 
 /// A session of a test, or of the program.
 trait Session {
@@ -33,7 +34,7 @@ async fn lane_session(database: &TestDatabase) -> outbox_relay::db::Client {
 
 /// Runs a statement with literal parameters under EXPLAIN, takes its changes back, and returns the plan.
 async fn explain(client: &impl Session, file: &str, parameters: &str) -> Value {
-    let statement = std::fs::read_to_string(repository().join("src").join(file)).expect("the statement");
+    let statement = statement(file);
     let parameters = if parameters.is_empty() { String::new() } else { format!("({parameters})") };
     let run = format!(
         "begin; deallocate all; prepare hot as {statement};\n\
@@ -101,8 +102,8 @@ async fn fill(client: &Client, analyze_first: bool) {
 async fn check_plans(database: &TestDatabase, when: &str) {
     let (client, lane) = (database.connect().await, lane_session(database).await);
     for (file, parameters) in [
-        ("claim/sql/claim", "'{3}', '{0}', 500, 1000000, '{9223372036854775807}', 2097152, 8192"),
-        ("claim/sql/claim_watermark", "'{3}', '{0}', 500, 1000000, '{9223372036854775807}', 2097152, 8192, '{}', 0"),
+        ("claim/sql/claim", "1000000, 2097152, 8192, '{3}', '{0}', '{9223372036854775807}', 500"),
+        ("claim/sql/claim_watermark", "1000000, 2097152, 8192, '{3}', '{0}', '{9223372036854775807}', 500, '{}', 0"),
         ("step/sql/lowest_pending", "3::smallint, 0"),
     ] {
         let claim = explain(&lane, &format!("outbox/{file}.sql"), parameters).await;
@@ -133,7 +134,7 @@ async fn check_plans(database: &TestDatabase, when: &str) {
     }
 
     let manifest =
-        explain(&lane, "outbox/claim/sql/claim_manifest.sql", &format!("{batch}, 1000000, 2097152, 8192, true")).await;
+        explain(&lane, "outbox/claim/sql/claim_manifest.sql", &format!("1000000, 2097152, 8192, {batch}, true")).await;
     // The second scan looks whether a row that was touched is locked.
     let mut found = scans(&manifest, "outbox_events");
     found.dedup();
@@ -259,7 +260,7 @@ async fn dead_rows_below_the_scan_bound_are_not_read() {
     let bounded = explain(
         &lane,
         "outbox/claim/sql/claim.sql",
-        &format!("'{{{shard}}}', '{{{id}}}', 500, 1000000, '{{9223372036854775807}}', 2097152, 8192"),
+        &format!("1000000, 2097152, 8192, '{{{shard}}}', '{{{id}}}', '{{9223372036854775807}}', 500"),
     )
     .await;
     assert!(pages(&bounded) < 50, "a claim of one row reads {} pages", pages(&bounded));

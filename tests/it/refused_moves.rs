@@ -139,7 +139,7 @@ async fn any_number_of_rows_that_refuse_among_any_number_of_others() {
             }
             None => None,
         };
-        let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+        let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
         let flowing = before.len() - stuck.len();
         wait_until("the others are published", PATIENCE, async || {
             let published = counts(&client).await.get("PUBLISHED").copied().unwrap_or(0);
@@ -208,7 +208,7 @@ async fn rows_that_failed_or_wait_come_back_from_a_shard_that_is_gone() {
     assert_eq!(counts(&client).await, BTreeMap::from([("FAILED".to_owned(), 40), ("HELD".to_owned(), 40)]));
 
     client.batch_execute("drop trigger no on outbox_events").await.expect("no trigger");
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     retry_all(&database).await;
     assert_eq!(wait_until_published(&database, PATIENCE).await, 80);
     expect_in_order(&client, &topic).await;
@@ -234,7 +234,7 @@ async fn what_is_published_and_cannot_be_marked_is_not_published_again() {
     let marked = ids(&client, "status = 'PUBLISHED'").await;
     assert_eq!((marked.len(), outcomes(&client).await.len()), (10, 10));
     let later = NewRow::new(&topic.name, "later", "{}").insert(&client).await;
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     assert_eq!(wait_until_published(&database, PATIENCE).await, 21);
     let sent: Vec<i64> = topic.records().await.iter().map(crate::support::kafka::Record::outbox_id).collect();
     assert_eq!(sent, [later]);

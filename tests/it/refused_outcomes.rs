@@ -74,8 +74,8 @@ async fn an_event_that_cannot_be_marked_as_failed_has_its_dead_letter() {
     let bad = NewRow::new(&topic.name, "k", "{}").text("headers", r#"{"a": 1}"#).text("source", "no");
     let bad = bad.insert(&client).await;
     let behind = NewRow::new(&topic.name, "k", "{}").insert(&client).await;
-    let mut relay =
-        RelaySettings::new(&database, &parts().kafka).set("retry.on_exhausted", "dead-letter").start_ready().await;
+    let settings = RelaySettings::new(&database, &parts().kafka).steady().set("retry.on_exhausted", "dead-letter");
+    let mut relay = settings.start_ready().await;
     let letter = letters.wait_for_records(1).await;
     assert_eq!(letter[0].outbox_id(), bad);
     assert_eq!(letter[0].header("exception_class"), Some("invalid-headers"));
@@ -84,7 +84,8 @@ async fn an_event_that_cannot_be_marked_as_failed_has_its_dead_letter() {
     let failed = row(&client, bad).await;
     assert_eq!((failed.status.as_str(), failed.retry_count), ("FAILED", 1));
     let failures = "outbox_relay_publish_failures_total";
-    assert_eq!(relay.metric(failures).await, 1.0, "counted once, although its first step failed");
+    // Counted once, although its first step failed.
+    relay.wait_for_metric(failures, |counted| counted == 1.0).await;
 
     client.batch_execute("drop trigger no on outbox_events").await.expect("no trigger");
     client.execute("update outbox_events set headers = null where id = $1", &[&bad]).await.expect("corrected");
@@ -100,6 +101,7 @@ async fn an_event_that_cannot_be_marked_as_failed_has_its_dead_letter() {
     let again = dlq(&["redrive", "--yes"]).run().await.expect_code(0).json();
     assert_eq!((&again["reopened"], &again["appended"]), (&0.into(), &0.into()), "{again}");
     assert_eq!(topic.records().await.len(), 2);
+    assert_eq!(relay.metric(failures).await, 1.0, "and not again");
     relay.terminate().await;
 }
 
@@ -118,7 +120,8 @@ async fn a_locked_row_waits_while_its_shard_looks_for_bad_ones() {
     let good = NewRow::new(&topic.name, "good", "{}").insert(&client).await;
     let lock = other.transaction().await.expect("a transaction");
     lock.execute("update outbox_events set source = 'mine' where id = $1", &[&locked]).await.expect("a lock");
-    let mut relay = RelaySettings::new(&database, &parts().kafka).set("relay.tracking", "rows").start_ready().await;
+    let settings = RelaySettings::new(&database, &parts().kafka).steady().set("relay.tracking", "rows");
+    let mut relay = settings.start_ready().await;
     wait_for_status(&client, good, "PUBLISHED").await;
     wait_until("the bad ones are set aside", PATIENCE, async || {
         let found = number(&client, "select count(*) from outbox_outcomes").await;
@@ -239,8 +242,8 @@ async fn what_failed_by_its_outcome_is_retried_first() {
         retry_discard::reprocess(&pool, Duration::from_secs(3_600), 100).await.expect("retried by the schedule");
     assert_eq!(acted.changed, 1);
     client.batch_execute("select setval('outbox_events_id_seq', 200)").await.expect("ids above the watermark");
-    let mut relay =
-        RelaySettings::new(&database, &parts().kafka).set("relay.tracking", "watermark").start_ready().await;
+    let settings = RelaySettings::new(&database, &parts().kafka).steady().set("relay.tracking", "watermark");
+    let mut relay = settings.start_ready().await;
     assert_eq!(wait_until_published(&database, PATIENCE).await, 3);
     let sent = crate::support::kafka::sent_ids(&topic.records().await);
     assert_eq!(sent.get("k"), Some(&vec![first, behind]));
@@ -265,7 +268,7 @@ async fn a_change_that_is_skipped_without_an_error_is_noticed() {
                 begin if old.source = 'no' then return null; end if; return new; end $$; \
                 create trigger no before update on outbox_events for each row execute function no();";
     client.batch_execute(skip).await.expect("a trigger of the application");
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     let later = NewRow::new(&topic.name, "later", "{}").insert(&client).await;
     wait_until("the others are written, and the one is named", PATIENCE, async || {
         let letters = number(&client, "select count(*) from outbox_events where dead_letter_of is not null").await;

@@ -24,6 +24,7 @@ async fn records_that_fit_one_by_one_are_published_however_many_there_are() {
              from generate_series(1, 200) n";
         client.execute(rows, &[&large.name, &small.name]).await.expect("rows");
         let relay = RelaySettings::new(&database, &parts().kafka)
+            .steady()
             .set("relay.delivery", mode)
             .set("run.deployment", &unique("request-size"))
             .start_ready()

@@ -12,7 +12,7 @@ use crate::support::kafka::sent_ids;
 use crate::support::order;
 use crate::support::outbox::{committed_ids, counts, insert_many, wait_for_status, wait_until_published};
 use crate::support::relay::{RelaySettings, leases};
-use crate::support::{NewRow, PrivateKafka, TestDatabase, Topic, holds_for, http, parts::parts, unique, wait_until};
+use crate::support::{NewRow, PrivateKafka, TestDatabase, Topic, holds_for, parts::parts, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,7 +34,7 @@ impl Operator {
 
     fn relay(&self) -> RelaySettings {
         let start = RelaySettings::new(&TestDatabase { url: self.environment[0].1.clone() }, &self.environment[1].1);
-        self.environment.iter().fold(start, |settings, (name, value)| settings.env(name, value))
+        self.environment.iter().fold(start.steady(), |settings, (name, value)| settings.env(name, value))
     }
 
     fn start(&self, args: &[&str]) -> Started {
@@ -127,8 +127,12 @@ async fn more_and_fewer_shards(delivery: &str) {
     report.expect_kept().expect_no_repeats();
     let audit = "select count(*) from outbox_audit where action = 'set shards'";
     assert_eq!(number(&client, audit).await, 4);
-    let leases = leases(&client).await;
-    assert_eq!((leases.get("first"), leases.get("second")), (Some(&6), Some(&6)), "{leases:?}");
+    wait_until("they share the shards", PATIENCE, async || {
+        let leases = leases(&client).await;
+        let shares = (leases.get("first"), leases.get("second"));
+        if shares == (Some(&6), Some(&6)) { Ok(()) } else { Err(format!("{leases:?}")) }
+    })
+    .await;
     tokio::join!(first.terminate(), second.terminate());
 }
 
@@ -219,14 +223,16 @@ async fn a_command_that_is_killed_while_it_moves_events_is_finished_by_the_next(
     lock.query_one(last, &[]).await.expect("a row that will be moved");
     let command = operator.start(&["12", "--yes"]);
     wait_until("the command waits for the row", PATIENCE, async || {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%partition_key = partition_key%'";
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' \
+                       and query like '%partition_key = partition_key%'";
         if number(&client, waiting).await > 0 { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await;
     command.signal("KILL");
     command.finish().await;
     lock.rollback().await.unwrap();
-    let gone = "select count(*) from pg_stat_activity where query like '%partition_key = partition_key%' and pid <> pg_backend_pid()";
+    let gone = "select count(*) from pg_stat_activity where datname = current_database() \
+                and query like '%partition_key = partition_key%' and pid <> pg_backend_pid()";
     wait_until("its session has ended", PATIENCE, async || {
         let left = number(&client, gone).await;
         if left == 0 { Ok(()) } else { Err(left.to_string()) }
@@ -239,8 +245,7 @@ async fn a_command_that_is_killed_while_it_moves_events_is_finished_by_the_next(
     let refused = operator.set(&["4", "--yes"]).await.expect_code(2);
     assert!(refused.stderr.contains("shards set 12"), "{}", refused.stderr);
     assert_eq!(counts(&client).await.get("PENDING"), Some(&2_500), "nothing is published before it is finished");
-    let (_, readiness) = http::get(relay.admin(), "/readyz?verbose").await.expect("an answer");
-    assert!(readiness.contains("[i]the number of shards is being changed"), "{readiness}");
+    relay.wait_for_readiness(200, "[i]the number of shards is being changed").await;
 
     operator.set(&["12", "--yes"]).await.expect_code(0);
     assert_eq!(number(&client, STRAYS).await, 0);
@@ -259,7 +264,7 @@ async fn a_batch_of_a_dead_instance_is_settled_before_the_number_changes() {
     let topic = Topic::create_on(&kafka.bootstrap, "reshard-dead", 3).await;
     let client = database.connect().await;
     let operator = Operator::new(&database, &kafka.bootstrap, "exactly-once", &unique("dead"));
-    let mut relay = operator.relay().instance("dead").start_ready().await;
+    let mut relay = operator.relay().instance("dead").set("relay.lease", "3s").start_ready().await;
     NewRow::new(&topic.name, "k0", "{}").insert(&client).await;
     wait_until_published(&database, PATIENCE).await;
     kafka.pause().await;

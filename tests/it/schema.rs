@@ -41,7 +41,7 @@ impl Outbox {
     }
 
     fn relay(&self) -> RelaySettings {
-        RelaySettings::new(&self.database, &parts().kafka).env(SCHEMA, &self.schema)
+        RelaySettings::new(&self.database, &parts().kafka).steady().env(SCHEMA, &self.schema)
     }
 
     /// A session of an application, for which the schema comes first.

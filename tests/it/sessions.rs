@@ -127,6 +127,7 @@ async fn everything_works_beside_hostile_defaults() {
         let group = unique("hostile");
         let file = format!("[consumer]\ngroup = \"{group}\"\ntopics = [\"{}\"]\n", topic.name);
         let settings = RelaySettings::new(&database, &parts().kafka)
+            .steady()
             .set("run.deployment", &unique("hostile"))
             .set("relay.delivery", delivery)
             .file(&file)
@@ -171,7 +172,7 @@ async fn serializable_applications_are_not_disturbed() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("serializable"), Topic::create("serializable", 3));
     let client = database.connect().await;
     set_default(&client, &database, "default_transaction_isolation", "serializable").await;
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     let topic = &topic.name;
     let writers = (0..4).map(async |writer| {
         let client = database.connect().await;
@@ -195,11 +196,7 @@ async fn a_database_that_is_read_only_by_default_is_waited_for_with_the_reason()
     let checked = check(&database.url, &[]).await;
     assert_eq!(finding(&checked, "postgres.writable")["level"], "problem");
     let relay = RelaySettings::new(&database, &parts().kafka).start();
-    wait_until("it says why it waits", PATIENCE, async || {
-        let log = relay.log_text();
-        if log.contains("default_transaction_read_only is on") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    relay.wait_for_log("default_transaction_read_only is on").await;
     client
         .batch_execute(&format!(
             "begin read write; alter database {} reset default_transaction_read_only; commit",
@@ -253,13 +250,7 @@ async fn row_security_is_named_and_never_taken_for_an_empty_table() {
     published(50).await;
     client.batch_execute("alter table outbox_events enable row level security").await.expect("a table");
     insert_many(&client, &topic.name, 5, 50).await;
-    wait_until("it is not ready", PATIENCE, async || {
-        match crate::support::http::get(relay.admin(), "/readyz").await? {
-            (503, _) => Ok(()),
-            (status, body) => Err(format!("{status} {body}")),
-        }
-    })
-    .await;
+    relay.wait_for_readiness(503, "").await;
     assert_eq!(counts(&client).await.get("PENDING"), Some(&50));
     client.batch_execute("alter table outbox_events disable row level security").await.expect("a table");
     published(100).await;
@@ -384,7 +375,7 @@ async fn run_does_not_start_where_events_would_be_lost_or_none_be_published() {
     let relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
     NewRow::new(&topic.name, "k", "{}").insert(&client).await;
     wait_until_published(&database, PATIENCE).await;
-    assert!(relay.log_text().contains("unique index mine"), "{}", relay.log_text());
+    relay.wait_for_log("unique index mine").await;
 }
 
 #[tokio::test]

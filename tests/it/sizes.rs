@@ -9,7 +9,8 @@ use tokio_postgres::Client;
 use crate::support::kafka::sent_ids;
 use crate::support::outbox::{counts, insert_many, row, wait_for_status};
 use crate::support::relay::RelaySettings;
-use crate::support::{NewRow, Relay, TestDatabase, Topic, order, outbox_relay, parts::parts, repository, wait_until};
+use crate::support::statements::statement;
+use crate::support::{NewRow, Relay, TestDatabase, Topic, order, outbox_relay, parts::parts, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -47,7 +48,7 @@ async fn database_and_topic(name: &str) -> (TestDatabase, Client, Topic) {
 }
 
 async fn start(database: &TestDatabase) -> Relay {
-    RelaySettings::new(database, &parts().kafka).start_ready().await
+    RelaySettings::new(database, &parts().kafka).steady().start_ready().await
 }
 
 /// Rows of a few hundred bytes that print more than a megabyte, and others that print just less than they may.
@@ -220,15 +221,14 @@ async fn a_claim_neither_prints_nor_sends_more_than_its_bytes() {
         let (record, most, uncounted, rows, last) = (1_000_000_i64, 2_097_152_i64, 16_384_i32, 256_i64, 0_i64);
         let shards = vec![shard];
         let common: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [&shards, &low, &rows, &record, &ceilings, &most, &uncounted];
+            [&record, &most, &uncounted, &shards, &low, &ceilings, &rows];
         let mut with_ahead = common.to_vec();
         with_ahead.extend([&ahead as &(dyn tokio_postgres::types::ToSql + Sync), &last]);
-        let by_id: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [&ids, &record, &most, &uncounted, &false];
+        let by_id: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [&record, &most, &uncounted, &ids, &false];
         for (file, parameters) in
             [("claim", &common[..]), ("claim_watermark", &with_ahead[..]), ("claim_manifest", &by_id[..])]
         {
-            let path = repository().join(format!("src/outbox/claim/sql/{file}.sql"));
-            let statement = std::fs::read_to_string(path).expect("the statement");
+            let statement = statement(&format!("outbox/claim/sql/{file}.sql"));
             let found = client.query(&statement, parameters).await.unwrap_or_else(|error| panic!("{file}: {error:?}"));
             let whole = found.iter().take_while(|row| row.get::<_, Option<i64>>("takes").is_none());
             let bytes: usize = found.iter().map(tokio_postgres::Row::raw_size_bytes).sum();
@@ -272,8 +272,10 @@ async fn a_row_that_somebody_has_locked_keeps_its_key_in_order() {
         ["select id from outbox_events where id = $1 for update", "update outbox_events set source = 's' where id = $1"]
     {
         let (database, client, topic) = database_and_topic("locked").await;
-        let settings =
-            RelaySettings::new(&database, &parts().kafka).set("relay.tracking", "rows").set("relay.batch_rows", "5");
+        let settings = RelaySettings::new(&database, &parts().kafka)
+            .steady()
+            .set("relay.tracking", "rows")
+            .set("relay.batch_rows", "5");
         let good = |key: &str| NewRow::new(&topic.name, key, "{}");
         // In one shard, so that the others are behind it.
         let first = good("k").insert(&client).await;

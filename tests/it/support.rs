@@ -4,23 +4,27 @@
 //! Invariant: a test owns its database, its topics and its processes, so that all tests run side by side on one
 //! PostgreSQL and one Kafka. A test that breaks a server starts a private one.
 
+pub mod acl;
 pub mod cli;
 pub mod database;
 pub mod http;
 pub mod kafka;
 pub mod member;
 pub mod murmur2;
+pub mod nobody;
 pub mod order;
 pub mod outbox;
 pub mod parts;
 pub mod private;
 pub mod relay;
 pub mod repeats;
+pub mod statements;
 pub mod wait;
 
 pub use cli::outbox_relay;
 pub use database::TestDatabase;
 pub use kafka::{Record, Topic};
+pub use nobody::Nobody;
 pub use outbox::NewRow;
 pub use private::{PrivateKafka, PrivatePostgres, StopMode};
 pub use relay::{Relay, Signal};

@@ -4,9 +4,11 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use outbox_relay::event::OutboxEvent;
+use outbox_relay::event::{OutboxEvent, Place};
 use outbox_relay::outbox::leases::Leases;
-use outbox_relay::outbox::{Claim, Fence, LastBatch, Limits, OutboxError, Part, Screening, Settlement, Source, Step};
+use outbox_relay::outbox::{
+    Claim, Fence, LastBatch, Limits, OutboxError, Outcome, Part, Published, Screening, Settlement, Source, Step,
+};
 
 use crate::outbox::Bench;
 use crate::support::outbox::{counts, insert_many, wait_until_published};
@@ -44,15 +46,17 @@ async fn bench(name: &str, shards: usize, rows: usize) -> (Bench, Leases, Vec<Sh
     (bench, leases, all)
 }
 
-type Outcome = Option<Result<Step<i64>, OutboxError>>;
-
 /// Settles what is in flight and claims three events more, of all shards together. What was claimed is in flight
 /// afterwards.
-async fn step(bench: &Bench, shards: &mut [Shard]) -> Vec<Outcome> {
+async fn step(bench: &Bench, shards: &mut [Shard]) -> Vec<Outcome<Step<i64>>> {
     let settlements: Vec<Settlement> = shards
         .iter()
         .map(|shard| Settlement {
-            published: shard.in_flight.iter().map(|id| (*id, Some((0, *id)))).collect(),
+            published: shard
+                .in_flight
+                .iter()
+                .map(|id| Published::at(*id, Place { partition: 0, offset: *id }))
+                .collect(),
             ..Settlement::default()
         })
         .collect();
@@ -79,10 +83,10 @@ async fn step(bench: &Bench, shards: &mut [Shard]) -> Vec<Outcome> {
             screen: |event: &OutboxEvent<'_>| Screening::Publish(event.id),
         })
         .collect();
-    let outcomes = bench.outbox.step_together(&mut parts).await.expect("the outcome is known");
+    let outcomes = bench.outbox.step_together(&mut parts).await;
     drop(parts);
     for (shard, outcome) in shards.iter_mut().zip(&outcomes) {
-        if let Some(Ok(step)) = outcome {
+        if let Outcome::Done(step) = outcome {
             let events = step.batch.iter().flat_map(|batch| &batch.events);
             shard.in_flight = events.map(|event| event.id).collect();
             shard.expected = Some(step.last);
@@ -101,7 +105,7 @@ async fn several_shards_take_one_transaction() {
     let (bench, _leases, mut shards) = bench("together", 3, 7).await;
     for (settled, claimed) in [(0, 3), (3, 3), (6, 1), (7, 0)] {
         for outcome in step(&bench, &mut shards).await {
-            let step = outcome.expect("done").expect("done");
+            let Outcome::Done(step) = outcome else { panic!("{outcome:?}") };
             assert_eq!(step.missing, 0);
             assert_eq!(step.batch.map_or(0, |batch| batch.events.len()), claimed);
         }
@@ -123,9 +127,9 @@ async fn a_shard_that_is_fenced_or_has_moved_does_not_keep_the_others_from_their
     shards[1].expected = Some(LastBatch { seq: 17, in_flight: false });
     let before = bench.shards().await;
     let outcomes = step(&bench, &mut shards).await;
-    assert!(outcomes[0].is_none(), "{:?}", outcomes[0]);
-    assert!(matches!(outcomes[1], Some(Err(OutboxError::Moved { .. }))), "{:?}", outcomes[1]);
-    assert!(matches!(outcomes[2], Some(Ok(_))), "{:?}", outcomes[2]);
+    assert!(matches!(outcomes[0], Outcome::NotTried), "{:?}", outcomes[0]);
+    assert!(matches!(outcomes[1], Outcome::Failed(OutboxError::Moved { .. })), "{:?}", outcomes[1]);
+    assert!(matches!(outcomes[2], Outcome::Done(_)), "{:?}", outcomes[2]);
     assert_eq!(published(&bench, &shards[0]).await, 0);
     assert_eq!(published(&bench, &shards[1]).await, 0);
     assert_eq!(published(&bench, &shards[2]).await, 3);
@@ -143,10 +147,10 @@ async fn a_shard_that_somebody_has_locked_is_not_waited_for() {
         .await
         .expect("the lock");
     let outcomes = step(&bench, &mut shards).await;
-    assert!(outcomes[0].is_none(), "{:?}", outcomes[0]);
-    assert!(matches!(outcomes[1], Some(Ok(_))), "{:?}", outcomes[1]);
+    assert!(matches!(outcomes[0], Outcome::NotTried), "{:?}", outcomes[0]);
+    assert!(matches!(outcomes[1], Outcome::Done(_)), "{:?}", outcomes[1]);
     lock.rollback().await.expect("the end of the lock");
-    assert!(step(&bench, &mut shards).await.iter().all(|outcome| matches!(outcome, Some(Ok(_)))));
+    assert!(step(&bench, &mut shards).await.iter().all(|outcome| matches!(outcome, Outcome::Done(_))));
     assert_eq!((published(&bench, &shards[0]).await, published(&bench, &shards[1]).await), (3, 6));
 }
 
@@ -160,13 +164,13 @@ async fn a_row_that_somebody_has_locked_leaves_the_step_of_all_undone() {
     let first = shards[0].in_flight[0];
     lock.execute("update outbox_events set source = 'by hand' where id = $1", &[&first]).await.expect("the lock");
     let outcomes = step(&bench, &mut shards).await;
-    assert!(outcomes.iter().all(Option::is_none), "{outcomes:?}");
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::NotTried)), "{outcomes:?}");
     assert_eq!(bench.shards().await, before);
     assert_eq!(counts(&bench.client).await.get("PENDING"), Some(&12));
     // Alone, only the shard of the row waits.
-    assert!(matches!(step(&bench, &mut shards[1..]).await[..], [Some(Ok(_))]));
+    assert!(matches!(step(&bench, &mut shards[1..]).await[..], [Outcome::Done(_)]));
     lock.commit().await.expect("the end of the lock");
-    assert!(step(&bench, &mut shards).await.iter().all(|outcome| matches!(outcome, Some(Ok(_)))));
+    assert!(step(&bench, &mut shards).await.iter().all(|outcome| matches!(outcome, Outcome::Done(_))));
     assert_eq!((published(&bench, &shards[0]).await, published(&bench, &shards[1]).await), (3, 6));
 }
 
@@ -179,6 +183,7 @@ async fn lanes_with_few_events_commit_together() {
         let settings = RelaySettings::new(&database, &parts().kafka)
             .set("relay.tracking", tracking)
             // The leases of all shards are renewed in one statement, too.
+            .steady()
             .set("relay.lease", "10m")
             .set("run.deployment", &crate::support::unique("few"));
         let mut relay = settings.start_ready().await;

@@ -64,7 +64,7 @@ async fn an_empty_database_is_a_snapshot_and_one_without_schema_an_error() {
 async fn a_snapshot_has_what_waits_and_why_and_never_a_key_or_a_payload() {
     let (database, topic) = tokio::join!(TestDatabase::migrated("top"), Topic::create("top", 1));
     let client = database.connect().await;
-    let settings = RelaySettings::new(&database, &parts().kafka).instance("relay-a");
+    let settings = RelaySettings::new(&database, &parts().kafka).steady().instance("relay-a");
     let mut relay = settings.start_ready().await;
     outbox::insert_many(&client, &topic.name, 10, 500).await;
     let bad = NewRow::new("no such topic", "secret-key-17", r#"{"a": "secret-payload-17"}"#).insert(&client).await;
@@ -188,7 +188,7 @@ impl Running {
 
     /// Waits for its end, and asserts that the terminal was given back: its former screen, and a cursor.
     async fn ends_in_order(mut self) {
-        let status = tokio::time::timeout(SOON, self.child.wait()).await.expect("it ends").expect("a status");
+        let status = tokio::time::timeout(SOON * 3, self.child.wait()).await.expect("it ends").expect("a status");
         let back = self.writes("\x1b[?1049l", 0).await;
         let text = self.text();
         assert_eq!(status.code(), Some(0), "{text}");

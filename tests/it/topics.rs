@@ -196,12 +196,11 @@ async fn a_partition_without_a_leader_holds_its_own_keys_alone_and_lets_them_go_
 
     let held = outbox_relay(&["events", "show", &first.to_string()]).env("DATABASE_URL", &database.url).run().await;
     assert!(held.stdout.contains("partition 0 of offline has no leader"), "{mode}: {}", held.stdout);
-    let (status, ready) = http::get(relay.admin(), "/readyz?verbose").await.expect("an answer");
-    assert_eq!(status, 200, "{mode}: {ready}");
-    assert!(ready.contains("partition 0 of offline has no leader"), "{mode}: {ready}");
-    assert!(relay.metric("outbox_relay_partitions_unavailable").await >= 1.0, "{mode}");
-    let warnings =
-        relay.log_text().lines().filter(|line| line.contains("the partition does not accept records")).count();
+    relay.wait_for_readiness(200, "partition 0 of offline has no leader").await;
+    relay.wait_for_metric("outbox_relay_partitions_unavailable", |partitions| partitions >= 1.0).await;
+    let said = "the partition does not accept records";
+    relay.wait_for_log(said).await;
+    let warnings = relay.log_text().lines().filter(|line| line.contains(said)).count();
     assert_eq!(warnings, 1, "{mode}: it is said once");
 
     cluster.partition_leader("offline", 0, Some(1)).expect("a leader");
@@ -312,9 +311,8 @@ async fn a_topic_below_its_replicas_holds_its_own_keys_alone() {
         wait_for_counts(&client, mode, &[("PUBLISHED", 50), ("HELD", 1)]).await;
         let shown = outbox_relay(&["events", "show", &id.to_string()]).env("DATABASE_URL", &database.url).run().await;
         assert!(shown.stdout.contains(&format!("partition 0 of {}", below.name)), "{mode}: {}", shown.stdout);
-        let (status, ready) = http::get(relay.admin(), "/readyz?verbose").await.expect("an answer");
-        assert_eq!(status, 200, "{mode}: {ready}");
-        assert!(relay.log_text().contains("the partition does not accept records"), "{mode}: {}", relay.log_text());
+        relay.wait_for_readiness(200, "").await;
+        relay.wait_for_log("the partition does not accept records").await;
     })
     .await;
 }
@@ -326,7 +324,7 @@ async fn keys_that_a_former_process_held_for_a_topic_go_on_once_it_exists() {
         let (database, topic) = (TestDatabase::migrated("held-before").await, Topic::planned("held-before"));
         let client = database.connect().await;
         let settings =
-            relay(&database, &parts().kafka, mode).set("relay.unknown_topic_grace", "10m").set("relay.lease", "5s");
+            relay(&database, &parts().kafka, mode).set("relay.unknown_topic_grace", "10m").set("relay.lease", "10s");
         let mut former = settings.start_ready().await;
         insert(
             &client,

@@ -92,7 +92,7 @@ async fn an_outbox_of_0_1_is_taken_over_with_its_rows_and_grants_and_goes_on() {
     assert!(code == Some(0) && found.iter().all(|state| state == "applied"), "{code:?} {found:?}");
     database.migrate().await;
 
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     assert_eq!(topic.wait_for_records(1).await.len(), 1);
     let retry = ["events", "retry", "--status", "failed", "--yes", "--reason", "upgraded"];
     outbox_relay(&retry).env("DATABASE_URL", &database.url).run().await.expect_code(0);
@@ -157,7 +157,7 @@ async fn the_history_of_an_application_is_left_alone_and_in_nobodys_way() {
     assert!(code == Some(0) && found.iter().all(|state| state == "applied"), "{found:?}");
     assert_eq!(history(&client, "refinery_schema_history").await, before);
     NewRow::new(&topic.name, "k", "{}").insert(&client).await;
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
     assert_eq!(wait_until_published(&database, Duration::from_secs(60)).await, 1);
     relay.terminate().await;
 
@@ -190,8 +190,8 @@ async fn changed_and_unknown_migrations_are_told_by_name() {
     assert_eq!((code, found.last().unwrap().as_str()), (Some(1), "unknown"));
     let said = outbox_relay(&["migrate", "up"]).env("DATABASE_URL", &database.url).run().await.expect_code(1).stderr;
     assert!(said.contains("V99__from_tomorrow"), "{said}");
-    let mut relay = RelaySettings::new(&database, &parts().kafka).start_ready().await;
-    assert!(relay.log_text().contains("V99__from_tomorrow"), "{}", relay.log_text());
+    let mut relay = RelaySettings::new(&database, &parts().kafka).steady().start_ready().await;
+    relay.wait_for_log("V99__from_tomorrow").await;
     relay.terminate().await;
 }
 

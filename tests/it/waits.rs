@@ -84,11 +84,31 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
         "kafka_that_can_be_reached_in_one_direction_only_is_waited_for",
     ),
     // Publishing: the threads end with the permit; who waits for them gives them up.
-    ("broker/publisher.rs", "recv", "end of the lane", "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing"),
-    ("broker/publisher.rs", "recv_timeout", "500 us", "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing"),
+    (
+        "broker/publisher/worker.rs",
+        "recv",
+        "end of the lane",
+        "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing",
+    ),
+    (
+        "broker/publisher/jobs.rs",
+        "recv_timeout",
+        "500 us",
+        "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing",
+    ),
     // Questions about topics, beside the lanes: 500 ms for a lane, the next ping or a stop for the task that asks.
-    ("broker/partitions.rs", "notified", "5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
-    ("broker/topics.rs", "notified", "500 ms; 5 s, stop", "a_relay_with_nothing_to_do_notices_that_kafka_is_away"),
+    (
+        "broker/partitions.rs",
+        "notified",
+        "5 s, stop",
+        "a_relay_begins_when_its_servers_come_and_notices_when_kafka_goes",
+    ),
+    (
+        "broker/topics.rs",
+        "notified",
+        "500 ms; 5 s, stop",
+        "a_relay_begins_when_its_servers_come_and_notices_when_kafka_goes",
+    ),
     ("broker/transaction.rs", "recv", "end of the lane", "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing"),
     // The consumer: one thread, which readiness watches; its calls of PostgreSQL have the limits of `db/client.rs`.
     ("projection/consumer/positions.rs", "fetch_watermarks", "5 s", "a_success_counts_for_as_long_as_its_check_says"),
@@ -133,7 +153,7 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
         "a_locked_row_of_a_shard_stops_that_shard_alone",
     ),
     ("relay/shared_step.rs", "recv", "stop, or 50 ms", "a_locked_row_of_a_shard_stops_that_shard_alone"),
-    ("relay/wakeup.rs", "notified", "stop", "sigterm_under_load_repeats_nothing_and_gives_back_the_leases"),
+    ("relay/shared/idle.rs", "notified", "stop", "sigterm_under_load_repeats_nothing_and_gives_back_the_leases"),
     ("relay/ownership.rs", "join_next", "80 % of shutdown_timeout", "a_stop_ends_in_time_while_postgres_is_frozen"),
     ("supervisor.rs", "join_next", "90 % of shutdown_timeout", "a_stop_ends_in_time_while_postgres_is_frozen"),
     // Use cases and commands.

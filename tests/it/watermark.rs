@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn relay(database: &TestDatabase, delivery: &str, deployment: &str) -> RelaySettings {
     RelaySettings::new(database, &parts().kafka)
+        .steady()
         .set("relay.tracking", "watermark")
         .set("relay.delivery", delivery)
         .set("run.deployment", deployment)
@@ -33,7 +34,8 @@ async fn nothing_is_written(delivery: &str) {
     let (database, topic) = tokio::join!(TestDatabase::migrated("watermark"), Topic::create("watermark", 6));
     let client = database.connect().await;
     insert_many(&client, &topic.name, 100, 20_000).await;
-    let settings = relay(&database, delivery, &unique("watermark"));
+    // In at-least-once delivery the shards of the killed one wait for it.
+    let settings = relay(&database, delivery, &unique("watermark")).set("relay.lease", "10s");
     let mut first = settings.start();
     wait_until("some are published", PATIENCE, async || {
         let published = counts(&client).await.get("PUBLISHED").copied().unwrap_or(0);
@@ -133,7 +135,7 @@ async fn what_waits_below_the_watermark_goes_in_order() {
     for delivery in ["at-least-once", "exactly-once"] {
         let (database, topic) = tokio::join!(TestDatabase::migrated("again"), Topic::create("again", 3));
         let client = database.connect().await;
-        let settings = relay(&database, delivery, &unique("again"));
+        let settings = relay(&database, delivery, &unique("again")).set("relay.lease", "3s");
         let mut first = settings.start_ready().await;
         let bad = NewRow::new(&topic.name, "k1", "{}").text("headers", r#"{"a": 1}"#).insert(&client).await;
         let delayed =

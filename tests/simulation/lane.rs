@@ -308,7 +308,7 @@ impl Lane {
     /// Its part of a transaction.
     pub(crate) fn work(&self, intent: Intent, horizon: Id, draft: &mut Draft, rules: Rules) -> Step<Record> {
         let (settlement, resend) = self.protocol.in_hand();
-        let published: Vec<Id> = settlement.published.iter().map(|(id, _)| *id).collect();
+        let published: Vec<Id> = settlement.published.iter().map(|event| event.id).collect();
         let (shard, tracking, resend) = (self.shard, self.who.tracking, resend.unwrap_or_default());
         step(draft, rules, &InHand { shard, intent, tracking, published: &published, resend, horizon })
     }

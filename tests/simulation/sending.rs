@@ -1,7 +1,7 @@
 //! What a lane asks of Kafka: records one by one, the marker, the commit.
 
 use outbox_relay::broker::transaction::Marker;
-use outbox_relay::outbox::{Batch, Settlement};
+use outbox_relay::outbox::{Batch, Published, Settlement};
 use outbox_relay::relay::protocol::Sent;
 
 use crate::kafka::{KafkaError, PARTITIONS, Record, Straggler, partition_of};
@@ -141,7 +141,7 @@ impl Lane {
 
     /// The first `count` records are in Kafka.
     fn settles(&self, count: usize) -> Settlement {
-        let published = self.sending.records[..count].iter().map(|record| (record.id, None)).collect();
+        let published = self.sending.records[..count].iter().map(|record| Published::somewhere(record.id)).collect();
         Settlement { published, ..Settlement::default() }
     }
 

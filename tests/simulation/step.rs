@@ -1,4 +1,4 @@
-//! What one step of a lane does in PostgreSQL, as `outbox/step.rs` and its statements have it: settles, claims, and
+//! What one step of a lane does in PostgreSQL, as `outbox/step/` and its statements have it: settles, claims, and
 //! writes the manifest, with marks or with a watermark.
 
 use outbox_relay::outbox::watermark::Watermark;

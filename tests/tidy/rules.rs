@@ -99,16 +99,12 @@ pub fn cycles(table: &[(&str, &[&str])]) -> Vec<String> {
 }
 
 pub fn stray_libraries(files: &[Source]) -> Vec<String> {
+    let code: Vec<String> = files.iter().map(|file| code_of(&without_tests(&file.text))).collect();
     let mut complaints = Vec::new();
     for (library, places) in LIBRARIES {
         let word = Regex::new(&format!(r"\b{library}(::|;|\s*!)")).expect("a valid expression");
-        for file in files.iter().filter(|file| !file.is_in(places)) {
-            complaints.extend(matches(
-                &word,
-                &code_of(&without_tests(&file.text)),
-                file,
-                &format!("{library} belongs to {places:?}"),
-            ));
+        for (file, code) in files.iter().zip(&code).filter(|(file, _)| !file.is_in(places)) {
+            complaints.extend(matches(&word, code, file, &format!("{library} belongs to {places:?}")));
         }
     }
     complaints

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Scope;
+use super::{Scope, Section};
 use crate::config::problem::Problem;
-use crate::config::spec::{Kind, Section, SectionSpec, join};
+use crate::config::spec::{Kind, SectionSpec, join};
 use crate::config::suggest;
 use crate::config::value::Bad;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use toml::de::DeValue;
 
-use super::{Bad, Kind, Scalar, scalar_settings, string, units};
+use super::{Bad, Kind, Scalar, string, units};
 
 /// When rows are old enough to be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,6 @@ impl Scalar for Retention {
         }
     }
 }
-
-scalar_settings!(Retention);
 
 #[cfg(test)]
 mod tests {

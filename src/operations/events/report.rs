@@ -8,7 +8,8 @@ use crate::error::{Code, Error, Result};
 use crate::event::EventStatus;
 use crate::outbox::inspect::events::{Details, Hold, Summary};
 
-/// An event without its payload.
+/// An event without its payload. It lists the fields of [`Summary`] again, because these names are public: what is read
+/// may change, what is printed may not.
 #[derive(Debug, Clone, Serialize)]
 pub struct EventLine {
     pub id: i64,

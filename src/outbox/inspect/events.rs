@@ -1,5 +1,6 @@
 //! Events by filter, and one event in full.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -7,13 +8,14 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::db::fragments::assemble;
 use crate::db::{DbError, Pool, StoredTime, stored_text};
 use crate::event::EventStatus;
-use crate::outbox::rows;
+use crate::outbox::{rows, statements as sql};
 
-const LIST_EVENTS: &str = include_str!("sql/list_events.sql");
 const OUTCOMES_IN_STATE: &str = include_str!("sql/outcomes_in_state.sql");
 const SHOW_EVENT: &str = include_str!("sql/show_event.sql");
+static LIST_EVENTS: LazyLock<String> = LazyLock::new(|| assemble(include_str!("sql/list_events.sql"), &[sql::FILTER]));
 
 /// Maximum number of events that are looked for among the outcomes, the newest.
 const OUTCOMES: i64 = 10_000;
@@ -199,13 +201,13 @@ pub async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Vec<Summar
     let mut params = bound.params();
     params.extend([&page.after as &(dyn ToSql + Sync), &page.oldest_first, &limit]);
     let connection = pool.get().await?;
-    let rows = connection.query(LIST_EVENTS, &with_ids(&params, &None)).await?;
+    let rows = connection.query(LIST_EVENTS.as_str(), &with_ids(&params, &None)).await?;
     let mut events = rows.iter().map(summary).collect::<Result<Vec<_>, _>>()?;
     if let Some(states) = &bound.status {
         let outcomes = connection.query(OUTCOMES_IN_STATE, &[states, &OUTCOMES]).await?;
         if !outcomes.is_empty() {
             let ids = Some(outcomes.iter().map(|row| row.get(0)).collect());
-            let rows = connection.query(LIST_EVENTS, &with_ids(&params, &ids)).await?;
+            let rows = connection.query(LIST_EVENTS.as_str(), &with_ids(&params, &ids)).await?;
             for event in rows.iter().map(summary) {
                 events.push(event?);
             }

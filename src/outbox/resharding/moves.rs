@@ -12,8 +12,8 @@ use tokio_postgres::error::SqlState;
 use crate::db::{DbError, Transaction};
 use crate::event::ShardId;
 use crate::outbox::isolate::{Refused, cut};
-use crate::outbox::outcomes::{self, IMMEDIATE, Outcome, Placed, answers};
-use crate::outbox::statements as sql;
+use crate::outbox::outcomes::{self, IMMEDIATE, Outcome, answers};
+use crate::outbox::{Published, statements as sql};
 
 const TAKE_AHEAD: &str = include_str!("sql/take_ahead.sql");
 const STRAYS: &str = include_str!("sql/strays.sql");
@@ -63,8 +63,8 @@ pub(super) async fn attempt(tx: &Transaction<'_>) -> Result<(), DbError> {
 /// Marks what is published ahead of the watermark of each shard.
 pub(super) async fn mark_ahead(tx: &Transaction<'_>) -> Result<(), DbError> {
     let published = ids(&tx.query(TAKE_AHEAD, &[]).await?)?;
-    let placed: Vec<Placed> = published.into_iter().map(|id| (id, None)).collect();
-    outcomes::publish(tx, &placed).await
+    let published: Vec<_> = published.into_iter().map(Published::somewhere).collect();
+    outcomes::publish(tx, &published).await
 }
 
 /// Moves FAILED events, and those that failed or wait by their outcome. Of the latter, those that refuse keep the

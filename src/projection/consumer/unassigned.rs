@@ -11,6 +11,7 @@ use std::time::Duration;
 use rdkafka::consumer::Consumer as _;
 
 use super::Reader;
+use super::membership::subscribe_to;
 use super::positions::IDS_WAIT;
 use crate::broker::raw;
 use crate::clock::monotonic;
@@ -100,7 +101,7 @@ impl Reader {
         let partitions = self.unassigned.places.len();
         let first = self.unassigned.places.first().map(ToString::to_string).unwrap_or_default();
         tracing::warn!(partitions, first, "no member of the group has these partitions: joining the group again");
-        super::subscribe_to(&self.consumer, &self.settings.topics)?;
+        subscribe_to(&self.consumer, &self.settings.topics)?;
         self.joined = false;
         Ok(())
     }

@@ -10,11 +10,11 @@ use super::protocol::{Protocol, Sent};
 use super::{KAFKA_RETRY, Lane, Sender};
 use crate::broker::{Delivery, Record};
 use crate::clock::{monotonic, wall};
-use crate::event::FailureClass;
+use crate::event::{FailureClass, Place};
 use crate::failpoint::{self, Point};
 use crate::metrics::FailureLabels;
 use crate::outbox::failure::Failed;
-use crate::outbox::{Claimed, Settlement};
+use crate::outbox::{Claimed, Published, Settlement};
 
 /// Events of a batch that are not in the settlement.
 #[derive(Debug, Default)]
@@ -98,7 +98,9 @@ impl Lane {
             }
             per_topic.count(&record.topic, acked.then(|| (now_ms - record.timestamp_ms) as f64 / 1_000.0));
             match delivery {
-                Delivery::Acked { partition, offset } => settlement.published.push((id, Some((partition, offset)))),
+                Delivery::Acked { partition, offset } => {
+                    settlement.published.push(Published::at(id, Place { partition, offset }))
+                }
                 Delivery::Refused { class, reason } => settlement.failed.push(self.refused(record, id, class, &reason)),
                 // It stays PENDING, and the next claim sees what has become of its key.
                 Delivery::Withheld => {}
@@ -125,7 +127,7 @@ impl Lane {
             self.shared.catalog.written(written.into_iter());
         }
         if let Some(tap) = &self.shared.ack_tap {
-            let ids: Vec<i64> = settlement.published.iter().map(|(id, _)| *id).collect();
+            let ids: Vec<i64> = settlement.published.iter().map(|event| event.id).collect();
             tap(&ids);
         }
         (settlement, rest)

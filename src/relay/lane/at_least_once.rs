@@ -32,6 +32,6 @@ impl Lane {
 
     /// Unless it is stuck: a partition without a leader is for those to wait for who have something for it.
     fn shared_publisher(&self) -> Option<&Publisher> {
-        self.shared.shared_steps.publisher().filter(|shared| shared.busy() < STUCK)
+        self.shared_steps.publisher().filter(|shared| shared.busy() < STUCK)
     }
 }

@@ -4,15 +4,16 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Lane;
 use super::protocol::{Intent, Protocol, Work};
-use super::{Lane, Screen};
 use crate::broker::Record;
 use crate::clock::monotonic;
 use crate::config::{Ordering, Tracking};
 use crate::error::Code;
 use crate::metrics::PollLabel;
-use crate::outbox::{Claim, Limits, OutboxError, Source, Step};
-use crate::relay::ownership::permit_end;
+use crate::outbox::{Claim, Limits, OutboxError, Outcome, Source, Step};
+use crate::relay::permits::permit_end;
+use crate::relay::screen::Screen;
 use crate::relay::shared_step::{Request, SharedSteps};
 
 /// How often a lane moves its `low_id`, where rows are marked. One index read each; and where an open transaction
@@ -132,13 +133,14 @@ impl Lane {
         if intent.shared {
             let settlement = mem::take(protocol.settlement());
             let request = Request { fence: self.fence, settlement, claim, screen };
-            let (request, outcome) = self.shared.shared_steps.step(request, &mut self.in_flight).await;
+            let (request, outcome) = self.shared_steps.step(request, &mut self.in_flight).await;
             *protocol.settlement() = request.settlement;
             screen = request.screen;
-            if let Some(step) = outcome {
-                return (screen, step);
+            match outcome {
+                Outcome::Done(step) => return (screen, Ok(step)),
+                Outcome::Failed(error) => return (screen, Err(error)),
+                Outcome::NotTried => protocol.undone(),
             }
-            protocol.undone();
         }
         let (settlement, resend) = protocol.in_hand();
         let source = match (intent.work, resend) {

@@ -9,7 +9,7 @@ use super::call::{Strike, Surroundings, run};
 use super::judge::{Ended, Wanted, complaints};
 use super::lines::{Kind, LINES, Line};
 use super::stage::Stage;
-use super::{Draw, Faults, TOGETHER, state};
+use super::{Draw, Faults, TOGETHER, is_copied_for, state};
 
 const SIGNALS: [&str; 4] = ["TERM", "INT", "HUP", "PIPE"];
 
@@ -28,10 +28,12 @@ fn ignores_hangup() -> bool {
 }
 
 /// Of one line, where nothing is said of it.
-const STRIKES: usize = 2;
+const STRIKES: usize = 1;
 const STRIKES_OF_ALL: usize = 12;
 /// One that serves must have begun by then, mostly.
 const SERVES: Duration = Duration::from_secs(3);
+/// One that only looks has ended by then, mostly.
+const LOOKS: Duration = Duration::from_millis(400);
 
 /// A way to end: the status, and what is in the database.
 #[derive(Debug, Clone)]
@@ -59,30 +61,39 @@ async fn finishing(stage: &Stage, line: &Line) -> Line {
 }
 
 pub async fn everything(stage: &Stage, draw: &Draw, faults: &Faults, may_be_first: bool) {
-    let jobs: Vec<(usize, &Line)> = LINES.iter().enumerate().collect();
-    let work = stream::iter(jobs).for_each_concurrent(TOGETHER, |(place, line)| async move {
-        let mut random = draw.at(1_000 + place);
-        let around = if may_be_first && random.bool() { Surroundings::FirstProcess } else { Surroundings::Plain };
-        match line.kind {
-            Kind::Writes => {
-                writer(stage, draw, faults, line, &mut random, around).await;
+    // Nobody may be connected while copies are made.
+    let (looking, others): (Vec<_>, Vec<_>) =
+        LINES.iter().enumerate().partition(|(_, line)| line.kind != Kind::Serves && !is_copied_for(line));
+    for jobs in [others, looking] {
+        let work = stream::iter(jobs).for_each_concurrent(TOGETHER, |(place, line)| async move {
+            let mut random = draw.at(1_000 + place);
+            let around = if may_be_first && random.bool() { Surroundings::FirstProcess } else { Surroundings::Plain };
+            match line.kind {
+                Kind::Writes => {
+                    writer(stage, draw, faults, line, &mut random, around).await;
+                }
+                Kind::Serves => {
+                    let copy = stage.copy_for(line).await;
+                    // The last signal is no end of one that serves. Process 1 that has not yet begun to listen hears
+                    // nothing, and would go on.
+                    let strike = Strike { signal: draw_signal(&mut random, 3), after: SERVES.mul_f64(random.f64()) };
+                    let ended = run(&copy, line, "json", Surroundings::Plain, Some(strike)).await;
+                    copy.database.dropped().await;
+                    judge(faults, line, &ended);
+                }
+                Kind::Looks | Kind::Shows => {
+                    let copy = if is_copied_for(line) { Some(stage.copy_for(line).await) } else { None };
+                    let strike = Strike { signal: draw_signal(&mut random, 4), after: LOOKS.mul_f64(random.f64()) };
+                    let ended = run(copy.as_ref().unwrap_or(stage), line, "json", around, Some(strike)).await;
+                    if let Some(copy) = copy {
+                        copy.database.dropped().await;
+                    }
+                    judge(faults, line, &ended);
+                }
             }
-            Kind::Looks | Kind::Shows | Kind::Serves => {
-                let longest = if line.kind == Kind::Serves { SERVES } else { Duration::from_millis(400) };
-                // The last signal is no end of one that serves.
-                let signals = if line.kind == Kind::Serves { 3 } else { 4 };
-                let after = longest.mul_f64(random.f64());
-                let strike = Strike { signal: draw_signal(&mut random, signals), after };
-                let copy = stage.copy_for(line).await;
-                // Process 1 that has not yet begun to listen hears nothing, and somebody who serves would go on.
-                let around = if line.kind == Kind::Serves { Surroundings::Plain } else { around };
-                let ended = run(&copy, line, "json", around, Some(strike)).await;
-                copy.database.dropped().await;
-                judge(faults, line, &ended);
-            }
-        }
-    });
-    work.await;
+        });
+        work.await;
+    }
 }
 
 /// A signal may end it, at whatever moment.

@@ -103,7 +103,7 @@ impl Stage {
             setting("CONSUMER__GROUP", &group(topics)),
             setting("RUN__DEPLOYMENT", &topics.topic.name),
             setting("ADMIN__LISTEN", "127.0.0.1:0"),
-            setting("RELAY__LEASE", "3s"),
+            setting("RELAY__LEASE", "30s"),
         ];
         Self { topics, database, environment }
     }

@@ -11,11 +11,11 @@ use super::rows::{self, Oddity, Targets, oddities};
 use super::settings::DEFAULTS;
 use super::stage::{Stage, url_of};
 use super::theme::Theme;
-use crate::plan::{Direction, Weather};
 use crate::proxy::Proxy;
 use crate::support::NewRow;
 use crate::time::pass;
 use crate::traps::Protocol;
+use crate::weather::{Direction, Weather};
 
 /// Longer than the lease.
 const WEATHER: Duration = Duration::from_secs(8);

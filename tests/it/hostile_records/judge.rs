@@ -11,8 +11,9 @@ use super::stage::Stage;
 use crate::foreign_bytes::unparked;
 use crate::support::{Relay, http};
 
-/// Longest delay of a good record in a partition without others, while there is trouble elsewhere.
-pub const FRESH: f64 = 60.0;
+/// Longest delay of a good record in a partition without others, while there is trouble elsewhere, in seconds: that of
+/// two members that come and go on a machine that stalls.
+pub const FRESH: f64 = 180.0;
 
 #[track_caller]
 pub fn check(seed: u64, kept: bool, what: impl std::fmt::Display) {

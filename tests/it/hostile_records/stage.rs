@@ -19,7 +19,7 @@ use crate::support::{TestDatabase, Topic, outbox_relay, parts::parts, unique, wa
 
 /// Generous: the machine may be busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-const CALL: Duration = Duration::from_secs(60);
+const CALL: Duration = Duration::from_secs(120);
 
 pub struct Stage {
     pub database: TestDatabase,
@@ -71,6 +71,7 @@ impl Stage {
         );
         RelaySettings::new(&self.database, &parts().kafka)
             .file(&file)
+            .steady()
             .only("relay,consumer,admin")
             .set("run.deployment", &self.group)
             .set("database.statement_timeout", "3s")
@@ -86,6 +87,8 @@ impl Stage {
         let write = move || {
             let mut config = client_config(&topic.bootstrap);
             config.set("transactional.id", unique("stranger")).set("message.max.bytes", "8000000");
+            // Kafka must not abort it while the others are waited for.
+            config.set("transaction.timeout.ms", "900000");
             let producer: BaseProducer = config.create().expect("a producer");
             producer.init_transactions(CALL).expect("init");
             producer.begin_transaction().expect("begin");

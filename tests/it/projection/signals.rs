@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use outbox_relay::config::DatabaseConfig;
+use outbox_relay::db::Database;
+use outbox_relay::secret::Secret;
+
 use super::kafka::Bench;
 use crate::support::{PrivatePostgres, TestDatabase, Topic, wait_until};
 
@@ -29,7 +33,13 @@ async fn records_behind_an_open_transaction_are_lag() {
 async fn an_idle_consumer_is_not_ready_while_postgresql_does_not_answer() {
     let postgres = PrivatePostgres::start().await;
     let test = TestDatabase::migrated_at(&postgres.url).await;
-    let bench = Bench::between(Topic::create("idle", 1).await, test, "idle").await;
+    let mut bench = Bench::between(Topic::create("idle", 1).await, test, "idle").await;
+    let settings = DatabaseConfig {
+        url: Secret::new(&bench.test.url),
+        statement_timeout: Duration::from_secs(5),
+        ..DatabaseConfig::default()
+    };
+    bench.database = Database::new(&settings).expect("a valid URL");
     bench.produce_likes(3, 1).await;
     let running = bench.start().ready().await;
     bench.wait_for_likes(3).await;

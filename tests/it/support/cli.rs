@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::binary;
 
+/// Longer than any command takes that ends at all.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// A command line of `outbox-relay`, in an empty folder and with no settings but those given here.
 pub struct Call {
     args: Vec<OsString>,
@@ -32,7 +35,7 @@ impl Call {
         self
     }
 
-    /// Runs it to its end. Fails the test after a minute.
+    /// Runs it to its end. Fails the test after [`LIMIT`].
     pub async fn run(self) -> Finished {
         self.start().finish().await
     }
@@ -70,11 +73,11 @@ impl Started {
         assert!(status.expect("kill starts").success(), "{}: kill -{name}", self.call);
     }
 
-    /// Waits for its end. Fails the test after a minute.
+    /// Waits for its end. Fails the test after [`LIMIT`].
     pub async fn finish(self) -> Finished {
-        let output = tokio::time::timeout(Duration::from_secs(60), self.running.wait_with_output())
+        let output = tokio::time::timeout(LIMIT, self.running.wait_with_output())
             .await
-            .unwrap_or_else(|_| panic!("{} still runs after a minute", self.call))
+            .unwrap_or_else(|_| panic!("{} still runs after {LIMIT:?}", self.call))
             .expect("its output");
         Finished {
             call: self.call,

@@ -6,7 +6,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Status and body. `Err` when nobody answers within 5 seconds.
+/// Nobody answers: longer than the scheduler stops a process.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Status and body. `Err` when nobody answers within [`PATIENCE`].
 pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -16,9 +19,9 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), Strin
         stream.read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let answer = tokio::time::timeout(Duration::from_secs(5), exchange)
+    let answer = tokio::time::timeout(PATIENCE, exchange)
         .await
-        .map_err(|_| format!("{path}: no answer within 5 s"))?
+        .map_err(|_| format!("{path}: no answer within {PATIENCE:?}"))?
         .map_err(|error| format!("{path}: {error}"))?;
     let answer = String::from_utf8(answer).map_err(|error| error.to_string())?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("{path}: no end of the head: {answer}"))?;

@@ -9,8 +9,8 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{parts::parts, unique, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A topic on the shared broker or a private one.
 #[derive(Debug, Clone)]
@@ -190,6 +190,17 @@ impl Topic {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let outcome = admin.alter_configs([&change], &options).await.expect("the broker answers");
         assert!(outcome.iter().all(Result::is_ok), "{outcome:?}");
+        // The answer comes from the controller; the broker applies the change a moment later.
+        wait_until(&format!("{name} of {} is {value}", self.name), PATIENCE, async || {
+            let described = admin.describe_configs([&ResourceSpecifier::Topic(&self.name)], &options).await;
+            let described = described.map_err(|error| error.to_string())?;
+            let topic = described.into_iter().next().ok_or("no answer about the topic")?.map_err(|e| e.to_string())?;
+            match topic.get(name).and_then(|entry| entry.value.as_deref()) {
+                Some(found) if found == value => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        })
+        .await;
     }
 
     /// All records that a consumer with `read_committed` sees, by partition and offset.
@@ -232,37 +243,47 @@ impl Topic {
         .await
     }
 
-    /// Waits until there are at least `count` records, and returns all.
+    /// Waits until a consumer with `read_committed` sees at least `count` records, and returns all that it sees.
     #[track_caller]
     pub fn wait_for_records(&self, count: usize) -> impl Future<Output = Vec<Record>> {
         let topic = self.clone();
         let at_least = i64::try_from(count).expect("a small number");
-        let waiting = wait_until(&format!("{} has {count} records", self.name), PATIENCE, async move || {
-            let found = topic.len().await;
-            if found >= at_least { Ok(topic.clone()) } else { Err(format!("{found} records")) }
-        });
-        async move { waiting.await.records().await }
+        wait_until(&format!("{} has {count} records", self.name), PATIENCE, async move || {
+            // Cheap, and more than there are records: the ends of transactions take offsets, too.
+            let offsets = topic.len().await;
+            if offsets < at_least {
+                return Err(format!("{offsets} records"));
+            }
+            let records = topic.records().await;
+            if records.len() >= count { Ok(records) } else { Err(format!("{} records", records.len())) }
+        })
     }
 
     fn ends(&self, consumer: &BaseConsumer) -> HashMap<i32, (i64, i64)> {
-        let metadata = consumer.fetch_metadata(Some(&self.name), PATIENCE).expect("metadata");
-        let topic = metadata.topics().first().expect("the topic that was asked for");
-        assert!(topic.error().is_none(), "topic {}: {:?}", self.name, topic.error());
-        let ends = topic.partitions().iter().map(|partition| (partition.id(), self.range(consumer, partition.id())));
-        ends.collect()
+        let partitions = self.patiently(consumer, "its partitions", || {
+            let metadata = consumer.fetch_metadata(Some(&self.name), PATIENCE).map_err(|error| error.to_string())?;
+            let topic = metadata.topics().first().ok_or("the broker does not know it")?;
+            match topic.error() {
+                Some(error) => Err(format!("{error:?}")),
+                None => Ok(topic.partitions().iter().map(MetadataPartition::id).collect::<Vec<_>>()),
+            }
+        });
+        let range = |partition: &i32| {
+            let range =
+                || consumer.fetch_watermarks(&self.name, *partition, PATIENCE).map_err(|error| error.to_string());
+            (*partition, self.patiently(consumer, &format!("the range of partition {partition}"), range))
+        };
+        partitions.iter().map(range).collect()
     }
 
-    /// First and next offset of a partition. One that was created a moment ago may not have a leader that knows of it.
-    fn range(&self, consumer: &BaseConsumer, partition: i32) -> (i64, i64) {
+    /// Asks again and again. What was created or has moved a moment ago may be unknown to the broker that is asked.
+    fn patiently<T>(&self, consumer: &BaseConsumer, what: &str, ask: impl Fn() -> Result<T, String>) -> T {
         let begin = std::time::Instant::now();
         loop {
-            match consumer.fetch_watermarks(&self.name, partition, PATIENCE) {
-                Ok(range) => return range,
-                Err(error) if begin.elapsed() > PATIENCE => panic!("partition {partition} of {}: {error}", self.name),
-                Err(KafkaError::MetadataFetch(
-                    RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable,
-                )) => drop(consumer.poll(Duration::from_millis(50))),
-                Err(error) => panic!("partition {partition} of {}: {error}", self.name),
+            match ask() {
+                Ok(answer) => return answer,
+                Err(error) if begin.elapsed() > PATIENCE * 3 => panic!("topic {}: {what}: {error}", self.name),
+                Err(_) => drop(consumer.poll(Duration::from_millis(50))),
             }
         }
     }

@@ -129,6 +129,17 @@ pub fn wait_for_status<'a>(client: &'a Client, id: i64, status: &'a str) -> impl
     })
 }
 
+/// The time of a delayed event comes now. A test that would have to see it wait gives it an hour first.
+pub async fn make_due(client: &Client, id: i64) {
+    for statement in [
+        "update outbox_events set available_at = clock_timestamp() where id = $1",
+        "update outbox_held_keys set release_at = clock_timestamp() where first_id = $1",
+    ] {
+        let changed = client.execute(statement, &[&id]).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        assert_eq!(changed, 1, "{statement}: event {id}");
+    }
+}
+
 /// Number of rows per status.
 pub async fn counts(client: &Client) -> BTreeMap<String, i64> {
     try_counts(client).await.expect("counts")

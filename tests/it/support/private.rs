@@ -40,6 +40,13 @@ impl PrivateKafka {
         Self::of(parts)
     }
 
+    /// One that has its ports and has not been started: [`PrivateKafka::start_again`] starts it.
+    pub async fn prepared() -> Self {
+        let parts = Guarded::new("kafka.sh", &["kill"]);
+        parts.run("prepare", &[]).await;
+        Self::of(parts)
+    }
+
     /// Three nodes that replicate everything. A port is what a node tells its clients to come back to; `None`: its own.
     pub async fn cluster(advertised: [Option<u16>; 3]) -> [Self; 3] {
         let nodes = advertised.map(|port| (Guarded::new("kafka.sh", &["kill"]), port));

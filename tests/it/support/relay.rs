@@ -57,6 +57,14 @@ impl RelaySettings {
         self.set("run.instance", name)
     }
 
+    /// A lease and a shutdown timeout that outlast a machine which stalls for seconds. For tests in which nobody takes
+    /// over from a process that was killed, is frozen or is cut off: in at-least-once delivery its shards wait for the
+    /// lease.
+    #[must_use]
+    pub fn steady(self) -> Self {
+        self.set("relay.lease", "60s").set("run.shutdown_timeout", "60s")
+    }
+
     /// The parts to run, as in `--only`.
     #[must_use]
     pub fn only(mut self, parts: &str) -> Self {
@@ -188,6 +196,44 @@ impl Relay {
 
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).expect("the log")
+    }
+
+    /// Waits until the log has these words: its lines are written by a thread of their own, a moment after the fact.
+    #[track_caller]
+    pub fn wait_for_log<'a>(&'a self, words: &'a str) -> impl Future<Output = ()> + use<'a> {
+        wait_until(&format!("the log says {words}"), Duration::from_secs(60), async move || {
+            let text = self.log_text();
+            if text.contains(words) { Ok(()) } else { Err(text) }
+        })
+    }
+
+    /// Waits until a sample of `/metrics`, summed over its labels, is as it should be. Many are renewed in intervals,
+    /// or a moment after the fact.
+    #[track_caller]
+    pub fn wait_for_metric<'a>(
+        &'a self,
+        name: &'a str,
+        right: impl Fn(f64) -> bool + 'a,
+    ) -> impl Future<Output = f64> + 'a {
+        wait_until(&format!("{name} is as it should be"), Duration::from_secs(60), async move || {
+            let (status, text) = http::get(self.admin(), "/metrics").await?;
+            match http::sample(&text, name) {
+                Some(value) if right(value) => Ok(value),
+                found => Err(format!("{status} {found:?}")),
+            }
+        })
+    }
+
+    /// Waits until `/readyz?verbose` has this status and these words, and returns what it says.
+    #[track_caller]
+    pub fn wait_for_readiness<'a>(&'a self, expected: u16, words: &'a str) -> impl Future<Output = String> + use<'a> {
+        wait_until(&format!("/readyz says {expected} {words}"), Duration::from_secs(60), async move || {
+            let address = self.try_admin().ok_or("no address of the HTTP server in its log")?;
+            match http::get(address, "/readyz?verbose").await? {
+                (status, body) if status == expected && body.contains(words) => Ok(body),
+                (status, body) => Err(format!("{status} {body}")),
+            }
+        })
     }
 
     /// Lines of level ERROR: a person must act. None may be there that the test did not cause.

@@ -18,18 +18,28 @@ const LOOK_SELDOM: Duration = Duration::from_millis(500);
 /// How much slower than a quiet machine a busy one may be: a build server has run this suite at a quarter of the speed.
 const SLOW: u32 = 3;
 
+/// The shortest limit of a wait. The scheduler may stop any process for seconds, and a wait only guards against a hang.
+const LEAST: Duration = Duration::from_secs(60);
+
 /// Looks until `check` gives `Ok`, and returns what it gave. `Err` is the state so far, shown when `limit` has passed.
 ///
-/// Panics after [`SLOW`] times `limit`, with the caller's line, also when `check` itself hangs.
+/// Panics after [`SLOW`] times `limit`, and not before [`LEAST`], with the caller's line; also when `check` hangs.
 #[track_caller]
-pub fn wait_until<T, F>(what: &str, limit: Duration, mut check: F) -> impl Future<Output = T> + use<T, F>
+pub fn wait_until<T, F>(what: &str, limit: Duration, check: F) -> impl Future<Output = T> + use<T, F>
+where
+    F: AsyncFnMut() -> Result<T, String>,
+{
+    look_until(what, (limit * SLOW).max(LEAST), check)
+}
+
+#[track_caller]
+fn look_until<T, F>(what: &str, limit: Duration, mut check: F) -> impl Future<Output = T> + use<T, F>
 where
     F: AsyncFnMut() -> Result<T, String>,
 {
     let caller = Location::caller();
     let what = what.to_owned();
     async move {
-        let limit = limit * SLOW;
         let (start, end) = (Instant::now(), Instant::now() + limit);
         let mut ticks = ticks();
         let mut last = "never looked".to_owned();
@@ -85,14 +95,14 @@ fn ticks() -> tokio::time::Interval {
 #[tokio::test]
 #[should_panic(expected = "last state: 3 of 5")]
 async fn a_wait_that_ends_in_vain_tells_the_last_state() {
-    wait_until("five of them", Duration::from_millis(100), async || Err::<(), _>("3 of 5".to_owned())).await;
+    look_until("five of them", Duration::from_millis(100), async || Err::<(), _>("3 of 5".to_owned())).await;
 }
 
 #[tokio::test]
 #[should_panic(expected = "support/wait.rs")]
 async fn a_look_that_hangs_ends_at_the_limit_with_the_line_of_the_caller() {
     let hang = async || std::future::pending::<Result<(), String>>().await;
-    wait_until("an answer", Duration::from_millis(100), hang).await;
+    look_until("an answer", Duration::from_millis(100), hang).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rdkafka::producer::Producer as _;
+
 use crate::positions::Likes;
 use crate::support::{Topic, http, unique, wait_until};
 
@@ -39,10 +41,10 @@ async fn an_open_transaction_of_another_producer() {
     stage.expect(&process, &note).await;
     let over = stage.command(&["lag", "-o", "json", "--fail-over", "10"]).run().await.expect_code(6);
     assert!(over.stderr.contains("500 records behind"), "{}", over.stderr);
-    assert!(process.log_text().contains(&place), "the log names the partition");
+    process.wait_for_log(&place).await;
     readiness(&process, &Says { ready: Ready::No, ..note }).await;
-    // Kafka aborts it after its timeout of a minute.
-    drop(open);
+    let abort = move || open.abort_transaction(PATIENCE).expect("aborted");
+    tokio::task::spawn_blocking(abort).await.expect("no panic");
     stage.expect_over(&process, &note).await;
 }
 
@@ -146,5 +148,5 @@ async fn a_consumer_alone_cleans_up_what_it_has_handled() {
         if left == 0 { Ok(()) } else { Err(format!("{left} entries")) }
     })
     .await;
-    assert!(process.metric("outbox_relay_cleanup_deleted_rows_total").await >= 5.0);
+    process.wait_for_metric("outbox_relay_cleanup_deleted_rows_total", |rows| rows >= 5.0).await;
 }

@@ -28,11 +28,7 @@ async fn postgresql_is_away_or_silent() {
     let frozen = postgres.freeze();
     expect_unknown(&process, away.situation, "outbox_relay_pending_events ").await;
     drop(frozen);
-    wait_until("it is ready", PATIENCE, async || match http::get(process.admin(), "/readyz?verbose").await? {
-        (200, _) => Ok(()),
-        (status, body) => Err(format!("{status} {body}")),
-    })
-    .await;
+    process.wait_for_readiness(200, "").await;
     postgres.stop(StopMode::Crash).await;
     expect_unknown(&process, away.situation, "outbox_relay_pending_events ").await;
     stage.command(&["lag", "-o", "json"]).run().await.expect_code(4);

@@ -62,9 +62,8 @@ impl Stage {
 
     /// A process with these parts.
     pub fn settings(&self, parts: &str) -> RelaySettings {
-        let file = "[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n";
         RelaySettings::new(&self.database, &self.topic.bootstrap)
-            .file(file)
+            .steady()
             .set("consumer.group", &self.group)
             .set("consumer.topics", &self.topics.join(","))
             .only(parts)
@@ -88,8 +87,7 @@ impl Stage {
         readiness(process, says).await;
         metrics(process, says).await;
         self.expect_of_commands(says).await;
-        let begins = log_lines(process, "is waiting:", says);
-        assert_eq!(begins, 1, "one line when {} begins:\n{}", says.situation, process.log_text());
+        one_log_line(process, "is waiting:", says).await;
     }
 
     /// `lag` and `top` alone: for what only they see, or only they say in this way.
@@ -100,8 +98,11 @@ impl Stage {
             if lag.code == Some(says.lag) { Ok(()) } else { Err(format!("{:?} {}", lag.code, lag.stdout)) }
         })
         .await;
-        let text = self.command(&["lag"]).run().await;
-        assert!(text.stdout.contains(says.situation), "lag as text: {}", text.stdout);
+        wait_until(&format!("lag as text says {}", says.situation), PATIENCE, async || {
+            let text = self.command(&["lag"]).run().await;
+            if text.stdout.contains(says.situation) { Ok(()) } else { Err(text.stdout) }
+        })
+        .await;
         wait_until(&format!("top says {}", says.situation), PATIENCE, async || {
             let top = self.command(&["top", "--once", "-o", "json"]).run().await;
             named(&top.json()["waits"], says)
@@ -118,16 +119,19 @@ impl Stage {
             }
         })
         .await;
-        let (_, text) = http::get(process.admin(), "/metrics").await.expect("metrics");
-        assert_eq!(gauge(&text, "outbox_relay_waits", says), Some(0.0), "{text}");
-        assert_eq!(gauge(&text, "outbox_relay_waits_since_timestamp_seconds", says), None, "{text}");
+        wait_until(&format!("the metrics do not say {}", says.situation), PATIENCE, async || {
+            let (_, text) = http::get(process.admin(), "/metrics").await?;
+            let waits = gauge(&text, "outbox_relay_waits", says) != Some(0.0);
+            let since = gauge(&text, "outbox_relay_waits_since_timestamp_seconds", says).is_some();
+            if waits || since { Err(text) } else { Ok(()) }
+        })
+        .await;
         wait_until(&format!("lag does not say {}", says.situation), PATIENCE, async || {
             let lag = self.lag().await;
             if named(&lag.json()["waits"], says).is_ok() { Err(lag.stdout) } else { Ok(()) }
         })
         .await;
-        let ends = log_lines(process, "no longer waiting:", says);
-        assert_eq!(ends, 1, "one line when {} ends:\n{}", says.situation, process.log_text());
+        one_log_line(process, "no longer waiting:", says).await;
     }
 }
 
@@ -148,10 +152,13 @@ pub async fn readiness(process: &Relay, says: &Says<'_>) {
 }
 
 async fn metrics(process: &Relay, says: &Says<'_>) {
-    let (_, text) = http::get(process.admin(), "/metrics").await.expect("metrics");
-    assert!(gauge(&text, "outbox_relay_waits", says).is_some_and(|waits| waits >= 1.0), "{text}");
-    let since = gauge(&text, "outbox_relay_waits_since_timestamp_seconds", says);
-    assert!(since.is_some_and(|since| since > 1.7e9), "{text}");
+    wait_until(&format!("the metrics say {}", says.situation), PATIENCE, async || {
+        let (_, text) = http::get(process.admin(), "/metrics").await?;
+        let waits = gauge(&text, "outbox_relay_waits", says).is_some_and(|waits| waits >= 1.0);
+        let since = gauge(&text, "outbox_relay_waits_since_timestamp_seconds", says);
+        if waits && since.is_some_and(|since| since > 1.7e9) { Ok(()) } else { Err(text) }
+    })
+    .await;
 }
 
 /// The value of the gauge for this situation.
@@ -171,6 +178,18 @@ fn named(waits: &Value, says: &Says<'_>) -> Result<(), String> {
         Some(wait) if !says.since || wait["since"].as_str().is_some_and(|since| since.starts_with("20")) => Ok(()),
         _ => Err(format!("{waits}")),
     }
+}
+
+/// Waits until the log says so, and then it has said it once.
+async fn one_log_line(process: &Relay, words: &str, says: &Says<'_>) {
+    wait_until(&format!("the log says {words} {}", says.situation), PATIENCE, async || {
+        match log_lines(process, words, says) {
+            0 => Err(process.log_text()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    assert_eq!(log_lines(process, words, says), 1, "{words} {}:\n{}", says.situation, process.log_text());
 }
 
 fn log_lines(process: &Relay, words: &str, says: &Says<'_>) -> usize {

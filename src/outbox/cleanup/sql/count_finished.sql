@@ -13,11 +13,5 @@ select max(id) as last_id, count(*) as seen,
     else status = 'DISCARDED' and coalesce(failed_at, created_at) <= now() - make_interval(secs => $5)
   end) as discarded
 from (
-  select e.id, e.status, e.published_at, e.failed_at, e.created_at, p.done_id, o.status as outcome, o.at as outcome_at
-  from outbox_events e
-  left join passed p on p.shard = e.shard
-  left join outbox_outcomes o on o.id = e.id and o.event_id = e.event_id
-    and (e.status in ('PENDING', 'HELD') or (e.status = 'FAILED' and o.status = 'DISCARDED'))
-  where e.id > $1 and e.id <= $2
-  order by e.id limit $3
+  {next_rows}
 ) next

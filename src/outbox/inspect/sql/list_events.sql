@@ -11,23 +11,12 @@ select id, event_id, status, outbox_shown(topic) as topic, outbox_shown(outbox_k
   outbox_shown(aggregate_id) as aggregate_id, outbox_shown(correlation_id) as correlation_id, retry_count,
   outbox_shown(last_error) as last_error, created_at, available_at, published_at, published_partition, published_offset
 from outbox_current
-where ($1::bigint is null or id = $1)
-  and ($2::uuid is null or event_id = $2)
-  and ($3::text is null or outbox_key_of(partition_key, aggregate_id) = outbox_key_of($3, null))
+where {filter}
   and ($4::text[] is null or (
     status = any($4)
     -- So that the indexes of failed and held rows can serve it.
     and ($17::bigint[] is not null or row_status = any($4 || case when 'PUBLISHED' = any($4) then '{PENDING}'::text[] else '{}' end))))
   and ($17::bigint[] is null or id = any($17))
-  and ($5::text is null or topic = $5)
-  and ($6::text is null or event_type = $6)
-  and ($7::text is null or aggregate_type = $7)
-  and ($8::text is null or aggregate_id = $8)
-  and ($9::text is null or correlation_id = $9)
-  and ($10::timestamptz is null or created_at >= $10)
-  and ($11::float8 is null or created_at >= now() - make_interval(secs => $11))
-  and ($12::timestamptz is null or created_at < $12)
-  and ($13::float8 is null or created_at < now() - make_interval(secs => $13))
   and ($14::bigint is null or case when $15::boolean then id > $14 else id < $14 end)
 order by case when $15 then id end, case when not $15 then id end desc
 limit $16

@@ -15,18 +15,7 @@ from (
   from outbox_outcomes o join outbox_events e on e.id = o.id and e.event_id = o.event_id
   where o.status = any($4) and o.status in ('FAILED', 'HELD')
 ) events
-where ($1::bigint is null or id = $1)
-  and ($2::uuid is null or event_id = $2)
-  and ($3::text is null or outbox_key_of(partition_key, aggregate_id) = outbox_key_of($3, null))
-  and ($5::text is null or topic = $5)
-  and ($6::text is null or event_type = $6)
-  and ($7::text is null or aggregate_type = $7)
-  and ($8::text is null or aggregate_id = $8)
-  and ($9::text is null or correlation_id = $9)
-  and ($10::timestamptz is null or created_at >= $10)
-  and ($11::float8 is null or created_at >= now() - make_interval(secs => $11))
-  and ($12::timestamptz is null or created_at < $12)
-  and ($13::float8 is null or created_at < now() - make_interval(secs => $13))
+where {filter}
   and ($14::text is null or split_part(last_error, ': ', 1) = $14)
   and ($15::bigint[] is null or id = any($15))
 order by id

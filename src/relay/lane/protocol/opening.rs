@@ -7,7 +7,7 @@
 
 use super::{Ended, Failed, Mode, Protocol, Safeguard, Stage};
 use crate::broker::transaction::{Blocked, Marker};
-use crate::outbox::{LastBatch, OutboxError, Settlement, ShardState};
+use crate::outbox::{LastBatch, OutboxError, Published, Settlement, ShardState};
 use crate::relay::takeover::{
     Disagreement, Known, Manifest, Resolution, Seen, foresee, is_ours, may_leave, note, resolve,
 };
@@ -261,8 +261,8 @@ impl Protocol {
             Resolution::Refuse(why) => return self.refuse(why),
             Resolution::Settle => {
                 // Where the records are is known only to the lane that sent them.
-                if !self.settlement.published.iter().map(|(id, _)| id).eq(&ids) {
-                    let published = ids.iter().map(|id| (*id, None)).collect();
+                if !self.settlement.published.iter().map(|event| &event.id).eq(&ids) {
+                    let published = ids.iter().copied().map(Published::somewhere).collect();
                     self.settlement = Settlement { published, ..Settlement::default() };
                 }
                 (self.resend, self.forget) = (None, false);
@@ -309,8 +309,11 @@ impl Protocol {
 
 /// Whether the manifest is that of the batch this settlement is about.
 fn belongs_to(settlement: &Settlement, manifest: &[i64]) -> bool {
-    let first =
-        settlement.published.first().map(|(id, _)| *id).or_else(|| settlement.failed.first().map(|failed| failed.id));
+    let first = settlement
+        .published
+        .first()
+        .map(|event| event.id)
+        .or_else(|| settlement.failed.first().map(|failed| failed.id));
     first.is_some_and(|id| manifest.binary_search(&id).is_ok())
 }
 
@@ -319,7 +322,7 @@ mod tests {
     use super::*;
 
     fn settlement(ids: &[i64]) -> Settlement {
-        Settlement { published: ids.iter().map(|id| (*id, None)).collect(), ..Settlement::default() }
+        Settlement { published: ids.iter().copied().map(Published::somewhere).collect(), ..Settlement::default() }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::shared::{Lanes, Paused, Sending};
 use crate::broker::Record;
 use crate::broker::admin::Timestamps;
 use crate::broker::partitions::Down;
@@ -13,8 +14,6 @@ use crate::event::{FailureClass, OutboxEvent};
 use crate::failpoint::{Fault, fault};
 use crate::metrics::FailureLabels;
 use crate::outbox::{Screening, TopicWait};
-use crate::relay::pauses::Paused;
-use crate::relay::{Lanes, Sending};
 
 /// What is added to the wait for a topic that does not exist, so that it is looked for again once events may fail.
 const MISSING_TOPIC_WAIT: Duration = Duration::from_secs(2);
@@ -27,7 +26,7 @@ const CLOCKS_MS: i64 = 60_000;
 const DENIED_WAIT: Duration = Duration::from_mins(5);
 
 /// One walk through a claim, with the topics that it met.
-pub(in crate::relay) struct Screen {
+pub(super) struct Screen {
     shared: Arc<Lanes>,
     paused: Arc<Paused>,
     /// The events have been claimed before, and go out again whole or not at all.
@@ -55,7 +54,7 @@ impl Screen {
         Self { shared, paused, again, asked, unknown, down, denied, last: 0, failures: Vec::new(), awaited: false }
     }
 
-    pub(in crate::relay) fn screen(&mut self, event: &OutboxEvent<'_>) -> Screening<Record> {
+    pub(super) fn screen(&mut self, event: &OutboxEvent<'_>) -> Screening<Record> {
         // A step that failed is taken once more, and walks in the order of ids again: nothing of the first walk has
         // happened.
         if event.id <= self.last {
