@@ -44,12 +44,16 @@ grant delete on outbox_events to outbox_relay;
 grant execute on function outbox_passed(double precision) to outbox_relay;
 grant select on outbox_retired_shards to outbox_relay;
 grant select, delete on event_handled to outbox_relay;
+grant select, delete on outbox_jobs to outbox_relay;
 grant pg_read_all_stats to outbox_relay;
 -- A partitioned outbox has to belong to this role: alter table outbox_events owner to outbox_relay, and each of its partitions; and grant
 -- create on the schema to outbox_relay.
 -- For cleanup, recover and the commands that look, with this role.
 grant select on outbox_current to outbox_relay;
+grant insert, update on outbox_jobs to outbox_relay;
 grant execute on function outbox_shown(text) to outbox_relay;
+grant execute on function outbox_text(text) to outbox_relay;
+grant execute on function outbox_escaped(text) to outbox_relay;
 grant select, insert on outbox_audit to outbox_relay;
 
 -- Operators: events, pause and resume, replay, dlq, and what looks. They append rows as applications do, change the state of those
@@ -67,6 +71,7 @@ grant select on outbox_progress to outbox_operator;
 grant select, insert, update on outbox_decisions to outbox_operator;
 grant select, insert, delete on outbox_pauses to outbox_operator;
 grant select, insert, update on outbox_replays to outbox_operator;
+grant select, insert, update on outbox_jobs to outbox_operator;
 grant select, insert, update, delete on outbox_redriven to outbox_operator;
 grant select, insert on outbox_audit to outbox_operator;
 grant select on outbox_instances to outbox_operator;
@@ -115,6 +120,7 @@ grant select on outbox_decisions to outbox_reader;
 grant select on outbox_progress to outbox_reader;
 grant select on outbox_pauses to outbox_reader;
 grant select on outbox_replays to outbox_reader;
+grant select on outbox_jobs to outbox_reader;
 grant select on outbox_redriven to outbox_reader;
 grant select on outbox_audit to outbox_reader;
 grant select on outbox_installation to outbox_reader;

@@ -140,6 +140,9 @@ async fn pass(
     if let Some(age) = settings.handled_older_than.age() {
         complain("event_handled", worker.handled(&mut known.chunks, age, &mut tell).await)?;
     }
+    if let (true, Some(age)) = (everything, settings.jobs_older_than.age()) {
+        complain("outbox_jobs", worker.jobs(age).await)?;
+    }
     metrics.cleanup_passes.inc();
     if deleted.total() > 0 {
         let Tally { published, discarded, failed, handled } = deleted;

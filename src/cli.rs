@@ -7,6 +7,7 @@ mod adopt;
 mod cleanup;
 mod consumer;
 mod dlq;
+mod jobs;
 mod operate;
 mod replay;
 mod shards;
@@ -27,6 +28,7 @@ pub use consumer::{
     PositionsAcceptArgs, PositionsCommand, PositionsLsArgs, PositionsSetArgs, WantedOffset,
 };
 pub use dlq::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilter};
+pub use jobs::{JobsCancelArgs, JobsCommand, JobsLsArgs, JobsResumeArgs, JobsShowArgs};
 pub use operate::{Consent, EventFilter, EventsTraceArgs, PauseArgs, RedoArgs};
 pub use replay::ReplayArgs;
 pub use shards::ShardsSetArgs;
@@ -127,6 +129,9 @@ pub enum Command {
     /// Inspect dead letters, send them back, delete them
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// List, cancel and resume long-running commands, wherever they were started
+    #[command(subcommand)]
+    Jobs(JobsCommand),
     /// Inspect and decide on consumer positions and on events that could not be folded
     #[command(subcommand)]
     Consumer(ConsumerCommand),

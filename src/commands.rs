@@ -15,6 +15,7 @@ mod dlq;
 mod events;
 mod health;
 mod init;
+mod jobs;
 mod lag;
 mod man;
 mod migrate;
@@ -153,6 +154,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Shards(command) => Box::pin(shards::run(&context, &command)).await,
         Command::Replay(args) => Box::pin(replay::run(&context, &args)).await,
         Command::Dlq(command) => Box::pin(dlq::run(&context, &command)).await,
+        Command::Jobs(command) => Box::pin(jobs::run(&context, &command)).await,
         Command::Consumer(command) => Box::pin(consumer::run(&context, &command)).await,
         Command::Recover(args) => Box::pin(recover::run(&context, &args)).await,
         Command::Adopt(args) => Box::pin(adopt::run(&context, &args)).await,

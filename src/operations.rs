@@ -15,6 +15,7 @@ pub mod dlq;
 pub mod events;
 pub mod health;
 mod input;
+pub mod jobs;
 pub mod lag;
 pub mod migrate;
 pub mod pause;

@@ -14,6 +14,7 @@ pub mod grants;
 pub mod home;
 pub mod inspect;
 pub mod isolate;
+pub mod jobs;
 pub mod leases;
 pub mod outcomes;
 pub mod partitions;

@@ -109,9 +109,9 @@ impl<'s> Worker<'s> {
         self
     }
 
-    /// Whether there is a reason to end early: the stop, or the limit.
+    /// Whether there is a reason to end early: the stop, the limit, or another process has the job.
     pub fn is_over(&self) -> bool {
-        self.stop.is_cancelled() || self.left == 0
+        self.stop.is_cancelled() || self.left == 0 || self.session.is_lost()
     }
 
     /// Whether the outbox is partitioned.
@@ -191,6 +191,15 @@ impl<'s> Worker<'s> {
                 chunks.looked(chunk, looked + next_in.unwrap_or(age));
                 from = chunk + 1;
             }
+        }
+        Ok(())
+    }
+
+    /// Jobs that ended long ago, all in one transaction: there are few.
+    pub async fn jobs(&self, age: Duration) -> Result<(), DbError> {
+        let deleted = self.session.jobs(age).await?;
+        if deleted > 0 {
+            tracing::info!(jobs = deleted, "deleted jobs that ended long ago");
         }
         Ok(())
     }

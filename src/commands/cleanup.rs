@@ -7,9 +7,9 @@ use super::progress::Shown;
 use super::signals::Signals;
 use super::{Context, Result, author};
 use crate::cli::{self, CleanupArgs};
-use crate::config::Needs;
+use crate::config::{Config, Needs};
 use crate::db::Database;
-use crate::operations::cleanup::{self, Deleted, Finished, Report, Request};
+use crate::operations::cleanup::{self, Deleted, Finished, Paused, Plan, Report, Request};
 use crate::output::{self, Align, Cell, Table, Tone};
 
 pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
@@ -36,13 +36,27 @@ pub(super) async fn run(context: &Context, args: &CleanupArgs) -> Result<()> {
     if !confirmed(args.consent.yes, &format!("Delete {} rows of {place}?", plan.rows()))? {
         return Ok(());
     }
+    carry_out(context, &settings, &plan, args.consent.reason.clone()).await
+}
+
+/// Continues a job that has stopped in the middle.
+pub(super) async fn resume(context: &Context, paused: Paused, reason: Option<String>) -> Result<()> {
+    let settings = context.settings(Needs::DATABASE)?;
+    let plan = cleanup::plan_rest(&settings, paused, &Shown::default()).await?;
+    carry_out(context, &settings, &plan, reason).await
+}
+
+async fn carry_out(context: &Context, settings: &Config, plan: &Plan, reason: Option<String>) -> Result<()> {
     let (signals, stop) = (Signals::listen(), CancellationToken::new());
-    let (author, progress, mut deleted) = (author(args.consent.reason.clone()), Shown::default(), Deleted::default());
-    let work = plan.run(&settings, &author, &progress, &stop, &mut deleted);
-    let Some(outcome) = signals.run(work, &stop).await else { return Err(deleted.interrupted().into()) };
+    let (author, progress, mut deleted) = (author(reason), Shown::default(), Deleted::default());
+    let work = plan.run(settings, &author, &progress, &stop, &mut deleted);
+    let Some(outcome) = signals.run(Box::pin(work), &stop).await else { return Err(deleted.interrupted().into()) };
     drop(progress);
     let report = outcome?;
     print(context, &report)?;
+    if let Some(job) = report.job {
+        output::note(&format!("job {job}"));
+    }
     Ok(report.verdict()?)
 }
 

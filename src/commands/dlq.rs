@@ -12,7 +12,7 @@ use crate::cli::{DlqCommand, DlqLsArgs, DlqPurgeArgs, DlqRedriveArgs, LetterFilt
 use crate::config::{Config, Needs};
 use crate::db::Pool;
 use crate::operations::dlq::purge::{self, Part};
-use crate::operations::dlq::redrive::{self, Plan, Redrive, Report};
+use crate::operations::dlq::redrive::{self, Paused, Plan, Redrive, Report};
 use crate::operations::dlq::{self, Filter};
 use crate::output;
 
@@ -84,6 +84,21 @@ async fn redrive(context: &Context, settings: &Config, pool: &Pool, args: &DlqRe
         }
         let author = author(args.consent.reason.clone());
         let report = redrive.run(&plan, &author, &Shown::default(), &stop).await?;
+        print_redriven(context, &report)
+    });
+    signals.run(work, &stop).await.unwrap_or_else(|| Err(redrive::stopped().into()))
+}
+
+/// Continues a job that has stopped in the middle.
+pub(super) async fn resume(context: &Context, paused: Paused, reason: Option<String>) -> Result<()> {
+    let settings = context.settings(Needs::BOTH)?;
+    let pool = admin_pool(&settings)?;
+    let mut redrive = Redrive::rest_of(&settings, &pool, paused).await?;
+    let (signals, stop) = (Signals::listen(), CancellationToken::new());
+    let work = Box::pin(async {
+        let plan = redrive.plan().await?;
+        tell(&plan);
+        let report = redrive.run(&plan, &author(reason), &Shown::default(), &stop).await?;
         print_redriven(context, &report)
     });
     signals.run(work, &stop).await.unwrap_or_else(|| Err(redrive::stopped().into()))

@@ -9,30 +9,56 @@ use super::confirm::{can_ask, confirmed};
 use super::progress::Shown;
 use super::signals::Signals;
 use super::{Context, Failure, Result, author};
-use crate::cli::ReplayArgs;
+use crate::cli::{Consent, ReplayArgs};
 use crate::config::{Config, Needs};
 use crate::db::Pool;
 use crate::error::Code;
 use crate::operations::replay::{self, Request, Run};
 use crate::output;
 
+/// A replay that is to be continued.
+#[derive(Debug)]
+pub(super) struct Resume {
+    pub(super) id: Uuid,
+    pub(super) ignore_retention: bool,
+    /// Another rate from now on.
+    pub(super) rate: Option<i32>,
+    pub(super) reason: Option<String>,
+    pub(super) dry_run: bool,
+    /// Also if a process is at work on it.
+    pub(super) take_over: bool,
+}
+
 pub(super) async fn run(context: &Context, args: &ReplayArgs) -> Result<()> {
+    if let Some(id) = args.resume {
+        let Consent { dry_run, reason, .. } = args.consent.clone();
+        let (ignore_retention, rate) = (args.ignore_retention, args.rate);
+        return resume(context, Resume { id, ignore_retention, rate, reason, dry_run, take_over: true }).await;
+    }
     let settings = context.settings(Needs::DATABASE)?;
     if !args.consent.dry_run {
-        can_ask(args.consent.yes || args.resume.is_some())?;
+        can_ask(args.consent.yes)?;
     }
     let pool = replay::pool(&settings)?;
-    let (signals, stop) = (Signals::listen(), CancellationToken::new());
-    let mut begun = None;
-    let work = async {
-        match args.resume {
-            Some(id) => resume(context, args, &settings, &pool, id, &mut begun, &stop).await,
-            None => begin(context, args, &settings, &pool, &mut begun, &stop).await,
-        }
-    };
+    let (signals, stop, mut begun) = (Signals::listen(), CancellationToken::new(), None);
+    let work = begin(context, args, &settings, &pool, &mut begun, &stop);
     let outcome = signals.run(Box::pin(work), &stop).await;
-    let resume = begun.map(|id| replay::resume_command(id, args.ignore_retention));
-    match (outcome, resume) {
+    ended(outcome, begun)
+}
+
+/// Continues a replay that was begun by this or another process.
+pub(super) async fn resume(context: &Context, how: Resume) -> Result<()> {
+    let settings = context.settings(Needs::DATABASE)?;
+    let pool = replay::pool(&settings)?;
+    let (signals, stop, mut begun) = (Signals::listen(), CancellationToken::new(), None);
+    let work = resume_it(context, how, &settings, &pool, &mut begun, &stop);
+    let outcome = signals.run(Box::pin(work), &stop).await;
+    ended(outcome, begun)
+}
+
+/// Whatever ended it, it can continue once it has begun.
+fn ended(outcome: Option<Result<()>>, begun: Option<String>) -> Result<()> {
+    match (outcome, begun) {
         (Some(outcome), None) => outcome,
         (Some(outcome), Some(resume)) => outcome.map_err(|failure| with_resume(failure, resume)),
         (None, resume) => Err(replay::stopped(resume).into()),
@@ -62,7 +88,7 @@ async fn begin(
     args: &ReplayArgs,
     settings: &Config,
     pool: &Pool,
-    begun: &mut Option<Uuid>,
+    begun: &mut Option<String>,
     stop: &CancellationToken,
 ) -> Result<()> {
     let consent = &args.consent;
@@ -84,47 +110,49 @@ async fn begin(
     if consent.dry_run || !confirmed(consent.yes, "Append these copies to the outbox?")? {
         return Ok(());
     }
-    let run = plan.begin(pool, author(consent.reason.clone())).await?;
-    *begun = Some(run.id());
+    let run = plan.begin(pool, author(consent.reason.clone()), &Shown::default()).await?;
+    *begun = Some(run.resume_hint());
     output::note(&format!("replay {}", run.id()));
     copy(context, pool, run, stop).await
 }
 
-async fn resume(
+async fn resume_it(
     context: &Context,
-    args: &ReplayArgs,
+    how: Resume,
     settings: &Config,
     pool: &Pool,
-    id: Uuid,
-    begun: &mut Option<Uuid>,
+    begun: &mut Option<String>,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let found = replay::find(pool, id).await?;
+    let (found, author) = (replay::find(pool, how.id).await?, author(how.reason));
     if found.is_finished() {
         output::note("it is finished already");
+        if !how.dry_run {
+            found.end_job(pool, &author).await?;
+        }
         let outcome = found.outcome();
         view::outcome(context.format(), &outcome)?;
         return Ok(outcome.verdict()?);
     }
     let progress = Shown::default();
     let with = replay::Context { settings, pool, progress: &progress, stop };
-    let rest = found.plan(with, args.ignore_retention).await?;
+    let rest = found.plan(with, how.ignore_retention).await?;
     drop(progress);
-    if args.consent.dry_run {
+    if how.dry_run {
         let outcome = rest.outcome();
         view::note_counts(&rest.groups, outcome.to_topic.as_deref());
         view::outcome(context.format(), &outcome)?;
     }
     view::note_expired(&rest.expired);
     rest.may_run()?;
-    if args.consent.dry_run {
+    if how.dry_run {
         return Ok(());
     }
-    let Some(run) = rest.take(pool, args.rate, author(args.consent.reason.clone())).await? else {
+    let Some(run) = rest.take(pool, how.rate, author, how.take_over, &Shown::default()).await? else {
         output::note("it was finished a moment ago");
         return Ok(());
     };
-    *begun = Some(id);
+    *begun = Some(run.resume_hint());
     copy(context, pool, run, stop).await
 }
 
@@ -134,7 +162,7 @@ async fn copy(context: &Context, pool: &Pool, run: Run, stop: &CancellationToken
     Ok(outcome.verdict()?)
 }
 
-/// Whatever ended it, it can go on.
+/// The same failure, with the way to continue.
 fn with_resume(failure: Failure, resume: String) -> Failure {
     match failure {
         Failure::Error(error) if error.code() == Code::PartlyDone => error.into(),

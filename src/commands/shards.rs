@@ -1,6 +1,6 @@
 //! `shards`: who works on what, and among how many shards keys are spread.
 
-mod set;
+pub(super) mod set;
 
 use super::{Context, Result, admin_pool};
 use crate::cli::ShardsCommand;
@@ -10,7 +10,7 @@ use crate::output::{self, Align, Cell, Table, Tone};
 
 pub(super) async fn run(context: &Context, command: &ShardsCommand) -> Result<()> {
     match command {
-        ShardsCommand::Set(args) => return set::run(context, args).await,
+        ShardsCommand::Set(args) => return Box::pin(set::run(context, args)).await,
         ShardsCommand::Ls => {
             let lines = shards::lines(&admin_pool(&context.settings(Needs::DATABASE)?)?).await?;
             output::data(context.format(), &lines, &lines, || table(&lines))?;

@@ -390,6 +390,9 @@ section! {
         /// after that is counted twice by projections, so this must not be shorter than `published_older_than` or the
         /// retention of the topics.
         pub handled_older_than: Retention = Retention::After(Duration::from_secs(30 * 86_400)),
+        /// Age at which entries of `outbox_jobs` are deleted, counted from the end of the job. `never` keeps them. A
+        /// job that has not ended is always kept; `jobs cancel` ends it.
+        pub jobs_older_than: Retention = Retention::After(Duration::from_secs(30 * 86_400)),
         /// Maximum number of rows that one transaction examines. Each transaction is followed by a pause of the same
         /// length. At most 100000.
         pub batch_rows: NonZeroU32 = rows(1_000),

@@ -220,7 +220,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
 
 /// A filter with its times worked out. By the clock of this host, like the `failed_at` of whoever wrote the dead
 /// letter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Chosen {
     topics: Vec<String>,
     class: Option<String>,

@@ -8,13 +8,15 @@ mod retention;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::jobs::Recording;
 use super::progress::{Progress, Step};
 use super::{Author, Result, When};
 use crate::config::Config;
 use crate::db::{Database, Pool, Role};
 use crate::error::{Code, Error};
-use crate::outbox::replay::{self, Bounds, Filter, Group, Replay};
-use choice::{check_ids, check_topic, filter, refuse_unfinished, refuse_without_grants};
+use crate::outbox::jobs::{self, Kind};
+use crate::outbox::replay::{self, Begun as Started, Bounds, Filter, Group, Replay, TakeOver, Taken};
+use choice::{check_ids, check_topic, filter, refuse_unfinished, refuse_without_grants, unfinished};
 pub use copy::Run;
 pub use report::{Counts, GroupLine, Outcome};
 use retention::Copies;
@@ -114,8 +116,10 @@ impl Plan {
         retention::verdict(&self.counts.expired, self.request.ignore_retention)
     }
 
-    /// Notes the replay in the database, so that it can be resumed from now on. Copies nothing yet.
-    pub async fn begin(self, pool: &Pool, author: Author) -> Result<Run> {
+    /// Records the replay in the database, so that it can be resumed from now on. Copies nothing yet.
+    ///
+    /// Errors: [`Code::CheckNotMet`] when somebody else has begun the same one since it was planned.
+    pub async fn begin(self, pool: &Pool, author: Author, progress: &dyn Progress) -> Result<Run> {
         self.may_run()?;
         let mut replay = Replay {
             id: Uuid::now_v7(),
@@ -131,10 +135,25 @@ impl Plan {
             created_at: self.bounds.now,
             finished: false,
         };
-        let runner = Uuid::new_v4();
-        replay::create(pool, &mut replay, runner, &author).await?;
-        Ok(Run { replay, runner, author, ignore_retention: self.request.ignore_retention })
+        let (runner, ignore_retention) = (Uuid::new_v4(), self.request.ignore_retention);
+        let job = Recording::is_possible(pool, progress).await?.then(|| new_job(&replay, ignore_retention));
+        match replay::create(pool, &mut replay, runner, &author, self.request.again, job.as_ref()).await? {
+            Started::Ours(job) => Ok(Run { replay, runner, job, author, ignore_retention }),
+            Started::Same(other) => Err(unfinished(&other, ignore_retention).into()),
+        }
     }
+}
+
+/// Without keys and ids of aggregates; the filter itself is in `outbox_replays`.
+fn new_job(replay: &Replay, ignore_retention: bool) -> jobs::New {
+    let arguments = serde_json::json!({
+        "filter": replay.filter.for_audit(),
+        "to_topic": replay.to_topic,
+        "new_ids": replay.new_ids,
+        "rate": replay.rate,
+        "ignore_retention": ignore_retention,
+    });
+    jobs::New { id: replay.id, kind: Kind::Replay, arguments, parts: replay::progress(replay).parts, cursor: None }
 }
 
 /// A replay that was begun.
@@ -176,8 +195,21 @@ impl Begun {
         self.replay.finished
     }
 
+    /// Ends the job of a finished replay whose process died just before it could do so itself.
+    pub async fn end_job(&self, pool: &Pool, author: &Author) -> Result<()> {
+        if jobs::recordable(pool).await? != jobs::Recordable::Yes {
+            return Ok(());
+        }
+        let take = jobs::Take { id: self.replay.id, author, take_over: false };
+        if let Some(job) = jobs::resume(pool, take).await? {
+            let result = Some(replay::progress(&self.replay).result);
+            jobs::end(pool, job, &jobs::End { ending: jobs::Ending::Done, parts: None, result }).await?;
+        }
+        Ok(())
+    }
+
     pub fn outcome(&self) -> Outcome {
-        Outcome::new(&self.replay, 0)
+        Outcome::new(&self.replay, 0, false)
     }
 
     /// Counts what is left. Changes nothing.
@@ -187,7 +219,7 @@ impl Begun {
         let to_topic = replay.to_topic.as_deref();
         let copies = Span { filter: &replay.filter, to_topic, after: replay.last_id, bounds };
         let Some((groups, expired)) = copies.measure(context).await? else {
-            return Err(stopped(Some(resume_command(replay.id, ignore_retention))).into());
+            return Err(stopped(Some(format!("continue with: {}", resume_command(replay.id, ignore_retention)))).into());
         };
         Ok(Rest { groups: report::lines(&groups), expired, replay, ignore_retention })
     }
@@ -195,7 +227,7 @@ impl Begun {
 
 impl Rest {
     pub fn outcome(&self) -> Outcome {
-        Outcome::new(&self.replay, 0)
+        Outcome::new(&self.replay, 0, false)
     }
 
     /// As [`Plan::may_run`].
@@ -203,14 +235,26 @@ impl Rest {
         retention::verdict(&self.expired, self.ignore_retention)
     }
 
-    /// Takes the replay over, from whoever else makes its copies. `rate`: another one from now on. `None`: it has been
-    /// finished meanwhile.
-    pub async fn take(self, pool: &Pool, rate: Option<i32>, author: Author) -> Result<Option<Run>> {
+    /// Takes the replay over. `rate`: another one from now on. `take_over`: also from a process that is still at work.
+    /// `None`: it has been finished meanwhile.
+    pub async fn take(
+        self,
+        pool: &Pool,
+        rate: Option<i32>,
+        author: Author,
+        take_over: bool,
+        progress: &dyn Progress,
+    ) -> Result<Option<Run>> {
         self.may_run()?;
         refuse_without_grants(pool).await?;
-        let runner = Uuid::new_v4();
-        let taken = replay::take(pool, self.replay.id, runner, rate, &author).await?;
-        Ok(taken.map(|replay| Run { replay, runner, author, ignore_retention: self.ignore_retention }))
+        let (id, runner, ignore_retention) = (self.replay.id, Uuid::new_v4(), self.ignore_retention);
+        let job = Recording::is_possible(pool, progress).await?.then(|| new_job(&self.replay, ignore_retention));
+        let how = TakeOver { id, runner, rate, author: &author, job: job.as_ref(), take_over };
+        match replay::take(pool, how).await? {
+            Taken::Ours(replay, job) => Ok(Some(Run { replay: *replay, runner, job, author, ignore_retention })),
+            Taken::Finished => Ok(None),
+            Taken::Busy => Err(super::jobs::busy(id).into()),
+        }
     }
 }
 
@@ -250,13 +294,13 @@ fn count_of(events: i64) -> u64 {
     u64::try_from(events).unwrap_or(0)
 }
 
-/// How to go on with a replay that has ended early.
-pub fn resume_command(id: Uuid, ignore_retention: bool) -> String {
+/// How to continue a replay that has ended early.
+fn resume_command(id: Uuid, ignore_retention: bool) -> String {
     let flag = if ignore_retention { " --ignore-retention" } else { "" };
-    format!("continue with: outbox-relay replay --resume {id}{flag}")
+    format!("outbox-relay replay --resume {id}{flag}")
 }
 
-/// `resume`: the command that goes on; `None` when nothing was begun.
+/// `resume`: how to continue; `None` when nothing was begun.
 pub fn stopped(resume: Option<String>) -> Error {
     Error::new(Code::PartlyDone, "stopped").hint(resume.unwrap_or_else(|| "nothing was changed".to_owned()))
 }

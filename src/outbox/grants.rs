@@ -179,7 +179,15 @@ pub const GRANTS: &[Grant] = &[
     on(Relay, Cleanup, "outbox_retired_shards", "select"),
     on(Relay, Cleanup, "event_handled", "select"),
     on(Relay, Cleanup, "event_handled", "delete"),
+    // Jobs that ended long ago are deleted.
+    on(Relay, Cleanup, "outbox_jobs", "select"),
+    on(Relay, Cleanup, "outbox_jobs", "delete"),
+    // The command cleanup is a job.
+    on(Relay, Commands, "outbox_jobs", "insert"),
+    on(Relay, Commands, "outbox_jobs", "update"),
     on(Relay, Commands, "outbox_shown(text)", "execute"),
+    on(Relay, Commands, "outbox_text(text)", "execute"),
+    on(Relay, Commands, "outbox_escaped(text)", "execute"),
     // The commands cleanup and recover record what they did.
     on(Relay, Commands, "outbox_audit", "select"),
     on(Relay, Commands, "outbox_audit", "insert"),
@@ -215,6 +223,10 @@ pub const GRANTS: &[Grant] = &[
     on(Operator, Work, "outbox_replays", "select"),
     on(Operator, Work, "outbox_replays", "insert"),
     on(Operator, Work, "outbox_replays", "update"),
+    // Long-running commands. Without these they run all the same, and are not listed.
+    on(Operator, Work, "outbox_jobs", "select"),
+    on(Operator, Work, "outbox_jobs", "insert"),
+    on(Operator, Work, "outbox_jobs", "update"),
     on(Operator, Work, "outbox_redriven", "select"),
     on(Operator, Work, "outbox_redriven", "insert"),
     on(Operator, Work, "outbox_redriven", "update"),
@@ -277,6 +289,7 @@ pub const GRANTS: &[Grant] = &[
     on(Reader, Work, "outbox_progress", "select"),
     on(Reader, Work, "outbox_pauses", "select"),
     on(Reader, Work, "outbox_replays", "select"),
+    on(Reader, Work, "outbox_jobs", "select"),
     on(Reader, Work, "outbox_redriven", "select"),
     on(Reader, Work, "outbox_audit", "select"),
     on(Reader, Work, "outbox_installation", "select"),

@@ -22,6 +22,9 @@ pub enum Lead {
     Handled = -5,
 }
 
+/// Beginning a replay. Held by a transaction, which others wait for.
+pub(super) const BEGIN_REPLAY: i32 = -6;
+
 /// Becomes the one session that does it, for as long as the session lives; again and again true for the same session.
 /// False: another one is. Behind a pooler the lock stays with the pooler's connection.
 pub(super) async fn lead(connection: &Connection, what: Lead) -> Result<bool, DbError> {

@@ -207,7 +207,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The part fails for a reason that need not be a record's: cuts it, or blames the record that is alone if there is
-    /// evidence. `false`: there is none, or not yet.
+    /// evidence, or lets it try once more with that. `false`: there is none, or not yet.
     async fn suspect(&mut self, range: &Range<usize>, error: &FoldError) -> bool {
         let ground = error.ground();
         let passed = self.store.passed(&ground);
@@ -218,6 +218,10 @@ impl<'a> Batch<'a> {
         }
         let index = range.start;
         self.suspicion.failed_alone(self.records[index].offset, &ground, passed);
+        let confirmed = self.suspicion.is_confirmed();
+        if self.suspicion.has_evidence(passed) {
+            self.suspicion.confirm();
+        }
         if !self.suspicion.is_tried_enough() {
             return false;
         }
@@ -231,6 +235,10 @@ impl<'a> Batch<'a> {
         } else {
             return false;
         };
+        if !confirmed {
+            self.suspicion.confirm();
+            return true;
+        }
         let parked = &mut self.fates[index];
         let Fate::Fold = parked else { return self.isolate(range, error) };
         let failures = self.suspicion.convict();

@@ -3,8 +3,9 @@
 //!
 //! Pure; times are monotonic. The same failures come from a slow server or a broken projection, and then they hit every
 //! record. Invariant: a record is found guilty only after it has failed several times by itself, and only if other
-//! events have passed since it first failed. The second record that fails in the same way needs the other events alone
-//! as evidence. Where PostgreSQL blames itself, no record is even looked for before that has lasted.
+//! events have passed after it first failed and before it failed last: what was repaired in between was no fault of the
+//! record. The second record that fails in the same way needs that evidence alone. Where PostgreSQL blames itself, no
+//! record is even looked for before that has lasted.
 
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ struct Suspect {
     failures: u32,
     /// How many folds of others had passed when it failed first.
     passed: u64,
+    /// There was evidence at an earlier failure.
+    confirmed: bool,
 }
 
 /// What is known of the records of one partition. Another instance begins the attempts again.
@@ -86,7 +89,7 @@ impl Suspicion {
             Some(_) | None => {
                 let since = self.failed_part.take().filter(|(known, _)| known == ground);
                 let passed = since.map_or(passed, |(_, passed)| passed);
-                self.suspect = Some(Suspect { offset, ground: ground.clone(), failures: 1, passed });
+                self.suspect = Some(Suspect { offset, ground: ground.clone(), failures: 1, passed, confirmed: false });
             }
         }
     }
@@ -101,6 +104,18 @@ impl Suspicion {
     /// Whether others have passed since it failed first. `passed`: folds that have passed so far.
     pub fn has_evidence(&self, passed: u64) -> bool {
         self.suspect.as_ref().is_some_and(|suspect| passed > suspect.passed)
+    }
+
+    /// There is evidence. It counts only if the record fails once more: what failed may have been repaired since.
+    pub fn confirm(&mut self) {
+        if let Some(suspect) = &mut self.suspect {
+            suspect.confirmed = true;
+        }
+    }
+
+    /// Whether there was evidence before the record failed last.
+    pub fn is_confirmed(&self) -> bool {
+        self.suspect.as_ref().is_some_and(|suspect| suspect.confirmed)
     }
 
     /// The record is blamed: returns how often it has failed.

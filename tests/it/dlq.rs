@@ -14,15 +14,15 @@ use crate::support::relay::RelaySettings;
 use crate::support::{NewRow, TestDatabase, Topic, outbox_relay, unique, wait_until};
 
 /// A topic with its dead-letter topic, and what is in both.
-struct Shop {
-    database: TestDatabase,
-    client: Client,
-    topic: Topic,
+pub struct Shop {
+    pub database: TestDatabase,
+    pub client: Client,
+    pub topic: Topic,
     letters: Topic,
 }
 
 impl Shop {
-    async fn open(name: &str, partitions: i32) -> Self {
+    pub async fn open(name: &str, partitions: i32) -> Self {
         let (database, topic) = tokio::join!(TestDatabase::migrated(name), Topic::create(name, 3));
         let letters = Topic { name: format!("{}-dlq", topic.name), bootstrap: topic.bootstrap.clone() };
         let letters = letters.created(partitions).await;
@@ -30,14 +30,14 @@ impl Shop {
         Self { database, client, topic, letters }
     }
 
-    fn dlq(&self, args: &[&str]) -> Call {
+    pub fn dlq(&self, args: &[&str]) -> Call {
         let args = [&["dlq"], args, &["-o", "json"]].concat();
         let call = outbox_relay(&args).env("DATABASE_URL", &self.database.url);
         call.env("KAFKA_BOOTSTRAP_SERVERS", &parts().kafka).env("OUTBOX_RELAY_CONSUMER__ENABLED", "false")
     }
 
     /// Rows that used up their attempts, over ten keys, each with its dead letter still to be published.
-    async fn fail(&self, count: i64) -> Vec<i64> {
+    pub async fn fail(&self, count: i64) -> Vec<i64> {
         let rows = self
             .client
             .query(
@@ -73,7 +73,7 @@ impl Shop {
     }
 
     /// Publishes what waits, with a relay that ends again.
-    async fn publish(&self) {
+    pub async fn publish(&self) {
         let mut relay = RelaySettings::new(&self.database, &parts().kafka).steady().start_ready().await;
         wait_until("nothing is PENDING", Duration::from_secs(60), async || {
             let pending = "select count(*) from outbox_current where status = 'PENDING'";
@@ -93,7 +93,7 @@ impl Shop {
         counts
     }
 
-    async fn expect_each_delivered_once(&self, expected: usize) {
+    pub async fn expect_each_delivered_once(&self, expected: usize) {
         let delivered = self.delivered().await;
         assert_eq!(delivered.len(), expected, "events in the original topic");
         assert!(delivered.values().all(|count| *count == 1), "{delivered:?}");

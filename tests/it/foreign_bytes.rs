@@ -116,7 +116,15 @@ impl Bench {
             unique("foreign"),
             self.topic.name
         );
-        RelaySettings::new(&self.database, &parts().kafka).steady().file(&file).only("relay,consumer,admin")
+        RelaySettings::new(&self.database, &parts().kafka).file(&file).only("relay,consumer,admin")
+    }
+
+    /// For a consumer that nobody has to replace: the group does not miss it on a machine that stalls.
+    fn patient(&self) -> RelaySettings {
+        self.settings()
+            .steady()
+            .env("OUTBOX_RELAY_KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "45000")
+            .env("OUTBOX_RELAY_KAFKA__PROPERTIES__MAX_POLL_INTERVAL_MS", "300000")
     }
 
     async fn number(&self, sql: &str) -> i64 {
@@ -150,7 +158,7 @@ async fn a_header_name_that_is_no_text_ends_nothing() {
     ];
     produce(&bench.topic, records).await;
     NewRow::new(&bench.other.name, "k", "{}").insert(&bench.client).await;
-    let mut relay = bench.settings().start_ready().await;
+    let mut relay = bench.patient().start_ready().await;
     bench.wait_until_read(6).await;
     wait_until_published(&bench.database, PATIENCE).await;
     assert_eq!(bench.likes().await, 4);
@@ -240,7 +248,7 @@ async fn a_projection_without_its_table_keeps_the_relay_from_nothing() {
     bench.client.batch_execute("alter table product_metrics rename to mislaid").await.expect("rename");
     produce(&bench.topic, vec![Foreign::like(0), Foreign::like(1)]).await;
     NewRow::new(&bench.other.name, "k", "{}").insert(&bench.client).await;
-    let mut relay = bench.settings().start();
+    let mut relay = bench.patient().start();
     wait_until_published(&bench.database, PATIENCE).await;
     wait_until("readiness names the consumer and its reason", PATIENCE, async || {
         let address = relay.try_admin().ok_or("no address yet")?;
@@ -333,7 +341,7 @@ async fn records_of_any_bytes_are_folded_or_parked_whole_and_stop_nobody() {
     let bench = Bench::open("any-bytes").await;
     let made: Vec<(Foreign, bool)> = (0..300).map(|n| seeded.record(n % 2)).collect();
     produce(&bench.topic, made.iter().map(|(record, _)| record.clone()).collect()).await;
-    let mut relay = bench.settings().start_ready().await;
+    let mut relay = bench.patient().start_ready().await;
     bench.wait_until_read(300).await;
     // A value that happens to be JSON is none that a like has; none of a tombstone either.
     let good = made.iter().filter(|(_, good)| *good).count();

@@ -109,9 +109,10 @@ async fn what_a_trigger_inserts_in_the_session_of_a_lane_is_not_passed() {
         }
         drop(gate);
         wait_until("its time has come", PATIENCE, async || {
-            let due =
-                client.execute("update outbox_held_keys set release_at = now() where partition_key = 'loud'", &[]);
-            if due.await.expect("an answer") == 1 { Ok(()) } else { Err("it is not held yet".to_owned()) }
+            let due = "with early as (update outbox_events set available_at = now() where aggregate_id = 'loud') \
+                       update outbox_held_keys set release_at = now() where partition_key = 'loud'";
+            let held = client.execute(due, &[]).await.expect("an answer");
+            if held == 1 { Ok(()) } else { Err("it is not held yet".to_owned()) }
         })
         .await;
         // Held, and released: twice, and once more where it is marked.

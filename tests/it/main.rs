@@ -37,6 +37,8 @@ mod hostile_records;
 mod hostile_rows;
 mod identity;
 mod inspect;
+mod jobs;
+mod jobs_redrive;
 mod leaderless;
 mod locks;
 mod log;

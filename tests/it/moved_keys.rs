@@ -14,10 +14,9 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRACKINGS: [&str; 2] = ["rows", "watermark"];
 
-/// Runs a case with both ways of tracking, each with and without what its flag stands for.
-async fn in_every_way(case: impl AsyncFn(&'static str, bool)) {
-    let ways = TRACKINGS.into_iter().flat_map(|tracking| [(tracking, true), (tracking, false)]);
-    side_by_side(ways, async |(tracking, flag)| case(tracking, flag).await).await;
+/// Runs a case with both ways of tracking, each with and without what its flag stands for. The two share a relay.
+async fn in_every_way(case: impl AsyncFn(&'static str, [(bool, &'static str); 2])) {
+    side_by_side(TRACKINGS, async |tracking| case(tracking, [(true, "one"), (false, "two")]).await).await;
 }
 
 struct Stage {
@@ -112,27 +111,30 @@ impl Stage {
 /// Promise: retry-order.
 #[tokio::test]
 async fn a_pending_event_is_found_in_a_shard_that_has_passed_its_id() {
-    in_every_way(async |tracking, passed| {
+    in_every_way(async |tracking, flags| {
         let stage = Stage::new("moved-pending", tracking).await;
         let mut relay = stage.start().await;
         relay.terminate().await;
-        let key = stage.key_near("waiting", false).await;
-        let moved = stage.insert("waiting").await;
-        if passed {
-            let done = if tracking == "watermark" { moved } else { 0 };
-            let pass = "update outbox_shards set low_id = $2::bigint + 1, done_id = $3::bigint where shard = $1";
-            let shard = stage.shard_of(&key).await;
-            assert_eq!(stage.client.execute(pass, &[&shard, &moved, &done]).await.expect("passed"), 1);
+        let mut all = Vec::new();
+        for (passed, waiting) in flags {
+            let key = stage.key_near(waiting, false).await;
+            let moved = stage.insert(waiting).await;
+            if passed {
+                let done = if tracking == "watermark" { moved } else { 0 };
+                let pass = "update outbox_shards set low_id = $2::bigint + 1, done_id = $3::bigint where shard = $1";
+                let shard = stage.shard_of(&key).await;
+                assert_eq!(stage.client.execute(pass, &[&shard, &moved, &done]).await.expect("passed"), 1);
+            }
+            all.extend([moved, stage.insert(waiting).await]);
+            stage.change_key(moved, &key).await;
         }
-        let behind = stage.insert("waiting").await;
-        stage.change_key(moved, &key).await;
         let mut relay = stage.settings.start_ready().await;
-        for id in [moved, behind] {
-            wait_for_status(&stage.client, id, "PUBLISHED").await;
+        for id in &all {
+            wait_for_status(&stage.client, *id, "PUBLISHED").await;
         }
         stage.flow().await;
         relay.terminate().await;
-        stage.expect_sent_once(&[moved, behind]).await;
+        stage.expect_sent_once(&all).await;
         relay.expect_no_error_lines();
         let left = "select count(*) from outbox_again";
         assert_eq!(stage.client.query_one(left, &[]).await.expect("a count").get::<_, i64>(0), 0, "{tracking}");
@@ -171,22 +173,26 @@ async fn a_published_event_stays_published_when_its_key_changes() {
 /// Promise: retry-order.
 #[tokio::test]
 async fn a_held_event_is_released_under_its_new_key() {
-    in_every_way(async |tracking, same_shard| {
+    in_every_way(async |tracking, flags| {
         let stage = Stage::new("moved-held", tracking).await;
         let mut relay = stage.start().await;
-        let failed = stage.insert_bad("stuck").await;
-        let moved = stage.insert("stuck").await;
-        let behind = stage.insert("stuck").await;
-        for id in [moved, behind] {
-            wait_for_status(&stage.client, id, "HELD").await;
+        let mut sent = Vec::new();
+        for (same_shard, stuck) in flags {
+            let failed = stage.insert_bad(stuck).await;
+            let moved = stage.insert(stuck).await;
+            let behind = stage.insert(stuck).await;
+            for id in [moved, behind] {
+                wait_for_status(&stage.client, id, "HELD").await;
+            }
+            stage.flow().await;
+            stage.change_key(moved, &stage.key_near(stuck, same_shard).await).await;
+            wait_for_status(&stage.client, moved, "PUBLISHED").await;
+            wait_for_status(&stage.client, behind, "HELD").await;
+            wait_for_status(&stage.client, failed, "FAILED").await;
+            sent.push(moved);
         }
-        stage.flow().await;
-        stage.change_key(moved, &stage.key_near("stuck", same_shard).await).await;
-        wait_for_status(&stage.client, moved, "PUBLISHED").await;
-        wait_for_status(&stage.client, behind, "HELD").await;
-        wait_for_status(&stage.client, failed, "FAILED").await;
         relay.terminate().await;
-        stage.expect_sent_once(&[moved]).await;
+        stage.expect_sent_once(&sent).await;
         relay.expect_no_error_lines();
     })
     .await;
@@ -197,22 +203,29 @@ async fn a_held_event_is_released_under_its_new_key() {
 /// Promise: retry-order.
 #[tokio::test]
 async fn a_delayed_event_is_published_under_its_new_key_and_so_is_what_waited_behind_it() {
-    in_every_way(async |tracking, same_shard| {
+    in_every_way(async |tracking, flags| {
         let stage = Stage::new("moved-delayed", tracking).await;
         let mut relay = stage.start().await;
-        let delayed = NewRow::new(&stage.topic.name, "later", "{}").sql("available_at", "now() + interval '15 s'");
-        let delayed = delayed.insert(&stage.client).await;
-        let behind = stage.insert("later").await;
-        for id in [delayed, behind] {
-            wait_for_status(&stage.client, id, "HELD").await;
+        let mut all = Vec::new();
+        for (_, later) in flags {
+            let delayed = NewRow::new(&stage.topic.name, later, "{}").sql("available_at", "now() + interval '15 s'");
+            all.push((delayed.insert(&stage.client).await, stage.insert(later).await));
+        }
+        for (delayed, behind) in &all {
+            for id in [delayed, behind] {
+                wait_for_status(&stage.client, *id, "HELD").await;
+            }
         }
         stage.flow().await;
-        stage.change_key(delayed, &stage.key_near("later", same_shard).await).await;
-        for id in [behind, delayed] {
-            wait_for_status(&stage.client, id, "PUBLISHED").await;
+        for ((same_shard, later), (delayed, _)) in flags.into_iter().zip(&all) {
+            stage.change_key(*delayed, &stage.key_near(later, same_shard).await).await;
+        }
+        let all: Vec<i64> = all.into_iter().flat_map(|(delayed, behind)| [delayed, behind]).collect();
+        for id in &all {
+            wait_for_status(&stage.client, *id, "PUBLISHED").await;
         }
         relay.terminate().await;
-        stage.expect_sent_once(&[delayed, behind]).await;
+        stage.expect_sent_once(&all).await;
         relay.expect_no_error_lines();
     })
     .await;
@@ -223,31 +236,35 @@ async fn a_delayed_event_is_published_under_its_new_key_and_so_is_what_waited_be
 /// Promise: retry-order.
 #[tokio::test]
 async fn a_failed_event_is_published_under_its_corrected_key_and_so_is_what_waited_behind_it() {
-    in_every_way(async |tracking, same_shard| {
+    in_every_way(async |tracking, flags| {
         let stage = Stage::new("moved-failed", tracking).await;
         let mut relay = stage.start().await;
-        let long = stage.insert(&"x".repeat(40_000)).await;
-        wait_for_status(&stage.client, long, "FAILED").await;
-        let failed = stage.insert_bad("wrong").await;
-        let behind = [stage.insert("wrong").await, stage.insert("wrong").await];
-        for id in behind {
-            wait_for_status(&stage.client, id, "HELD").await;
-        }
-        stage.flow().await;
-        stage.change_key(long, &stage.key_near("short", same_shard).await).await;
-        stage.retry(long).await;
-        wait_for_status(&stage.client, long, "PUBLISHED").await;
+        let mut all = Vec::new();
+        for (same_shard, wrong) in flags {
+            let long = stage.insert(&wrong.repeat(13_000)).await;
+            wait_for_status(&stage.client, long, "FAILED").await;
+            let failed = stage.insert_bad(wrong).await;
+            let behind = [stage.insert(wrong).await, stage.insert(wrong).await];
+            for id in behind {
+                wait_for_status(&stage.client, id, "HELD").await;
+            }
+            stage.flow().await;
+            stage.change_key(long, &stage.key_near(&format!("short-{wrong}"), same_shard).await).await;
+            stage.retry(long).await;
+            wait_for_status(&stage.client, long, "PUBLISHED").await;
 
-        let corrected = "update outbox_events set headers = null where id = $1";
-        stage.client.execute(corrected, &[&failed]).await.expect("a correction");
-        stage.change_key(failed, &stage.key_near("wrong", same_shard).await).await;
-        stage.retry(failed).await;
-        for id in [failed, behind[0], behind[1]] {
-            wait_for_status(&stage.client, id, "PUBLISHED").await;
+            let corrected = "update outbox_events set headers = null where id = $1";
+            stage.client.execute(corrected, &[&failed]).await.expect("a correction");
+            stage.change_key(failed, &stage.key_near(wrong, same_shard).await).await;
+            stage.retry(failed).await;
+            for id in [failed, behind[0], behind[1]] {
+                wait_for_status(&stage.client, id, "PUBLISHED").await;
+            }
+            all.extend([long, failed, behind[0], behind[1]]);
         }
         wait_until_published(&stage.database, PATIENCE).await;
         relay.terminate().await;
-        stage.expect_sent_once(&[long, failed, behind[0], behind[1]]).await;
+        stage.expect_sent_once(&all).await;
         relay.expect_no_error_lines();
     })
     .await;

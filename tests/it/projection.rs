@@ -6,6 +6,7 @@ mod compacted;
 mod doubt;
 pub mod kafka;
 mod locks;
+mod mended;
 mod odd;
 mod rate;
 mod signals;

@@ -23,12 +23,12 @@ impl std::fmt::Display for Found {
         let mut text = format!("{:?}, {}; {:?}\n", self.violation, self.how, self.start.setting.rules);
         let mut world = self.start.clone();
         for action in &self.actions {
-            let before = match action {
-                Action::Relay(n, shard, _) => world.relays[*n].lanes[*shard].doing.to_string(),
-                Action::Reshards(_) => {
-                    world.resharder.map(|resharder| format!("{:?}", resharder.stage)).unwrap_or_default()
-                }
-                _ => String::new(),
+            let before = if let Action::Relay(n, shard, _) = action {
+                world.relays[*n].lanes[*shard].doing.to_string()
+            } else if let (Action::Reshards(_), Some(resharder)) = (action, world.resharder) {
+                format!("{:?}", resharder.stage)
+            } else {
+                String::new()
             };
             world.apply(*action);
             write!(text, "  {action:?} {before:12} ")?;

@@ -12,10 +12,8 @@ use crate::shard::Number;
 impl Lane {
     /// The step that it is about to take together with others.
     pub fn shares_next(&self) -> Option<Intent> {
-        match self.doing {
-            Doing::Next(Next::Step(intent @ Intent { shared: true, .. })) => Some(intent),
-            _ => None,
-        }
+        let Doing::Next(Next::Step(intent @ Intent { shared: true, .. })) = self.doing else { return None };
+        Some(intent)
     }
 
     /// It takes the same step alone.

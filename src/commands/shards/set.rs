@@ -1,14 +1,18 @@
 //! `shards set`: another number of shards while applications insert and instances are at work.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::cli::ShardsSetArgs;
 use crate::commands::confirm::confirmed;
 use crate::commands::progress::Shown;
 use crate::commands::signals::Signals;
 use crate::commands::{Context, Result, admin_pool, author};
-use crate::config::Needs;
-use crate::operations::shards::set::{self, Report};
+use crate::config::{Config, Needs};
+use crate::db::Pool;
+use crate::operations::shards::set::{self, Plan, Report};
 use crate::output;
 
 /// Refusals that are told one by one; JSON has them all.
@@ -18,7 +22,7 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
     let (shards, consent) = (args.count, &args.consent);
     let settings = context.settings(Needs::DATABASE)?;
     let pool = admin_pool(&settings)?;
-    let mut plan = set::plan(&pool, shards).await?;
+    let plan = set::plan(&pool, shards).await?;
     if plan.is_done() {
         output::note(&format!("the outbox has {shards} shards already"));
         return print(context, &plan.nothing(consent.dry_run));
@@ -36,13 +40,46 @@ pub(super) async fn run(context: &Context, args: &ShardsSetArgs) -> Result<()> {
     if !confirmed(consent.yes, &question)? {
         return Ok(());
     }
-    let settings = if plan.needs_kafka(&settings) { context.settings(Needs::BOTH)? } else { settings };
-    plan.prepare(&settings).await?;
+    carry_out(context, &settings, &pool, plan, args.timeout, consent.reason.clone()).await
+}
 
+/// Continues a job that has stopped in the middle.
+pub(in crate::commands) async fn resume(
+    context: &Context,
+    job: Uuid,
+    shards: u16,
+    timeout: Duration,
+    reason: Option<String>,
+) -> Result<()> {
+    let settings = context.settings(Needs::DATABASE)?;
+    let pool = admin_pool(&settings)?;
+    let plan = set::plan(&pool, shards).await?.of_job(job);
+    if plan.is_done() {
+        plan.end_job(&pool, &author(reason)).await?;
+        output::note(&format!("the outbox has {shards} shards already"));
+        return print(context, &plan.nothing(false));
+    }
+    carry_out(context, &settings, &pool, plan, timeout, reason).await
+}
+
+async fn carry_out(
+    context: &Context,
+    settings: &Config,
+    pool: &Pool,
+    mut plan: Plan,
+    timeout: Duration,
+    reason: Option<String>,
+) -> Result<()> {
+    let shards = plan.shards();
+    if plan.needs_kafka(settings) {
+        plan.prepare(&context.settings(Needs::BOTH)?).await?;
+    } else {
+        plan.prepare(settings).await?;
+    }
     let (signals, stop) = (Signals::listen(), CancellationToken::new());
-    let (author, progress) = (author(consent.reason.clone()), Shown::default());
-    let work = plan.run(args.timeout, &author, &progress, &stop);
-    let Some(outcome) = signals.run(work, &stop).await else { return Err(set::interrupted(shards).into()) };
+    let (author, progress) = (author(reason), Shown::default());
+    let work = plan.run(pool, timeout, &author, &progress, &stop);
+    let Some(outcome) = signals.run(Box::pin(work), &stop).await else { return Err(set::interrupted(shards).into()) };
     drop(progress);
     let report = outcome?;
     output::note(&format!(

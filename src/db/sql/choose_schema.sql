@@ -23,7 +23,7 @@ facts as (
       select 1 from unnest(array[
         'consumer_parked', 'consumer_partitions', 'event_handled', 'outbox_again', 'outbox_audit', 'outbox_claimable', 'outbox_current',
         'outbox_decisions',
-        'outbox_events', 'outbox_held_keys', 'outbox_installation', 'outbox_instances', 'outbox_outcomes', 'outbox_pauses', 'outbox_progress',
+        'outbox_events', 'outbox_held_keys', 'outbox_installation', 'outbox_instances', 'outbox_jobs', 'outbox_outcomes', 'outbox_pauses', 'outbox_progress',
         'outbox_redriven', 'outbox_replays', 'outbox_retired_shards', 'outbox_schema_history', 'outbox_shards', 'product_metrics'
       ]) ours (name)
       where not exists (

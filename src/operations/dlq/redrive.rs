@@ -1,25 +1,34 @@
-//! Dead letters back to the topics they were meant for, each once.
+//! Dead letters back to the topics they were meant for, each once. Runs as a job, which continues behind what was read.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod job;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::letter::DeadLetter;
-use super::{Chosen, Filter, missing_names, none_missing, ranges, ranges_of, states_of};
+use super::{Chosen, Filter, blocking, ranges, ranges_of, states_of};
 use crate::broker::admin::Admin;
 use crate::broker::reader::{self, Range};
 use crate::clock::monotonic;
 use crate::config::Config;
 use crate::db::Pool;
 use crate::error::{Code, Error};
+use crate::operations::jobs::Recording;
 use crate::operations::progress::{Progress, Step};
-use crate::operations::{Author, Place, Result};
-use crate::outbox::dead_letters::redrive::{self as letters, Letter, NewEvent, Outcome};
+use crate::operations::{Author, Place, Result, jobs as others};
+use crate::outbox::dead_letters::redrive::{self as letters, Counts, Letter, NewEvent, Outcome, Recorded};
+use crate::outbox::jobs::{self, Handle, Kind};
 use crate::relay::routing::Routing;
+pub use job::Paused;
+pub(in crate::operations) use job::paused;
+pub use report::{Line, Report};
+use report::{expect_found, expired, overtaken};
 
 /// Dead letters of one transaction, and bytes of their values. Guesses: some 50 ms, and little memory.
 const PORTION: usize = 200;
@@ -36,36 +45,6 @@ pub struct Request {
     pub filter: Filter,
     /// Events per second.
     pub rate: Option<u32>,
-}
-
-/// What became of a dead letter, or would.
-#[derive(Debug, Clone, Serialize)]
-pub struct Line {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    pub original_topic: Option<String>,
-    pub outcome: &'static str,
-    /// The row that is published, where it is known.
-    pub row: Option<i64>,
-    pub why: Option<String>,
-    /// Its topic deletes or refuses records of that age, so the event may be gone at once.
-    pub expired: bool,
-}
-
-/// What was done, or would be.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    pub dry_run: bool,
-    pub reopened: usize,
-    pub appended: usize,
-    pub left_alone: usize,
-    /// Of those left alone: they would have gone back a moment before, and somebody else was faster.
-    pub overtaken: usize,
-    pub refused: usize,
-    /// Of those that go back: too old for their topic.
-    pub expired: usize,
-    pub letters: Vec<Line>,
 }
 
 /// What is known of a topic that events are to go back to.
@@ -89,19 +68,59 @@ pub struct Redrive<'a> {
     /// Topics that were asked about.
     topics: HashMap<String, Target>,
     rate: Option<u32>,
+    /// The job that this continues.
+    resumes: Option<Resumed>,
+}
+
+/// A job that is resumed.
+#[derive(Debug, Clone, Copy)]
+struct Resumed {
+    job: Uuid,
+    counts: Counts,
+    take_over: bool,
 }
 
 /// What a pass needs to send dead letters back.
 struct Sending<'a> {
     author: &'a Author,
-    progress: &'a dyn Progress,
+    recording: &'a Recording<'a>,
+    job: Option<Handle>,
     stop: &'a CancellationToken,
+    /// Counted from the start of the job, as `counts`.
     total: u64,
+    counts: Counts,
+    /// What has not been read.
+    left: Vec<Range>,
 }
 
 impl Sending<'_> {
-    fn at(&self, done: u64) {
-        self.progress.report(Step::new("sent back", done, self.total));
+    fn report(&self) {
+        self.recording.report(Step::new(letters::SENT_BACK, self.counts.sent(), self.total));
+    }
+
+    /// Sends one batch back.
+    async fn send(&mut self, pool: &Pool, batch: &[(Letter, Result<NewEvent, String>)]) -> Result<Vec<Outcome>> {
+        let mut left = self.left.clone();
+        job::pass(&mut left, batch.iter().map(|(letter, _)| letter));
+        let recorded =
+            self.job.map(|job| Recorded { job, before: self.counts, total: self.total, cursor: job::cursor(&left) });
+        let Some(outcomes) = letters::redrive(pool, batch, self.author, recorded.as_ref()).await? else {
+            return Err(self.recording.lost().into());
+        };
+        (self.left, self.counts) = (left, self.counts.with(&outcomes));
+        self.report();
+        Ok(outcomes)
+    }
+
+    fn stopped(&self) -> Error {
+        match self.job {
+            None => stopped(),
+            Some(job) => Error::new(
+                Code::PartlyDone,
+                format!("job {} stopped after {} of {} dead letters", job.id, self.counts.sent(), self.total),
+            )
+            .hint(format!("resume with: outbox-relay jobs resume {}", job.id)),
+        }
     }
 }
 
@@ -154,13 +173,35 @@ impl<'a> Redrive<'a> {
             ranges,
             topics: HashMap::new(),
             rate: request.rate,
+            resumes: None,
+        })
+    }
+
+    /// The same for what is left of a job.
+    pub async fn rest_of(settings: &'a Config, pool: &'a Pool, paused: Paused) -> Result<Self> {
+        let topics: BTreeSet<String> = paused.ranges.iter().map(|range| range.topic.clone()).collect();
+        let (kafka, topics) = (settings.kafka.clone(), topics.into_iter().collect::<Vec<_>>());
+        let there = blocking(move || reader::ranges(&kafka, &topics)).await?;
+        Ok(Self {
+            settings,
+            pool,
+            places: Vec::new(),
+            admin: Admin::new(&settings.kafka)?,
+            routing: Routing::new(&settings.routing)?,
+            ranges: job::still_there(&paused.ranges, &there),
+            chosen: paused.chosen,
+            topics: HashMap::new(),
+            rate: paused.rate,
+            resumes: Some(Resumed { job: paused.job, counts: paused.counts, take_over: paused.take_over }),
         })
     }
 
     /// Reads the dead letters. Changes nothing.
     pub async fn plan(&mut self) -> Result<Plan> {
         let lines = self.pass(None).await?;
-        expect_found(&self.places, &lines)?;
+        if self.resumes.is_none() {
+            expect_found(&self.places, &lines)?;
+        }
         Ok(Plan { lines })
     }
 
@@ -172,15 +213,50 @@ impl<'a> Redrive<'a> {
         progress: &dyn Progress,
         stop: &CancellationToken,
     ) -> Result<Report> {
-        let sending = Sending { author, progress, stop, total: plan.to_do() as u64 };
-        sending.at(0);
-        let lines = self.pass(Some(sending)).await?;
-        let overtaken = overtaken(&plan.lines, &lines);
-        Ok(Report::new(lines, overtaken, false))
+        let job = self.begin(plan, author, progress).await?;
+        let recording = Recording::new(self.pool, job, author, progress, stop).in_portions();
+        let counts = self.resumes.map(|resumed| resumed.counts).unwrap_or_default();
+        let total = counts.sent() + plan.to_do() as u64;
+        let sending = Sending { author, recording: &recording, job, stop, total, counts, left: self.ranges.clone() };
+        sending.report();
+        match recording.run(Box::pin(self.pass(Some(sending)))).await {
+            Ok(lines) => {
+                let overtaken = overtaken(&plan.lines, &lines);
+                let report =
+                    Report { job: recording.id().map(|id| id.to_string()), ..Report::new(lines, overtaken, false) };
+                recording.end(report.verdict().err().as_ref(), None).await;
+                Ok(report)
+            }
+            Err(failure) => {
+                let error = Error::from(failure);
+                recording.end(Some(&error), None).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Begins or resumes the job. `None`: nothing is recorded.
+    async fn begin(&self, plan: &Plan, author: &Author, progress: &dyn Progress) -> Result<Option<Handle>> {
+        if let Some(Resumed { job, take_over, .. }) = self.resumes {
+            let taken = jobs::resume(self.pool, jobs::Take { id: job, author, take_over }).await?;
+            return Ok(Some(taken.ok_or_else(|| others::busy(job))?));
+        }
+        if !Recording::is_possible(self.pool, progress).await? {
+            return Ok(None);
+        }
+        let part = jobs::Part { what: letters::SENT_BACK.to_owned(), done: 0, total: plan.to_do() as u64 };
+        let new = jobs::New {
+            id: Uuid::now_v7(),
+            kind: Kind::Redrive,
+            arguments: job::arguments(&self.chosen, self.rate),
+            parts: vec![part],
+            cursor: Some(job::cursor(&self.ranges)),
+        };
+        Ok(Some(jobs::begin(self.pool, &new, author).await?))
     }
 
     /// Reads the dead letters and sends them back, or without `sending` says what would become of each.
-    async fn pass(&mut self, sending: Option<Sending<'_>>) -> Result<Vec<Line>> {
+    async fn pass(&mut self, mut sending: Option<Sending<'_>>) -> Result<Vec<Line>> {
         let (mut letters, reading) = self.read();
         let portion = self.rate.map_or(PORTION, |rate| ((rate / PORTIONS_PER_SECOND) as usize).clamp(1, PORTION));
         let (mut lines, mut due, mut open) = (Vec::new(), monotonic(), true);
@@ -202,18 +278,17 @@ impl<'a> Redrive<'a> {
             if batch.is_empty() {
                 break;
             }
-            let outcomes = match &sending {
+            let outcomes = match &mut sending {
                 None => self.preview(&batch).await?,
                 Some(sending) => {
-                    self.pause(&mut due, sending.stop).await?;
-                    let outcomes = letters::redrive(self.pool, &batch, sending.author).await?;
+                    self.pause(&mut due, sending).await?;
+                    let outcomes = sending.send(self.pool, &batch).await?;
                     if let Some(rate) = self.rate {
                         let sent = outcomes
                             .iter()
                             .filter(|outcome| matches!(outcome, Outcome::Reopened(_) | Outcome::Appended(_)));
                         due += Duration::from_secs_f64(sent.count() as f64 / f64::from(rate));
                     }
-                    sending.at((lines.len() - batch.len()) as u64);
                     outcomes
                 }
             };
@@ -225,11 +300,11 @@ impl<'a> Redrive<'a> {
         Ok(lines)
     }
 
-    async fn pause(&self, due: &mut Duration, stop: &CancellationToken) -> Result<()> {
+    async fn pause(&self, due: &mut Duration, sending: &Sending<'_>) -> Result<()> {
         *due = (*due).max(monotonic().saturating_sub(Duration::from_secs(1)));
         tokio::select! {
             biased;
-            () = stop.cancelled() => Err(stopped().into()),
+            () = sending.stop.cancelled() => Err(sending.stopped().into()),
             () = tokio::time::sleep(due.saturating_sub(monotonic())) => Ok(()),
         }
     }
@@ -288,82 +363,6 @@ impl<'a> Redrive<'a> {
             return false;
         };
         Timestamp::now().as_millisecond().saturating_sub(created_ms) > max_age_ms
-    }
-}
-
-impl Line {
-    fn new(letter: &DeadLetter) -> Self {
-        Self {
-            topic: letter.place.topic.clone(),
-            partition: letter.place.partition,
-            offset: letter.place.offset,
-            original_topic: letter.original_topic().map(str::to_owned),
-            outcome: "",
-            row: None,
-            why: None,
-            expired: false,
-        }
-    }
-
-    /// As a record is named.
-    pub fn name(&self) -> String {
-        format!("{}/{}/{}", self.topic, self.partition, self.offset)
-    }
-
-    fn goes_back(&self) -> bool {
-        matches!(self.outcome, "reopened" | "appended")
-    }
-
-    fn became(&mut self, outcome: Outcome) {
-        (self.outcome, self.row, self.why) = match outcome {
-            Outcome::Reopened(row) => ("reopened", Some(row), None),
-            Outcome::Appended(row) => ("appended", (row > 0).then_some(row), None),
-            Outcome::LeftAlone(why) => ("left-alone", None, Some(why.to_owned())),
-            Outcome::Refused(why) => ("refused", None, Some(why)),
-        };
-    }
-}
-
-fn expect_found(places: &[Place], lines: &[Line]) -> Result<(), Error> {
-    if places.is_empty() && lines.is_empty() {
-        return Err(Error::new(Code::NotFound, "no dead letter matches").hint("to list them run: outbox-relay dlq ls"));
-    }
-    none_missing(&missing_names(places, lines.iter().map(Line::name)))
-}
-
-/// Lines that were to go back and were left alone.
-fn overtaken(planned: &[Line], done: &[Line]) -> usize {
-    let wanted: HashSet<String> = planned.iter().filter(|line| line.goes_back()).map(Line::name).collect();
-    done.iter().filter(|line| line.outcome == "left-alone" && wanted.contains(&line.name())).count()
-}
-
-fn expired(lines: &[Line]) -> usize {
-    lines.iter().filter(|line| line.goes_back() && line.expired).count()
-}
-
-impl Report {
-    fn new(letters: Vec<Line>, overtaken: usize, dry_run: bool) -> Self {
-        let count = |outcome: &str| letters.iter().filter(|line| line.outcome == outcome).count();
-        Self {
-            dry_run,
-            reopened: count("reopened"),
-            appended: count("appended"),
-            left_alone: count("left-alone"),
-            overtaken,
-            refused: count("refused"),
-            expired: expired(&letters),
-            letters,
-        }
-    }
-
-    /// Errors: some of them cannot go back.
-    pub fn verdict(&self) -> Result<(), Error> {
-        if self.refused == 0 || self.dry_run {
-            return Ok(());
-        }
-        let code = if self.reopened + self.appended > 0 { Code::PartlyDone } else { Code::CheckNotMet };
-        Err(Error::new(code, format!("{} dead letters cannot go back as they are", self.refused))
-            .hint("the reasons are listed above, and for each one with -o ndjson; the others were sent back"))
     }
 }
 

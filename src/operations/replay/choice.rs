@@ -103,19 +103,29 @@ pub(super) async fn refuse_without_grants(pool: &Pool) -> Result<()> {
         .into())
 }
 
-pub(super) fn refuse_unfinished(request: &Request, filter: &Filter, unfinished: &[Replay]) -> Result<(), Error> {
+pub(super) fn refuse_unfinished(request: &Request, filter: &Filter, others: &[Replay]) -> Result<(), Error> {
     let same = |replay: &&Replay| {
         replay.readable
             && replay.filter.same(filter)
             && (&replay.to_topic, replay.new_ids) == (&request.to_topic, request.new_ids)
     };
-    let Some(found) = unfinished.iter().find(same).filter(|_| !request.again) else { return Ok(()) };
-    Err(Error::new(
+    match others.iter().find(same).filter(|_| !request.again) {
+        None => Ok(()),
+        Some(found) => Err(unfinished(found, request.ignore_retention)),
+    }
+}
+
+/// The same replay was begun before.
+pub(super) fn unfinished(found: &Replay, ignore_retention: bool) -> Error {
+    Error::new(
         Code::CheckNotMet,
         format!(
             "the same replay, begun at {}, is unfinished: {} of {} events are copied",
             found.created_at, found.copied, found.matched
         ),
     )
-    .hint(format!("{}\n--again begins another one all the same", resume_command(found.id, request.ignore_retention))))
+    .hint(format!(
+        "continue with: {}\n--again begins another one all the same",
+        resume_command(found.id, ignore_retention)
+    ))
 }

@@ -6,13 +6,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::report::Outcome;
-use super::{count_of, resume_command, stopped};
+use super::{count_of, resume_command};
 use crate::clock::monotonic;
 use crate::db::Pool;
 use crate::error::{Code, Error};
+use crate::operations::jobs::Recording;
 use crate::operations::progress::{Progress, Step};
 use crate::operations::{Author, Result};
-use crate::outbox::replay::{self, Pace, Portion, Replay};
+use crate::outbox::jobs::Handle;
+use crate::outbox::replay::{self, By, Pace, Portion, Replay};
 use crate::retry::Backoff;
 
 /// Most copies of one transaction when there is no rate.
@@ -32,6 +34,8 @@ const REFUSALS_IN_A_ROW: u32 = 100;
 pub struct Run {
     pub(super) replay: Replay,
     pub(super) runner: Uuid,
+    /// `None` where it is not recorded as a job.
+    pub(super) job: Option<Handle>,
     pub(super) author: Author,
     pub(super) ignore_retention: bool,
 }
@@ -41,19 +45,46 @@ impl Run {
         self.replay.id
     }
 
-    /// How to go on when it has ended early.
-    pub fn resume_command(&self) -> String {
-        resume_command(self.replay.id, self.ignore_retention)
+    /// How to continue when it has ended early.
+    pub fn resume_hint(&self) -> String {
+        let (id, own) = (self.replay.id, resume_command(self.replay.id, self.ignore_retention));
+        match self.job {
+            Some(_) => format!("resume with: outbox-relay jobs resume {id}\n         or: {own}"),
+            None => format!("continue with: {own}"),
+        }
     }
 
     /// Makes the copies that are left, portion by portion, at the rate.
-    pub async fn copy(mut self, pool: &Pool, progress: &dyn Progress, stop: &CancellationToken) -> Result<Outcome> {
-        let replay = &mut self.replay;
-        let resume = resume_command(replay.id, self.ignore_retention);
+    pub async fn copy(self, pool: &Pool, progress: &dyn Progress, stop: &CancellationToken) -> Result<Outcome> {
+        let (author, hint) = (self.author.clone(), self.resume_hint());
+        let recording = Recording::new(pool, self.job, &author, progress, stop).in_portions();
+        let outcome = recording.run(Box::pin(self.copy_all(pool, &recording, stop, &hint))).await;
+        match outcome {
+            Ok(outcome) => {
+                recording.end(outcome.verdict().err().as_ref(), None).await;
+                Ok(outcome)
+            }
+            Err(failure) => {
+                let error = Error::from(failure);
+                recording.end(Some(&error), None).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn copy_all(
+        self,
+        pool: &Pool,
+        recording: &Recording<'_>,
+        stop: &CancellationToken,
+        resume: &str,
+    ) -> Result<Outcome> {
+        let Self { mut replay, runner, job, author, .. } = self;
+        let (replay, by) = (&mut replay, By { runner, job, author: &author });
         let rate = replay.rate.and_then(|rate| u32::try_from(rate).ok());
         let mut pace = Pace::new(rate.map_or(PORTION, |rate| (rate / PORTIONS_PER_SECOND).max(1)));
         let step = |replay: &Replay| Step::new("copied", count_of(replay.copied), count_of(replay.matched));
-        progress.report(step(replay));
+        recording.report(step(replay));
         let (mut due, mut outage, mut backoff) = (monotonic(), None, Backoff::for_connection());
         let mut refused = Refused::default();
         while !replay.finished {
@@ -61,11 +92,11 @@ impl Run {
             due = due.max(monotonic().saturating_sub(Duration::from_secs(1)));
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(stopped(Some(resume)).into()),
+                () = stop.cancelled() => return Err(stopped_at(replay, job.is_some(), resume).into()),
                 () = tokio::time::sleep(due.saturating_sub(monotonic())) => {}
             }
             let before = replay.copied;
-            let portion = match replay::portion(pool, replay, self.runner, &mut pace, &self.author).await {
+            let portion = match replay::portion(pool, replay, by, &mut pace).await {
                 Err(error) if error.is_unavailable() && monotonic() < *outage.get_or_insert(monotonic() + PATIENCE) => {
                     tracing::warn!(error = %error.chain(), "PostgreSQL does not respond; retrying");
                     due = monotonic() + backoff.next_wait();
@@ -76,17 +107,24 @@ impl Run {
             outage = None;
             backoff.reset();
             match portion {
+                Portion::Taken if job.is_some() => return Err(recording.lost().into()),
                 Portion::Taken => return Err(taken(replay.id).into()),
-                Portion::Refused { id, reason } => refused.add(id, &reason, &resume, progress)?,
+                Portion::Refused { id, reason } => refused.add(id, &reason, resume, recording)?,
                 Portion::Done => refused.in_a_row = 0,
             }
             if let Some(rate) = rate {
                 due += Duration::from_secs_f64((replay.copied - before) as f64 / f64::from(rate));
             }
-            progress.report(step(replay));
+            recording.report(step(replay));
         }
-        Ok(Outcome::new(replay, refused.all))
+        Ok(Outcome::new(replay, refused.all, job.is_some()))
     }
+}
+
+fn stopped_at(replay: &Replay, recorded: bool, resume: &str) -> Error {
+    let what = if recorded { "job" } else { "replay" };
+    let message = format!("{what} {} stopped after {} of {} copies", replay.id, replay.copied, replay.matched);
+    Error::new(Code::PartlyDone, message).hint(resume)
 }
 
 fn taken(id: Uuid) -> Error {
@@ -112,7 +150,7 @@ impl Refused {
             return Ok(());
         }
         Err(Error::new(Code::PartlyDone, format!("the table outbox_events rejects every copy: {reason}"))
-            .hint(format!("the cause is a constraint or a trigger of yours; fix it, then {resume}"))
+            .hint(format!("the cause is a constraint or a trigger of yours; fix it\n{resume}"))
             .into())
     }
 }

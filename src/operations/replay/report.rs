@@ -53,13 +53,15 @@ pub struct Outcome {
     pub new_ids: bool,
     pub upto_id: i64,
     pub last_id: i64,
+    /// The id for `jobs`; `null` when this run is not recorded.
+    pub job: Option<String>,
     /// Events of which the table took no copy, in this run.
     #[serde(skip)]
     refused: u64,
 }
 
 impl Outcome {
-    pub(super) fn new(replay: &Replay, refused: u64) -> Self {
+    pub(super) fn new(replay: &Replay, refused: u64, recorded: bool) -> Self {
         Self {
             replay: replay.id.to_string(),
             matched: replay.matched,
@@ -69,6 +71,7 @@ impl Outcome {
             new_ids: replay.new_ids,
             upto_id: replay.upto_id,
             last_id: replay.last_id,
+            job: recorded.then(|| replay.id.to_string()),
             refused,
         }
     }

@@ -1,18 +1,23 @@
-//! Another number of shards while applications insert and instances are at work.
+//! Another number of shards while applications insert and instances are at work. Runs as a job; what to do next is
+//! known from the outbox itself.
 
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::broker::admin::Admin;
 use crate::clock::monotonic;
 use crate::config::{Config, Delivery};
 use crate::db::Pool;
 use crate::error::{self, Code, Error};
+use crate::operations::jobs::Recording;
 use crate::operations::progress::{Progress, Step};
 use crate::operations::{Author, Result};
 use crate::outbox::backlog;
+use crate::outbox::jobs::{self, Handle, Kind};
 use crate::outbox::resharding::{Busy, Moved, Session, State};
 use crate::relay::progress as markers;
 use crate::text::printable;
@@ -35,6 +40,8 @@ pub struct Report {
     pub moved: u64,
     /// Events whose rows refuse to be moved. Those that waited have failed, or wait behind another one of their key.
     pub refused: Vec<Refusal>,
+    /// The id for `jobs`; `null` when this run is not recorded.
+    pub job: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,6 +62,8 @@ pub struct Plan {
     state: State,
     shards: i32,
     resumes: bool,
+    /// The job that this continues, if it was named.
+    job: Option<Uuid>,
 }
 
 /// Asks how many shards there are. Changes nothing.
@@ -66,7 +75,7 @@ pub async fn plan(pool: &Pool, shards: u16) -> Result<Plan> {
             .into());
     };
     let state = session.state().await?;
-    let plan = Plan { resumes: resumes(state, shards)?, session, state, shards };
+    let plan = Plan { resumes: resumes(state, shards)?, session, state, shards, job: None };
     if !plan.is_done() && !state.may_change {
         return Err(Error::new(Code::PostgresDenied, "this role does not own outbox_shard_count()")
             .hint("run it with the role that ran: outbox-relay migrate up")
@@ -76,9 +85,20 @@ pub async fn plan(pool: &Pool, shards: u16) -> Result<Plan> {
 }
 
 impl Plan {
+    /// Continues this job.
+    #[must_use]
+    pub fn of_job(self, id: Uuid) -> Self {
+        Self { job: Some(id), ..self }
+    }
+
     /// How many shards there are.
     pub fn from(&self) -> i32 {
         self.state.shards
+    }
+
+    /// How many there shall be.
+    pub fn shards(&self) -> i32 {
+        self.shards
     }
 
     /// Whether there are as many already.
@@ -96,7 +116,7 @@ impl Plan {
     /// The report of what was done already.
     pub fn nothing(&self, dry_run: bool) -> Report {
         let (from, shards) = (self.state.shards, self.shards);
-        Report { from, shards, dry_run, waiting: None, moved: 0, refused: Vec::new() }
+        Report { from, shards, dry_run, waiting: None, moved: 0, refused: Vec::new(), job: None }
     }
 
     /// In exactly-once delivery each shard has its marker in a partition of its own, which Kafka is asked for.
@@ -119,6 +139,59 @@ impl Plan {
     /// open transactions. A stop takes effect only before the change itself; then nothing was changed.
     pub async fn run(
         &mut self,
+        pool: &Pool,
+        timeout: Duration,
+        author: &Author,
+        progress: &dyn Progress,
+        stop: &CancellationToken,
+    ) -> Result<Report, Error> {
+        let job = self.begin(pool, timeout, author, progress).await?;
+        let recording = Recording::new(pool, job, author, progress, stop);
+        let outcome = recording.run(Box::pin(self.change(timeout, author, &recording, stop))).await;
+        match outcome {
+            Ok(report) => {
+                let result = json!({
+                    "from": report.from, "shards": report.shards, "moved": report.moved, "refused": report.refused.len(),
+                });
+                recording.end(report.verdict().err().as_ref(), Some(result)).await;
+                Ok(Report { job: recording.id().map(|id| id.to_string()), ..report })
+            }
+            Err(error) => {
+                recording.end(Some(&error), None).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins the job, or resumes the one that asked for the same. The lock of the session says that no other process
+    /// is at work on it. `None`: nothing is recorded.
+    async fn begin(
+        &self,
+        pool: &Pool,
+        timeout: Duration,
+        author: &Author,
+        progress: &dyn Progress,
+    ) -> Result<Option<Handle>> {
+        if !Recording::is_possible(pool, progress).await? {
+            return Ok(None);
+        }
+        let earlier = match self.job {
+            Some(id) => Some(id),
+            None if self.resumes => jobs::unfinished(pool, Kind::Reshard, &json!({ "shards": self.shards })).await?,
+            None => None,
+        };
+        if let Some(id) = earlier
+            && let Some(job) = jobs::resume(pool, jobs::Take { id, author, take_over: true }).await?
+        {
+            return Ok(Some(job));
+        }
+        let arguments = json!({ "shards": self.shards, "timeout_seconds": timeout.as_secs_f64() });
+        let new = jobs::New { id: Uuid::now_v7(), kind: Kind::Reshard, arguments, parts: Vec::new(), cursor: None };
+        Ok(Some(jobs::begin(pool, &new, author).await?))
+    }
+
+    async fn change(
+        &mut self,
         timeout: Duration,
         author: &Author,
         progress: &dyn Progress,
@@ -138,6 +211,19 @@ impl Plan {
         let moved: Moved = finish.await.map_err(|error| unfinished(error, shards))?;
         let refused = moved.refused.iter().map(|no| Refusal { id: no.item, reason: no.reason() }).collect();
         Ok(Report { moved: moved.events, refused, ..self.nothing(false) })
+    }
+
+    /// Ends the job of a change that is done, and whose process died just before it could do so itself.
+    pub async fn end_job(&self, pool: &Pool, author: &Author) -> Result<()> {
+        if jobs::recordable(pool).await? != jobs::Recordable::Yes {
+            return Ok(());
+        }
+        if let Some(id) = self.job
+            && let Some(job) = jobs::resume(pool, jobs::Take { id, author, take_over: true }).await?
+        {
+            jobs::end(pool, job, &jobs::End { ending: jobs::Ending::Done, parts: None, result: None }).await?;
+        }
+        Ok(())
     }
 }
 
@@ -159,8 +245,8 @@ impl Report {
 }
 
 /// The run was dropped in the middle.
-pub fn interrupted(shards: u16) -> Error {
-    unfinished(Error::new(Code::PartlyDone, "interrupted"), i32::from(shards))
+pub fn interrupted(shards: i32) -> Error {
+    unfinished(Error::new(Code::PartlyDone, "interrupted"), shards)
 }
 
 /// Whether an interrupted command is to be finished.

@@ -16,6 +16,7 @@ use crate::db::{DbError, Pool, Transaction, stored_text};
 use crate::event::EventStatus;
 use crate::outbox::audit::{self, Author};
 use crate::outbox::isolate::{self, Blame, MayBlame};
+use crate::outbox::jobs::{self, Advance, Handle, Part};
 use crate::outbox::{outcomes, rows};
 
 const DECIDE: &str = include_str!("../sql/lock_decided_rows.sql");
@@ -101,6 +102,74 @@ pub enum Outcome {
     Refused(String),
 }
 
+/// Follows the figures of progress.
+pub const SENT_BACK: &str = "sent back";
+
+/// How many dead letters had which outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub reopened: u64,
+    pub appended: u64,
+    pub left_alone: u64,
+    pub refused: u64,
+}
+
+impl Counts {
+    pub fn sent(self) -> u64 {
+        self.reopened + self.appended
+    }
+
+    #[must_use]
+    pub fn with(mut self, outcomes: &[Outcome]) -> Self {
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Reopened(_) => self.reopened += 1,
+                Outcome::Appended(_) => self.appended += 1,
+                Outcome::LeftAlone(_) => self.left_alone += 1,
+                Outcome::Refused(_) => self.refused += 1,
+            }
+        }
+        self
+    }
+
+    pub fn to_json(self) -> Value {
+        let Self { reopened, appended, left_alone, refused } = self;
+        serde_json::json!({ "reopened": reopened, "appended": appended, "left_alone": left_alone, "refused": refused })
+    }
+
+    /// What cannot be read counts as nothing.
+    pub fn from_json(json: &Value) -> Self {
+        // More than any topic has, and far from an overflow.
+        let count = |name: &str| json[name].as_u64().unwrap_or(0).min(1 << 53);
+        Self {
+            reopened: count("reopened"),
+            appended: count("appended"),
+            left_alone: count("left_alone"),
+            refused: count("refused"),
+        }
+    }
+}
+
+/// What a job records with each transaction, counted from its start.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    pub job: Handle,
+    pub before: Counts,
+    pub total: u64,
+    /// What has not been read after this transaction.
+    pub cursor: Value,
+}
+
+impl Recorded {
+    /// False: the job was lost, and the transaction must be rolled back.
+    async fn advance(&self, tx: &Transaction<'_>, outcomes: &[Outcome]) -> Result<bool, DbError> {
+        let counts = self.before.with(outcomes);
+        let part = Part { what: SENT_BACK.to_owned(), done: counts.sent(), total: self.total };
+        let to = Advance { parts: vec![part], cursor: Some(self.cursor.clone()), result: counts.to_json() };
+        jobs::advance(tx, self.job, &to).await
+    }
+}
+
 /// Topics that the outbox knows: those that events name, and those that are dead-letter topics already.
 pub async fn topics(pool: &Pool) -> Result<(BTreeSet<String>, BTreeSet<String>), DbError> {
     let connection = pool.get().await?;
@@ -146,20 +215,22 @@ async fn states_in(tx: &Transaction<'_>, letters: &[&Letter]) -> Result<Vec<Stat
 }
 
 /// Sends dead letters back, in one transaction. `event` is what to append if there is no row, or why that cannot be.
+/// `None`: the job was lost, and nothing was changed.
 ///
 /// After [`DbError::Unavailable`] it may have happened; a repeat leaves alone what went back.
 pub async fn redrive(
     pool: &Pool,
     letters: &[(Letter, Result<NewEvent, String>)],
     author: &Author,
-) -> Result<Vec<Outcome>, DbError> {
+    recorded: Option<&Recorded>,
+) -> Result<Option<Vec<Outcome>>, DbError> {
     let mut connection = pool.get().await?;
     let tx = connection.transaction().await?;
     match redrive_in(&tx, letters, author).await {
         Ok(outcomes) => {
-            tx.commit().await?;
+            let ours = commit(tx, recorded, &outcomes).await?;
             connection.done();
-            return Ok(outcomes);
+            return Ok(ours.then_some(outcomes));
         }
         Err(error) if error.blame() == Blame::Row => tx.rollback().await?,
         Err(error) => return Err(error),
@@ -176,8 +247,6 @@ pub async fn redrive(
         Ok::<_, DbError>((range.start, outcomes))
     };
     let cut = isolate::cut(tx_ref, &places, monotonic() + SEARCH, work).await?;
-    tx.commit().await?;
-    connection.done();
     let unreached = || {
         Outcome::Refused(
             "the search for the rows that the table rejects took too long; run the command again".to_owned(),
@@ -192,7 +261,21 @@ pub async fn redrive(
             *outcome = Outcome::Refused(format!("the table outbox_events rejects the event: {}", refused.reason()));
         }
     }
-    Ok(outcomes)
+    let ours = commit(tx, recorded, &outcomes).await?;
+    connection.done();
+    Ok(ours.then_some(outcomes))
+}
+
+/// False: the job was lost, and the transaction was rolled back.
+async fn commit(tx: Transaction<'_>, recorded: Option<&Recorded>, outcomes: &[Outcome]) -> Result<bool, DbError> {
+    if let Some(recorded) = recorded
+        && !recorded.advance(&tx, outcomes).await?
+    {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    tx.commit().await?;
+    Ok(true)
 }
 
 async fn redrive_in(

@@ -150,6 +150,18 @@ pub const LINES: &[Line] = &[
     looks(Needs::Both, "dlq purge --older-than 0s --topic {purged} --dry-run"),
     writes(Needs::Both, "dlq purge --older-than 0s --topic {purged} --force --yes --reason gone"),
     writes(Needs::Both, "dlq purge {purged}-dlq/0/1 --yes"),
+    looks(Needs::Outbox, "jobs ls"),
+    looks(
+        Needs::Outbox,
+        "jobs ls --state running,cancelling,stalled,cancelled,done,failed --kind replay,cleanup,redrive,reshard --limit 1000",
+    ),
+    looks(Needs::Outbox, "jobs show {job}"),
+    looks(Needs::Outbox, "jobs show {job} --follow"),
+    looks(Needs::Outbox, "jobs cancel {job} --dry-run"),
+    writes(Needs::Outbox, "jobs cancel {job} --reason wrong"),
+    looks(Needs::Outbox, "jobs resume {job} --dry-run"),
+    writes(Needs::Outbox, "jobs resume {replay} --take-over --rate 1000 --reason gone"),
+    writes(Needs::Outbox, "jobs resume {job} --take-over"),
     looks(Needs::Outbox, "consumer positions ls"),
     looks(Needs::Outbox, "consumer positions ls --group {group} --topic {topic}"),
     looks(Needs::Both, "consumer positions set --topic {topic} --partition 0 --offset earliest --dry-run"),
@@ -217,7 +229,8 @@ fn given(line: &Line) -> BTreeSet<String> {
     let filled =
         filled.replace("{letter}", "t/0/1").replace("{nobody}", "h:1").replace("{purged}-dlq/0/1", "p-dlq/0/1");
     let uuid = "0198f2c4-0000-7000-8000-000000000001";
-    let filled = ["{event_id}", "{replay}", "{parked}"].iter().fold(filled, |text, word| text.replace(word, uuid));
+    let filled =
+        ["{event_id}", "{replay}", "{parked}", "{job}"].iter().fold(filled, |text, word| text.replace(word, uuid));
     let words = std::iter::once("outbox-relay").chain(filled.split_whitespace());
     let matches = Cli::command().try_get_matches_from(words);
     let matches = matches.unwrap_or_else(|error| panic!("{}: {error}", line.text));

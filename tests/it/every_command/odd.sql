@@ -22,6 +22,17 @@ insert into outbox_replays (id, filter, to_topic, rate, upto_id, last_id, matche
     (gen_random_uuid(), 'null', '', 2147483647, 0, 0, -9223372036854775808, 9223372036854775807, '-infinity', E'\n', null, gen_random_uuid(),
       'infinity'),
     (gen_random_uuid(), '[]', null, null, -1, 5, 0, 0, '294276-12-31', 'x', 'y', gen_random_uuid(), '-infinity');
+insert into outbox_jobs (id, kind, arguments, actor, reason, state, parts, cursor, result, epoch, runner, run_by, started_at, resumed_at, updated_at,
+    lease_until, cancelled_by, error_code, error, hint, ended_at)
+  select gen_random_uuid(), k, a::jsonb, t, t, s, p::jsonb, a::jsonb, a::jsonb, (array[-9223372036854775808, -1, 0, 1, 9223372036854775807])[1 + n % 5],
+    gen_random_uuid(), t, w::timestamptz, w::timestamptz, w::timestamptz, w::timestamptz, t, t, t, t,
+    case when s not in ('running', 'cancelling') then w::timestamptz end
+  from unnest(array['replay', 'cleanup', 'redrive', 'reshard', 'rebuild', '', E'\x1b[31m\x01', repeat('k', 10000)]) k,
+    unnest(array['running', 'cancelling', 'cancelled', 'done', 'failed']) s,
+    unnest(array[E'\x1b[2J\n\x01', '', repeat('x', 20000)], array['infinity', '-infinity', '294276-12-31'],
+      array['[]', '{"shards": 1e400, "status": [7], "topics": {}}', '{"older_than_seconds": -1, "status": [], "limit": -5, "shards": 4}'],
+      array['[{"what": "copied", "done": -1, "total": 1e30}]', '7', '[{"what": "\u001b[31m\n", "done": 18446744073709551615, "total": 1}]'])
+      with ordinality as o(t, w, a, p, n);
 insert into outbox_redriven (topic, partition, "offset", event_id, failed_at, row_id, at, actor)
   values (E'\x1b', 2147483647, 9223372036854775807, gen_random_uuid(), E'\x01', -1, 'infinity', ''),
     ('', -2147483648, -1, gen_random_uuid(), null, null, '-infinity', '');

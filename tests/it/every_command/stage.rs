@@ -20,6 +20,8 @@ pub const PAYLOAD: &str = "s3cret-in-a-payload";
 pub const KEY: &str = "s3cret-in-a-key";
 
 const REPLAY: &str = "0198f2c4-0000-7000-8000-0000000000aa";
+/// A cleanup whose process is gone.
+const JOB: &str = "0198f2c4-0000-7000-8000-0000000000bb";
 const PAUSED: &str = "paused-topic";
 /// Topics with a dead letter each of rows 1 to 13, some of which failed.
 const ROWS: i64 = 13;
@@ -147,6 +149,7 @@ impl Stage {
                 ("{event_id}", &event_id(9)),
                 ("{parked}", &event_id(101)),
                 ("{replay}", REPLAY),
+                ("{job}", JOB),
                 ("{nobody}", "127.0.0.1:9"),
                 ("{folder}", &folder.to_string_lossy()),
             ]
@@ -193,6 +196,10 @@ pub async fn shop(topics: &Topics) -> TestDatabase {
             '{KEY}', '{PAYLOAD}', '[["x-note", "{PAYLOAD}"]]', 'words: 22P02', 'p' from generate_series(1, 4) n;
         insert into outbox_pauses (topic, actor) values ('{PAUSED}', 'me');
         insert into outbox_replays (id, filter, upto_id, matched, actor, runner) values ('{REPLAY}', '{{}}', 13, 3, 'me', gen_random_uuid());
+        insert into outbox_jobs (id, kind, arguments, actor, runner, run_by, started_at, updated_at, lease_until)
+          values ('{REPLAY}', 'replay', '{{}}', 'me', gen_random_uuid(), 'me process 7', {old}, {old}, {old}),
+            ('{JOB}', 'cleanup', '{{"older_than_seconds": 0, "status": ["published"], "limit": null}}', 'me', gen_random_uuid(), 'me process 8',
+              {old}, {old}, {old});
         "#
     );
     client.batch_execute(&statements).await.unwrap_or_else(|error| panic!("{error:?}"));

@@ -47,8 +47,10 @@ async fn a_held_row_that_refuses_its_release_holds_its_key_alone() {
         let rows = shop.client.query(statement, &[&shop.topic.name]).await.expect("rows");
         let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
         shop.settles("one key waits", ids[..4].iter().map(|id| (*id, Expected::Held)).collect()).await;
-        let due = "update outbox_held_keys set release_at = now() where partition_key = 'a'";
-        assert_eq!(shop.client.execute(due, &[]).await.expect("its time has come"), 1);
+        // Its time has come.
+        let due = "update outbox_events set available_at = now() where available_at is not null; \
+                   update outbox_held_keys set release_at = now() where partition_key = 'a'";
+        shop.client.batch_execute(due).await.expect("an update");
         let expected = [
             Expected::Published,
             Expected::Published,

@@ -107,7 +107,7 @@ impl RelaySettings {
     pub fn start_ready(&self) -> impl Future<Output = Relay> + use<> {
         let relay = self.start();
         let log = relay.log.clone();
-        let waiting = wait_until("the relay is ready", Duration::from_secs(30), async move || {
+        let waiting = wait_until("the relay is ready", Duration::from_secs(60), async move || {
             let text = std::fs::read_to_string(&log).expect("the log");
             let address = admin_address(&text).ok_or("no address of the HTTP server in its log")?;
             match http::get(address, "/readyz?verbose").await? {

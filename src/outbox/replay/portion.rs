@@ -1,0 +1,152 @@
+//! A portion of a replay: copies and progress in one transaction.
+
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::filter::conditions;
+use super::pace::Pace;
+use super::record::{Replay, details};
+use crate::db::{DbError, Pool, Transaction};
+use crate::outbox::audit::{self, Author};
+use crate::outbox::inspect::is_timeout;
+use crate::outbox::isolate::{self, Blame, MayBlame};
+use crate::outbox::jobs::{self, Advance, Handle, Part};
+
+const COPY: &str = include_str!("sql/copy.sql");
+const LOCK: &str = include_str!("sql/lock.sql");
+const NEXT: &str = include_str!("sql/next.sql");
+const PROGRESS: &str = include_str!("sql/progress.sql");
+
+/// Stored bytes of one portion, so that rows of a megabyte do not make a transaction of gigabytes.
+const PORTION_BYTES: i64 = 16 * 1024 * 1024;
+
+/// Whoever makes the copies.
+#[derive(Debug, Clone, Copy)]
+pub struct By<'a> {
+    pub runner: Uuid,
+    /// `None` where the replay is not recorded as a job.
+    pub job: Option<Handle>,
+    pub author: &'a Author,
+}
+
+/// What a portion did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Portion {
+    Done,
+    /// The table does not take a copy of this row, because of a constraint or a trigger. The replay has gone past it.
+    Refused {
+        id: i64,
+        reason: String,
+    },
+    /// Another process has taken the replay. Nothing was changed.
+    Taken,
+}
+
+/// Looks at the next window of a replay and copies what matches, in one transaction. `replay` is moved on with it.
+///
+/// After [`DbError::Unavailable`] the portion may have been committed; the row in `outbox_replays` knows, and the next
+/// call goes by it.
+pub async fn portion(pool: &Pool, replay: &mut Replay, by: By<'_>, pace: &mut Pace) -> Result<Portion, DbError> {
+    loop {
+        match try_portion(pool, replay, by, pace).await {
+            Err(error) if is_timeout(&error) && pace.slow() => {}
+            // Some row of the window cannot be copied: the window shrinks to it.
+            Err(error) if error.blame() == Blame::Row => {
+                if pace.slow() {
+                    continue;
+                }
+                return skip(pool, replay, by, &error).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Goes past the next row, which the table does not take a copy of.
+async fn skip(pool: &Pool, replay: &mut Replay, by: By<'_>, why: &DbError) -> Result<Portion, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let Some(row) = tx.query_opt(LOCK, &[&replay.id, &by.runner]).await? else {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Taken);
+    };
+    let last: i64 = row.get("last_id");
+    let next: Option<i64> = tx.query_one(NEXT, &[&last, &replay.upto_id, &replay.filter.ids]).await?.get("next_id");
+    let reached = next.unwrap_or(replay.upto_id);
+    let finished = next.is_none() || reached >= replay.upto_id;
+    tx.execute(PROGRESS, &[&replay.id, &reached, &0_i64, &finished]).await?;
+    (replay.last_id, replay.finished) = (reached, finished);
+    if !recorded(&tx, replay, by).await? {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Taken);
+    }
+    tx.commit().await?;
+    connection.done();
+    match next {
+        Some(id) => Ok(Portion::Refused { id, reason: isolate::reason(why.sqlstate()) }),
+        None => Ok(Portion::Done),
+    }
+}
+
+async fn try_portion(pool: &Pool, replay: &mut Replay, by: By<'_>, pace: &mut Pace) -> Result<Portion, DbError> {
+    let mut connection = pool.get().await?;
+    let tx = connection.transaction().await?;
+    let Some(row) = tx.query_opt(LOCK, &[&replay.id, &by.runner]).await? else {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Taken);
+    };
+    // The row knows better than we do, if the answer to a commit was lost.
+    (replay.last_id, replay.copied, replay.finished) = (row.get("last_id"), row.get("copied"), row.get("finished"));
+    if replay.finished {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Done);
+    }
+    let last = replay.last_id;
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &replay.upto_id, &pace.rows];
+    params.extend(conditions(&replay.filter));
+    params.extend([
+        &pace.copies as &(dyn ToSql + Sync),
+        &PORTION_BYTES,
+        &replay.to_topic,
+        &replay.new_ids,
+        &replay.created_at,
+    ]);
+    let row = tx.query_one(COPY, &params).await?;
+    let (copied, seen): (i64, i64) = (row.get("copied"), row.get("seen"));
+    let reached = row.get::<_, Option<i64>>("last_id").unwrap_or(replay.upto_id);
+    let finished = (seen < pace.rows && !row.get::<_, bool>("cut")) || reached >= replay.upto_id;
+    tx.execute(PROGRESS, &[&replay.id, &reached, &copied, &finished]).await?;
+    (replay.last_id, replay.copied, replay.finished) = (reached, replay.copied + copied, finished);
+    if !recorded(&tx, replay, by).await? {
+        tx.rollback().await?;
+        connection.done();
+        return Ok(Portion::Taken);
+    }
+    tx.commit().await?;
+    connection.done();
+    pace.met(copied);
+    Ok(Portion::Done)
+}
+
+/// Records what the portion did. False: the job was lost.
+async fn recorded(tx: &Transaction<'_>, replay: &Replay, by: By<'_>) -> Result<bool, DbError> {
+    if replay.finished {
+        audit::record(tx, by.author, "replay finished", &details(replay)).await?;
+    }
+    match by.job {
+        None => Ok(true),
+        Some(job) => jobs::advance(tx, job, &progress(replay)).await,
+    }
+}
+
+/// How far a replay is, as its job has it.
+pub fn progress(replay: &Replay) -> Advance {
+    let count = |events: i64| u64::try_from(events).unwrap_or(0);
+    let part = Part { what: "copied".to_owned(), done: count(replay.copied), total: count(replay.matched) };
+    let result = serde_json::json!({ "matched": replay.matched, "copied": replay.copied });
+    Advance { parts: vec![part], cursor: None, result }
+}
