@@ -60,7 +60,7 @@ use search::{exhaustive, random, storm};
 use step::Tracking;
 use world::{Action, Budget, Setting, World};
 
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 600;
 const STEPS: usize = 250;
 
 const STORM: Budget = Budget {

@@ -76,6 +76,7 @@ mod replay;
 mod replay_retention;
 mod request_size;
 mod resharding;
+mod resharding_drawn_early;
 mod restart;
 mod roles;
 mod schema;

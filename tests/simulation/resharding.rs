@@ -127,11 +127,12 @@ impl Database {
                 shard.low_id = lowest.max(shard.done_id + 1);
             }
         }
-        let last_id = self.last_id();
+        let drawn = self.last_id();
         let gone = self.tables.shards.split_off(self.tables.shard_count);
         for (number, shard) in (self.tables.shard_count..).zip(gone) {
-            let Shard { epoch, batch_seq, marked, producer, .. } = shard;
-            self.tables.retired.insert(number, Retired { epoch, batch_seq, marked, producer, done_id: last_id });
+            let Shard { epoch, batch_seq, marked, producer, done_id, .. } = shard;
+            let done_id = if rules.has(Precaution::OwnWatermark) { done_id } else { drawn };
+            self.tables.retired.insert(number, Retired { epoch, batch_seq, marked, producer, done_id });
         }
         self.give_back();
         self.tables.resharding_to = None;

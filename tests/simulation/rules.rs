@@ -38,6 +38,8 @@ pub enum Precaution {
     NumbersKept,
     /// A shard that comes back goes on from its watermark.
     DoneKept,
+    /// A shard that is taken away leaves its own watermark behind. Without: every id that was drawn.
+    OwnWatermark,
     /// A command that gives up gives the shards back only before the number has changed.
     AbandonedBefore,
 }

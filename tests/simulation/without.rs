@@ -42,6 +42,13 @@ const WATERMARK: &[Tracking] = &[Tracking::Watermark];
 /// The number of shards changes.
 const ONCE_RESHARDED: Setting = Setting { budget: RESHARDING, ..ONCE };
 const AT_LEAST_RESHARDED: Setting = Setting { budget: RESHARDING, ..AT_LEAST };
+/// A writer draws an id, a shard goes and comes back, and then the event is inserted.
+const DRAWN_EARLY: Setting = Setting {
+    modes: &[Mode::AtLeastOnce],
+    shards: 2,
+    budget: Budget { rows: 2, draws: 1, reshardings: 2, ..CALM },
+    ..AT_LEAST
+};
 const IDS_AGAIN_SHARED: Setting = Setting { shares: true, ..IDS_AGAIN };
 
 macro_rules! cases {
@@ -193,6 +200,10 @@ cases! {
     a_shard_that_comes_back_without_its_watermark_publishes_twice:
         Off::Statements(Precaution::DoneKept), "what was published before is published again", [
             ("resharding, exactly once, watermark", Setting { tracking: WATERMARK, ..ONCE_RESHARDED }, &[Twice]),
+        ];
+    an_id_that_is_drawn_before_its_shard_goes_and_comes_back_is_lost:
+        Off::Statements(Precaution::OwnWatermark), "an event whose id was drawn early counts as published", [
+            ("resharding, at least once", DRAWN_EARLY, &[Lost]),
         ];
     a_change_that_is_abandoned_too_late_lets_events_overtake_others:
         Off::Statements(Precaution::AbandonedBefore), "shards are given back before what waits has moved", [
