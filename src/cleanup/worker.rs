@@ -81,6 +81,9 @@ pub struct Worker<'s> {
     refused: u64,
     /// Of these, those that may have failed for another reason, since something was last deleted.
     doubts: u32,
+    /// The last of these errors, as long as nothing at all was deleted.
+    doubt: Option<DbError>,
+    any_deleted: bool,
 }
 
 impl<'s> Worker<'s> {
@@ -101,6 +104,8 @@ impl<'s> Worker<'s> {
             left: u64::MAX,
             refused: 0,
             doubts: 0,
+            doubt: None,
+            any_deleted: false,
         }
     }
 
@@ -211,6 +216,12 @@ impl<'s> Worker<'s> {
         Ok(())
     }
 
+    /// The error that every row failed with and by which PostgreSQL blames itself, for example a missing privilege.
+    /// `None` if any row was deleted: it was a matter of single rows then.
+    pub fn doubt(&mut self) -> Option<DbError> {
+        self.doubt.take()
+    }
+
     /// Waits until it is time for a batch. Returns how many rows it may take; `None`: the work is over.
     async fn turn(&mut self) -> Result<Option<u32>, DbError> {
         rest(self.pace.take_pause(), &self.stop).await;
@@ -254,7 +265,11 @@ impl<'s> Worker<'s> {
                 if self.doubts > DOUBTS_MAX {
                     return Err(error);
                 }
-                Ok(Batch::Refused(isolate::reason(error.sqlstate())))
+                let reason = isolate::reason(error.sqlstate());
+                if error.blame() == Blame::Doubtful && !self.any_deleted {
+                    self.doubt = Some(error);
+                }
+                Ok(Batch::Refused(reason))
             }
         }
     }
@@ -263,7 +278,7 @@ impl<'s> Worker<'s> {
         if deleted.total() == 0 {
             self.vain += self.last;
         } else {
-            self.doubts = 0;
+            (self.doubts, self.doubt, self.any_deleted) = (0, None, true);
         }
         self.left = self.left.saturating_sub(deleted.total());
         tell(deleted);

@@ -363,7 +363,7 @@ async fn delete(
     if request.status.contains(&Finished::Handled) {
         worker.handled(&mut Chunks::default(), request.older_than, &mut tell).await?;
     }
-    Ok(())
+    worker.doubt().map_or(Ok(()), Err)
 }
 
 fn ages(request: &Request) -> Ages {

@@ -36,7 +36,7 @@ const SCENERY: &str = "
     create function sort_much() returns void language plpgsql set temp_file_limit = 0 set work_mem = '64kB'
         as $$ begin perform count(*) from (select n from generate_series(1, 10000) n order by md5(n::text) offset 1) s; end $$;
     create function write_in_vain() returns void language plpgsql set transaction_read_only = on
-        as $$ begin insert into kept values (1); end $$;";
+        as $$ begin insert into secret values (1); end $$;";
 
 struct Shop {
     database: TestDatabase,
