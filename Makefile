@@ -106,12 +106,13 @@ bench-convert: build ## Convert a million rows to partitions; the longest insert
 	@scripts/bench-convert.sh
 
 .PHONY: test
-# One build: with the feature the program differs by switches that do nothing unless FAILPOINTS says so.
+# One build: with the feature the program differs by switches that do nothing unless FAILPOINTS says so. Most tests wait
+# for servers: with one thread for each of two cores, more than half of both was idle.
 test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
 	cargo test --locked --features failpoints --no-run
-	scripts/with-parts.sh cargo test --locked --features failpoints
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} scripts/with-parts.sh cargo test --locked --features failpoints
 
 # Without those that look into rows for what only marked rows say.
 .PHONY: test-watermark

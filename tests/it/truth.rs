@@ -5,7 +5,6 @@
 //! The table is in `docs/operations/alerts.md`, "Situations".
 
 mod clock;
-mod cluster;
 mod consumer;
 mod folds;
 mod gauges;

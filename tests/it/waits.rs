@@ -112,6 +112,7 @@ const WAITS: &[(&str, &str, &str, &str)] = &[
     ("broker/transaction.rs", "recv", "end of the lane", "sigterm_while_kafka_is_away_ends_in_time_and_marks_nothing"),
     // The consumer: one thread, which readiness watches; its calls of PostgreSQL have the limits of `db/client.rs`.
     ("projection/consumer/positions.rs", "fetch_watermarks", "5 s", "a_success_counts_for_as_long_as_its_check_says"),
+    ("projection/consumer/positions.rs", "fetch_metadata", "5 s", "a_success_counts_for_as_long_as_its_check_says"),
     ("projection/consumer.rs", "block_on", "limits of the calls", "a_success_counts_for_as_long_as_its_check_says"),
     (
         "projection/consumer/positions.rs",

@@ -18,8 +18,6 @@ pub enum Ready {
     No,
     /// 200, with the situation among the notes.
     Yes,
-    /// The situation is among the notes; something else makes the instance not ready.
-    Noted,
 }
 
 /// What all four signals have to say of a situation.
@@ -141,7 +139,6 @@ pub async fn readiness(process: &Relay, says: &Says<'_>) {
     let (status, mark) = match says.ready {
         Ready::No => (503, "[-]"),
         Ready::Yes => (200, "[i]"),
-        Ready::Noted => (503, "[i]"),
     };
     wait_until(&format!("/readyz says {}", says.situation), PATIENCE, async || {
         let address = process.try_admin().ok_or("it has not started")?;
