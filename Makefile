@@ -112,7 +112,7 @@ test: ## Run all tests against a real PostgreSQL and a real Kafka
 	@scripts/install-deps.sh test
 	@scripts/kafka.sh fetch >/dev/null
 	cargo test --locked --features failpoints --no-run
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} scripts/with-parts.sh cargo test --locked --features failpoints
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-3} scripts/with-parts.sh cargo test --locked --features failpoints
 
 # Without those that look into rows for what only marked rows say.
 .PHONY: test-watermark
