@@ -10,7 +10,7 @@ use crate::cli::{JobsCancelArgs, JobsCommand, JobsLsArgs, JobsResumeArgs, JobsSh
 use crate::config::Needs;
 use crate::db::Pool;
 use crate::error::{Code, Error};
-use crate::operations::jobs::{self, Filter, JobLine, Outcome, Resumable};
+use crate::operations::jobs::{self, Cancelled, Filter, JobLine, Resumable};
 use crate::output::{self, Format};
 
 /// Between two looks at a job that is followed.
@@ -61,12 +61,12 @@ async fn cancel(context: &Context, pool: &Pool, args: &JobsCancelArgs) -> Result
         output::note("nothing was changed");
         return Ok(());
     }
-    let (job, outcome) = jobs::cancel(pool, args.id, &author(args.reason.clone())).await?;
+    let (job, cancelled) = jobs::cancel(pool, args.id, &author(args.reason.clone())).await?;
     print(context, &job)?;
-    output::note(match outcome {
-        Outcome::Asked => "its process stops after the portion under way, within about a second",
-        Outcome::Ended => "no process was at work on it; it is cancelled",
-        Outcome::Nothing => "it had ended already; nothing was changed",
+    output::note(match cancelled {
+        Cancelled::Asked => "its process stops after the portion under way, within about a second",
+        Cancelled::Ended => "no process was at work on it; it is cancelled",
+        Cancelled::Nothing => "it had ended already; nothing was changed",
     });
     Ok(())
 }

@@ -15,8 +15,8 @@ use super::dlq::redrive;
 use super::{Author, Result};
 use crate::db::{Pool, StoredTime};
 use crate::error::{Code, Error};
-use crate::outbox::jobs::{self, Cancelled, Job, Part};
-pub use crate::outbox::jobs::{Filter, Kind, State};
+use crate::outbox::jobs::{self, Job, Part};
+pub use crate::outbox::jobs::{Cancelled, Filter, Kind, State};
 use crate::text::printable;
 pub(super) use recording::Recording;
 
@@ -120,25 +120,10 @@ async fn find(pool: &Pool, id: Uuid) -> Result<Job> {
     Ok(job)
 }
 
-/// What a request to cancel has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Its process stops after the portion under way.
-    Asked,
-    /// No process was at work on it.
-    Ended,
-    /// It had ended before.
-    Nothing,
-}
-
 /// Cancels a job. Returns it as it is then.
-pub async fn cancel(pool: &Pool, id: Uuid, author: &Author) -> Result<(JobLine, Outcome)> {
-    let outcome = match jobs::cancel(pool, id, author).await? {
-        Cancelled::Asked => Outcome::Asked,
-        Cancelled::Ended => Outcome::Ended,
-        Cancelled::Nothing => Outcome::Nothing,
-    };
-    Ok((show(pool, id).await?, outcome))
+pub async fn cancel(pool: &Pool, id: Uuid, author: &Author) -> Result<(JobLine, Cancelled)> {
+    let cancelled = jobs::cancel(pool, id, author).await?;
+    Ok((show(pool, id).await?, cancelled))
 }
 
 /// How to resume a job. `None`: it is done. `take_over`: also if a process is at work on it.
@@ -169,8 +154,12 @@ pub(super) fn busy(id: Uuid) -> Error {
 }
 
 fn not_resumable(job: &Job) -> Option<String> {
-    let at_work =
-        || format!("process `{}` is at work on it; cancel it first, or use --take-over", printable(&job.run_by));
+    let at_work = || {
+        format!(
+            "process `{}` is at work on it; cancel it first, or use --take-over; if that process is gone, the job is stalled 15 s after its last sign of life",
+            printable(&job.run_by)
+        )
+    };
     match job.state {
         None => Some(FOREIGN.to_owned()),
         Some(State::Done) => Some("it is done".to_owned()),

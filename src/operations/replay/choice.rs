@@ -98,7 +98,7 @@ pub(super) async fn refuse_without_grants(pool: &Pool) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Code::PostgresStatement, format!("the role in database.url lacks {}", missing.join(", no ")))
+    Err(Error::new(Code::PostgresStatement, format!("the role in database.url lacks {}", missing.join(", ")))
         .hint("see outbox_operator in docs/roles.sql")
         .into())
 }

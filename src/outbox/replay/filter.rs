@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
 
+/// The fragment of the statements of a replay that says so.
+pub(super) const MATCHES: (&str, &str) = ("matches", include_str!("sql/matches.sql"));
+
 /// Which events. All conditions must hold; no condition matches every event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

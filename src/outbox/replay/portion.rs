@@ -1,20 +1,22 @@
 //! A portion of a replay: copies and progress in one transaction.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::filter::conditions;
+use super::filter::{MATCHES, conditions};
 use super::pace::Pace;
 use super::record::{Replay, details};
+use crate::db::fragments::assemble;
 use crate::db::{DbError, Pool, Transaction};
 use crate::outbox::audit::{self, Author};
 use crate::outbox::inspect::is_timeout;
 use crate::outbox::isolate::{self, Blame, MayBlame};
 use crate::outbox::jobs::{self, Advance, Handle, Part};
 
-const COPY: &str = include_str!("sql/copy.sql");
+static COPY: LazyLock<String> = LazyLock::new(|| assemble(include_str!("sql/copy.sql"), &[MATCHES]));
 const LOCK: &str = include_str!("sql/lock.sql");
 const NEXT: &str = include_str!("sql/next.sql");
 const PROGRESS: &str = include_str!("sql/progress.sql");
@@ -88,7 +90,7 @@ async fn copies_of_others_pass(pool: &Pool, replay: &Replay) -> Result<bool, DbE
     for tried in 0..=PROBES {
         let mut connection = pool.get().await?;
         let tx = connection.transaction().await?;
-        match tx.query_one(COPY, &copy_params(replay, &after, &Pace::new(1))).await {
+        match tx.query_one(COPY.as_str(), &copy_params(replay, &after, &Pace::new(1))).await {
             Ok(row) if row.get::<_, i64>("copied") > 0 => {
                 tx.rollback().await?;
                 connection.done();
@@ -165,7 +167,7 @@ async fn try_portion(pool: &Pool, replay: &mut Replay, by: By<'_>, pace: &mut Pa
         connection.done();
         return Ok(Portion::Done);
     }
-    let row = tx.query_one(COPY, &copy_params(replay, &replay.last_id, pace)).await?;
+    let row = tx.query_one(COPY.as_str(), &copy_params(replay, &replay.last_id, pace)).await?;
     let (copied, seen): (i64, i64) = (row.get("copied"), row.get("seen"));
     let reached = row.get::<_, Option<i64>>("last_id").unwrap_or(replay.upto_id);
     let finished = (seen < pace.rows && !row.get::<_, bool>("cut")) || reached >= replay.upto_id;

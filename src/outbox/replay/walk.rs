@@ -1,12 +1,14 @@
 //! What a replay looks at before it copies anything: bounds, counts, rows by id, and the role's grants.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
-use super::filter::{Filter, conditions};
+use super::filter::{Filter, MATCHES, conditions};
 use super::pace::Pace;
+use crate::db::fragments::assemble;
 use crate::db::{DbError, Pool, StoredTime, stored_text};
 use crate::event::EventStatus;
 use crate::outbox::grants::{self, For, Who};
@@ -14,7 +16,7 @@ use crate::outbox::inspect::{self, is_timeout};
 use crate::outbox::rows;
 
 const BEGIN: &str = include_str!("sql/begin.sql");
-const COUNT: &str = include_str!("sql/count.sql");
+static COUNT: LazyLock<String> = LazyLock::new(|| assemble(include_str!("sql/count.sql"), &[MATCHES]));
 const NAMED: &str = include_str!("sql/named.sql");
 
 /// Where a replay ends, and the time by the clock of the database.
@@ -100,7 +102,7 @@ pub async fn count(
         let connection = pool.get().await?;
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&last, &up_to, &pace.rows];
         params.extend(conditions(filter));
-        let rows = match connection.query(COUNT, &params).await {
+        let rows = match connection.query(COUNT.as_str(), &params).await {
             Err(error) if is_timeout(&error) && pace.slow() => continue,
             other => other?,
         };

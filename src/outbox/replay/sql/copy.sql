@@ -8,20 +8,11 @@
 -- Returns how many copies were made, how many rows the window had, whether the limits of a portion left some of them
 -- for the next one, and the last id that is done with. Not to be repeated by itself: it runs in the transaction that
 -- locks the replay's row and moves its last_id. Ids are drawn in the order of the select (PostgreSQL sorts before it
--- evaluates the defaults), so copies of a key keep its order. Copies of copies name the first original. The conditions
--- are those of count.sql.
+-- evaluates the defaults), so copies of a key keep its order. Copies of copies name the first original.
 with seen as materialized (
   select id,
     coalesce(pg_column_size(payload), 0) + coalesce(pg_column_size(payload_raw), 0) + coalesce(pg_column_size(headers), 0) as bytes,
-    (case when $4::bigint[] is null then status = 'PUBLISHED' and replay_of is null else status in ('PUBLISHED', 'DISCARDED') end)
-      and dead_letter_of is null
-      and ($5::text is null or topic = $5)
-      and ($6::text is null or event_type = $6)
-      and ($7::text is null or aggregate_type = $7)
-      and ($8::text is null or aggregate_id = $8)
-      and ($9::text is null or outbox_key_of(partition_key, aggregate_id) = outbox_key_of($9, null))
-      and ($10::timestamptz is null or created_at >= $10)
-      and ($11::timestamptz is null or created_at < $11) as matches
+    {matches} as matches
   from outbox_current
   where id > $1 and id <= $2 and ($4::bigint[] is null or id = any($4))
   order by id limit $3

@@ -4,18 +4,10 @@
 -- timestamptz: created since. $11 timestamptz: created before. A null filter matches everything. Returns one row for
 -- each topic, event type and aggregate type, or one without an event type when nothing matches; each with the rows and
 -- the last id of the window, and when its oldest event was created. It is planned for the values given, as
--- list_events.sql is. The conditions are those of copy.sql.
+-- list_events.sql is.
 with seen as materialized (
   select id, topic, event_type, aggregate_type, created_at,
-    (case when $4::bigint[] is null then status = 'PUBLISHED' and replay_of is null else status in ('PUBLISHED', 'DISCARDED') end)
-      and dead_letter_of is null
-      and ($5::text is null or topic = $5)
-      and ($6::text is null or event_type = $6)
-      and ($7::text is null or aggregate_type = $7)
-      and ($8::text is null or aggregate_id = $8)
-      and ($9::text is null or outbox_key_of(partition_key, aggregate_id) = outbox_key_of($9, null))
-      and ($10::timestamptz is null or created_at >= $10)
-      and ($11::timestamptz is null or created_at < $11) as matches
+    {matches} as matches
   from outbox_current
   where id > $1 and id <= $2 and ($4::bigint[] is null or id = any($4))
   order by id limit $3
